@@ -1,0 +1,133 @@
+CREATE TABLE feed (
+    id bigint PRIMARY KEY CHECK (id = 1),
+    epoch text NOT NULL,
+    token_key text NOT NULL,
+    last_sequence bigint NOT NULL CHECK (last_sequence >= 0),
+    last_time timestamptz NOT NULL,
+    last_user_id bigint NOT NULL CHECK (last_user_id >= 0)
+) WITH (fillfactor = 10);
+COMMENT ON TABLE feed IS 'The head of the feed, one row: every writer locks it first.';
+COMMENT ON COLUMN feed.epoch IS 'Random, set when the database is created: tells this feed from any other.';
+COMMENT ON COLUMN feed.token_key IS 'Random: signs page tokens.';
+COMMENT ON COLUMN feed.last_user_id IS 'The largest id that any user ever had.';
+INSERT INTO feed VALUES (
+    1,
+    replace(gen_random_uuid()::text, '-', ''),
+    replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''),
+    0,
+    'epoch',
+    0
+);
+
+CREATE TABLE users (
+    id bigint PRIMARY KEY CHECK (id > 0),
+    position bigint NOT NULL UNIQUE,
+    username text NOT NULL,
+    username_key text NOT NULL GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED UNIQUE,
+    real_name text NOT NULL,
+    email text NOT NULL,
+    email_isvalid boolean NOT NULL,
+    date_joined timestamptz NOT NULL,
+    bio text NOT NULL,
+    location text NOT NULL,
+    birthday text NOT NULL,
+    description text NOT NULL,
+    gender text NOT NULL CHECK (gender IN ('UNSPECIFIED', 'MALE', 'FEMALE')),
+    status text NOT NULL CHECK (status IN ('APPROVED', 'BLOCKED', 'UNREGISTERED')),
+    website text NOT NULL,
+    avatar text NOT NULL,
+    cover text NOT NULL
+);
+COMMENT ON COLUMN users.position IS 'The sequence of the event that created the user: the order of the list.';
+COMMENT ON COLUMN users.username_key IS 'The name in lower case: no two users have the same.';
+
+CREATE TABLE user_counts (
+    user_id bigint PRIMARY KEY,
+    requests_sent bigint NOT NULL DEFAULT 0 CHECK (requests_sent >= 0),
+    requests_received bigint NOT NULL DEFAULT 0 CHECK (requests_received >= 0),
+    requests_unviewed bigint NOT NULL DEFAULT 0 CHECK (requests_unviewed >= 0),
+    connections bigint NOT NULL DEFAULT 0 CHECK (connections >= 0),
+    sends bigint NOT NULL DEFAULT 0 CHECK (sends >= 0),
+    sends_since timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE user_counts IS 'One row for each user; changed in the transaction that changes what it counts.';
+COMMENT ON COLUMN user_counts.sends IS 'Requests sent within the hour that began at sends_since.';
+
+CREATE TABLE connection_requests (
+    low_user_id bigint NOT NULL,
+    high_user_id bigint NOT NULL,
+    id bigint NOT NULL UNIQUE,
+    from_user_id bigint NOT NULL,
+    to_user_id bigint NOT NULL,
+    state text NOT NULL CHECK (state IN ('PENDING', 'REJECTED', 'WITHDRAWN', 'CONNECTED')),
+    position bigint NOT NULL,
+    message text NOT NULL,
+    created timestamptz NOT NULL,
+    viewed timestamptz,
+    rejected timestamptz,
+    accepted timestamptz,
+    PRIMARY KEY (low_user_id, high_user_id),
+    CHECK (low_user_id < high_user_id),
+    CHECK (low_user_id = LEAST(from_user_id, to_user_id) AND high_user_id = GREATEST(from_user_id, to_user_id)),
+    CHECK ((rejected IS NOT NULL) = (state IN ('REJECTED', 'WITHDRAWN'))),
+    CHECK ((accepted IS NOT NULL) = (state = 'CONNECTED'))
+) WITH (fillfactor = 85);
+COMMENT ON TABLE connection_requests IS 'One row for each pair with a request or a connection.';
+COMMENT ON COLUMN connection_requests.id IS 'The sequence of the event that created the request.';
+COMMENT ON COLUMN connection_requests.position IS 'The sequence of the event that brought the row into its state.';
+-- A sender's list: in the order of sending, since position would tell when a request was rejected.
+CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
+    WHERE state IN ('PENDING', 'REJECTED');
+-- A receiver's lists, and connections from that side.
+CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position);
+-- Connections from the sender's side.
+CREATE INDEX connection_requests_connected ON connection_requests (from_user_id, position)
+    WHERE state = 'CONNECTED';
+-- What expires next, and whose cooldown ends next.
+CREATE INDEX connection_requests_open ON connection_requests (created) WHERE state IN ('PENDING', 'REJECTED');
+CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
+
+CREATE VIEW connections AS
+    SELECT from_user_id AS user_id, to_user_id AS other_user_id, id AS connection_request_id,
+           accepted AS connected, position
+    FROM connection_requests WHERE state = 'CONNECTED'
+    UNION ALL
+    SELECT to_user_id, from_user_id, id, accepted, position
+    FROM connection_requests WHERE state = 'CONNECTED';
+COMMENT ON VIEW connections IS 'Each connection from both of its sides.';
+
+CREATE TABLE blocks (
+    user_id bigint NOT NULL,
+    other_user_id bigint NOT NULL,
+    created timestamptz NOT NULL,
+    position bigint NOT NULL,
+    PRIMARY KEY (user_id, other_user_id),
+    CHECK (user_id <> other_user_id)
+);
+CREATE INDEX blocks_list ON blocks (user_id, position);
+CREATE INDEX blocks_other ON blocks (other_user_id);
+
+CREATE TABLE events (
+    sequence bigint PRIMARY KEY CHECK (sequence > 0),
+    time timestamptz NOT NULL,
+    batch_id bigint NOT NULL,
+    kind text NOT NULL,
+    cause text,
+    actor text NOT NULL CHECK (actor IN ('USER', 'OPERATOR', 'SYSTEM')),
+    actor_user_id bigint,
+    user_id bigint NOT NULL,
+    other_user_id bigint,
+    request_id bigint,
+    CHECK ((actor = 'USER') = (actor_user_id IS NOT NULL))
+);
+COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequence 1, 2, 3, ... without gaps.';
+COMMENT ON COLUMN events.batch_id IS 'Random, the same for events that were committed together: settles a commit whose answer was lost.';
+
+CREATE TABLE request_ids (
+    id text PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    response bytea NOT NULL,
+    created timestamptz NOT NULL
+);
+COMMENT ON TABLE request_ids IS 'The answers given under a request_id, kept for 24 hours.';
+CREATE INDEX request_ids_created ON request_ids (created);

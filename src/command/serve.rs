@@ -1,0 +1,61 @@
+//! `kith serve`.
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, start_log};
+use crate::clock::Clock;
+use crate::config::Serve;
+use crate::server::{self, Settings};
+use crate::store;
+
+pub(super) async fn run(args: Serve) -> Result<(), Failure> {
+    start_log(&args.common)?;
+    let url = &args.common.database_url;
+    let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
+    let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
+    let listener =
+        TcpListener::bind(args.listen).await.map_err(|error| format!("--listen {}: {error}", args.listen))?;
+    // Both before the listening is told of: whoever waits for that line may send a signal.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!("database {url}");
+    tracing::info!("revision {revision}");
+    tracing::info!("listening on {}", listener.local_addr()?);
+    let settings = Settings {
+        policy: args.policy.policy(),
+        clock: Clock::system(),
+        max_queued_writes: usize::try_from(args.max_queued_writes)?,
+        sweep_interval: args.sweep_interval,
+        max_call_time: args.max_call_time,
+        drain_time: args.drain_time,
+        reflection: args.reflection,
+    };
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::serve(listener, store, settings, shutdown).await
+}
+
+pub(super) fn database_failure(url: &store::DatabaseUrl, error: impl std::error::Error) -> Failure {
+    format!("--database-url {url}: {}", with_causes(&error)).into()
+}
+
+/// The error and what caused it, in one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors repeat their cause in their own words.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,160 @@
+//! Gathers what callers want to change into batches, and commits one batch after the other.
+//!
+//! There is no timer: while one batch commits, the next gathers. A single caller waits for nobody, and many share
+//! one transaction. The commits run in a task of their own, so that a caller who goes away never leaves one open.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::clock::Clock;
+use crate::domain::command::{Batch, Reply, Submission};
+use crate::domain::decide::Rejection;
+use crate::domain::policy::Policy;
+use crate::store::{Store, StoreError};
+
+/// The most commands in one batch.
+const BATCH_MAX: usize = 512;
+/// How often a batch is tried that the database refuses or cannot take.
+const ATTEMPTS: u32 = 3;
+/// The pause after a first failed attempt; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitError {
+    /// The rules refuse it.
+    Rejected(Rejection),
+    /// Too much waits already; nothing was changed.
+    Overloaded,
+    /// The database does not answer; nothing was changed.
+    Unavailable,
+    /// The database was lost during the commit.
+    OutcomeUnknown,
+    /// A fault of ours, which the log has; nothing was changed.
+    Internal,
+}
+
+type Answer = oneshot::Sender<Result<Reply, CommitError>>;
+
+/// The way to the committing task. Cheap to clone; the task ends when the last of them is dropped.
+#[derive(Clone, Debug)]
+pub struct Committer {
+    queue: mpsc::Sender<(Submission, Answer)>,
+}
+
+impl Committer {
+    /// Starts the task. At most `capacity` commands wait for a batch; more are refused at once.
+    pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, clock: Clock, capacity: usize) -> (Self, JoinHandle<()>) {
+        let (queue, waiting) = mpsc::channel(capacity);
+        let task = tokio::spawn(work(Worker { store, policy, clock }, waiting));
+        (Self { queue }, task)
+    }
+
+    /// Carries out a command, and answers when its change is durable. Dropping the future before its batch has
+    /// begun withdraws the command; later, it is carried out all the same.
+    pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue.try_send((submission, answer)).map_err(|_| CommitError::Overloaded)?;
+        outcome.await.unwrap_or(Err(CommitError::Internal))
+    }
+
+    /// The same for a caller that brings its own next work, and so waits for a place instead of being refused.
+    pub async fn submit_in_turn(&self, submission: Submission) -> Result<Reply, CommitError> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue.send((submission, answer)).await.map_err(|_| CommitError::Overloaded)?;
+        outcome.await.unwrap_or(Err(CommitError::Internal))
+    }
+}
+
+async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>) {
+    let mut gathered = Vec::with_capacity(BATCH_MAX);
+    while waiting.recv_many(&mut gathered, BATCH_MAX).await > 0 {
+        // Whoever went away, or whose time ran out, is not served.
+        let wanted = gathered.drain(..).filter(|(_, answer)| !answer.is_closed());
+        let (submissions, answers): (Vec<_>, Vec<_>) = wanted.unzip();
+        if submissions.is_empty() {
+            continue;
+        }
+        let outcomes = worker.commit(submissions).await;
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            // An error means that the caller went away meanwhile; there is nobody to tell.
+            let _gone = answer.send(outcome);
+        }
+    }
+}
+
+struct Worker {
+    store: Arc<dyn Store>,
+    policy: Arc<Policy>,
+    clock: Clock,
+}
+
+impl Worker {
+    /// Commits a batch; when it cannot be committed as a whole, each of its commands alone, so that one that the
+    /// database refuses does not take the others with it.
+    async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
+        let batch = self.batch(submissions);
+        match self.attempt(&batch).await {
+            Ok(outcomes) => outcomes,
+            Err(CommitError::Internal) if batch.submissions.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(batch.submissions.len());
+                for submission in &batch.submissions {
+                    let alone = self.batch(vec![submission.clone()]);
+                    outcomes.extend(self.attempt(&alone).await.unwrap_or_else(|error| vec![Err(error)]));
+                }
+                outcomes
+            }
+            Err(error) => vec![Err(error); batch.submissions.len()],
+        }
+    }
+
+    fn batch(&self, submissions: Vec<Submission>) -> Arc<Batch> {
+        Arc::new(Batch { submissions, policy: Arc::clone(&self.policy), now: self.clock.now() })
+    }
+
+    /// Commits a batch, and again when the database refuses it or cannot take it. The cause of a failure is logged
+    /// here, once for the batch.
+    async fn attempt(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let error = match self.store.commit(Arc::clone(batch)).await {
+                Ok(replies) => {
+                    return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
+                }
+                Err(error) => error,
+            };
+            let commands = batch.submissions.len();
+            let last = attempt == ATTEMPTS;
+            match &error {
+                StoreError::Refused(_) | StoreError::Unavailable(_) | StoreError::Overloaded if !last => {
+                    tracing::warn!(error = &error as &dyn Error, commands, attempt, "a batch failed; trying again");
+                    sleep(pause).await;
+                    pause *= 2;
+                    continue;
+                }
+                StoreError::Unavailable(_) | StoreError::Overloaded => {
+                    tracing::error!(
+                        error = &error as &dyn Error,
+                        commands,
+                        "a batch failed: the database is unavailable"
+                    );
+                    return Err(CommitError::Unavailable);
+                }
+                StoreError::OutcomeUnknown(_) => {
+                    tracing::error!(error = &error as &dyn Error, commands, "a batch was lost during its commit");
+                    return Err(CommitError::OutcomeUnknown);
+                }
+                StoreError::Refused(_) | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
+                    tracing::error!(error = &error as &dyn Error, commands, "a batch failed");
+                    return Err(CommitError::Internal);
+                }
+            }
+        }
+        Err(CommitError::Internal)
+    }
+}

@@ -1,0 +1,293 @@
+//! What can be asked of the one way to write: commands, and what a batch of them needs to be loaded.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Time;
+use super::counts::Counts;
+use super::decide::PairCommand;
+use super::id::{PairKey, RequestId, Sequence, UserId};
+use super::pair::{Block, Message, Request};
+use super::policy::Policy;
+use super::text::Username;
+use super::user::{FieldUpdate, Profile, User};
+use super::view::Status;
+
+/// One change that a caller asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Create a user.
+    CreateUser(Box<Profile>),
+    /// Create a user, or replace the one with the same id, which must be given.
+    ImportUser(UserId, Box<Profile>),
+    /// Keep the answer of an import for its repetition; changes nothing else.
+    FinishImport(ImportSummary),
+    /// Change fields of a user.
+    UpdateUser(UserId, Vec<FieldUpdate>),
+    /// Delete a user and every trace of them.
+    DeleteUser(UserId),
+    /// Ask a user to connect.
+    Send {
+        /// Who asks.
+        from: UserId,
+        /// Who is asked.
+        to: UserId,
+        /// What they write.
+        message: Message,
+    },
+    /// Do something with a request, as the user given.
+    Answer(RequestId, UserId, Answer),
+    /// Mark all pending requests to a user as viewed.
+    MarkAllViewed(UserId),
+    /// Change something between the acting user (first) and another.
+    Relate(UserId, UserId, Relation),
+    /// Expire what is due and delete what is no longer needed, a bounded number of rows at a time.
+    Sweep,
+}
+
+/// What a user may do with a request that they take part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
+pub enum Answer {
+    Accept,
+    Reject,
+    Restore,
+    Cancel,
+    MarkViewed,
+}
+
+/// What a user may do about another, request or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
+pub enum Relation {
+    Remove,
+    Block,
+    Unblock,
+}
+
+impl From<Answer> for PairCommand {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Accept => Self::Accept,
+            Answer::Reject => Self::Reject,
+            Answer::Restore => Self::Restore,
+            Answer::Cancel => Self::Cancel,
+            Answer::MarkViewed => Self::MarkViewed,
+        }
+    }
+}
+
+impl From<Relation> for PairCommand {
+    fn from(relation: Relation) -> Self {
+        match relation {
+            Relation::Remove => Self::Remove,
+            Relation::Block => Self::Block,
+            Relation::Unblock => Self::Unblock,
+        }
+    }
+}
+
+/// What a command did. Each kind of command fills what its answer has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The revision at which this holds.
+    pub revision: Sequence,
+    /// The user that was created, imported or updated.
+    pub user: Option<Arc<User>>,
+    /// The request after the change, as the actor may see it.
+    pub request: Option<WholeRequest>,
+    /// How the actor stands towards the other.
+    pub status: Status,
+    /// The block that now stands, with the user it is against.
+    pub block: Option<(Block, Arc<User>)>,
+    /// How many requests were marked as viewed, or how many rows a sweep found due.
+    pub marked: i64,
+    /// What an imported row did.
+    pub imported: Option<Imported>,
+    /// The whole import, once finished.
+    pub import: ImportSummary,
+}
+
+/// A request with both its users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WholeRequest {
+    /// The request.
+    pub request: Request,
+    /// Its sender.
+    pub from: Arc<User>,
+    /// Its receiver.
+    pub to: Arc<User>,
+}
+
+/// What an imported row did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Imported {
+    Created,
+    Updated,
+    Unchanged,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportSummary {
+    /// Users created.
+    pub created: i64,
+    /// Users changed.
+    pub updated: i64,
+    /// Users that were the same.
+    pub unchanged: i64,
+    /// Rows refused.
+    pub refused: i64,
+    /// The first of the refused rows.
+    pub refusals: Vec<ImportRefusal>,
+}
+
+/// A row of an import that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportRefusal {
+    /// The row's place in the stream, from 0.
+    pub position: i64,
+    /// Whether the name is another user's; else fields break their rules.
+    pub username_taken: bool,
+    /// The wrong fields and what is wrong with each.
+    pub violations: Vec<(String, String)>,
+}
+
+/// A command as it is queued: with the key under which its answer is kept, if the caller gave one.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// What to do.
+    pub command: Command,
+    /// How to answer a repetition.
+    pub replay: Option<ReplayKey>,
+}
+
+/// Under which key, for which call, and in which form an answer is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplayKey {
+    /// The caller's `request_id`.
+    pub id: Uuid,
+    /// A digest of the method and the rest of the request: another one under the same id is refused.
+    pub fingerprint: [u8; 32],
+    /// Writes the answer down, to be given again byte for byte.
+    pub encode: fn(&Outcome) -> Vec<u8>,
+}
+
+/// An answer kept under a `request_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The caller's `request_id`.
+    pub id: Uuid,
+    /// The digest of the call that it answered.
+    pub fingerprint: [u8; 32],
+    /// The answer.
+    pub response: Vec<u8>,
+    /// When it was given.
+    pub created: Time,
+}
+
+/// What a caller gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The command was carried out.
+    Fresh(Box<Outcome>),
+    /// It had been carried out before under this `request_id`; this is the first answer.
+    Replayed(Vec<u8>),
+}
+
+/// Commands that are decided and stored together, in this order.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The commands.
+    pub submissions: Vec<Submission>,
+    /// The rules' settings.
+    pub policy: Arc<Policy>,
+    /// The clock's time; events are never earlier than the last one before.
+    pub now: Time,
+}
+
+/// What must be loaded before a batch can be decided. What is not there is known to be absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Users by id, with their counts.
+    pub users: BTreeSet<UserId>,
+    /// Users by the key of their name.
+    pub names: BTreeSet<String>,
+    /// Pairs, requests and blocks.
+    pub pairs: BTreeSet<PairKey>,
+    /// Pairs by their request's id, with both users.
+    pub requests: BTreeSet<RequestId>,
+    /// Senders whose oldest open requests may be due, which would make room for another.
+    pub senders: BTreeSet<UserId>,
+    /// Users whose every pair is needed.
+    pub all_pairs_of: BTreeSet<UserId>,
+    /// Users whose unviewed pending requests are needed.
+    pub unviewed_of: BTreeSet<UserId>,
+    /// Kept answers.
+    pub replays: BTreeSet<Uuid>,
+    /// Whether rows that are due are needed, whosever they are.
+    pub due: bool,
+}
+
+impl Needs {
+    /// What this batch needs.
+    pub fn of(batch: &Batch) -> Self {
+        let mut needs = Self::default();
+        for submission in &batch.submissions {
+            needs.add(&submission.command);
+            needs.replays.extend(submission.replay.map(|key| key.id));
+        }
+        needs
+    }
+
+    fn add(&mut self, command: &Command) {
+        match command {
+            Command::CreateUser(profile) => self.add_profile(profile.id, &profile.username),
+            Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
+            Command::FinishImport(_) => {}
+            Command::UpdateUser(id, _) => _ = self.users.insert(*id),
+            Command::DeleteUser(id) => {
+                self.users.insert(*id);
+                self.all_pairs_of.insert(*id);
+            }
+            Command::Send { from, to, message: _ } => {
+                self.add_pair(*from, *to);
+                self.senders.insert(*from);
+            }
+            Command::Answer(id, user, _) => {
+                self.requests.insert(*id);
+                self.users.insert(*user);
+            }
+            Command::MarkAllViewed(user) => {
+                self.users.insert(*user);
+                self.unviewed_of.insert(*user);
+            }
+            Command::Relate(user, other, _) => self.add_pair(*user, *other),
+            Command::Sweep => self.due = true,
+        }
+    }
+
+    fn add_profile(&mut self, id: Option<UserId>, username: &Username) {
+        self.users.extend(id);
+        self.names.insert(username.key());
+    }
+
+    fn add_pair(&mut self, one: UserId, other: UserId) {
+        self.users.extend([one, other]);
+        self.pairs.extend(PairKey::of(one, other));
+    }
+}
+
+/// The user's counts and all that a change of them may touch, as loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The user.
+    pub user: Arc<User>,
+    /// Their counts.
+    pub counts: Counts,
+    /// Their sends.
+    pub sends: super::counts::SendWindow,
+}

@@ -1,0 +1,263 @@
+//! Text that keeps its rules: each type here can only be built valid.
+//!
+//! Lengths count Unicode scalar values. The errors are for developers, and say the rule that was broken.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::NaiveDate;
+
+/// Why a text was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextError(String);
+
+impl fmt::Display for TextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn refuse<T>(rule: impl Into<String>) -> Result<T, TextError> {
+    Err(TextError(rule.into()))
+}
+
+/// The most characters that a username has.
+pub const USERNAME_MAX: usize = 255;
+/// The most characters that an address has (RFC 5321, section 4.5.3.1.3, less the angle brackets).
+pub const EMAIL_MAX: usize = 254;
+/// The most characters that a URL has.
+pub const URL_MAX: usize = 200;
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident $(<const $max:ident>)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name $(<const $max: usize>)? (String);
+
+        impl $(<const $max: usize>)? $name $(<$max>)? {
+            /// The text as it was stored: only valid values reach the database, so the rules are not run again.
+            pub fn stored(text: String) -> Self {
+                Self(text)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+text! {
+    /// A line of at most `MAX` characters, none of them a control character. May be empty.
+    Line<const MAX>
+}
+text! {
+    /// Text of at most `MAX` characters; newline and tab are the only control characters. May be empty.
+    Prose<const MAX>
+}
+text! {
+    /// A name of 1 to 255 characters of `A-Z a-z 0-9 - _`.
+    Username
+}
+text! {
+    /// An e-mail address (RFC 5321), or empty.
+    Email
+}
+text! {
+    /// An absolute http or https URL of at most 200 characters, or empty.
+    Url
+}
+text! {
+    /// A date `YYYY-MM-DD`, or empty. See [`Birthday::parse`].
+    Birthday
+}
+
+impl<const MAX: usize> FromStr for Line<MAX> {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if text.chars().any(char::is_control) {
+            return refuse("must not contain control characters");
+        }
+        at_most(text, MAX)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl<const MAX: usize> FromStr for Prose<MAX> {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            return refuse("must not contain control characters other than newline and tab");
+        }
+        at_most(text, MAX)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for Username {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if text.is_empty() || text.len() > USERNAME_MAX || !text.chars().all(allowed) {
+            return refuse(format!("must be 1 to {USERNAME_MAX} characters of A-Z a-z 0-9 - _"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Username {
+    /// The form in which no two users have the same name: lower case.
+    pub fn key(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+impl FromStr for Email {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        at_most(text, EMAIL_MAX)?;
+        // Addresses without a display name and with a domain that has a dot; `@localhost` is nobody's address.
+        let options =
+            email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
+        if text.chars().any(char::is_control) || email_address::EmailAddress::parse_with_options(text, options).is_err()
+        {
+            return refuse("must be an e-mail address");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for Url {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        at_most(text, URL_MAX)?;
+        let is_web = |uri: http::Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+        };
+        if !text.parse::<http::Uri>().is_ok_and(is_web) {
+            return refuse("must be an absolute http or https URL");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Birthday {
+    /// Reads a date that lies before `today`. The form is exactly `YYYY-MM-DD` (ISO 8601).
+    pub fn parse(text: &str, today: NaiveDate) -> Result<Self, TextError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        // The parser alone would take `2000-1-1`; what it writes back is the one form.
+        match NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+            Ok(date) if date.format("%Y-%m-%d").to_string() == text && date < today => Ok(Self(text.to_owned())),
+            _ => refuse("must be a date YYYY-MM-DD in the past"),
+        }
+    }
+}
+
+fn at_most(text: &str, max: usize) -> Result<(), TextError> {
+    // The byte length is free and settles almost every call.
+    if text.len() > max && text.chars().count() > max {
+        return refuse(format!("must have at most {max} characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok<T: FromStr>(text: &str) -> bool {
+        text.parse::<T>().is_ok()
+    }
+
+    #[test]
+    fn lengths_count_characters_not_bytes() {
+        assert!(ok::<Line<3>>("äöü"));
+        assert!(!ok::<Line<3>>("äöüß"));
+        assert!(ok::<Prose<3>>("a\n\t"));
+    }
+
+    #[test]
+    fn control_characters_are_refused() {
+        for text in ["\0", "a\u{7f}", "\u{85}", "\r"] {
+            assert!(!ok::<Line<9>>(text) && !ok::<Prose<9>>(text), "{text:?}");
+        }
+        assert!(!ok::<Line<9>>("\n"));
+    }
+
+    #[test]
+    fn usernames_have_their_alphabet() {
+        for (text, good) in [("Ann_1-x", true), ("", false), ("a b", false), ("é", false), ("a\0", false)] {
+            assert_eq!(ok::<Username>(text), good, "{text:?}");
+        }
+        assert!(ok::<Username>(&"a".repeat(USERNAME_MAX)));
+        assert!(!ok::<Username>(&"a".repeat(USERNAME_MAX + 1)));
+    }
+
+    #[test]
+    fn addresses_are_addresses() {
+        for (text, good) in [
+            ("", true),
+            ("ann@example.com", true),
+            ("ann+tag@mail.example.com", true),
+            ("ann", false),
+            ("ann@", false),
+            ("@example.com", false),
+            ("ann@localhost", false),
+            ("Ann <ann@example.com>", false),
+            ("a b@example.com", false),
+            ("ann@exam\0ple.com", false),
+        ] {
+            assert_eq!(ok::<Email>(text), good, "{text:?}");
+        }
+        assert!(!ok::<Email>(&format!("{}@example.com", "a".repeat(250))));
+    }
+
+    #[test]
+    fn urls_are_absolute_and_of_the_web() {
+        for (text, good) in [
+            ("", true),
+            ("https://example.com/a?b=c", true),
+            ("http://example.com:8080", true),
+            ("ftp://example.com", false),
+            ("javascript:alert(1)", false),
+            ("example.com", false),
+            ("/path", false),
+            ("http://", false),
+            ("https://example.com/\n", false),
+        ] {
+            assert_eq!(ok::<Url>(text), good, "{text:?}");
+        }
+        assert!(!ok::<Url>(&format!("https://example.com/{}", "a".repeat(URL_MAX))));
+    }
+
+    #[test]
+    fn birthdays_are_past_dates_in_one_form() {
+        let today = NaiveDate::from_ymd_opt(2026, 11, 23).expect("a date");
+        for (text, good) in [
+            ("", true),
+            ("2000-02-29", true),
+            ("2026-11-22", true),
+            ("2026-11-23", false),
+            ("2001-02-29", false),
+            ("2000-1-1", false),
+            ("01.01.2000", false),
+            ("+2000-01-01", false),
+        ] {
+            assert_eq!(Birthday::parse(text, today).is_ok(), good, "{text:?}");
+        }
+    }
+}

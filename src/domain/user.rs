@@ -1,0 +1,129 @@
+//! A user, and what may be asked of one.
+
+use super::Time;
+use super::id::UserId;
+use super::text::{Birthday, Email, Line, Prose, Url, Username};
+
+/// A member, as the owner of users described them. The fields and limits are those of `user.proto`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
+pub struct User {
+    pub id: UserId,
+    pub username: Username,
+    pub real_name: Line<255>,
+    pub email: Email,
+    pub email_isvalid: bool,
+    pub date_joined: Time,
+    pub bio: Prose<5000>,
+    pub location: Line<100>,
+    pub birthday: Birthday,
+    pub description: Line<50>,
+    pub gender: Gender,
+    pub status: UserStatus,
+    pub website: Url,
+    pub avatar: Url,
+    pub cover: Url,
+}
+
+/// What a user says of their gender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gender {
+    /// Not told.
+    #[default]
+    Unspecified,
+    /// Male.
+    Male,
+    /// Female.
+    Female,
+}
+
+/// Whether a user may take part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UserStatus {
+    /// May enter relations.
+    #[default]
+    Approved,
+    /// Blocked by a moderator: may only leave relations.
+    Blocked,
+    /// Unregistered: as blocked.
+    Unregistered,
+}
+
+/// A user to be created or imported: as [`User`], but some fields may be left to Kith.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
+pub struct Profile {
+    /// `None`: Kith assigns the next free id.
+    pub id: Option<UserId>,
+    pub username: Username,
+    pub real_name: Line<255>,
+    pub email: Email,
+    pub email_isvalid: bool,
+    /// `None`: what an existing user has, else now.
+    pub date_joined: Option<Time>,
+    pub bio: Prose<5000>,
+    pub location: Line<100>,
+    pub birthday: Birthday,
+    pub description: Line<50>,
+    pub gender: Gender,
+    /// `None`: what an existing user has, else approved.
+    pub status: Option<UserStatus>,
+    pub website: Url,
+    pub avatar: Url,
+    pub cover: Url,
+}
+
+impl Profile {
+    /// The user that this profile makes, with `id`, and with `before` or `now` in the place of what was left open.
+    pub fn into_user(self, id: UserId, before: Option<&User>, now: Time) -> User {
+        User {
+            id,
+            username: self.username,
+            real_name: self.real_name,
+            email: self.email,
+            email_isvalid: self.email_isvalid,
+            date_joined: self.date_joined.or(before.map(|user| user.date_joined)).unwrap_or(now),
+            bio: self.bio,
+            location: self.location,
+            birthday: self.birthday,
+            description: self.description,
+            gender: self.gender,
+            status: self.status.or(before.map(|user| user.status)).unwrap_or_default(),
+            website: self.website,
+            avatar: self.avatar,
+            cover: self.cover,
+        }
+    }
+}
+
+/// A new value for one field that may be updated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the field of its name")]
+pub enum FieldUpdate {
+    RealName(Line<255>),
+    Bio(Prose<5000>),
+    Location(Line<100>),
+    Birthday(Birthday),
+    Description(Line<50>),
+    Gender(Gender),
+    Website(Url),
+    Avatar(Url),
+    Cover(Url),
+}
+
+impl FieldUpdate {
+    /// Puts the new value into the user.
+    pub fn apply(&self, user: &mut User) {
+        match self.clone() {
+            Self::RealName(value) => user.real_name = value,
+            Self::Bio(value) => user.bio = value,
+            Self::Location(value) => user.location = value,
+            Self::Birthday(value) => user.birthday = value,
+            Self::Description(value) => user.description = value,
+            Self::Gender(value) => user.gender = value,
+            Self::Website(value) => user.website = value,
+            Self::Avatar(value) => user.avatar = value,
+            Self::Cover(value) => user.cover = value,
+        }
+    }
+}

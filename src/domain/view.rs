@@ -1,0 +1,73 @@
+//! What a viewer may see. The only place that hides a refusal; everything that leaves Kith passes here.
+
+use super::Time;
+use super::decide::settled;
+use super::id::{RequestId, UserId};
+use super::pair::{Pair, Request, RequestState};
+use super::policy::Policy;
+
+/// For whom something is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// A user, who sees their side.
+    User(UserId),
+    /// A caller that acts for no user, and sees the truth.
+    Operator,
+}
+
+/// How one user stands towards another. Being blocked by the other never shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it; the proto documents them")]
+pub enum Status {
+    #[default]
+    None,
+    RequestSent,
+    RequestReceived,
+    RequestRejected,
+    Connected,
+    Blocked,
+    Itself,
+}
+
+/// The request as the viewer may see it; `None` where it does not exist for them.
+///
+/// A sender sees a rejected request as pending, and not whether it was viewed, unless the policy discloses it.
+/// A withdrawn or expired request exists for nobody.
+pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) -> Option<Request> {
+    if request.state == RequestState::Withdrawn || request.state.is_open() && policy.has_expired(request.created, now) {
+        return None;
+    }
+    let mut seen = request.clone();
+    match viewer {
+        Viewer::Operator => {}
+        Viewer::User(user) if user == request.to => {}
+        Viewer::User(user) if user == request.from => {
+            if !policy.disclose_rejections && request.state == RequestState::Rejected {
+                seen.state = RequestState::Pending;
+                seen.rejected = None;
+            }
+            if !policy.disclose_views {
+                seen.viewed = None;
+            }
+        }
+        Viewer::User(_) => return None,
+    }
+    Some(seen)
+}
+
+/// How `user` stands towards the other of the pair, and the request or connection that this stands for.
+pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status, Option<RequestId>) {
+    if pair.block_by(user).is_some() {
+        return (Status::Blocked, None);
+    }
+    let Some(request) = settled(pair, policy, now) else { return (Status::None, None) };
+    let sent = request.from == user;
+    let status = match request.state {
+        RequestState::Connected => Status::Connected,
+        RequestState::Pending | RequestState::Rejected if sent => Status::RequestSent,
+        RequestState::Pending => Status::RequestReceived,
+        RequestState::Rejected => Status::RequestRejected,
+        RequestState::Withdrawn => return (Status::None, None),
+    };
+    (status, Some(request.id))
+}

@@ -1,0 +1,241 @@
+//! From what went wrong to what the caller is told: the one place that makes a `tonic::Status`.
+//!
+//! No status carries SQL, a driver's text, a path or a panic's message. What is our fault is a fixed sentence; its
+//! cause is in the log.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::committer::CommitError;
+use crate::domain::decide::{Limit, Rejection};
+use crate::domain::id::UserId;
+use crate::mapping::invalid::{Invalid, Kind};
+use crate::proto::v1::ErrorReason;
+use crate::store::StoreError;
+
+const DOMAIN: &str = "kith";
+/// How long to wait before another try, where nothing better is known.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The published name of a reason: that of the enum's value, without its prefix.
+pub fn name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+fn details<const N: usize>(reason: ErrorReason, metadata: [(&str, String); N]) -> ErrorDetails {
+    let metadata: Vec<(String, String)> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    ErrorDetails::with_error_info(
+        name(reason),
+        DOMAIN,
+        metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+    )
+}
+
+fn status<const N: usize>(
+    code: Code,
+    reason: ErrorReason,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
+    Status::with_error_details(code, message, details(reason, metadata))
+}
+
+fn retry(code: Code, reason: ErrorReason, message: &str) -> Status {
+    let mut details = details(reason, []);
+    details.set_retry_info(Some(PAUSE));
+    Status::with_error_details(code, message, details)
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        let (mut details, message) = match invalid.kind {
+            Kind::Fields => (details(ErrorReason::InvalidFields, []), "the request has invalid fields"),
+            Kind::SelfRequest(user) => {
+                (details(ErrorReason::SelfRequest, [("user_id", user.to_string())]), "the two users are the same")
+            }
+            Kind::PageToken => (
+                details(ErrorReason::InvalidPageToken, []),
+                "the page token is not one of this list; start again without one",
+            ),
+        };
+        let mut message = message.to_owned();
+        for (place, violation) in invalid.violations.iter().enumerate() {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+            let mark = if place == 0 { ": " } else { "; " };
+            if place < 5 {
+                message.extend([mark, &violation.field, " ", &violation.description]);
+            }
+        }
+        Self::with_error_details(Code::InvalidArgument, message, details)
+    }
+}
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        use ErrorReason as Reason;
+        let request = |id: crate::domain::id::RequestId| [("connection_request_id", id.to_string())];
+        let user = |id: UserId| [("user_id", id.to_string())];
+        let both = |one: UserId, other: UserId| [("user_id", one.to_string()), ("other_user_id", other.to_string())];
+        match rejection {
+            Rejection::UserNotFound(id) => {
+                status(Code::NotFound, Reason::UserNotFound, format!("there is no user {id}"), user(id))
+            }
+            Rejection::UserNotApproved(id) => status(
+                Code::FailedPrecondition,
+                Reason::UserNotApproved,
+                format!("user {id} is blocked by a moderator or unregistered"),
+                user(id),
+            ),
+            Rejection::UserExists(id) => {
+                status(Code::AlreadyExists, Reason::UserExists, format!("there is a user {id} already"), user(id))
+            }
+            Rejection::UsernameTaken(name) => status(
+                Code::AlreadyExists,
+                Reason::UsernameTaken,
+                format!("another user has the name {name}"),
+                [("username", name)],
+            ),
+            Rejection::NoIdLeft => {
+                let mut details = details(Reason::InvalidFields, []);
+                details
+                    .add_bad_request_violation("user.id", "must be given: the largest id is in use, none follows it");
+                Self::with_error_details(Code::InvalidArgument, "no id is left to assign", details)
+            }
+            Rejection::RequestNotFound(id) => status(
+                Code::NotFound,
+                Reason::RequestNotFound,
+                format!("there is no connection request {id} that the user takes part in"),
+                request(id),
+            ),
+            Rejection::NotTheReceiver(id) => status(
+                Code::PermissionDenied,
+                Reason::NotTheReceiver,
+                format!("only the receiver of connection request {id} may do this"),
+                request(id),
+            ),
+            Rejection::NotTheSender(id) => status(
+                Code::PermissionDenied,
+                Reason::NotTheSender,
+                format!("only the sender of connection request {id} may do this"),
+                request(id),
+            ),
+            Rejection::BlockedByYou { user, other } => status(
+                Code::FailedPrecondition,
+                Reason::BlockedByYou,
+                format!("user {user} blocks user {other}, and must unblock first"),
+                both(user, other),
+            ),
+            Rejection::NotBlocked { user, other } => status(
+                Code::NotFound,
+                Reason::NotBlocked,
+                format!("user {user} does not block user {other}"),
+                both(user, other),
+            ),
+            Rejection::NotConnected { user, other } => status(
+                Code::NotFound,
+                Reason::NotConnected,
+                format!("users {user} and {other} are not connected"),
+                both(user, other),
+            ),
+            Rejection::AlreadyConnected(id) => {
+                status(Code::AlreadyExists, Reason::AlreadyConnected, "the two users are connected", request(id))
+            }
+            Rejection::AlreadyAccepted(id) => status(
+                Code::FailedPrecondition,
+                Reason::AlreadyConnected,
+                format!("connection request {id} was accepted, and the two users are connected"),
+                request(id),
+            ),
+            Rejection::RequestPending(id) => status(
+                Code::AlreadyExists,
+                Reason::RequestPending,
+                format!("connection request {id} is still there"),
+                request(id),
+            ),
+            Rejection::LimitReached { limit, user, maximum, retry_after } => {
+                limit_reached(limit, user, maximum, retry_after.and_then(|pause| pause.to_std().ok()))
+            }
+            Rejection::RequestIdReused(id) => {
+                let metadata = [("request_id", id.to_string())];
+                let mut details = details(Reason::RequestIdReused, metadata);
+                details.add_bad_request_violation("request_id", "was used for another call within the last 24 hours");
+                Self::with_error_details(Code::InvalidArgument, "the request_id was used for another call", details)
+            }
+        }
+    }
+}
+
+fn limit_reached(limit: Limit, user: UserId, maximum: i64, retry_after: Option<Duration>) -> Status {
+    let metadata =
+        [("limit", limit.name().to_owned()), ("maximum", maximum.to_string()), ("user_id", user.to_string())];
+    let mut details = details(ErrorReason::LimitReached, metadata);
+    details.set_retry_info(Some(retry_after.unwrap_or(PAUSE)));
+    let message = format!("user {user} has reached the limit {} = {maximum}", limit.name());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+impl From<CommitError> for Status {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Rejected(rejection) => rejection.into(),
+            CommitError::Overloaded => overloaded(),
+            CommitError::Unavailable => unavailable(),
+            CommitError::OutcomeUnknown => retry(
+                Code::Unavailable,
+                ErrorReason::OutcomeUnknown,
+                "the change may or may not have been made; retry with the same request_id to learn which",
+            ),
+            CommitError::Internal => internal(),
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    /// Of a read: the cause is logged here. What goes wrong with a commit is logged once for its batch instead.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Overloaded => return overloaded(),
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => {
+                tracing::error!(error = &error as &dyn Error, "a read failed");
+                return unavailable();
+            }
+            StoreError::Corrupt { .. } | StoreError::Internal(_) => {}
+        }
+        tracing::error!(error = &error as &dyn Error, "a read failed");
+        internal()
+    }
+}
+
+fn overloaded() -> Status {
+    retry(Code::ResourceExhausted, ErrorReason::Overloaded, "there is more to do than can be held; retry later")
+}
+
+fn unavailable() -> Status {
+    retry(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database does not answer; retry later")
+}
+
+/// A fault of ours.
+pub fn internal() -> Status {
+    status(Code::Internal, ErrorReason::InternalFault, "an internal fault; the service's log has its cause", [])
+}
+
+/// The call's time ran out.
+pub fn deadline_passed() -> Status {
+    let message = "the call's time ran out; a change may still be made, retry with the same request_id to learn";
+    status(Code::DeadlineExceeded, ErrorReason::DeadlinePassed, message, [])
+}
+
+/// A user that was asked for does not exist.
+pub fn user_not_found(id: UserId) -> Status {
+    Rejection::UserNotFound(id).into()
+}
+
+/// No user has the name that was asked for.
+pub fn username_not_found(name: &str) -> Status {
+    let metadata = [("username", name.to_owned())];
+    status(Code::NotFound, ErrorReason::UserNotFound, format!("there is no user {name}"), metadata)
+}

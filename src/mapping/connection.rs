@@ -1,0 +1,139 @@
+//! Connections, statuses and blocks: requests to commands and queries, what came of them to messages.
+
+use uuid::Uuid;
+
+use super::invalid::{Fields, Invalid};
+use super::page::Page;
+use super::timestamp;
+use crate::domain::command::{Command, Outcome, Relation};
+use crate::domain::id::UserId;
+use crate::domain::pair::Block;
+use crate::domain::user::User;
+use crate::domain::view::Status;
+use crate::proto::v1 as pb;
+use crate::store::{Connection, Sharing};
+
+/// A valid removal, block or unblock.
+pub fn relate(
+    relation: Relation,
+    user_id: i64,
+    other_user_id: i64,
+    request_id: &str,
+) -> Result<(Command, Option<Uuid>), Invalid> {
+    let mut fields = Fields::default();
+    let (user, other) = fields.two_users(("user_id", user_id), ("other_user_id", other_user_id));
+    let request_id = fields.request_id(request_id);
+    fields.finish((Command::Relate(user, other, relation), request_id))
+}
+
+/// The parts of a list of connections, in their order, and the page asked for.
+pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Sharing>, Page), Invalid> {
+    use pb::MutualFilter;
+
+    let mut fields = Fields::default();
+    let user = fields.user_id("user_id", request.user_id);
+    let viewer = fields.optional_user_id("viewer_user_id", request.viewer_user_id);
+    let sections = match (fields.known("mutual", request.mutual), viewer) {
+        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Sharing::Any],
+        (MutualFilter::Unspecified | MutualFilter::Any, Some(viewer)) => {
+            vec![Sharing::With(viewer), Sharing::NotWith(viewer)]
+        }
+        (MutualFilter::Only, Some(viewer)) => vec![Sharing::With(viewer)],
+        (MutualFilter::Excluded, Some(viewer)) => vec![Sharing::NotWith(viewer)],
+        (MutualFilter::Only | MutualFilter::Excluded, None) => {
+            fields.wrong("viewer_user_id", "must be given, since mutual depends on the viewer");
+            Vec::new()
+        }
+    };
+    let page = fields.page(request, key);
+    fields.finish((user, sections, page))
+}
+
+/// Whose status towards whom; they may be the same.
+pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId), Invalid> {
+    let mut fields = Fields::default();
+    let user = fields.user_id("user_id", request.user_id);
+    let other = fields.user_id("other_user_id", request.other_user_id);
+    fields.finish((user, other))
+}
+
+/// Whose status towards which others.
+pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>), Invalid> {
+    let mut fields = Fields::default();
+    let user = fields.user_id("user_id", request.user_id);
+    let others = fields.user_ids("other_user_ids", &request.other_user_ids);
+    fields.finish((user, others))
+}
+
+/// Whose counts.
+pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<UserId, Invalid> {
+    let mut fields = Fields::default();
+    let user = fields.user_id("user_id", request.user_id);
+    fields.finish(user)
+}
+
+/// Which two users, and the page asked for.
+pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<(UserId, UserId, Page), Invalid> {
+    let mut fields = Fields::default();
+    let (user, other) = fields.two_users(("user_id", request.user_id), ("other_user_id", request.other_user_id));
+    let page = fields.page(request, key);
+    fields.finish((user, other, page))
+}
+
+/// Whose blocks, and the page asked for.
+pub fn blocked(request: &pb::ListBlockedUsersRequest, key: &[u8]) -> Result<(UserId, Page), Invalid> {
+    let mut fields = Fields::default();
+    let user = fields.user_id("user_id", request.user_id);
+    let page = fields.page(request, key);
+    fields.finish((user, page))
+}
+
+impl From<Status> for pb::ConnectionStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::None => Self::None,
+            Status::RequestSent => Self::RequestSent,
+            Status::RequestReceived => Self::RequestReceived,
+            Status::RequestRejected => Self::RequestRejected,
+            Status::Connected => Self::Connected,
+            Status::Blocked => Self::Blocked,
+            Status::Itself => Self::Self_,
+        }
+    }
+}
+
+/// A connection with the user at its other end.
+pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
+    pb::Connection {
+        user: Some(user.into()),
+        connected: Some(timestamp(connection.connected)),
+        connection_request_id: connection.request.get(),
+    }
+}
+
+/// A block with the user it is against.
+pub fn block(block: &Block, user: &User) -> pb::Block {
+    pb::Block { user: Some(user.into()), created: Some(timestamp(block.created)) }
+}
+
+impl From<&Outcome> for pb::RemoveConnectionResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self { status: pb::ConnectionStatus::from(outcome.status).into(), revision: outcome.revision.get() }
+    }
+}
+
+impl From<&Outcome> for pb::UnblockUserResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self { status: pb::ConnectionStatus::from(outcome.status).into(), revision: outcome.revision.get() }
+    }
+}
+
+impl From<&Outcome> for pb::BlockUserResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self {
+            block: outcome.block.as_ref().map(|(stands, user)| block(stands, user)),
+            status: pb::ConnectionStatus::from(outcome.status).into(),
+            revision: outcome.revision.get(),
+        }
+    }
+}

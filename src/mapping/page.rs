@@ -1,0 +1,190 @@
+//! Pages of lists: sizes, and tokens that nobody can alter or move to another list.
+//!
+//! A token is a version, a section and a position, and an HMAC-SHA-256 (RFC 2104) over them and the rest of the
+//! request. It holds nothing secret: it cannot be read as anything but a place in the list it came from.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use prost::Message;
+use sha2::Sha256;
+
+use super::invalid::{Fields, Kind};
+use crate::domain::id::Sequence;
+use crate::proto::v1 as pb;
+
+const DEFAULT_SIZE: i32 = 20;
+const MAX_SIZE: i32 = 1_000;
+const VERSION: u8 = 1;
+/// Half of the digest: 128 bits that cannot be guessed.
+const MAC_LENGTH: usize = 16;
+const BODY_LENGTH: usize = 10;
+
+/// A list request, which has a page size and a token.
+pub trait Paged: Message + Clone {
+    /// Tells this list from all others.
+    const LIST: &'static str;
+
+    /// The page size asked for.
+    fn page_size(&self) -> i32;
+
+    /// The token given.
+    fn page_token(&self) -> &str;
+
+    /// The request without size and token: what a token is bound to.
+    fn without_page(&self) -> Self;
+}
+
+macro_rules! paged {
+    ($($request:ident),+ $(,)?) => {$(
+        impl Paged for pb::$request {
+            const LIST: &'static str = stringify!($request);
+
+            fn page_size(&self) -> i32 {
+                self.page_size
+            }
+
+            fn page_token(&self) -> &str {
+                &self.page_token
+            }
+
+            fn without_page(&self) -> Self {
+                Self { page_size: 0, page_token: String::new(), ..self.clone() }
+            }
+        }
+    )+};
+}
+
+paged!(
+    ListUsersRequest,
+    ListConnectionRequestsRequest,
+    ListConnectionsRequest,
+    ListMutualConnectionsRequest,
+    ListBlockedUsersRequest,
+);
+
+/// A place in a list: before this position, in this one of its sections (a list in one piece has only section 0).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The section.
+    pub section: u8,
+    /// The position of the last row that was told; `None` at a section's start.
+    pub before: Option<Sequence>,
+}
+
+/// Which page of a list is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// At most this many rows.
+    pub size: usize,
+    /// From here on.
+    pub cursor: Cursor,
+}
+
+impl Fields {
+    /// The page that a list request asks for.
+    pub fn page<R: Paged>(&mut self, request: &R, key: &[u8]) -> Page {
+        let size = match request.page_size() {
+            0 => DEFAULT_SIZE,
+            size if size < 0 => {
+                self.wrong("page_size", "must not be negative");
+                DEFAULT_SIZE
+            }
+            size => size.min(MAX_SIZE),
+        };
+        let cursor = match request.page_token() {
+            "" => Cursor::default(),
+            token => read(request, token, key).unwrap_or_else(|| {
+                self.note(Kind::PageToken, "page_token", "must be the next_page_token of a page of this same list");
+                Cursor::default()
+            }),
+        };
+        Page { size: size.try_into().unwrap_or_default(), cursor }
+    }
+}
+
+/// The token for the place in the list of `request`.
+pub fn token<R: Paged>(request: &R, cursor: Cursor, key: &[u8]) -> String {
+    let mut bytes = vec![VERSION, cursor.section];
+    bytes.extend(cursor.before.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
+    let mac = sign(request, &bytes, key).finalize().into_bytes();
+    bytes.extend_from_slice(&mac[..MAC_LENGTH]);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (body, mac) = bytes.split_at_checked(BODY_LENGTH)?;
+    if mac.len() != MAC_LENGTH {
+        return None;
+    }
+    // In constant time, before anything in it is looked at.
+    sign(request, body, key).verify_truncated_left(mac).ok()?;
+    let (head, position) = body.split_first_chunk::<2>()?;
+    let [version, section] = *head;
+    let position = i64::from_be_bytes(position.try_into().ok()?);
+    (version == VERSION)
+        .then_some(Cursor { section, before: (position != i64::MAX).then_some(Sequence::new(position)) })
+}
+
+fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
+    // An HMAC takes a key of any length.
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()));
+    mac.update(R::LIST.as_bytes());
+    mac.update(&[0]);
+    mac.update(body);
+    mac.update(&request.without_page().encode_to_vec());
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"key";
+
+    fn list(user_id: i64) -> pb::ListBlockedUsersRequest {
+        pb::ListBlockedUsersRequest { user_id, page_size: 7, page_token: String::new() }
+    }
+
+    #[test]
+    fn a_token_leads_back_to_its_place() {
+        for before in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
+            let cursor = Cursor { section: 1, before };
+            let token = token(&list(1), cursor, KEY);
+            assert_eq!(read(&list(1), &token, KEY), Some(cursor));
+            let other_size = pb::ListBlockedUsersRequest { page_size: 50, ..list(1) };
+            assert_eq!(read(&other_size, &token, KEY), Some(cursor), "another size is allowed");
+        }
+    }
+
+    #[test]
+    fn a_token_is_refused_elsewhere_and_when_altered() {
+        let good = token(&list(1), Cursor { section: 0, before: Some(Sequence::new(9)) }, KEY);
+        assert_eq!(read(&list(2), &good, KEY), None, "other filters");
+        assert_eq!(read(&list(1), &good, b"other"), None, "another database");
+        let same_fields = pb::ListConnectionsRequest { user_id: 1, ..Default::default() };
+        assert_eq!(read(&same_fields, &good, KEY), None, "another list");
+        let bytes = URL_SAFE_NO_PAD.decode(&good).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut altered = bytes.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&list(1), &URL_SAFE_NO_PAD.encode(altered), KEY), None, "bit {bit}");
+        }
+        for text in ["x", "%%%", &good[1..], &format!("{good}AA")] {
+            assert_eq!(read(&list(1), text, KEY), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_default_and_a_cap() {
+        for (asked, size) in [(0, 20), (1, 1), (1_000, 1_000), (i32::MAX, 1_000)] {
+            let mut fields = Fields::default();
+            let page = fields.page(&pb::ListBlockedUsersRequest { page_size: asked, ..list(1) }, KEY);
+            assert_eq!(fields.finish(page.size), Ok(size), "{asked}");
+        }
+        let mut fields = Fields::default();
+        fields.page(&pb::ListBlockedUsersRequest { page_size: -1, ..list(1) }, KEY);
+        assert_eq!(fields.finish(()).unwrap_err().violations[0].field, "page_size");
+    }
+}

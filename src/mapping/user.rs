@@ -1,0 +1,275 @@
+//! Users: requests to commands, users to messages.
+
+use std::sync::Arc;
+
+use chrono::DateTime;
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+use super::invalid::{Fields, Invalid};
+use super::page::Page;
+use super::timestamp;
+use crate::domain::Time;
+use crate::domain::command::{Command, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::id::UserId;
+use crate::domain::text::Birthday;
+use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
+use crate::domain::{text::Username, to_micros};
+use crate::proto::v1 as pb;
+use crate::store::UserKey;
+
+/// The fields of a user that nobody updates: they are told apart from unknown ones.
+const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
+
+/// A valid creation.
+pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+    let mut fields = Fields::default();
+    let profile = fields.profile(request.user.as_ref(), now);
+    let request_id = fields.request_id(&request.request_id);
+    fields.finish((Command::CreateUser(Box::new(profile)), request_id))
+}
+
+/// A valid row of an import.
+pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, Invalid> {
+    let mut fields = Fields::default();
+    let profile = fields.profile(request.user.as_ref(), now);
+    if request.user.as_ref().is_some_and(|user| user.id == 0) {
+        fields.wrong("user.id", "must be a user's id, 1 or more");
+    }
+    let id = profile.id.unwrap_or_default();
+    fields.finish(Command::ImportUser(id, Box::new(profile)))
+}
+
+/// A valid update.
+pub fn update(request: &pb::UpdateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+    let mut fields = Fields::default();
+    let empty = pb::User::default();
+    let user = request.user.as_ref().unwrap_or(&empty);
+    let id = fields.user_id("user.id", user.id);
+    let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
+    if paths.is_empty() {
+        fields.wrong("update_mask", "must name the fields to change");
+    }
+    let updates = paths.iter().filter_map(|path| fields.update(path, user, now)).collect();
+    let request_id = fields.request_id(&request.request_id);
+    fields.finish((Command::UpdateUser(id, updates), request_id))
+}
+
+/// A valid deletion.
+pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>), Invalid> {
+    let mut fields = Fields::default();
+    let id = fields.user_id("id", request.id);
+    let request_id = fields.request_id(&request.request_id);
+    fields.finish((Command::DeleteUser(id), request_id))
+}
+
+/// By what a user is asked for.
+pub fn key(request: &pb::GetUserRequest) -> Result<UserKey, Invalid> {
+    let mut fields = Fields::default();
+    let key = match &request.key {
+        Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
+        Some(pb::get_user_request::Key::Username(name)) => {
+            UserKey::Name(fields.text::<Username>("username", name).key())
+        }
+        None => {
+            fields.wrong("key", "must give an id or a username");
+            UserKey::Id(UserId::default())
+        }
+    };
+    fields.finish(key)
+}
+
+/// Which users are asked for.
+pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<Vec<UserId>, Invalid> {
+    let mut fields = Fields::default();
+    let ids = fields.user_ids("ids", &request.ids);
+    fields.finish(ids)
+}
+
+/// Which page of all users is asked for.
+pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<Page, Invalid> {
+    let mut fields = Fields::default();
+    let page = fields.page(request, key);
+    fields.finish(page)
+}
+
+impl Fields {
+    fn profile(&mut self, user: Option<&pb::User>, now: Time) -> Profile {
+        let Some(user) = user else {
+            self.wrong("user", "must be given");
+            return Profile::default();
+        };
+        Profile {
+            id: self.optional_user_id("user.id", user.id),
+            username: self.text("user.username", &user.username),
+            real_name: self.text("user.real_name", &user.real_name),
+            email: self.text("user.email", &user.email),
+            email_isvalid: user.email_isvalid,
+            date_joined: user.date_joined.as_ref().map(|joined| self.time("user.date_joined", joined)),
+            bio: self.text("user.bio", &user.bio),
+            location: self.text("user.location", &user.location),
+            birthday: self.birthday("user.birthday", &user.birthday, now),
+            description: self.text("user.description", &user.description),
+            gender: gender(self.known("user.gender", user.gender)),
+            status: status(self.known("user.status", user.status)),
+            website: self.text("user.website", &user.website),
+            avatar: self.text("user.avatar", &user.avatar),
+            cover: self.text("user.cover", &user.cover),
+        }
+    }
+
+    fn update(&mut self, path: &str, user: &pb::User, now: Time) -> Option<FieldUpdate> {
+        let field = format!("user.{path}");
+        Some(match path {
+            "real_name" => FieldUpdate::RealName(self.text(field, &user.real_name)),
+            "bio" => FieldUpdate::Bio(self.text(field, &user.bio)),
+            "location" => FieldUpdate::Location(self.text(field, &user.location)),
+            "birthday" => FieldUpdate::Birthday(self.birthday(&field, &user.birthday, now)),
+            "description" => FieldUpdate::Description(self.text(field, &user.description)),
+            "gender" => FieldUpdate::Gender(gender(self.known(field, user.gender))),
+            "website" => FieldUpdate::Website(self.text(field, &user.website)),
+            "avatar" => FieldUpdate::Avatar(self.text(field, &user.avatar)),
+            "cover" => FieldUpdate::Cover(self.text(field, &user.cover)),
+            _ if READ_ONLY.contains(&path) => {
+                self.wrong("update_mask", format!("{path} is read-only"));
+                return None;
+            }
+            _ => {
+                // The caller's own words, cut to what a name could be.
+                let name: String = path.chars().filter(|c| !c.is_control()).take(64).collect();
+                self.wrong("update_mask", format!("a user has no field {name:?}"));
+                return None;
+            }
+        })
+    }
+
+    fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {
+        Birthday::parse(value, now.date_naive()).unwrap_or_else(|error| {
+            self.wrong(field, error);
+            Birthday::default()
+        })
+    }
+
+    /// A time between the years 1 and 9999, which is what a Timestamp may hold.
+    fn time(&mut self, field: &str, value: &Timestamp) -> Time {
+        const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+        let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let time = nanos
+            .filter(|_| YEARS.contains(&value.seconds))
+            .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos));
+        to_micros(time.unwrap_or_else(|| {
+            self.wrong(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z");
+            Time::default()
+        }))
+    }
+}
+
+fn gender(gender: pb::Gender) -> Gender {
+    match gender {
+        pb::Gender::Unspecified => Gender::Unspecified,
+        pb::Gender::Male => Gender::Male,
+        pb::Gender::Female => Gender::Female,
+    }
+}
+
+fn status(status: pb::UserStatus) -> Option<UserStatus> {
+    match status {
+        pb::UserStatus::Unspecified => None,
+        pb::UserStatus::Approved => Some(UserStatus::Approved),
+        pb::UserStatus::Blocked => Some(UserStatus::Blocked),
+        pb::UserStatus::Unregistered => Some(UserStatus::Unregistered),
+    }
+}
+
+impl From<&User> for pb::User {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.get(),
+            username: user.username.as_str().to_owned(),
+            real_name: user.real_name.as_str().to_owned(),
+            email: user.email.as_str().to_owned(),
+            email_isvalid: user.email_isvalid,
+            date_joined: Some(timestamp(user.date_joined)),
+            bio: user.bio.as_str().to_owned(),
+            location: user.location.as_str().to_owned(),
+            birthday: user.birthday.as_str().to_owned(),
+            description: user.description.as_str().to_owned(),
+            gender: match user.gender {
+                Gender::Unspecified => pb::Gender::Unspecified,
+                Gender::Male => pb::Gender::Male,
+                Gender::Female => pb::Gender::Female,
+            }
+            .into(),
+            status: match user.status {
+                UserStatus::Approved => pb::UserStatus::Approved,
+                UserStatus::Blocked => pb::UserStatus::Blocked,
+                UserStatus::Unregistered => pb::UserStatus::Unregistered,
+            }
+            .into(),
+            website: user.website.as_str().to_owned(),
+            avatar: user.avatar.as_str().to_owned(),
+            cover: user.cover.as_str().to_owned(),
+        }
+    }
+}
+
+fn user(outcome: &Outcome) -> Option<pb::User> {
+    outcome.user.as_deref().map(pb::User::from)
+}
+
+impl From<&Outcome> for pb::CreateUserResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self { user: user(outcome), revision: outcome.revision.get() }
+    }
+}
+
+impl From<&Outcome> for pb::UpdateUserResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self { user: user(outcome), revision: outcome.revision.get() }
+    }
+}
+
+impl From<&Outcome> for pb::DeleteUserResponse {
+    fn from(outcome: &Outcome) -> Self {
+        Self { revision: outcome.revision.get() }
+    }
+}
+
+impl From<&Outcome> for pb::ImportUsersResponse {
+    fn from(outcome: &Outcome) -> Self {
+        import_response(&outcome.import, outcome.revision.get())
+    }
+}
+
+/// The answer to an import.
+pub fn import_response(summary: &ImportSummary, revision: i64) -> pb::ImportUsersResponse {
+    pb::ImportUsersResponse {
+        created: summary.created,
+        updated: summary.updated,
+        unchanged: summary.unchanged,
+        refused: summary.refused,
+        refusals: summary.refusals.iter().map(pb::ImportRefusal::from).collect(),
+        revision,
+    }
+}
+
+impl From<&ImportRefusal> for pb::ImportRefusal {
+    fn from(refusal: &ImportRefusal) -> Self {
+        let reason =
+            if refusal.username_taken { pb::ErrorReason::UsernameTaken } else { pb::ErrorReason::InvalidFields };
+        let violation = |(field, description): &(String, String)| pb::FieldViolation {
+            field: field.clone(),
+            description: description.clone(),
+        };
+        Self {
+            position: refusal.position,
+            reason: reason.into(),
+            field_violations: refusal.violations.iter().map(violation).collect(),
+        }
+    }
+}
+
+/// A list of users.
+pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<pb::User> {
+    users.into_iter().map(|user| pb::User::from(user.as_ref())).collect()
+}

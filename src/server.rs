@@ -1,0 +1,169 @@
+//! Puts the service together and runs it until it is told to end.
+
+mod call;
+mod health;
+mod sweep;
+
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use self::call::CallLayer;
+use crate::clock::Clock;
+use crate::committer::Committer;
+use crate::domain::policy::Policy;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::block_service_server::{BlockServiceServer, SERVICE_NAME as BLOCK};
+use crate::proto::v1::connection_request_service_server::{
+    ConnectionRequestServiceServer, SERVICE_NAME as CONNECTION_REQUEST,
+};
+use crate::proto::v1::connection_service_server::{ConnectionServiceServer, SERVICE_NAME as CONNECTION};
+use crate::proto::v1::user_service_server::{SERVICE_NAME as USER, UserServiceServer};
+use crate::service::Core;
+use crate::service::block::Blocks;
+use crate::service::connection::Connections;
+use crate::service::connection_request::ConnectionRequests;
+use crate::service::user::Users;
+use crate::store::Store;
+
+/// The services that answer callers.
+pub const SERVICES: [&str; 4] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK];
+
+/// The largest request. The largest honest one, a profile with every field full of four-byte characters, has 30 kB.
+const REQUEST_BYTES_MAX: usize = 256 * 1024;
+/// Calls at a time on one connection; more wait in the client.
+const STREAMS_MAX: u32 = 1_024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the service runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The rules' settings.
+    pub policy: Policy,
+    /// The time.
+    pub clock: Clock,
+    /// Changes that may wait for their batch.
+    pub max_queued_writes: usize,
+    /// How often what is due is expired for good.
+    pub sweep_interval: Duration,
+    /// The longest that a call may take.
+    pub max_call_time: Duration,
+    /// How long calls may go on after the signal to end.
+    pub drain_time: Duration,
+    /// Whether to answer reflection.
+    pub reflection: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            clock: Clock::system(),
+            max_queued_writes: 4_096,
+            sweep_interval: Duration::from_secs(60),
+            max_call_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(10),
+            reflection: true,
+        }
+    }
+}
+
+/// Serves calls on the listener until `shutdown` is done, then lets those under way end.
+///
+/// # Errors
+///
+/// When the transport fails.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let policy = Arc::new(settings.policy);
+    let (committer, committing) =
+        Committer::start(Arc::clone(&store), Arc::clone(&policy), settings.clock.clone(), settings.max_queued_writes);
+    let (stop, stopped) = watch::channel(false);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let watching = tokio::spawn(health::follow(reporter.clone(), Arc::clone(&store), stopped.clone()));
+    let sweeping = tokio::spawn(sweep::run(committer.clone(), settings.sweep_interval, stopped.clone()));
+
+    let core = Core { store, committer, policy, clock: settings.clock };
+    let mut routes = routes(core);
+    routes = routes.add_service(health);
+    if settings.reflection {
+        routes = add_reflection(routes)?;
+    }
+    let mut serving = Box::pin(
+        Server::builder()
+            .layer(CallLayer::new(settings.max_call_time))
+            .tcp_nodelay(true)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), wait(stopped)),
+    );
+    tokio::select! {
+        ended = &mut serving => return ended.map_err(Into::into),
+        () = shutdown => {}
+    }
+    tracing::info!("draining");
+    close(&reporter).await;
+    // An error means that nobody listens any more, which is what it is for.
+    let _ended = stop.send(true);
+    match timeout(settings.drain_time, &mut serving).await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!("the time to drain is over; what is still under way is cut"),
+    }
+    // What was cut gives up its place; what is in the queue is committed.
+    drop(serving);
+    let _tasks = tokio::join!(watching, sweeping, committing);
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn routes(core: Core) -> Routes {
+    let limit = REQUEST_BYTES_MAX;
+    let mut routes = Routes::default();
+    routes = routes.add_service(UserServiceServer::new(Users(core.clone())).max_decoding_message_size(limit));
+    routes = routes.add_service(
+        ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())).max_decoding_message_size(limit),
+    );
+    routes =
+        routes.add_service(ConnectionServiceServer::new(Connections(core.clone())).max_decoding_message_size(limit));
+    routes.add_service(BlockServiceServer::new(Blocks(core)).max_decoding_message_size(limit))
+}
+
+/// Both versions of reflection, since clients ask for either; with the descriptors of error details, so that
+/// clients can print them.
+fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+}
+
+/// Tells callers to go elsewhere.
+async fn close(reporter: &HealthReporter) {
+    for service in SERVICES.iter().chain([&""]) {
+        reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+    }
+}
+
+/// Done when the value turns true, or nobody is left to turn it.
+async fn wait(mut stopped: watch::Receiver<bool>) {
+    let _closed = stopped.wait_for(|stopped| *stopped).await;
+}

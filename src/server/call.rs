@@ -1,0 +1,160 @@
+//! Around every call: a span in the log, and a deadline.
+//!
+//! tonic answers a passed deadline with CANCELLED; the code that callers expect is DEADLINE_EXCEEDED, so this layer
+//! is the one that watches it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::Code;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::{Instrument, Span, field};
+
+use crate::error;
+
+/// Calls that may take as long as their caller lets them.
+const UNLIMITED: [&str; 1] = ["/kith.v1.UserService/ImportUsers"];
+/// The services whose calls are ours; the rest (health, reflection) have streams that stay open.
+const OURS: &str = "/kith.v1.";
+
+/// Adds [`Call`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallLayer {
+    max_time: Duration,
+}
+
+impl CallLayer {
+    /// No call takes longer than `max_time`.
+    pub(super) fn new(max_time: Duration) -> Self {
+        Self { max_time }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = Call<S>;
+
+    fn layer(&self, inner: S) -> Call<S> {
+        Call { inner, max_time: self.max_time }
+    }
+}
+
+/// A service within a span and a deadline.
+#[derive(Clone, Debug)]
+pub(super) struct Call<S> {
+    inner: S,
+    max_time: Duration,
+}
+
+impl<S> Service<Request<Body>> for Call<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let started = Instant::now();
+        let path = request.uri().path();
+        let span = tracing::info_span!("call", method = path, code = field::Empty, ms = field::Empty);
+        let deadline = self.deadline(path, request.headers());
+        let answer = self.inner.call(request);
+        let recorded = span.clone();
+        let call = async move {
+            let response = match deadline {
+                Some(deadline) => tokio::select! {
+                    biased;
+                    response = answer => response?,
+                    () = deadline => error::deadline_passed().into_http(),
+                },
+                None => answer.await?,
+            };
+            record(&recorded, &response, started);
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
+    }
+}
+
+impl<S> Call<S> {
+    /// The earlier of the caller's deadline and our own. Its time begins now, before that of tonic's own watch.
+    fn deadline(&self, path: &str, headers: &HeaderMap) -> Option<Pin<Box<Sleep>>> {
+        let own = (path.starts_with(OURS) && !UNLIMITED.contains(&path)).then_some(self.max_time);
+        let time = match (timeout(headers), own) {
+            (Some(caller), Some(own)) => caller.min(own),
+            (Some(time), None) | (None, Some(time)) => time,
+            (None, None) => return None,
+        };
+        Some(Box::pin(sleep(time)))
+    }
+}
+
+/// What the `grpc-timeout` header says (gRPC over HTTP/2, "Timeout"); nothing when it says nothing sensible.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3_600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Notes how the call ended. What is the service's fault is an error; what is the caller's is for debugging.
+fn record(span: &Span, response: &Response<Body>, started: Instant) {
+    // An error without a body has its code in the header; a body's own trailer comes later, and is OK here.
+    let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+    span.record("code", field::debug(code));
+    span.record("ms", started.elapsed().as_secs_f64() * 1_000.0);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; all others are the caller's fault or nobody's")]
+    match code {
+        Code::Unknown | Code::Internal | Code::DataLoss => tracing::error!("failed"),
+        Code::Unavailable | Code::DeadlineExceeded => tracing::warn!("failed"),
+        _ => tracing::debug!("done"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_has_them() {
+        for (text, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("0n", Some(Duration::ZERO)),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("-5S", None),
+            ("+5S", None),
+            ("999999999S", None),
+            ("5 S", None),
+            ("5x", None),
+        ] {
+            let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]);
+            assert_eq!(timeout(&headers), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The import of users: a stream of rows, stored as they come, each good or refused by itself.
+
+use tokio::task::JoinSet;
+use tonic::{Response, Status, Streaming};
+use uuid::Uuid;
+
+use super::{Core, answer};
+use crate::committer::CommitError;
+use crate::domain::command::{Command, ImportRefusal, ImportSummary, Imported, Outcome, ReplayKey, Reply, Submission};
+use crate::domain::decide::Rejection;
+use crate::domain::id::Sequence;
+use crate::domain::ledger::REPLAY_KEPT;
+use crate::error;
+use crate::mapping::invalid::{Fields, Invalid};
+use crate::mapping::replay::{Fingerprint, encode};
+use crate::mapping::user as mapping;
+use crate::proto::v1 as pb;
+
+/// How many rows of one import are under way at once: a batch's worth, so that imports do not crowd out callers.
+const UNDER_WAY: usize = 256;
+/// How many refused rows are named.
+const REFUSALS_NAMED: usize = 1_000;
+
+pub(super) async fn run(
+    core: &Core,
+    mut rows: Streaming<pb::ImportUsersRequest>,
+) -> Result<Response<pb::ImportUsersResponse>, Status> {
+    let Some(first) = rows.message().await? else {
+        let revision = core.store.revision().await?;
+        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision.get())));
+    };
+    let request_id = request_id(&first)?;
+    if let Some(id) = request_id
+        && let Some(reply) = first_answer(core, id, &first, &mut rows).await?
+    {
+        return answer(reply);
+    }
+    let mut import = Import { core, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
+    let mut fingerprint = Fingerprint::default();
+    let mut next = Some(first);
+    while let Some(row) = next {
+        let mut chunk = vec![row];
+        while chunk.len() < UNDER_WAY {
+            match rows.message().await? {
+                Some(row) => chunk.push(row),
+                None => break,
+            }
+        }
+        chunk.iter().for_each(|row| fingerprint.add(row));
+        import.store(chunk).await?;
+        next = rows.message().await?;
+    }
+    import.finish(request_id.map(|id| (id, fingerprint))).await
+}
+
+fn request_id(first: &pb::ImportUsersRequest) -> Result<Option<Uuid>, Invalid> {
+    let mut fields = Fields::default();
+    let id = fields.request_id(&first.request_id);
+    fields.finish(id)
+}
+
+/// The answer that this import got before, if it did. The whole stream is read, and nothing of it stored.
+async fn first_answer(
+    core: &Core,
+    id: Uuid,
+    first: &pb::ImportUsersRequest,
+    rows: &mut Streaming<pb::ImportUsersRequest>,
+) -> Result<Option<Reply>, Status> {
+    let kept = core.store.replay(id).await?;
+    let Some(kept) = kept.filter(|kept| kept.created > core.clock.now() - REPLAY_KEPT) else { return Ok(None) };
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.add(first);
+    while let Some(row) = rows.message().await? {
+        fingerprint.add(&row);
+    }
+    if fingerprint.finish() != kept.fingerprint {
+        return Err(Rejection::RequestIdReused(id).into());
+    }
+    Ok(Some(Reply::Replayed(kept.response)))
+}
+
+struct Import<'a> {
+    core: &'a Core,
+    summary: ImportSummary,
+    revision: Sequence,
+    position: i64,
+}
+
+impl Import<'_> {
+    /// Stores some rows and counts what came of each.
+    async fn store(&mut self, chunk: Vec<pb::ImportUsersRequest>) -> Result<(), Status> {
+        let mut under_way = JoinSet::new();
+        for row in chunk {
+            let position = self.position;
+            self.position += 1;
+            match self.read(&row, position) {
+                Ok(command) => {
+                    let committer = self.core.committer.clone();
+                    let submission = Submission { command, replay: None };
+                    under_way.spawn(async move { (position, committer.submit_in_turn(submission).await) });
+                }
+                Err(invalid) => self.refuse(position, false, violations(invalid)),
+            }
+        }
+        while let Some(done) = under_way.join_next().await {
+            let (position, reply) = done.map_err(|_| error::internal())?;
+            self.count(position, reply)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<Command, Invalid> {
+        if position > 0 && !row.request_id.is_empty() {
+            let mut fields = Fields::default();
+            fields.wrong("request_id", "must be in the first message only");
+            fields.finish(())?;
+        }
+        mapping::import(row, self.core.clock.now())
+    }
+
+    fn count(&mut self, position: i64, reply: Result<Reply, CommitError>) -> Result<(), Status> {
+        match reply {
+            Ok(Reply::Fresh(outcome)) => {
+                let Outcome { imported, revision, .. } = *outcome;
+                self.revision = self.revision.max(revision);
+                match imported {
+                    Some(Imported::Created) => self.summary.created += 1,
+                    Some(Imported::Updated) => self.summary.updated += 1,
+                    Some(Imported::Unchanged) | None => self.summary.unchanged += 1,
+                }
+                Ok(())
+            }
+            // A row has no request id of its own, and so no kept answer.
+            Ok(Reply::Replayed(_)) => Err(error::internal()),
+            Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
+                let taken = ("user.username".to_owned(), "another user has this name".to_owned());
+                self.refuse(position, true, vec![taken]);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn refuse(&mut self, position: i64, username_taken: bool, violations: Vec<(String, String)>) {
+        self.summary.refused += 1;
+        self.summary.refusals.push(ImportRefusal { position, username_taken, violations });
+    }
+
+    /// Answers, and keeps the answer if there is a key for it.
+    async fn finish(mut self, key: Option<(Uuid, Fingerprint)>) -> Result<Response<pb::ImportUsersResponse>, Status> {
+        // Rows of one chunk end in any order.
+        self.summary.refusals.sort_by_key(|refusal| refusal.position);
+        self.summary.refusals.truncate(REFUSALS_NAMED);
+        let Some((id, fingerprint)) = key else {
+            if self.revision == Sequence::default() {
+                self.revision = self.core.store.revision().await?;
+            }
+            return Ok(Response::new(mapping::import_response(&self.summary, self.revision.get())));
+        };
+        let encode = encode::<pb::ImportUsersResponse>;
+        let replay = Some(ReplayKey { id, fingerprint: fingerprint.finish(), encode });
+        let command = Command::FinishImport(self.summary);
+        answer(self.core.committer.submit_in_turn(Submission { command, replay }).await?)
+    }
+}
+
+fn violations(invalid: Invalid) -> Vec<(String, String)> {
+    invalid.violations.into_iter().map(|violation| (violation.field, violation.description)).collect()
+}

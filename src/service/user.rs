@@ -1,0 +1,91 @@
+//! `kith.v1.UserService`.
+
+use std::collections::HashSet;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Core, cut, import, slice};
+use crate::error;
+use crate::mapping::user as mapping;
+use crate::proto::v1 as pb;
+use crate::proto::v1::user_service_server::UserService;
+use crate::store::UserKey;
+
+/// Keeps the users.
+#[derive(Clone)]
+pub struct Users(pub Core);
+
+#[tonic::async_trait]
+impl UserService for Users {
+    async fn create_user(
+        &self,
+        request: Request<pb::CreateUserRequest>,
+    ) -> Result<Response<pb::CreateUserResponse>, Status> {
+        let request = request.into_inner();
+        self.0.write(&request, mapping::create(&request, self.0.clock.now())?).await
+    }
+
+    async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
+        let key = mapping::key(request.get_ref())?;
+        let read = self.0.store.user(key.clone()).await?;
+        let user = read.value.ok_or_else(|| match key {
+            UserKey::Id(id) => error::user_not_found(id),
+            UserKey::Name(name) => error::username_not_found(&name),
+        })?;
+        Ok(Response::new(pb::GetUserResponse { user: Some(user.as_ref().into()), revision: read.revision.get() }))
+    }
+
+    async fn batch_get_users(
+        &self,
+        request: Request<pb::BatchGetUsersRequest>,
+    ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
+        let mut asked = mapping::ids(request.get_ref())?;
+        let mut seen = HashSet::new();
+        asked.retain(|id| seen.insert(*id));
+        let read = self.0.store.users(asked.clone()).await?;
+        let (found, missing): (Vec<_>, Vec<_>) = asked.into_iter().partition(|id| read.value.contains_key(id));
+        Ok(Response::new(pb::BatchGetUsersResponse {
+            users: mapping::users(found.iter().filter_map(|id| read.value.get(id))),
+            not_found_ids: missing.into_iter().map(|id| id.get()).collect(),
+            revision: read.revision.get(),
+        }))
+    }
+
+    async fn list_users(
+        &self,
+        request: Request<pb::ListUsersRequest>,
+    ) -> Result<Response<pb::ListUsersResponse>, Status> {
+        let key = self.0.store.token_key();
+        let page = mapping::page(request.get_ref(), key)?;
+        let mut read = self.0.store.users_page(slice(&page)).await?;
+        let next_page_token = cut(&mut read.value, &page, request.get_ref(), key, |(_, position)| *position);
+        Ok(Response::new(pb::ListUsersResponse {
+            users: mapping::users(read.value.iter().map(|(user, _)| user)),
+            next_page_token,
+            revision: read.revision.get(),
+        }))
+    }
+
+    async fn update_user(
+        &self,
+        request: Request<pb::UpdateUserRequest>,
+    ) -> Result<Response<pb::UpdateUserResponse>, Status> {
+        let request = request.into_inner();
+        self.0.write(&request, mapping::update(&request, self.0.clock.now())?).await
+    }
+
+    async fn delete_user(
+        &self,
+        request: Request<pb::DeleteUserRequest>,
+    ) -> Result<Response<pb::DeleteUserResponse>, Status> {
+        let request = request.into_inner();
+        self.0.write(&request, mapping::delete(&request)?).await
+    }
+
+    async fn import_users(
+        &self,
+        request: Request<Streaming<pb::ImportUsersRequest>>,
+    ) -> Result<Response<pb::ImportUsersResponse>, Status> {
+        import::run(&self.0, request.into_inner()).await
+    }
+}

@@ -1,0 +1,246 @@
+//! Where everything is kept: one contract, two engines.
+//!
+//! All changes go through [`Store::commit`]; everything else reads. Both engines pass the same suite,
+//! `tests/it/conformance`. [`connect`] chooses the engine by the database's URL.
+
+mod connect;
+mod migration;
+mod postgres;
+mod query;
+mod row;
+mod schema;
+mod sqlite;
+mod statement;
+mod tls;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use uuid::Uuid;
+
+pub use self::connect::{ConnectError, DatabaseUrl, Options, connect, migrate};
+use crate::domain::Time;
+use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::counts::Counts;
+use crate::domain::decide::Rejection;
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
+use crate::domain::pair::{Block, Pair, Request, RequestState};
+use crate::domain::user::User;
+
+/// The most rows that a sweep expires or deletes of each kind.
+pub const DUE_AT_ONCE: i64 = 500;
+/// How many of a sender's oldest requests are looked at for one that is due.
+const OLDEST_OF_A_SENDER: i64 = 4;
+
+/// Where everything is kept.
+///
+/// Every read answers a revision: all that was committed up to it is reflected. Reads see committed changes only,
+/// and never a part of a batch's changes to one pair.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Decides the batch's commands in their order and stores what they change, in one transaction.
+    ///
+    /// The transaction locks the head of the feed before it reads anything else, so that no other batch, here or
+    /// on another server, is decided meanwhile. Answers one reply for each command, in order. Replies are durable:
+    /// they survive a kill of this process and of the database.
+    ///
+    /// On an error nothing was stored, but for [`StoreError::OutcomeUnknown`].
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
+
+    /// The newest revision. Fails when the database cannot be used; this is what health follows.
+    async fn revision(&self) -> Result<Sequence, StoreError>;
+
+    /// A user.
+    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError>;
+
+    /// Those of the users that exist.
+    async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
+
+    /// All users, the newest first, each with its position.
+    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError>;
+
+    /// A request in any state, as stored.
+    async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError>;
+
+    /// Requests of a user that were created after `after`, with both users of each; and the user asked about.
+    async fn requests(
+        &self,
+        user: UserId,
+        which: Requests,
+        after: Time,
+        slice: Slice,
+    ) -> Result<Listed<Request>, StoreError>;
+
+    /// Connections of a user, newest first, with the users at their other ends; and the user and viewer asked about.
+    async fn connections(&self, user: UserId, sharing: Sharing, slice: Slice)
+    -> Result<Listed<Connection>, StoreError>;
+
+    /// How many connections two users share.
+    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError>;
+
+    /// What is between a user and each of the others, as stored: pairs with nothing between them are left out, and
+    /// so are blocks against the user.
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError>;
+
+    /// A user's counts, without the requests that were created at `expired` or before; `None` for no such user.
+    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError>;
+
+    /// Whom a user blocks, newest first, with the blocked users; and the user asked about.
+    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError>;
+
+    /// The answer kept under a request id, however old.
+    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError>;
+
+    /// The secret with which page tokens are signed: the same for all servers on one database.
+    fn token_key(&self) -> &[u8];
+}
+
+/// An answer and the revision that it reflects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read<T> {
+    /// All that was committed up to this is reflected.
+    pub revision: Sequence,
+    /// What was read.
+    pub value: T,
+}
+
+/// Users by id.
+pub type Users = HashMap<UserId, Arc<User>>;
+
+/// Rows, the users that they name, and the revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// All that was committed up to this is reflected.
+    pub revision: Sequence,
+    /// The rows, in their order.
+    pub rows: Vec<T>,
+    /// The users that the rows name and those that were asked about, as far as they exist.
+    pub users: Users,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Rows before this place in the list's order; `None`: from the start.
+    pub before: Option<Sequence>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+impl Slice {
+    fn before(self) -> i64 {
+        self.before.map_or(i64::MAX, Sequence::get)
+    }
+}
+
+/// By what a user is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserKey {
+    /// By id.
+    Id(UserId),
+    /// By the key of the name: lower case.
+    Name(String),
+}
+
+/// Which requests of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// To the user, in this state, ordered by position.
+    Received(RequestState),
+    /// To the user, pending and not viewed, ordered by position.
+    Unviewed,
+    /// From the user, pending or rejected, ordered by id.
+    Sent,
+    /// From the user, in one of these two states, ordered by id.
+    SentIn(RequestState),
+}
+
+/// Which connections of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// All.
+    Any,
+    /// Those with users connected to the viewer too.
+    With(UserId),
+    /// The others.
+    NotWith(UserId),
+}
+
+impl Sharing {
+    /// The viewer, if there is one.
+    pub fn viewer(self) -> Option<UserId> {
+        match self {
+            Self::Any => None,
+            Self::With(viewer) | Self::NotWith(viewer) => Some(viewer),
+        }
+    }
+}
+
+/// A connection, seen from one of its two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The user at the other end.
+    pub other: UserId,
+    /// The accepted request.
+    pub request: RequestId,
+    /// Since when.
+    pub connected: Time,
+    /// Its place in the list.
+    pub position: Sequence,
+}
+
+/// Why the database did not do what it was asked. The causes are for the log; no caller sees them.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It refused a statement: a constraint, a conflict with another transaction. Another try may do.
+    #[error("the database refused a statement")]
+    Refused(#[source] Box<dyn Error + Send + Sync>),
+    /// It cannot be reached, or cannot work now.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// It was lost during a commit, and it could not be learnt whether the commit took place.
+    #[error("the outcome of a commit is unknown")]
+    OutcomeUnknown(#[source] Box<dyn Error + Send + Sync>),
+    /// There is more to do than can be held.
+    #[error("too many reads wait for the database")]
+    Overloaded,
+    /// A row makes no sense.
+    #[error("{column} holds {value:?}")]
+    Corrupt {
+        /// Where.
+        column: &'static str,
+        /// What.
+        value: String,
+    },
+    /// A fault of ours.
+    #[error("a statement is wrong")]
+    Internal(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl StoreError {
+    fn corrupt(column: &'static str, value: &str) -> Self {
+        Self::Corrupt { column, value: value.to_owned() }
+    }
+}
+
+impl From<DieselError> for StoreError {
+    fn from(error: DieselError) -> Self {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums that may grow; the rest is a fault of ours")]
+        match &error {
+            DieselError::DatabaseError(kind, _) => match kind {
+                DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::ExclusionViolation
+                | DatabaseErrorKind::SerializationFailure => Self::Refused(error.into()),
+                // Among the unnamed kinds are deadlocks, time-outs, a full disk, a locked file and a shutdown.
+                _ => Self::Unavailable(error.into()),
+            },
+            _ => Self::Internal(error.into()),
+        }
+    }
+}

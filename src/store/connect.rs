@@ -1,0 +1,150 @@
+//! From a database's URL to a store.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::migration::{Pending, migrate_postgres, migrate_sqlite};
+use super::postgres::{self, PostgresStore};
+use super::sqlite::{self, SqliteStore};
+use super::tls::PostgresConfig;
+use super::{Store, StoreError};
+
+/// Which database: `sqlite://PATH`, or `postgres://…` as PostgreSQL's own tools take it.
+#[derive(Clone)]
+pub struct DatabaseUrl(Engine);
+
+#[derive(Clone)]
+enum Engine {
+    Sqlite(PathBuf),
+    Postgres { config: Box<PostgresConfig>, shown: String },
+}
+
+/// How to use the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many connections read at the same time; one more writes.
+    pub readers: u32,
+    /// Whether to bring the tables up to date first; if not, a database that is behind is refused.
+    pub migrate: bool,
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The tables were made by a newer version of this program.
+    #[error("the database is newer than this program: it has migration {0}, which this version does not know")]
+    Newer(String),
+    /// The tables are older, and may not be changed.
+    #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
+    Older(usize),
+    /// A migration failed.
+    #[error("a migration failed")]
+    Migration(#[source] Box<dyn Error + Send + Sync>),
+    /// The database does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<diesel::result::Error> for ConnectError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return match path {
+                "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
+                ":memory:" => Err("a database in memory has one connection and no life; give a file".to_owned()),
+                path => Ok(Self(Engine::Sqlite(path.into()))),
+            };
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let config = PostgresConfig::parse(url).map_err(|error| error.to_string())?;
+            let shown = without_secrets(url);
+            return Ok(Self(Engine::Postgres { config: Box::new(config), shown }));
+        }
+        Err("must begin with sqlite:// or postgres://".to_owned())
+    }
+}
+
+/// The URL without user, password and parameters.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let rest = rest.split('?').next().unwrap_or_default();
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    format!("{scheme}://{place}")
+}
+
+/// Shows where the database is, and nothing secret.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Engine::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Engine::Postgres { shown, .. } => f.write_str(shown),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Opens the database.
+pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
+    prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
+    match url.0.clone() {
+        Engine::Sqlite(path) => {
+            let readers = usize::try_from(options.readers).unwrap_or(1);
+            let store = blocking(move || Ok(SqliteStore::open(&path, readers)?)).await?;
+            Ok(Arc::new(store))
+        }
+        Engine::Postgres { config, .. } => Ok(Arc::new(PostgresStore::connect(*config, options.readers).await?)),
+    }
+}
+
+/// Brings the tables up to date; answers how many migrations were applied.
+pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
+    prepare(url, Pending::Apply).await
+}
+
+async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
+    match url.0.clone() {
+        Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
+        Engine::Postgres { config, .. } => migrate_postgres(postgres::open(&config).await?, pending).await,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
+) -> Result<T, ConnectError> {
+    let done = tokio::task::spawn_blocking(job).await;
+    done.unwrap_or_else(|error| Err(StoreError::Internal(error.into()).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        let url: DatabaseUrl = "postgres://kith:s3cr%40t@db:5432/kith?application_name=s3cret".parse().expect("a URL");
+        assert_eq!(url.to_string(), "postgres://db:5432/kith");
+        assert_eq!(format!("{url:?}"), "postgres://db:5432/kith");
+    }
+
+    #[test]
+    fn urls_of_no_engine_are_refused() {
+        for url in ["", "kith.db", "mysql://db", "sqlite://", "sqlite://:memory:", "postgres://h:port/d"] {
+            assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Brings a database to the tables that this program knows.
+//!
+//! Safe when several servers start at once: they wait for each other, and the first does the work.
+
+use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource, MigrationVersion};
+use diesel::prelude::*;
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::connect::ConnectError;
+
+const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// An arbitrary number that all servers agree on: "kith" in ASCII.
+const LOCK: i64 = 0x6b69_7468;
+
+/// What to do about migrations that the database lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    Apply,
+    Refuse,
+}
+
+pub(super) fn migrate_sqlite(conn: &mut SqliteConnection, pending: Pending) -> Result<usize, ConnectError> {
+    if pending == Pending::Refuse {
+        return run(conn, SQLITE, pending);
+    }
+    // The write lock first: another server that starts at the same time waits here.
+    conn.batch_execute("BEGIN IMMEDIATE")?;
+    let result = run(conn, SQLITE, pending);
+    conn.batch_execute(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    result
+}
+
+pub(super) async fn migrate_postgres(mut conn: AsyncPgConnection, pending: Pending) -> Result<usize, ConnectError> {
+    if pending == Pending::Apply {
+        // Held until the connection ends, which is when this function does.
+        conn.batch_execute(&format!("SET lock_timeout = '60s'; SELECT pg_advisory_lock({LOCK})")).await?;
+    }
+    run(&mut AsyncMigrationHarness::new(conn), POSTGRES, pending)
+}
+
+/// Applies what is pending, or refuses; answers how many were applied.
+fn run<DB: diesel::backend::Backend>(
+    harness: &mut impl MigrationHarness<DB>,
+    source: EmbeddedMigrations,
+    pending: Pending,
+) -> Result<usize, ConnectError> {
+    let known: Vec<MigrationVersion<'static>> = MigrationSource::<DB>::migrations(&source)
+        .map_err(ConnectError::Migration)?
+        .iter()
+        .map(|migration| migration.name().version().as_owned())
+        .collect();
+    let applied = harness.applied_migrations().map_err(ConnectError::Migration)?;
+    if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
+        return Err(ConnectError::Newer(newer.to_string()));
+    }
+    let missing = known.len() - applied.len();
+    if missing > 0 && pending == Pending::Refuse {
+        return Err(ConnectError::Older(missing));
+    }
+    let done = harness.run_pending_migrations(source).map_err(ConnectError::Migration)?;
+    Ok(done.len())
+}

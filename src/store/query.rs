@@ -1,0 +1,290 @@
+//! The reads, written once: both engines run these same queries.
+//!
+//! Every list is ordered by a unique column and continues after a value of it, so that nothing is skipped or told
+//! twice while others write. The last page's `before` is `i64::MAX`.
+
+use diesel::backend::Backend;
+use diesel::dsl::{auto_type, case_when, count_star, exists, not};
+use diesel::internal::derives::as_expression::Bound;
+use diesel::prelude::*;
+use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::sql_types::BigInt;
+
+use super::schema::{
+    Instant, IsOpen, IsWithdrawn, Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts,
+    users,
+};
+
+use super::statement::Statement;
+
+type CountsSql = <user_counts::table as AsQuery>::SqlType;
+
+#[auto_type]
+pub(super) fn head() -> _ {
+    feed::table.find(1_i64)
+}
+
+#[auto_type]
+pub(super) fn revision() -> _ {
+    feed::table.find(1_i64).select(feed::last_sequence)
+}
+
+// --- users ---
+
+#[auto_type]
+pub(super) fn user(id: i64) -> _ {
+    users::table.find(id)
+}
+
+#[auto_type]
+pub(super) fn user_by_name(key: String) -> _ {
+    users::table.filter(users::username_key.eq(key))
+}
+
+#[auto_type]
+pub(super) fn users_page(before: i64, limit: i64) -> _ {
+    users::table.filter(users::position.lt(before)).order(users::position.desc()).limit(limit)
+}
+
+#[auto_type]
+pub(super) fn member(id: i64) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::id.eq(id))
+}
+
+#[auto_type]
+pub(super) fn member_by_name(key: String) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::username_key.eq(key))
+}
+
+#[auto_type]
+pub(super) fn counts(user: i64) -> _ {
+    user_counts::table.find(user)
+}
+
+// --- requests ---
+
+#[auto_type]
+pub(super) fn request(id: i64) -> _ {
+    connection_requests::table.filter(connection_requests::id.eq(id))
+}
+
+#[auto_type]
+pub(super) fn request_of_pair(low: i64, high: i64) -> _ {
+    connection_requests::table.find((low, high))
+}
+
+/// The requests to a user in one state, by when they came into it.
+#[auto_type]
+pub(super) fn requests_received(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::to_user_id.eq(user))
+        .filter(connection_requests::state.eq(state))
+        .filter(connection_requests::created.gt(after))
+        .filter(connection_requests::position.lt(before))
+        .order(connection_requests::position.desc())
+        .limit(limit)
+}
+
+/// The same, of those not viewed.
+#[auto_type]
+pub(super) fn requests_unviewed(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::to_user_id.eq(user))
+        .filter(connection_requests::state.eq(state))
+        .filter(connection_requests::viewed.is_null())
+        .filter(connection_requests::created.gt(after))
+        .filter(connection_requests::position.lt(before))
+        .order(connection_requests::position.desc())
+        .limit(limit)
+}
+
+/// The requests that a user sent and sees waiting, by when they were sent.
+#[auto_type]
+pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::from_user_id.eq(user))
+        .filter(IsOpen)
+        .filter(connection_requests::created.gt(after))
+        .filter(connection_requests::id.lt(before))
+        .order(connection_requests::id.desc())
+        .limit(limit)
+}
+
+/// Those of them in one state only; for products that disclose rejections.
+#[auto_type]
+pub(super) fn requests_sent_in(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::from_user_id.eq(user))
+        .filter(IsOpen)
+        .filter(connection_requests::state.eq(state))
+        .filter(connection_requests::created.gt(after))
+        .filter(connection_requests::id.lt(before))
+        .order(connection_requests::id.desc())
+        .limit(limit)
+}
+
+/// The oldest of the requests that a user sent and sees waiting.
+#[auto_type]
+pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::from_user_id.eq(user))
+        .filter(IsOpen)
+        .order(connection_requests::id.asc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn all_sent(user: i64) -> _ {
+    connection_requests::table.filter(connection_requests::from_user_id.eq(user))
+}
+
+#[auto_type]
+pub(super) fn all_received(user: i64) -> _ {
+    connection_requests::table.filter(connection_requests::to_user_id.eq(user))
+}
+
+/// The requests that were sent at `until` or before and still wait, the oldest first.
+#[auto_type]
+pub(super) fn due_open(until: Stamp, limit: i64) -> _ {
+    connection_requests::table
+        .filter(IsOpen)
+        .filter(connection_requests::created.le(until))
+        .order(connection_requests::created.asc())
+        .limit(limit)
+}
+
+/// The withdrawn requests that were rejected at `until` or before, the oldest first.
+#[auto_type]
+pub(super) fn due_withdrawn(until: Stamp, limit: i64) -> _ {
+    connection_requests::table
+        .filter(IsWithdrawn)
+        .filter(connection_requests::rejected.le(until))
+        .order(connection_requests::rejected.asc())
+        .limit(limit)
+}
+
+/// When the oldest request that waits was sent: tells whether anything is due at all.
+#[auto_type]
+pub(super) fn oldest_open() -> _ {
+    connection_requests::table
+        .filter(IsOpen)
+        .order(connection_requests::created.asc())
+        .select(connection_requests::created)
+        .limit(1_i64)
+}
+
+/// A user's counts without the requests that wait although they were sent at `until` or before. One statement, so
+/// that a sweep in between is not counted twice.
+pub(super) fn counts_without_due<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    let text = "SELECT user_id, requests_sent - due.sent, requests_received - due.received, \
+                requests_unviewed - due.unviewed, connections, sends, sends_since \
+                FROM user_counts CROSS JOIN ( \
+                    SELECT count(*) FILTER (WHERE from_user_id = ?) AS sent, \
+                           count(*) FILTER (WHERE to_user_id = ? AND state = 'PENDING') AS received, \
+                           count(*) FILTER (WHERE to_user_id = ? AND state = 'PENDING' AND viewed IS NULL) AS unviewed \
+                    FROM connection_requests WHERE state IN ('PENDING', 'REJECTED') AND created <= ? \
+                ) AS due WHERE user_id = ?";
+    Statement::new(text)
+        .bind::<BigInt, _>(user)
+        .bind::<BigInt, _>(user)
+        .bind::<BigInt, _>(user)
+        .bind::<Instant, _>(until)
+        .bind::<BigInt, _>(user)
+}
+
+// --- connections ---
+
+#[auto_type]
+pub(super) fn connections_page(user: i64, before: i64, limit: i64) -> _ {
+    connections::table
+        .filter(connections::user_id.eq(user))
+        .filter(connections::position.lt(before))
+        .order(connections::position.desc())
+        .limit(limit)
+}
+
+/// Whether the other end of a connection is connected to `viewer`: a look-up by the pair's key.
+#[auto_type]
+fn shared_with(viewer: i64) -> _ {
+    exists(
+        connection_requests::table
+            .filter(
+                connection_requests::low_user_id.eq(case_when(
+                    connections::other_user_id.lt(viewer),
+                    connections::other_user_id,
+                )
+                .otherwise(viewer.into_sql::<BigInt>())),
+            )
+            .filter(
+                connection_requests::high_user_id.eq(case_when(
+                    connections::other_user_id.lt(viewer),
+                    viewer.into_sql::<BigInt>(),
+                )
+                .otherwise(connections::other_user_id)),
+            )
+            .filter(connection_requests::state.eq("CONNECTED")),
+    )
+}
+
+#[auto_type]
+pub(super) fn connections_shared(user: i64, viewer: i64, before: i64, limit: i64) -> _ {
+    let shared: shared_with = shared_with(viewer);
+    connections::table
+        .filter(connections::user_id.eq(user))
+        .filter(shared)
+        .filter(connections::position.lt(before))
+        .order(connections::position.desc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn connections_not_shared(user: i64, viewer: i64, before: i64, limit: i64) -> _ {
+    let shared: shared_with = shared_with(viewer);
+    connections::table
+        .filter(connections::user_id.eq(user))
+        .filter(not(shared))
+        .filter(connections::position.lt(before))
+        .order(connections::position.desc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn connections_shared_total(user: i64, viewer: i64) -> _ {
+    let shared: shared_with = shared_with(viewer);
+    connections::table.filter(connections::user_id.eq(user)).filter(shared).select(count_star())
+}
+
+// --- blocks and kept answers ---
+
+#[auto_type]
+pub(super) fn block(user: i64, other: i64) -> _ {
+    blocks::table.find((user, other))
+}
+
+#[auto_type]
+pub(super) fn blocks_page(user: i64, before: i64, limit: i64) -> _ {
+    blocks::table
+        .filter(blocks::user_id.eq(user))
+        .filter(blocks::position.lt(before))
+        .order(blocks::position.desc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn blocks_by(user: i64) -> _ {
+    blocks::table.filter(blocks::user_id.eq(user))
+}
+
+#[auto_type]
+pub(super) fn blocks_against(user: i64) -> _ {
+    blocks::table.filter(blocks::other_user_id.eq(user))
+}
+
+#[auto_type]
+pub(super) fn replay(id: String) -> _ {
+    request_ids::table.find(id)
+}

@@ -1,0 +1,219 @@
+//! The tables, once for both engines. `migrations/` has the same in SQL, with the reasons.
+
+use chrono::{DateTime, Utc};
+use diesel::backend::Backend;
+use diesel::deserialize::{self, FromSql, FromSqlRow};
+use diesel::expression::{AppearsOnTable, AsExpression, Expression, SelectableExpression, ValidGrouping, is_aggregate};
+use diesel::pg::{Pg, PgValue};
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::serialize::{self, IsNull, Output, ToSql};
+use diesel::sql_types::{BigInt, Bool, SqlType, Timestamptz};
+use diesel::sqlite::{Sqlite, SqliteValue};
+
+/// The SQL type of points in time: `timestamptz` on PostgreSQL, microseconds since 1970 on SQLite.
+#[derive(Clone, Copy, Debug, SqlType, QueryId)]
+#[diesel(postgres_type(oid = 1184, array_oid = 1185))]
+#[diesel(sqlite_type(name = "Long"))]
+pub struct Instant;
+
+/// A point in time as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Instant)]
+pub(super) struct Stamp(pub(super) DateTime<Utc>);
+
+impl ToSql<Instant, Pg> for Stamp {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        ToSql::<Timestamptz, Pg>::to_sql(&self.0, out)
+    }
+}
+
+impl FromSql<Instant, Pg> for Stamp {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        FromSql::<Timestamptz, Pg>::from_sql(value).map(Self)
+    }
+}
+
+impl ToSql<Instant, Sqlite> for Stamp {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
+        out.set_value(self.0.timestamp_micros());
+        Ok(IsNull::No)
+    }
+}
+
+impl FromSql<Instant, Sqlite> for Stamp {
+    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        let micros = <i64 as FromSql<BigInt, Sqlite>>::from_sql(value)?;
+        DateTime::from_timestamp_micros(micros).map(Self).ok_or_else(|| format!("{micros} is no time").into())
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    feed (id) {
+        id -> BigInt,
+        epoch -> Text,
+        token_key -> Text,
+        last_sequence -> BigInt,
+        last_time -> Instant,
+        last_user_id -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    users (id) {
+        id -> BigInt,
+        position -> BigInt,
+        username -> Text,
+        username_key -> Text,
+        real_name -> Text,
+        email -> Text,
+        email_isvalid -> Bool,
+        date_joined -> Instant,
+        bio -> Text,
+        location -> Text,
+        birthday -> Text,
+        description -> Text,
+        gender -> Text,
+        status -> Text,
+        website -> Text,
+        avatar -> Text,
+        cover -> Text,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    user_counts (user_id) {
+        user_id -> BigInt,
+        requests_sent -> BigInt,
+        requests_received -> BigInt,
+        requests_unviewed -> BigInt,
+        connections -> BigInt,
+        sends -> BigInt,
+        sends_since -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    connection_requests (low_user_id, high_user_id) {
+        low_user_id -> BigInt,
+        high_user_id -> BigInt,
+        id -> BigInt,
+        from_user_id -> BigInt,
+        to_user_id -> BigInt,
+        state -> Text,
+        position -> BigInt,
+        message -> Text,
+        created -> Instant,
+        viewed -> Nullable<Instant>,
+        rejected -> Nullable<Instant>,
+        accepted -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    /// A view: each connection from both of its sides.
+    connections (user_id, other_user_id) {
+        user_id -> BigInt,
+        other_user_id -> BigInt,
+        connection_request_id -> BigInt,
+        connected -> Instant,
+        position -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    blocks (user_id, other_user_id) {
+        user_id -> BigInt,
+        other_user_id -> BigInt,
+        created -> Instant,
+        position -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    events (sequence) {
+        sequence -> BigInt,
+        time -> Instant,
+        batch_id -> BigInt,
+        kind -> Text,
+        cause -> Nullable<Text>,
+        actor -> Text,
+        actor_user_id -> Nullable<BigInt>,
+        user_id -> BigInt,
+        other_user_id -> Nullable<BigInt>,
+        request_id -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
+    request_ids (id) {
+        id -> Text,
+        fingerprint -> Binary,
+        response -> Binary,
+        created -> Instant,
+    }
+}
+
+diesel::joinable!(user_counts -> users (user_id));
+diesel::allow_tables_to_appear_in_same_query!(users, user_counts);
+diesel::allow_tables_to_appear_in_same_query!(connections, connection_requests);
+
+/// Declares a condition on `connection_requests` with the literal text of a partial index, which a bound value
+/// could not match. (`diesel::dsl::sql` would do, but is parsed anew at every call.)
+macro_rules! condition {
+    ($(#[$doc:meta])* $name:ident, $sql:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, QueryId)]
+        pub struct $name;
+
+        impl Expression for $name {
+            type SqlType = Bool;
+        }
+
+        impl<DB: Backend> QueryFragment<DB> for $name {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> diesel::QueryResult<()> {
+                out.push_sql($sql);
+                Ok(())
+            }
+        }
+
+        impl<Group> ValidGrouping<Group> for $name {
+            type IsAggregate = is_aggregate::No;
+        }
+
+        impl AppearsOnTable<connection_requests::table> for $name {}
+        impl SelectableExpression<connection_requests::table> for $name {}
+    };
+}
+
+condition! {
+    /// The request is pending or rejected: its sender sees it waiting.
+    IsOpen, "connection_requests.state IN ('PENDING', 'REJECTED')"
+}
+condition! {
+    /// The request is kept only to hold a cooldown.
+    IsWithdrawn, "connection_requests.state = 'WITHDRAWN'"
+}

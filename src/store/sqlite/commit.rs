@@ -1,0 +1,275 @@
+//! The commit on SQLite: one immediate transaction on the one writer, with single-row statements that stay prepared.
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+use diesel::sqlite::Sqlite;
+use uuid::Uuid;
+
+use crate::domain::command::{Batch, Needs, Reply};
+use crate::domain::counts::{Counts, SendWindow};
+use crate::domain::decide::Rejection;
+use crate::domain::event::Event;
+use crate::domain::id::{Sequence, UserId};
+use crate::domain::ledger::{self, Changes, Snapshot};
+use crate::domain::pair::Request;
+use crate::domain::user::User;
+use crate::store::row::{
+    BlockRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, member, user_status_name,
+};
+use crate::store::schema::{Instant, Stamp};
+use crate::store::statement::Statement;
+use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, query};
+
+type Write<'a> = Statement<'a, Sqlite>;
+type Replies = Vec<Result<Reply, Rejection>>;
+
+pub(super) fn commit(conn: &mut SqliteConnection, batch: &Batch) -> Result<Replies, StoreError> {
+    // Immediate: the write lock, which is SQLite's head row, comes before the first read.
+    conn.immediate_transaction(|conn| {
+        let snapshot = load(conn, &Needs::of(batch), batch)?;
+        let (replies, changes) = ledger::run(batch, snapshot);
+        if !changes.is_empty() {
+            save(conn, &changes)?;
+        }
+        Ok(replies)
+    })
+}
+
+fn load(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
+    let head: FeedRow = query::head().first(conn)?;
+    let mut snapshot = Snapshot { head: head.head(), ..Snapshot::default() };
+    let mut wanted = needs.users.clone();
+    for request in load_requests(conn, needs, batch)? {
+        if needs.requests.contains(&request.id) {
+            wanted.extend([request.from, request.to]);
+        }
+        snapshot.add_request(request);
+    }
+    for block in load_blocks(conn, needs, &snapshot)? {
+        snapshot.add_block(UserId::new(block.user_id), UserId::new(block.other_user_id), block.block());
+    }
+    for name in &needs.names {
+        let owner: Option<(UserRow, CountsRow)> = query::member_by_name(name.clone()).first(conn).optional()?;
+        if let Some(owner) = owner.map(member).transpose()? {
+            wanted.remove(&owner.user.id);
+            snapshot.members.push(owner);
+        }
+    }
+    for id in wanted {
+        let row: Option<(UserRow, CountsRow)> = query::member(id.get()).first(conn).optional()?;
+        snapshot.members.extend(row.map(member).transpose()?);
+    }
+    for id in &needs.replays {
+        let row: Option<ReplayRow> = query::replay(id.to_string()).first(conn).optional()?;
+        snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
+    }
+    Ok(snapshot)
+}
+
+fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Vec<Request>, StoreError> {
+    let mut rows: Vec<RequestRow> = Vec::new();
+    for key in &needs.pairs {
+        rows.extend(query::request_of_pair(key.low().get(), key.high().get()).load(conn)?);
+    }
+    for id in &needs.requests {
+        rows.extend(query::request(id.get()).load(conn)?);
+    }
+    for user in &needs.unviewed_of {
+        let (pending, ever) = (crate::domain::pair::RequestState::Pending.name(), Stamp(chrono::DateTime::UNIX_EPOCH));
+        rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn)?);
+    }
+    for user in &needs.all_pairs_of {
+        rows.extend(query::all_sent(user.get()).load(conn)?);
+        rows.extend(query::all_received(user.get()).load(conn)?);
+    }
+    if let Some(expired) = batch.policy.expired_before(batch.now) {
+        for user in &needs.senders {
+            let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
+            rows.extend(oldest.into_iter().filter(|row| row.created.0 <= expired));
+        }
+        if needs.due {
+            rows.extend(query::due_open(Stamp(expired), DUE_AT_ONCE).load(conn)?);
+        }
+    }
+    if needs.due {
+        let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
+        rows.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn)?);
+    }
+    rows.into_iter().map(Request::try_from).collect()
+}
+
+fn load_blocks(conn: &mut SqliteConnection, needs: &Needs, loaded: &Snapshot) -> Result<Vec<BlockRow>, StoreError> {
+    let mut rows: Vec<BlockRow> = Vec::new();
+    // Every pair that is loaded is loaded whole.
+    let asked = loaded.pairs.keys().filter(|key| !needs.pairs.contains(key)).chain(&needs.pairs);
+    for key in asked {
+        let (low, high) = (key.low().get(), key.high().get());
+        rows.extend(query::block(low, high).load(conn)?);
+        rows.extend(query::block(high, low).load(conn)?);
+    }
+    for user in &needs.all_pairs_of {
+        rows.extend(query::blocks_by(user.get()).load(conn)?);
+        rows.extend(query::blocks_against(user.get()).load(conn)?);
+    }
+    Ok(rows)
+}
+
+fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError> {
+    for id in &changes.users_deleted {
+        run(conn, Write::new("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
+        run(conn, Write::new("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
+    }
+    for user in &changes.users_updated {
+        save_updated(conn, user)?;
+    }
+    for (user, position) in &changes.users_created {
+        save_created(conn, user, *position)?;
+    }
+    for key in &changes.requests_deleted {
+        let text = "DELETE FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?";
+        run(conn, Write::new(text).bind::<BigInt, _>(key.low().get()).bind::<BigInt, _>(key.high().get()))?;
+    }
+    for request in &changes.requests_put {
+        save_request(conn, request)?;
+    }
+    for (user, other) in &changes.blocks_deleted {
+        let text = "DELETE FROM blocks WHERE user_id = ? AND other_user_id = ?";
+        run(conn, Write::new(text).bind::<BigInt, _>(user.get()).bind::<BigInt, _>(other.get()))?;
+    }
+    for (user, other, block) in &changes.blocks_put {
+        let text = "INSERT OR REPLACE INTO blocks (user_id, other_user_id, created, position) VALUES (?, ?, ?, ?)";
+        let write = Write::new(text)
+            .bind::<BigInt, _>(user.get())
+            .bind::<BigInt, _>(other.get())
+            .bind::<Instant, _>(Stamp(block.created))
+            .bind::<BigInt, _>(block.position.get());
+        run(conn, write)?;
+    }
+    for (user, counts, sends) in &changes.counts {
+        save_counts(conn, *user, *counts, *sends)?;
+    }
+    let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
+    for event in &changes.events {
+        save_event(conn, event, batch_id)?;
+    }
+    for replay in &changes.replays {
+        let text = "INSERT OR REPLACE INTO request_ids (id, fingerprint, response, created) VALUES (?, ?, ?, ?)";
+        let write = Write::new(text)
+            .bind::<Text, _>(replay.id.to_string())
+            .bind::<Binary, _>(replay.fingerprint.as_slice())
+            .bind::<Binary, _>(replay.response.as_slice())
+            .bind::<Instant, _>(Stamp(replay.created));
+        run(conn, write)?;
+    }
+    if let Some(end) = changes.replays_end {
+        let text = "DELETE FROM request_ids WHERE id IN \
+                    (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
+        run(conn, Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
+    }
+    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ? WHERE id = 1";
+    let head = Write::new(text)
+        .bind::<BigInt, _>(changes.head.sequence.get())
+        .bind::<Instant, _>(Stamp(changes.head.time))
+        .bind::<BigInt, _>(changes.head.last_user.get());
+    run(conn, head)
+}
+
+fn save_created(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
+    let text = "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
+                description, gender, status, website, avatar, cover, id, position) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    run(conn, profile(Write::new(text), user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
+    run(conn, Write::new("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
+}
+
+fn save_updated(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
+    let text = "UPDATE users SET username = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
+                location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
+                cover = ? WHERE id = ?";
+    run(conn, profile(Write::new(text), user).bind::<BigInt, _>(user.id.get()))
+}
+
+fn profile<'a>(write: Write<'a>, user: &'a User) -> Write<'a> {
+    write
+        .bind::<Text, _>(user.username.as_str())
+        .bind::<Text, _>(user.real_name.as_str())
+        .bind::<Text, _>(user.email.as_str())
+        .bind::<Bool, _>(user.email_isvalid)
+        .bind::<Instant, _>(Stamp(user.date_joined))
+        .bind::<Text, _>(user.bio.as_str())
+        .bind::<Text, _>(user.location.as_str())
+        .bind::<Text, _>(user.birthday.as_str())
+        .bind::<Text, _>(user.description.as_str())
+        .bind::<Text, _>(gender_name(user.gender))
+        .bind::<Text, _>(user_status_name(user.status))
+        .bind::<Text, _>(user.website.as_str())
+        .bind::<Text, _>(user.avatar.as_str())
+        .bind::<Text, _>(user.cover.as_str())
+}
+
+fn save_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let Some(key) = request.key() else { return Ok(()) };
+    let text = "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
+                position, message, created, viewed, rejected, accepted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                ON CONFLICT (low_user_id, high_user_id) DO UPDATE SET id = excluded.id, \
+                from_user_id = excluded.from_user_id, to_user_id = excluded.to_user_id, state = excluded.state, \
+                position = excluded.position, message = excluded.message, created = excluded.created, \
+                viewed = excluded.viewed, rejected = excluded.rejected, accepted = excluded.accepted";
+    let write = Write::new(text)
+        .bind::<BigInt, _>(key.low().get())
+        .bind::<BigInt, _>(key.high().get())
+        .bind::<BigInt, _>(request.id.get())
+        .bind::<BigInt, _>(request.from.get())
+        .bind::<BigInt, _>(request.to.get())
+        .bind::<Text, _>(request.state.name())
+        .bind::<BigInt, _>(request.position.get())
+        .bind::<Text, _>(request.message.as_str())
+        .bind::<Instant, _>(Stamp(request.created))
+        .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp));
+    run(conn, write)
+}
+
+fn save_counts(
+    conn: &mut SqliteConnection,
+    user: UserId,
+    change: Counts,
+    sends: Option<SendWindow>,
+) -> Result<(), StoreError> {
+    let text = "UPDATE user_counts SET requests_sent = requests_sent + ?, requests_received = requests_received + ?, \
+                requests_unviewed = requests_unviewed + ?, connections = connections + ?, \
+                sends = coalesce(?, sends), sends_since = coalesce(?, sends_since) WHERE user_id = ?";
+    let write = Write::new(text)
+        .bind::<BigInt, _>(change.requests_sent)
+        .bind::<BigInt, _>(change.requests_received)
+        .bind::<BigInt, _>(change.requests_unviewed)
+        .bind::<BigInt, _>(change.connections)
+        .bind::<Nullable<BigInt>, _>(sends.map(|sends| sends.count))
+        .bind::<Nullable<Instant>, _>(sends.and_then(|sends| sends.since).map(Stamp))
+        .bind::<BigInt, _>(user.get());
+    run(conn, write)
+}
+
+fn save_event(conn: &mut SqliteConnection, event: &Event, batch_id: i64) -> Result<(), StoreError> {
+    let text = "INSERT INTO events (sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, \
+                other_user_id, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let (actor, actor_user) = actor_columns(event.actor);
+    let write = Write::new(text)
+        .bind::<BigInt, _>(event.sequence.get())
+        .bind::<Instant, _>(Stamp(event.time))
+        .bind::<BigInt, _>(batch_id)
+        .bind::<Text, _>(event.kind.name())
+        .bind::<Nullable<Text>, _>(event.cause.map(|cause| cause.name()))
+        .bind::<Text, _>(actor)
+        .bind::<Nullable<BigInt>, _>(actor_user)
+        .bind::<BigInt, _>(event.user.get())
+        .bind::<Nullable<BigInt>, _>(event.other.map(UserId::get))
+        .bind::<Nullable<BigInt>, _>(event.request.map(|request| request.get()));
+    run(conn, write)
+}
+
+fn run(conn: &mut SqliteConnection, write: Write<'_>) -> Result<(), StoreError> {
+    write.execute(conn)?;
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! How to reach PostgreSQL: its URL, and the encryption that `sslmode` asks for.
+//!
+//! The modes are libpq's (PostgreSQL manual, chapter "SSL Support"), less `allow` and `verify-ca`.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diesel_async::AsyncPgConnection;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres::NoTls;
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A PostgreSQL database and how to talk to it.
+#[derive(Clone)]
+pub(super) struct PostgresConfig {
+    config: tokio_postgres::Config,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+impl PostgresConfig {
+    /// Reads a `postgres://` URL. `sslmode` is `disable`, `prefer` (the default), `require` or `verify-full`;
+    /// `sslrootcert` names a file of certificates to trust in the place of the system's.
+    pub(super) fn parse(url: &str) -> Result<Self, Cause> {
+        let (rest, mode, roots) = take_tls_parameters(url)?;
+        let mut config: tokio_postgres::Config = rest.parse()?;
+        config.application_name("kith");
+        let (ssl_mode, verify) = match mode.as_deref() {
+            Some("disable") => (SslMode::Disable, false),
+            None | Some("prefer") => (SslMode::Prefer, false),
+            Some("require") => (SslMode::Require, false),
+            Some("verify-full") => (SslMode::Require, true),
+            Some(other) => {
+                return Err(format!("sslmode is {other:?}; it can be disable, prefer, require or verify-full").into());
+            }
+        };
+        config.ssl_mode(ssl_mode);
+        let tls = match ssl_mode {
+            SslMode::Disable => None,
+            _ => Some(Arc::new(client_config(verify, roots.as_deref())?)),
+        };
+        Ok(Self { config, tls })
+    }
+
+    pub(super) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
+        let Some(tls) = &self.tls else {
+            let (client, connection) = self.config.connect(NoTls).await?;
+            return Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?);
+        };
+        let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+        let (client, connection) = self.config.connect(tls).await?;
+        Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+    }
+}
+
+/// Takes `sslmode` and `sslrootcert` out of the URL: the driver knows neither `verify-full` nor root files.
+fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<PathBuf>), Cause> {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let (mut mode, mut roots, mut kept) = (None, None, Vec::new());
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("sslmode", value)) => mode = Some(value.to_owned()),
+            Some(("sslrootcert", value)) => roots = Some(PathBuf::from(value)),
+            Some(_) => kept.push(parameter),
+            None => return Err(format!("the parameter {parameter:?} has no value").into()),
+        }
+    }
+    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    Ok((rest, mode, roots))
+}
+
+fn client_config(verify: bool, roots: Option<&Path>) -> Result<ClientConfig, Cause> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    if !verify {
+        let verifier = Arc::new(AnyCertificate(provider));
+        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+    }
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+            let certificates = read().map_err(|error| format!("sslrootcert {}: {error}", path.display()))?;
+            for certificate in certificates {
+                store.add(certificate)?;
+            }
+        }
+        None => _ = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+    }
+    if store.is_empty() {
+        return Err("there are no root certificates to verify the server with; give sslrootcert".into());
+    }
+    Ok(builder.with_root_certificates(store).with_no_client_auth())
+}
+
+/// Takes any certificate, as libpq does for `prefer` and `require`: the line is encrypted, the server not proven.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_parameters_are_taken_out_of_the_url() {
+        let (rest, mode, roots) =
+            take_tls_parameters("postgres://h/d?sslmode=verify-full&host=/tmp&sslrootcert=/ca.pem").expect("valid");
+        assert_eq!(rest, "postgres://h/d?host=/tmp");
+        assert_eq!(mode.as_deref(), Some("verify-full"));
+        assert_eq!(roots, Some(PathBuf::from("/ca.pem")));
+    }
+
+    #[test]
+    fn an_unknown_mode_is_refused() {
+        let error = PostgresConfig::parse("postgres://h/d?sslmode=verify-ca").err().expect("refused");
+        assert!(error.to_string().contains("verify-ca"), "{error}");
+    }
+}
