@@ -1,13 +1,6 @@
 //! The wire: code generated from `proto/`, and the descriptors that server reflection tells.
 
 /// Package `kith.v1`.
-#[expect(
-    missing_docs,
-    unreachable_pub,
-    clippy::cast_lossless,
-    clippy::wildcard_enum_match_arm,
-    reason = "generated; the proto has the comments"
-)]
 pub mod v1 {
     tonic::include_proto!("kith.v1");
 }

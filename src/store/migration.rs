@@ -2,7 +2,6 @@
 //!
 //! Safe when several servers start at once: they wait for each other, and the first does the work.
 
-use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
 use diesel::prelude::*;
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
@@ -28,10 +27,7 @@ pub(super) fn migrate_sqlite(conn: &mut SqliteConnection, pending: Pending) -> R
         return run(conn, SQLITE, pending);
     }
     // The write lock first: another server that starts at the same time waits here.
-    conn.batch_execute("BEGIN IMMEDIATE")?;
-    let result = run(conn, SQLITE, pending);
-    conn.batch_execute(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-    result
+    conn.immediate_transaction(|conn| run(conn, SQLITE, pending))
 }
 
 pub(super) async fn migrate_postgres(mut conn: AsyncPgConnection, pending: Pending) -> Result<usize, ConnectError> {

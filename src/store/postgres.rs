@@ -69,7 +69,7 @@ impl PostgresStore {
 
 /// Opens a connection with the settings that every connection has.
 pub(super) async fn open(config: &PostgresConfig) -> Result<AsyncPgConnection, StoreError> {
-    let mut conn = config.connect().await.map_err(|error| StoreError::Unavailable(error.into()))?;
+    let mut conn = config.connect().await.map_err(StoreError::Unavailable)?;
     conn.batch_execute(SESSION).await?;
     Ok(conn)
 }

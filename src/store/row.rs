@@ -23,6 +23,7 @@ use crate::domain::user::{Gender, User, UserStatus};
 pub(super) struct FeedRow {
     #[expect(dead_code, reason = "always 1")]
     pub(super) id: i64,
+    #[expect(dead_code, reason = "for the cursors of the feed")]
     pub(super) epoch: String,
     pub(super) token_key: String,
     pub(super) last_sequence: i64,

@@ -187,7 +187,7 @@ macro_rules! condition {
     ($(#[$doc:meta])* $name:ident, $sql:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, QueryId)]
-        pub struct $name;
+        pub(super) struct $name;
 
         impl Expression for $name {
             type SqlType = Bool;

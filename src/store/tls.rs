@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use diesel_async::AsyncPgConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -32,21 +32,17 @@ impl PostgresConfig {
         let (rest, mode, roots) = take_tls_parameters(url)?;
         let mut config: tokio_postgres::Config = rest.parse()?;
         config.application_name("kith");
-        let (ssl_mode, verify) = match mode.as_deref() {
-            Some("disable") => (SslMode::Disable, false),
-            None | Some("prefer") => (SslMode::Prefer, false),
-            Some("require") => (SslMode::Require, false),
-            Some("verify-full") => (SslMode::Require, true),
+        let (ssl_mode, tls) = match mode.as_deref() {
+            Some("disable") => (SslMode::Disable, None),
+            None | Some("prefer") => (SslMode::Prefer, Some(any_certificate()?)),
+            Some("require") => (SslMode::Require, Some(any_certificate()?)),
+            Some("verify-full") => (SslMode::Require, Some(verified(roots.as_deref())?)),
             Some(other) => {
                 return Err(format!("sslmode is {other:?}; it can be disable, prefer, require or verify-full").into());
             }
         };
         config.ssl_mode(ssl_mode);
-        let tls = match ssl_mode {
-            SslMode::Disable => None,
-            _ => Some(Arc::new(client_config(verify, roots.as_deref())?)),
-        };
-        Ok(Self { config, tls })
+        Ok(Self { config, tls: tls.map(Arc::new) })
     }
 
     pub(super) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
@@ -76,13 +72,14 @@ fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<Path
     Ok((rest, mode, roots))
 }
 
-fn client_config(verify: bool, roots: Option<&Path>) -> Result<ClientConfig, Cause> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+fn any_certificate() -> Result<ClientConfig, Cause> {
+    let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    if !verify {
-        let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    }
+    let verifier = Arc::new(AnyCertificate(provider));
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn verified(roots: Option<&Path>) -> Result<ClientConfig, Cause> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(path) => {
@@ -97,7 +94,8 @@ fn client_config(verify: bool, roots: Option<&Path>) -> Result<ClientConfig, Cau
     if store.is_empty() {
         return Err("there are no root certificates to verify the server with; give sslrootcert".into());
     }
-    Ok(builder.with_root_certificates(store).with_no_client_auth())
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(store).with_no_client_auth())
 }
 
 /// Takes any certificate, as libpq does for `prefer` and `require`: the line is encrypted, the server not proven.

@@ -1,7 +1,7 @@
 //! The commit on PostgreSQL: three flights for a batch of any size.
 //!
-//! 1. begin, lock the head, load; 2. save; 3. commit. Statements work on arrays, so that their text never depends
-//! on how much a batch holds and they stay prepared.
+//! The first begins, locks the head and loads; the second saves; the third commits. Statements work on arrays, so
+//! that their text never depends on how much a batch holds and they stay prepared.
 
 mod save;
 
