@@ -1,0 +1,40 @@
+//! What the tests stand on: databases, servers, clients, and a clock that can be turned.
+
+pub mod app;
+pub mod database;
+pub mod postgres;
+
+pub use self::app::{App, refused};
+pub use self::database::{Database, Engine};
+
+/// Declares cases that run on each engine, each as a test of its own: `name::sqlite` and `name::postgres`.
+///
+/// A case takes an [`App`], or with `with = |settings| …` one whose settings were changed.
+#[macro_export]
+macro_rules! cases {
+    ($($(#[with($change:expr)])? async fn $name:ident($app:ident: App) $body:block)+) => {$(
+        async fn $name($app: $crate::harness::App) $body
+
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn run(engine: $crate::harness::Engine) {
+                #[allow(unused_mut, unused_assignments)]
+                let mut change: fn(&mut kith::server::Settings) = |_| {};
+                $(change = $change;)?
+                super::$name($crate::harness::App::with(engine, change).await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                run($crate::harness::Engine::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                run($crate::harness::Engine::Postgres).await;
+            }
+        }
+    )+};
+}

@@ -1,0 +1,141 @@
+use kith::proto::v1 as pb;
+use kith::proto::v1::{ConnectionRequestState as State, ConnectionStatus, ErrorReason, UserStatus};
+use tonic::Code;
+
+use crate::cases;
+use crate::harness::app::fields;
+use crate::harness::refused;
+
+fn request(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
+    pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() }
+}
+
+cases! {
+    async fn it_answers_the_whole_request(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let send = pb::SendConnectionRequestRequest { message: "Hello\n\tBob 👋".to_owned(), ..request(ann, bob) };
+        let response = app.requests().send_connection_request(send).await.unwrap().into_inner();
+        assert_eq!(response.status(), ConnectionStatus::RequestSent);
+        let sent = response.connection_request.unwrap();
+        assert_eq!(sent.id, response.revision);
+        assert_eq!(sent.message, "Hello\n\tBob 👋");
+        assert_eq!(sent.state(), State::Pending);
+        let names = |user: &Option<pb::User>| user.as_ref().map(|user| (user.id, user.username.clone()));
+        assert_eq!(names(&sent.from_user), Some((ann, "ann".to_owned())));
+        assert_eq!(names(&sent.to_user), Some((bob, "bob".to_owned())));
+        let created = sent.created.unwrap();
+        assert_eq!(created.seconds, app.clock.now().timestamp());
+        assert_eq!((sent.viewed, sent.rejected, sent.accepted), (None, None, None));
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 0], [0, 1, 1, 0]));
+        assert_eq!(app.status(bob, ann).await, ConnectionStatus::RequestReceived);
+    }
+
+    async fn a_crossing_request_connects(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let first = app.send(ann, bob).await;
+        let response = app.try_send(bob, ann).await.unwrap().into_inner();
+        let connected = response.connection_request.clone().unwrap();
+        assert_eq!((connected.id, connected.state()), (first, State::Connected));
+        assert_eq!(response.status(), ConnectionStatus::Connected);
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
+    }
+
+    async fn every_wrong_field_is_named_and_nothing_changes(app: App) {
+        let before = app.revision().await;
+        let send = pb::SendConnectionRequestRequest {
+            message: "\0".to_owned(),
+            request_id: "mine".to_owned(),
+            ..request(0, -1)
+        };
+        let refusal = app.requests().send_connection_request(send).await;
+        let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(fields(&details), ["from_user_id", "to_user_id", "message", "request_id"]);
+        assert_eq!(app.revision().await, before);
+    }
+
+    async fn nobody_asks_themselves(app: App) {
+        let ann = app.user("ann").await;
+        let details = refused(app.try_send(ann, ann).await, Code::InvalidArgument, ErrorReason::SelfRequest);
+        assert_eq!(fields(&details), ["to_user_id"]);
+    }
+
+    async fn both_users_must_exist(app: App) {
+        let ann = app.user("ann").await;
+        for (from, to) in [(ann, 99), (99, ann)] {
+            let details = refused(app.try_send(from, to).await, Code::NotFound, ErrorReason::UserNotFound);
+            assert_eq!(details.error_info().unwrap().metadata["user_id"], "99");
+        }
+    }
+
+    async fn both_users_must_be_approved(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        for status in [UserStatus::Blocked, UserStatus::Unregistered] {
+            app.moderate(bob, "bob", status).await;
+            for (from, to) in [(ann, bob), (bob, ann)] {
+                refused(app.try_send(from, to).await, Code::FailedPrecondition, ErrorReason::UserNotApproved);
+            }
+        }
+    }
+
+    async fn a_user_whom_the_sender_blocks_is_not_asked(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        app.block(ann, bob).await;
+        refused(app.try_send(ann, bob).await, Code::FailedPrecondition, ErrorReason::BlockedByYou);
+    }
+
+    async fn a_connection_or_a_request_that_waits_is_not_asked_for_again(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let id = app.send(ann, bob).await;
+        let details = refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
+        assert_eq!(details.error_info().unwrap().metadata["connection_request_id"], id.to_string());
+        app.accept(id, bob).await.unwrap();
+        let details = refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::AlreadyConnected);
+        assert_eq!(details.error_info().unwrap().metadata["connection_request_id"], id.to_string());
+    }
+
+    #[with(|settings| settings.policy.max_sent_requests = Some(2))]
+    async fn open_requests_have_a_limit(app: App) {
+        let ann = app.user("ann").await;
+        for name in ["bob", "cy"] {
+            let other = app.user(name).await;
+            app.send(ann, other).await;
+        }
+        let dee = app.user("dee").await;
+        let details = refused(app.try_send(ann, dee).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+        let metadata = &details.error_info().unwrap().metadata;
+        assert_eq!((metadata["limit"].as_str(), metadata["maximum"].as_str()), ("sent_requests", "2"));
+        assert_eq!(metadata["user_id"], ann.to_string());
+    }
+
+    #[with(|settings| settings.policy.max_sends_per_hour = Some(2))]
+    async fn sends_have_a_rate_and_the_refusal_tells_when(app: App) {
+        let ann = app.user("ann").await;
+        let others = [app.user("bob").await, app.user("cy").await, app.user("dee").await];
+        app.send(ann, others[0]).await;
+        app.clock.advance(chrono::TimeDelta::minutes(20));
+        let second = app.send(ann, others[1]).await;
+        app.cancel(second, ann).await.unwrap();
+        let details = refused(app.try_send(ann, others[2]).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+        assert_eq!(details.error_info().unwrap().metadata["limit"], "sends_per_hour");
+        let pause = details.retry_info().unwrap().retry_delay.unwrap();
+        assert_eq!(pause, std::time::Duration::from_secs(40 * 60));
+        app.clock.advance(chrono::TimeDelta::minutes(40));
+        app.send(ann, others[2]).await;
+    }
+
+    async fn a_repetition_gets_the_first_answer_again(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
+        let send = pb::SendConnectionRequestRequest { request_id, ..request(ann, bob) };
+        let first = app.requests().send_connection_request(send.clone()).await.unwrap().into_inner();
+        app.accept(first.connection_request.as_ref().unwrap().id, bob).await.unwrap();
+        let again = app.requests().send_connection_request(send.clone()).await.unwrap().into_inner();
+        assert_eq!(again, first);
+        let other = pb::SendConnectionRequestRequest { message: "other".to_owned(), ..send.clone() };
+        let refusal = app.requests().send_connection_request(other).await;
+        refused(refusal, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        app.clock.advance(chrono::TimeDelta::hours(24));
+        let forgotten = app.requests().send_connection_request(send).await;
+        refused(forgotten, Code::AlreadyExists, ErrorReason::AlreadyConnected);
+    }
+}
