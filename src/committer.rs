@@ -60,14 +60,26 @@ impl Committer {
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         let (answer, outcome) = oneshot::channel();
         self.queue.try_send((submission, answer)).map_err(|_| CommitError::Overloaded)?;
-        outcome.await.unwrap_or(Err(CommitError::Internal))
+        Queued(outcome).outcome().await
     }
 
-    /// The same for a caller that brings its own next work, and so waits for a place instead of being refused.
-    pub async fn submit_in_turn(&self, submission: Submission) -> Result<Reply, CommitError> {
+    /// Puts a command into the queue, for a caller that brings many in an order that matters: waits for a place
+    /// instead of being refused.
+    pub async fn submit_in_turn(&self, submission: Submission) -> Result<Queued, CommitError> {
         let (answer, outcome) = oneshot::channel();
         self.queue.send((submission, answer)).await.map_err(|_| CommitError::Overloaded)?;
-        outcome.await.unwrap_or(Err(CommitError::Internal))
+        Ok(Queued(outcome))
+    }
+}
+
+/// A command that waits for its batch, or is in it. Dropping this before the batch has begun withdraws it.
+#[derive(Debug)]
+pub struct Queued(oneshot::Receiver<Result<Reply, CommitError>>);
+
+impl Queued {
+    /// What came of it.
+    pub async fn outcome(self) -> Result<Reply, CommitError> {
+        self.0.await.unwrap_or(Err(CommitError::Internal))
     }
 }
 

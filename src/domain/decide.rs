@@ -498,3 +498,58 @@ fn below(
         Some(_) | None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::PairKey;
+
+    fn time(days: i64) -> Time {
+        Time::UNIX_EPOCH + TimeDelta::days(20_000 + days)
+    }
+
+    fn rejected() -> Pair {
+        let key = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
+        let request = Request {
+            id: RequestId::new(7),
+            from: key.low(),
+            to: key.high(),
+            state: RequestState::Rejected,
+            position: Sequence::new(8),
+            message: Message::default(),
+            created: time(0),
+            viewed: Some(time(1)),
+            rejected: Some(time(1)),
+            accepted: None,
+        };
+        Pair { request: Some(request), ..Pair::empty(key) }
+    }
+
+    fn settle_at(pair: &Pair, policy: &Policy, days: i64) -> Option<Decision> {
+        settle(pair, policy, Moment { time: time(days), next: Sequence::new(9) })
+    }
+
+    #[test]
+    fn a_rejected_request_that_expires_holds_a_cooldown_that_still_runs() {
+        let days = |days| Some(TimeDelta::days(days));
+        let policy = Policy { lifetime: days(10), cooldown: days(30), ..Policy::default() };
+        assert_eq!(settle_at(&rejected(), &policy, 9), None);
+        let expired = settle_at(&rejected(), &policy, 10).expect("expired");
+        assert_eq!(expired.events.len(), 1);
+        assert_eq!(expired.pair.request.as_ref().map(|request| request.state), Some(RequestState::Withdrawn));
+        assert_eq!(settle_at(&expired.pair, &policy, 30), None);
+        let cooled = settle_at(&expired.pair, &policy, 31).expect("cooled");
+        assert_eq!((cooled.pair.request, cooled.events.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_switched_off_never_comes() {
+        let policy = Policy { lifetime: None, cooldown: None, ..Policy::default() };
+        assert_eq!(settle_at(&rejected(), &policy, 100_000), None);
+        let moment = Moment { time: time(1), next: Sequence::new(9) };
+        let party = |id| Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() };
+        let key = rejected().key;
+        let cancel = decide(&rejected(), &PairCommand::Cancel, &party(key.low()), &party(key.high()), &policy, moment);
+        assert_eq!(cancel.expect("cancelled").pair.request, None, "without a cooldown nothing is kept");
+    }
+}

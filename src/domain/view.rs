@@ -71,3 +71,36 @@ pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status,
     };
     (status, Some(request.id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Sequence;
+    use crate::domain::pair::Message;
+
+    #[test]
+    fn a_sender_sees_what_the_policy_discloses_and_no_more() {
+        let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
+        let request = Request {
+            id: RequestId::new(7),
+            from: UserId::new(1),
+            to: UserId::new(2),
+            state: RequestState::Rejected,
+            position: Sequence::new(8),
+            message: Message::default(),
+            created: time,
+            viewed: Some(time),
+            rejected: Some(time),
+            accepted: None,
+        };
+        for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
+            let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
+            let seen = visible(&request, Viewer::User(request.from), &policy, time).expect("visible");
+            assert_eq!(seen.state == RequestState::Rejected, disclose_rejections);
+            assert_eq!(seen.rejected.is_some(), disclose_rejections);
+            assert_eq!(seen.viewed.is_some(), disclose_views);
+            assert_eq!(visible(&request, Viewer::User(request.to), &policy, time), Some(request.clone()));
+            assert_eq!(visible(&request, Viewer::User(UserId::new(3)), &policy, time), None);
+        }
+    }
+}

@@ -5,5 +5,9 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
+mod conformance;
 mod harness;
+mod history;
+mod model;
 mod rpc;
+mod semantics;

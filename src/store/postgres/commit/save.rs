@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::pg::Pg;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use tokio::try_join;
+use tokio::{join, try_join};
 
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, UserId};
@@ -29,7 +29,7 @@ type MaybeInstants = Array<Nullable<Instant>>;
 /// deletion of users, which the others wait for.
 pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
     users_deleted(conn, &changes.users_deleted).await?;
-    try_join!(
+    let (a, b, c, d, e, f, g, h, i) = join!(
         users_updated(conn, &changes.users_updated),
         users_created(conn, changes),
         requests_deleted(conn, &changes.requests_deleted),
@@ -39,9 +39,18 @@ pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: 
         events(conn, &changes.events, batch_id),
         replays(conn, changes),
         head(conn, changes),
-    )?;
+    );
+    cause([a, b, c, d, e, f, g, h, i])?;
     // After the rows of new users are there.
     counts(conn, changes).await
+}
+
+/// What went wrong, if anything did. After one statement is refused, all that follow it in the transaction fail for
+/// no reason of their own, and may be heard of first.
+fn cause<const N: usize>(outcomes: [Result<(), StoreError>; N]) -> Result<(), StoreError> {
+    let (refused, others): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().filter_map(Result::err).partition(|error| matches!(error, StoreError::Refused(_)));
+    refused.into_iter().chain(others).next().map_or(Ok(()), Err)
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), StoreError> {

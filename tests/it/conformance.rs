@@ -1,0 +1,240 @@
+//! The contract of `Store`, case by case, on each engine.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use kith::domain::command::{Answer, Batch, Command, Outcome, Relation, ReplayKey, Reply, Submission};
+use kith::domain::decide::Rejection;
+use kith::domain::id::{RequestId, UserId};
+use kith::domain::pair::Message;
+use kith::domain::policy::Policy;
+use kith::domain::user::Profile;
+use kith::domain::view::Status;
+use kith::proto::v1 as pb;
+use kith::proto::v1::ErrorReason;
+use kith::store::{self, Options, UserKey};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::cases;
+use crate::harness::{App, refused};
+
+/// Commits these commands as one batch at the app's time.
+async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Outcome, Rejection>> {
+    let submissions = commands.into_iter().map(|command| Submission { command, replay: None }).collect();
+    let replies = submit(app, submissions, Policy::default()).await;
+    let fresh = |reply| match reply {
+        Reply::Fresh(outcome) => *outcome,
+        Reply::Replayed(_) => panic!("not asked for"),
+    };
+    replies.into_iter().map(|reply| reply.map(fresh)).collect()
+}
+
+async fn submit(app: &App, submissions: Vec<Submission>, policy: Policy) -> Vec<Result<Reply, Rejection>> {
+    let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
+    app.store.commit(Arc::new(batch)).await.expect("a commit")
+}
+
+fn create(id: Option<i64>, username: &str) -> Command {
+    let username = username.parse().expect("a name");
+    Command::CreateUser(Box::new(Profile { id: id.map(UserId::new), username, ..Profile::default() }))
+}
+
+fn send(from: i64, to: i64) -> Command {
+    Command::Send { from: UserId::new(from), to: UserId::new(to), message: Message::default() }
+}
+
+async fn events(app: &App) -> Vec<String> {
+    let values = app.database.values("SELECT kind AS value FROM events ORDER BY sequence").await;
+    values.into_iter().flatten().collect()
+}
+
+cases! {
+    async fn the_commands_of_a_batch_see_those_before_them(app: App) {
+        let outcomes = commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2), send(2, 1)]).await;
+        let crossed = outcomes[3].as_ref().expect("connected");
+        assert_eq!((crossed.status, crossed.revision.get()), (Status::Connected, 4));
+        assert_eq!(crossed.request.as_ref().map(|whole| whole.request.id), Some(RequestId::new(3)));
+        assert_eq!(app.counts(1).await, [0, 0, 0, 1]);
+        assert_eq!(events(&app).await, ["USER_CREATED", "USER_CREATED", "REQUEST_CREATED", "CONNECTION_CREATED"]);
+    }
+
+    async fn a_refused_command_does_not_touch_the_others(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        let outcomes = commit(&app, [send(1, 2), send(1, 9), send(1, 2), send(1, 3)]).await;
+        assert!(outcomes[0].is_ok() && outcomes[3].is_ok());
+        assert_eq!(outcomes[1], Err(Rejection::UserNotFound(UserId::new(9))));
+        assert_eq!(outcomes[2], Err(Rejection::RequestPending(RequestId::new(4))));
+        assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
+    }
+
+    async fn one_request_id_has_one_effect_even_within_a_batch(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
+        let encode: fn(&Outcome) -> Vec<u8> = |outcome| outcome.revision.get().to_be_bytes().to_vec();
+        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let again = Submission { command: send(1, 2), replay: Some(key) };
+        let other = Submission { replay: Some(ReplayKey { fingerprint: [8; 32], ..key }), ..again.clone() };
+        let replies = submit(&app, vec![again.clone(), again.clone(), other], Policy::default()).await;
+        assert!(matches!(&replies[0], Ok(Reply::Fresh(outcome)) if outcome.revision.get() == 3), "{replies:?}");
+        let first = Reply::Replayed(3_i64.to_be_bytes().to_vec());
+        assert_eq!(replies[1], Ok(first.clone()));
+        assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
+        assert_eq!(submit(&app, vec![again], Policy::default()).await, [Ok(first)]);
+        assert_eq!(events(&app).await.len(), 3);
+    }
+
+    async fn a_user_may_go_and_come_back_within_a_batch(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
+        let outcomes = commit(&app, [Command::DeleteUser(UserId::new(1)), create(Some(1), "Ann"), send(2, 1)]).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!((app.counts(1).await, app.counts(2).await), ([0, 1, 1, 0], [1, 0, 0, 0]));
+        let user = app.store.user(UserKey::Name("ann".to_owned())).await.expect("read").value.expect("there");
+        assert_eq!(user.username.as_str(), "Ann");
+    }
+
+    async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        let block = Command::Relate(UserId::new(2), UserId::new(3), Relation::Block);
+        let connect = [send(1, 2), Command::Answer(RequestId::new(4), UserId::new(2), Answer::Accept)];
+        let outcomes = commit(&app, connect.into_iter().chain([block, Command::DeleteUser(UserId::new(2))])).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(app.counts(1).await, [0; 4]);
+        for table in ["connection_requests", "blocks"] {
+            assert_eq!(app.database.number(&format!("SELECT count(*) AS value FROM {table}")).await, 0);
+        }
+        assert_eq!(app.database.number("SELECT count(*) AS value FROM users").await, 2);
+        assert_eq!(app.database.number("SELECT count(*) AS value FROM user_counts").await, 2);
+    }
+
+    async fn a_batch_that_changes_nothing_writes_nothing(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
+        let accept = Command::Answer(RequestId::new(3), UserId::new(2), Answer::Accept);
+        commit(&app, [accept.clone()]).await;
+        let outcomes = commit(&app, [accept, send(1, 2)]).await;
+        assert_eq!(outcomes[0].as_ref().map(|outcome| outcome.revision.get()), Ok(4));
+        assert_eq!(outcomes[1], Err(Rejection::AlreadyConnected(RequestId::new(3))));
+        assert_eq!(app.revision().await, 4);
+    }
+
+    async fn the_time_of_events_never_runs_backwards(app: App) {
+        commit(&app, [create(Some(1), "ann")]).await;
+        app.clock.advance(TimeDelta::hours(-5));
+        commit(&app, [create(Some(2), "bob")]).await;
+        assert_eq!(app.database.number("SELECT count(DISTINCT time) AS value FROM events").await, 1);
+    }
+
+    async fn an_assigned_id_never_comes_back(app: App) {
+        let first = app.user("ann").await;
+        let delete = pb::DeleteUserRequest { id: first, request_id: String::new() };
+        app.users().delete_user(delete).await.expect("deleted");
+        assert!(app.user("ann").await > first);
+        commit(&app, [create(Some(1_000), "bob")]).await;
+        assert_eq!(app.user("cy").await, 1_001);
+        commit(&app, [create(Some(i64::MAX), "dee")]).await;
+        let user = pb::User { username: "eve".to_owned(), ..Default::default() };
+        let request = pb::CreateUserRequest { user: Some(user), request_id: String::new() };
+        refused(app.users().create_user(request).await, Code::InvalidArgument, ErrorReason::InvalidFields);
+    }
+
+    async fn everything_is_there_after_a_restart(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let id = app.connect(ann, bob).await;
+        let again = store::connect(&app.database.url(), Options { readers: 1, migrate: true }).await.expect("a store");
+        assert_eq!(again.revision().await.expect("a revision").get(), app.revision().await);
+        assert_eq!(again.token_key(), app.store.token_key());
+        let listed = again.request(RequestId::new(id)).await.expect("read");
+        assert_eq!(listed.rows.len(), 1);
+    }
+
+    async fn a_due_request_is_gone_at_once_for_whoever_looks(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let id = app.send(ann, bob).await;
+        app.clock.advance(TimeDelta::days(180) - TimeDelta::microseconds(1));
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 0], [0, 1, 1, 0]));
+        app.clock.advance(TimeDelta::microseconds(1));
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0; 4], [0; 4]));
+        for viewer in [ann, bob, 0] {
+            refused(app.request(id, viewer).await, Code::NotFound, ErrorReason::RequestNotFound);
+        }
+        assert_eq!(app.status(bob, ann).await, pb::ConnectionStatus::None);
+        refused(app.accept(id, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        assert!(app.send(ann, bob).await > id);
+        assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);
+        let kinds = events(&app).await;
+        assert_eq!(kinds[2..], ["REQUEST_CREATED", "REQUEST_EXPIRED", "REQUEST_CREATED"]);
+    }
+
+    #[with(|settings| settings.policy.max_sent_requests = Some(2))]
+    async fn what_is_due_makes_room_for_another_request(app: App) {
+        let ann = app.user("ann").await;
+        let others = [app.user("bob").await, app.user("cy").await, app.user("dee").await, app.user("eve").await];
+        app.send(ann, others[0]).await;
+        app.clock.advance(TimeDelta::days(100));
+        app.send(ann, others[1]).await;
+        refused(app.try_send(ann, others[2]).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+        app.clock.advance(TimeDelta::days(80));
+        app.send(ann, others[2]).await;
+        assert_eq!(app.counts(ann).await, [2, 0, 0, 0]);
+        refused(app.try_send(ann, others[3]).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+    }
+
+    async fn a_sweep_expires_what_is_due_in_steps(app: App) {
+        let users = 60;
+        commit(&app, (1..=users).map(|id| create(Some(id), &format!("user{id}")))).await;
+        let pairs: Vec<_> = (1..=users).flat_map(|low| (low + 1..=users).map(move |high| (low, high))).collect();
+        for chunk in pairs.chunks(500) {
+            commit(&app, chunk.iter().map(|(low, high)| send(*low, *high))).await;
+        }
+        app.clock.advance(TimeDelta::days(180));
+        let fresh = commit(&app, [create(Some(100), "late"), send(100, 1)]).await;
+        assert!(fresh.iter().all(Result::is_ok));
+        let mut steps = Vec::new();
+        loop {
+            let swept = commit(&app, [Command::Sweep]).await[0].as_ref().expect("swept").marked;
+            if swept == 0 {
+                break;
+            }
+            steps.push(swept);
+        }
+        assert_eq!(steps, [500, 500, 500, 270]);
+        assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);
+        assert_eq!(app.database.number("SELECT sum(requests_sent) AS value FROM user_counts").await, 1);
+        assert_eq!(app.database.number("SELECT sum(requests_unviewed) AS value FROM user_counts").await, 1);
+        let expired = "SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_EXPIRED' AND actor = 'SYSTEM'";
+        assert_eq!(app.database.number(expired).await, 1_770);
+    }
+
+    async fn a_sweep_deletes_withdrawn_requests_and_old_answers(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let id = app.send(ann, bob).await;
+        app.reject(id, bob).await.expect("rejected");
+        let request_id = Uuid::from_u128(1).to_string();
+        let cancel = pb::CancelConnectionRequestRequest { id, user_id: ann, request_id };
+        app.requests().cancel_connection_request(cancel).await.expect("cancelled");
+        let rows = ["connection_requests", "request_ids"].map(|table| format!("SELECT count(*) AS value FROM {table}"));
+        let revision = app.revision().await;
+        app.clock.advance(TimeDelta::hours(24));
+        commit(&app, [Command::Sweep]).await;
+        assert_eq!((app.database.number(&rows[0]).await, app.database.number(&rows[1]).await), (1, 0));
+        app.clock.advance(TimeDelta::days(29));
+        commit(&app, [Command::Sweep]).await;
+        assert_eq!(app.database.number(&rows[0]).await, 0);
+        assert_eq!(app.revision().await, revision, "nobody saw it: there is no event");
+    }
+
+    async fn two_users_may_exchange_their_names_in_one_import(app: App) {
+        let row = |id, username: &str| {
+            let user = pb::User { id, username: username.to_owned(), ..Default::default() };
+            pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
+        };
+        let import = async |rows: Vec<pb::ImportUsersRequest>| {
+            app.users().import_users(tokio_stream::iter(rows)).await.expect("an import").into_inner()
+        };
+        assert_eq!(import(vec![row(1, "ann"), row(2, "bob")]).await.created, 2);
+        let swapped = import(vec![row(1, "other"), row(2, "ann"), row(1, "bob")]).await;
+        assert_eq!((swapped.updated, swapped.refused), (3, 0), "{swapped:?}");
+        let name = |id| app.store.user(UserKey::Id(UserId::new(id)));
+        assert_eq!(name(1).await.unwrap().value.unwrap().username.as_str(), "bob");
+        assert_eq!(name(2).await.unwrap().value.unwrap().username.as_str(), "ann");
+    }
+}

@@ -1,0 +1,344 @@
+//! The rules as tables: what `docs/semantics.md` says is what the rule book does, in every situation that can arise.
+//!
+//! The situations are found by walking: from nothing between two users, by every command of either and by time, until
+//! nothing new is found.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use chrono::TimeDelta;
+use kith::domain::Time;
+use kith::domain::counts::{Counts, SendWindow};
+use kith::domain::decide::{Decision, Moment, PairCommand, Party, Rejection, decide, settle};
+use kith::domain::event::EventKind;
+use kith::domain::id::{PairKey, Sequence, UserId};
+use kith::domain::pair::{Message, Pair, RequestState};
+use kith::domain::policy::Policy;
+use kith::domain::user::UserStatus;
+use kith::domain::view::{Viewer, status, visible};
+use tonic_types::StatusExt;
+
+const ANN: UserId = UserId::new(1);
+const BOB: UserId = UserId::new(2);
+
+const COMMANDS: [(&str, fn() -> PairCommand); 9] = [
+    ("Send", || PairCommand::Send(Message::default())),
+    ("Accept", || PairCommand::Accept),
+    ("Reject", || PairCommand::Reject),
+    ("Restore", || PairCommand::Restore),
+    ("Cancel", || PairCommand::Cancel),
+    ("MarkViewed", || PairCommand::MarkViewed),
+    ("Remove", || PairCommand::Remove),
+    ("Block", || PairCommand::Block),
+    ("Unblock", || PairCommand::Unblock),
+];
+
+const STATES: [&str; 7] =
+    ["absent", "pending", "pending, viewed", "rejected", "rejected, viewed", "withdrawn", "connected"];
+
+/// The time in the middle of everything: what happened just before is neither expired nor cooled.
+fn noon() -> Time {
+    Time::from_timestamp_micros(1_780_000_000_000_000).expect("a time")
+}
+
+fn party(id: UserId) -> Party {
+    let status = Some(UserStatus::Approved);
+    Party { id, status, counts: Counts::default(), sends: SendWindow::default() }
+}
+
+fn empty() -> Pair {
+    Pair::empty(PairKey::of(ANN, BOB).expect("two users"))
+}
+
+fn state(pair: &Pair) -> &'static str {
+    let Some(request) = &pair.request else { return "absent" };
+    match (request.state, request.viewed.is_some()) {
+        (RequestState::Pending, false) => "pending",
+        (RequestState::Pending, true) => "pending, viewed",
+        (RequestState::Rejected, false) => "rejected",
+        (RequestState::Rejected, true) => "rejected, viewed",
+        (RequestState::Withdrawn, _) => "withdrawn",
+        (RequestState::Connected, _) => "connected",
+    }
+}
+
+/// What makes two situations the same to the rules.
+type Situation = (&'static str, Option<UserId>, bool, bool);
+
+fn situation(pair: &Pair) -> Situation {
+    let from = pair.request.as_ref().map(|request| request.from);
+    (state(pair), from, pair.block_by(ANN).is_some(), pair.block_by(BOB).is_some())
+}
+
+fn run(pair: &Pair, command: &PairCommand, actor: UserId) -> Result<Decision, Rejection> {
+    let moment = Moment { time: noon(), next: Sequence::new(100) };
+    decide(pair, command, &party(actor), &party(pair.key.other_than(actor)), &Policy::default(), moment)
+}
+
+/// What time alone makes of a pair, `days` later.
+fn later(pair: &Pair, days: i64) -> Option<Decision> {
+    let moment = Moment { time: noon() + TimeDelta::days(days), next: Sequence::new(100) };
+    settle(pair, &Policy::default(), moment)
+}
+
+/// Every situation that can arise, with a pair that is in it.
+fn reachable() -> BTreeMap<Situation, Pair> {
+    let mut found = BTreeMap::from([(situation(&empty()), empty())]);
+    let mut unvisited = vec![empty()];
+    while let Some(pair) = unvisited.pop() {
+        let by_commands = COMMANDS.iter().flat_map(|(_, command)| {
+            [ANN, BOB]
+                .into_iter()
+                .filter_map(|actor| Some(run(&pair, &command(), actor).ok()?.pair))
+                .collect::<Vec<_>>()
+        });
+        let by_time = [31, 181].into_iter().filter_map(|days| Some(later(&pair, days)?.pair));
+        for next in by_commands.chain(by_time).collect::<Vec<_>>() {
+            if found.insert(situation(&next), next.clone()).is_none() {
+                unvisited.push(next);
+            }
+        }
+    }
+    found
+}
+
+fn reason(rejection: Rejection) -> String {
+    let status = tonic::Status::from(rejection);
+    status.get_error_details().error_info().expect("an ErrorInfo").reason.clone()
+}
+
+fn events(decision: &Decision) -> String {
+    let one = |event: &kith::domain::event::Event| match event.cause {
+        Some(cause) => format!("`{}` ({})", event.kind.name(), cause.name()),
+        None => format!("`{}`", event.kind.name()),
+    };
+    decision.events.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn cell(outcome: Result<Decision, Rejection>) -> String {
+    match outcome {
+        Err(rejection) => format!("`{}`", reason(rejection)),
+        Ok(decision) if decision.events.is_empty() => "no change".to_owned(),
+        Ok(decision) => format!("→ {}: {}", state(&decision.pair), events(&decision)),
+    }
+}
+
+/// One table for each command: rows for states and who acts, columns for blocks.
+fn commands_table() -> String {
+    let reachable = reachable();
+    let mut text = String::new();
+    for (name, command) in COMMANDS {
+        let _ = write!(
+            text,
+            "### {name}\n\n| before | by | no block | the actor blocks | the other blocks |\n|---|---|---|---|---|\n"
+        );
+        for before in STATES {
+            let froms: &[_] = if before == "absent" { &[None] } else { &[Some(ANN), Some(BOB)] };
+            for from in froms {
+                let by = match from {
+                    None => "either",
+                    Some(ANN) => "its sender",
+                    Some(_) => "its receiver",
+                };
+                // Ann acts: her block is the actor's.
+                let cells = [(false, false), (true, false), (false, true)].map(|(anns, bobs)| {
+                    let pair = reachable.get(&(before, *from, anns, bobs));
+                    pair.map_or_else(|| "–".to_owned(), |pair| cell(run(pair, &command(), ANN)))
+                });
+                let _ = writeln!(text, "| {before} | {by} | {} |", cells.join(" | "));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn time_table() -> String {
+    let mut text = "| before | 31 days later | 181 days later |\n|---|---|---|\n".to_owned();
+    for ((before, from, anns, bobs), pair) in reachable() {
+        if from != Some(ANN) || anns || bobs {
+            continue;
+        }
+        let cells = [31, 181].map(|days| match later(&pair, days) {
+            None => "the same".to_owned(),
+            Some(decision) if decision.events.is_empty() => format!("→ {}", state(&decision.pair)),
+            Some(decision) => format!("→ {}: {}", state(&decision.pair), events(&decision)),
+        });
+        let _ = writeln!(text, "| {before} | {} |", cells.join(" | "));
+    }
+    text.push('\n');
+    text
+}
+
+/// What one wrong thing about the two users does to each command, in a situation where it would otherwise do
+/// something.
+fn users_table() -> String {
+    let full = |policy: &Policy| Counts {
+        requests_sent: policy.max_sent_requests.expect("a limit"),
+        connections: policy.max_connections.expect("a limit"),
+        ..Counts::default()
+    };
+    type Change = (&'static str, fn(&mut Party, &mut Party, Counts));
+    const CHANGES: [Change; 8] = [
+        ("actor unknown", |actor, _, _| actor.status = None),
+        ("other unknown", |_, other, _| other.status = None),
+        ("actor not approved", |actor, _, _| actor.status = Some(UserStatus::Blocked)),
+        ("other not approved", |_, other, _| other.status = Some(UserStatus::Unregistered)),
+        ("too many sent", |actor, _, full| actor.counts.requests_sent = full.requests_sent),
+        ("sends too fast", |actor, _, _| actor.sends = SendWindow { since: Some(noon()), count: 100 }),
+        ("actor's connections", |actor, _, full| actor.counts.connections = full.connections),
+        ("other's connections", |_, other, full| other.counts.connections = full.connections),
+    ];
+    let policy = Policy::default();
+    let reachable = reachable();
+    let cases: [(&str, usize, Situation); 10] = [
+        ("Send", 0, ("absent", None, false, false)),
+        ("Send, crossing", 0, ("pending", Some(BOB), false, false)),
+        ("Accept", 1, ("pending", Some(BOB), false, false)),
+        ("Reject", 2, ("pending", Some(BOB), false, false)),
+        ("Restore", 3, ("rejected, viewed", Some(BOB), false, false)),
+        ("Cancel", 4, ("pending", Some(ANN), false, false)),
+        ("MarkViewed", 5, ("pending", Some(BOB), false, false)),
+        ("Remove", 6, ("connected", Some(ANN), false, false)),
+        ("Block", 7, ("absent", None, false, false)),
+        ("Unblock", 8, ("absent", None, true, false)),
+    ];
+    let mut text = format!("| command | {} |\n", CHANGES.map(|(name, _)| name).join(" | "));
+    let _ = writeln!(text, "|---|{}", "---|".repeat(CHANGES.len()));
+    for (name, command, situation) in cases {
+        let cells = CHANGES.map(|(_, change)| {
+            let (mut actor, mut other) = (party(ANN), party(BOB));
+            change(&mut actor, &mut other, full(&policy));
+            let moment = Moment { time: noon(), next: Sequence::new(100) };
+            match decide(&reachable[&situation], &COMMANDS[command].1(), &actor, &other, &policy, moment) {
+                Ok(decision) => {
+                    assert!(!decision.events.is_empty(), "{name} does nothing in {situation:?}");
+                    "allowed".to_owned()
+                }
+                Err(rejection) => format!("`{}`", reason(rejection)),
+            }
+        });
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    text.push('\n');
+    text
+}
+
+fn views_table() -> String {
+    let mut text = "| state | its sender sees | its receiver sees | an operator sees |\n|---|---|---|---|\n".to_owned();
+    let policy = Policy::default();
+    for ((before, from, anns, bobs), pair) in reachable() {
+        if from != Some(ANN) || anns || bobs {
+            continue;
+        }
+        let request = pair.request.as_ref().expect("a request");
+        let seen = |viewer| {
+            visible(request, viewer, &policy, noon()).map_or("nothing".to_owned(), |seen| {
+                let times = [("viewed", seen.viewed), ("rejected", seen.rejected), ("accepted", seen.accepted)];
+                let set: Vec<_> = times.iter().filter(|(_, time)| time.is_some()).map(|(name, _)| *name).collect();
+                let with = if set.is_empty() { String::new() } else { format!(" ({})", set.join(", ")) };
+                format!("{}{with}", seen.state.name().to_lowercase())
+            })
+        };
+        let standing = |user| format!("{:?}", status(&pair, user, &policy, noon()).0);
+        let _ = writeln!(
+            text,
+            "| {before} | {}; `{}` | {}; `{}` | {} |",
+            seen(Viewer::User(ANN)),
+            standing(ANN),
+            seen(Viewer::User(BOB)),
+            standing(BOB),
+            seen(Viewer::Operator),
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// The part of the document between its two marks.
+fn documented(name: &str) -> String {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md"));
+    let document = document.expect("docs/semantics.md");
+    let (begin, end) = (format!("<!-- table: {name} -->\n\n"), "<!-- end -->");
+    let (_, rest) = document.split_once(&begin).unwrap_or_else(|| panic!("no table {name}"));
+    rest.split_once(end).expect("an end").0.to_owned()
+}
+
+#[track_caller]
+fn assert_documented(name: &str, table: &str) {
+    let documented = documented(name);
+    assert!(documented == table, "docs/semantics.md has another table {name}; the rule book says:\n\n{table}");
+}
+
+#[test]
+fn every_command_in_every_situation_does_what_is_documented() {
+    assert_documented("commands", &commands_table());
+}
+
+#[test]
+fn time_does_what_is_documented() {
+    assert_documented("time", &time_table());
+}
+
+#[test]
+fn users_and_limits_refuse_what_is_documented() {
+    assert_documented("users", &users_table());
+}
+
+#[test]
+fn viewers_see_what_is_documented() {
+    assert_documented("views", &views_table());
+}
+
+#[test]
+fn what_holds_between_two_users_holds_in_every_situation_that_can_arise() {
+    let reachable = reachable();
+    assert_eq!(reachable.len(), 26);
+    for ((state, from, anns, bobs), pair) in &reachable {
+        let blocked = *anns || *bobs;
+        let live = state.starts_with("pending") || *state == "connected";
+        assert!(!(blocked && live), "{state} across a block");
+        // A sender who blocks takes their own request back.
+        let blocker_waits =
+            state.starts_with("rejected") && (*from == Some(ANN) && *anns || *from == Some(BOB) && *bobs);
+        assert!(!blocker_waits, "a blocker's request waits");
+        if let Some(request) = &pair.request {
+            assert_eq!(
+                request.rejected.is_some(),
+                matches!(request.state, RequestState::Rejected | RequestState::Withdrawn)
+            );
+            assert_eq!(request.accepted.is_some(), request.state == RequestState::Connected);
+        }
+    }
+}
+
+#[test]
+fn every_change_has_its_events_and_no_change_has_none() {
+    let mut seen = std::collections::BTreeSet::new();
+    for pair in reachable().values() {
+        for (name, command) in COMMANDS {
+            for actor in [ANN, BOB] {
+                let Ok(decision) = run(pair, &command(), actor) else { continue };
+                assert_eq!(decision.events.is_empty(), decision.pair == *pair, "{name}: {pair:?}");
+                let sequences: Vec<_> = decision.events.iter().map(|event| event.sequence.get()).collect();
+                assert_eq!(sequences, (100..100 + i64::try_from(sequences.len()).unwrap()).collect::<Vec<_>>());
+                seen.extend(decision.events.iter().map(|event| event.kind.name()));
+            }
+        }
+        seen.extend(later(pair, 181).iter().flat_map(|decision| &decision.events).map(|event| event.kind.name()));
+    }
+    let of_users = [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted];
+    let expected = EventKind::ALL.iter().filter(|kind| !of_users.contains(kind)).map(|kind| kind.name()).collect();
+    assert_eq!(seen, expected);
+}
+
+/// Prints the document's tables: `cargo test --test it print_the_tables -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints"]
+fn print_the_tables() {
+    for (name, table) in
+        [("commands", commands_table()), ("time", time_table()), ("users", users_table()), ("views", views_table())]
+    {
+        println!("<!-- table: {name} -->\n\n{table}<!-- end -->\n");
+    }
+}
