@@ -8,7 +8,7 @@ use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
-use kith::domain::user::Profile;
+use kith::domain::user::{FieldUpdate, Profile};
 use kith::domain::view::Status;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
@@ -85,11 +85,14 @@ cases! {
 
     async fn a_user_may_go_and_come_back_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
-        let outcomes = commit(&app, [Command::DeleteUser(UserId::new(1)), create(Some(1), "Ann"), send(2, 1)]).await;
+        let move_to = FieldUpdate::Location("Rome".parse().expect("a place"));
+        let update = Command::UpdateUser(UserId::new(1), vec![move_to]);
+        let delete = Command::DeleteUser(UserId::new(1));
+        let outcomes = commit(&app, [delete, create(Some(1), "Ann"), update, send(2, 1)]).await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!((app.counts(1).await, app.counts(2).await), ([0, 1, 1, 0], [1, 0, 0, 0]));
         let user = app.store.user(UserKey::Name("ann".to_owned())).await.expect("read").value.expect("there");
-        assert_eq!(user.username.as_str(), "Ann");
+        assert_eq!((user.username.as_str(), user.location.as_str()), ("Ann", "Rome"));
     }
 
     async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {

@@ -96,8 +96,8 @@ async fn users_created(conn: &AsyncPgConnection, changes: &Changes) -> Result<()
     let ids = user_ids(&users);
     let insert = profiles(Write::new(text), &users).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(positions);
     let counts = Write::new("INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)").bind::<Bigints, _>(ids);
-    try_join!(run(conn, insert), run(conn, counts))?;
-    Ok(())
+    let (users, counts) = join!(run(conn, insert), run(conn, counts));
+    cause([users, counts])
 }
 
 fn user_ids(users: &[Arc<User>]) -> Vec<i64> {

@@ -1,0 +1,44 @@
+//! What is left to save when a batch is decided: the difference between what was loaded and what is now.
+
+use super::{Changes, Ledger, Tracked};
+use crate::domain::counts::{Counts, SendWindow};
+
+impl Ledger {
+    pub(super) fn close(self) -> Changes {
+        let mut changes = Changes { head: self.head, ..self.changes };
+        for (id, Tracked { before, now }) in self.users {
+            match (before, now, self.created.get(&id)) {
+                (before, Some(now), Some(position)) => {
+                    // Deleted first, if there was another before.
+                    changes.users_deleted.extend(before.map(|before| before.user.id));
+                    changes.users_created.push((now.user, *position));
+                }
+                (Some(before), None, _) => changes.users_deleted.push(before.user.id),
+                (Some(before), Some(now), None) if before.user != now.user => changes.users_updated.push(now.user),
+                (Some(_), Some(_), None) | (None, _, _) => {}
+            }
+        }
+        for (key, Tracked { before, now }) in self.pairs {
+            match now.request {
+                request if request == before.request => {}
+                Some(request) => changes.requests_put.push(request),
+                None => changes.requests_deleted.push(key),
+            }
+            for (user, before, now) in
+                [(key.low(), before.low_block, now.low_block), (key.high(), before.high_block, now.high_block)]
+            {
+                let other = key.other_than(user);
+                match (before, now) {
+                    (Some(_), None) => changes.blocks_deleted.push((user, other)),
+                    (before, Some(block)) if before != now => changes.blocks_put.push((user, other, block)),
+                    (_, Some(_)) | (None, None) => {}
+                }
+            }
+        }
+        let changed =
+            |(_, (counts, sends)): &(_, (Counts, Option<SendWindow>))| *counts != Counts::default() || sends.is_some();
+        changes.counts =
+            self.counts.into_iter().filter(changed).map(|(id, (counts, sends))| (id, counts, sends)).collect();
+        changes
+    }
+}

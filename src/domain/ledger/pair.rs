@@ -1,0 +1,131 @@
+//! The commands on pairs, and what time does to them.
+
+use std::sync::Arc;
+
+use super::{Ledger, REPLAY_KEPT, Tracked};
+use crate::domain::command::{Outcome, WholeRequest};
+use crate::domain::counts::Counts;
+use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
+use crate::domain::event::Event;
+use crate::domain::id::{PairKey, RequestId, UserId};
+use crate::domain::pair::{Pair, Request, RequestState};
+use crate::domain::view::{Viewer, status, visible};
+
+impl Ledger {
+    /// The other user of a request, if the request is live and `user` takes part in it.
+    pub(super) fn other_party(&mut self, id: RequestId, user: UserId) -> Option<UserId> {
+        let key = *self.requests.get(&id).filter(|key| key.has(user))?;
+        self.settle(key);
+        // The pair may have another request by now.
+        let request = self.pair(key).request.filter(|request| request.id == id)?;
+        (request.state != RequestState::Withdrawn).then(|| key.other_than(user))
+    }
+
+    /// Runs one command of `user` on what is between them and `other`, and answers what `user` may see of it.
+    pub(super) fn relate(&mut self, user: UserId, other: UserId, command: &PairCommand) -> Result<Outcome, Rejection> {
+        // The mapping refuses a pair of one; a command that got past it is about nobody else.
+        let key = PairKey::of(user, other).ok_or(Rejection::UserNotFound(other))?;
+        self.change(key, user, command)?;
+        Ok(self.outcome(key, user, other))
+    }
+
+    fn change(&mut self, key: PairKey, user: UserId, command: &PairCommand) -> Result<(), Rejection> {
+        self.settle(key);
+        let (actor, other) = (self.party(user), self.party(key.other_than(user)));
+        let decision = decide(&self.pair(key), command, &actor, &other, &self.policy, self.moment())?;
+        if decision.sent {
+            self.count_send(user);
+        }
+        self.apply(decision);
+        Ok(())
+    }
+
+    fn outcome(&self, key: PairKey, user: UserId, other: UserId) -> Outcome {
+        let pair = self.pair(key);
+        let (status, _) = status(&pair, user, &self.policy, self.time);
+        let seen = pair.request.as_ref();
+        let seen = seen.and_then(|request| visible(request, Viewer::User(user), &self.policy, self.time));
+        let whole = seen.and_then(|request| {
+            let from = Arc::clone(&self.member(request.from)?.user);
+            let to = Arc::clone(&self.member(request.to)?.user);
+            Some(WholeRequest { request, from, to })
+        });
+        let block = pair.block_by(user).zip(self.member(other)).map(|(block, other)| (*block, Arc::clone(&other.user)));
+        Outcome { status, request: whole, block, ..Outcome::default() }
+    }
+
+    pub(super) fn mark_all_viewed(&mut self, user: UserId) -> Result<Outcome, Rejection> {
+        if self.member(user).is_none() {
+            return Err(Rejection::UserNotFound(user));
+        }
+        let received = |pair: &Tracked<Pair>| pair.now.request.as_ref().is_some_and(|request| request.to == user);
+        let keys: Vec<_> = self.pairs.iter().filter(|(_, pair)| received(pair)).map(|(key, _)| *key).collect();
+        let mut marked = 0;
+        for key in keys {
+            self.settle(key);
+            let pair = self.pair(key);
+            let pending = |request: &Request| request.state == RequestState::Pending && request.viewed.is_none();
+            if pair.request.as_ref().is_some_and(pending) {
+                self.change(key, user, &PairCommand::MarkViewed)?;
+                marked += 1;
+            }
+        }
+        Ok(Outcome { marked, ..Outcome::default() })
+    }
+
+    /// Expires what is due among the loaded requests of a sender at their limit: it no longer counts.
+    pub(super) fn expire_sent(&mut self, sender: UserId) {
+        let sent = self.party(sender).counts.requests_sent;
+        if self.policy.max_sent_requests.is_some_and(|maximum| sent >= maximum) {
+            let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(sender)).collect();
+            keys.into_iter().for_each(|key| _ = self.settle(key));
+        }
+    }
+
+    pub(super) fn sweep(&mut self) -> Outcome {
+        let keys: Vec<_> = self.pairs.keys().copied().collect();
+        let due = keys.into_iter().filter(|key| self.settle(*key)).count();
+        self.changes.replays_end = Some(self.time - REPLAY_KEPT);
+        Outcome { marked: due.try_into().unwrap_or(i64::MAX), ..Outcome::default() }
+    }
+
+    /// Does to a pair what time alone has done; answers whether that was anything.
+    pub(super) fn settle(&mut self, key: PairKey) -> bool {
+        let decision = settle(&self.pair(key), &self.policy, self.moment());
+        decision.map(|decision| self.apply(decision)).is_some()
+    }
+
+    /// Makes a decision true in memory: the pair, the counts that follow from it, the events.
+    pub(super) fn apply(&mut self, decision: Decision) {
+        let key = decision.pair.key;
+        let before = self.pair(key).request;
+        let after = decision.pair.request.as_ref();
+        for user in [key.low(), key.high()] {
+            let change = Counts::of(after, user) - Counts::of(before.as_ref(), user);
+            if change != Counts::default() {
+                self.counts.entry(user).or_default().0 += change;
+                if let Some(member) = self.member_mut(user) {
+                    member.counts += change;
+                }
+            }
+        }
+        self.requests.extend(after.map(|request| (request.id, key)));
+        decision.events.into_iter().for_each(|event| self.note(event));
+        self.pairs.entry(key).or_insert_with(|| Tracked::new(Pair::empty(key))).now = decision.pair;
+    }
+
+    fn count_send(&mut self, user: UserId) {
+        let time = self.time;
+        if let Some(member) = self.member_mut(user) {
+            member.sends = member.sends.after_send(time);
+            let sends = member.sends;
+            self.counts.entry(user).or_default().1 = Some(sends);
+        }
+    }
+
+    pub(super) fn note(&mut self, event: Event) {
+        self.head.sequence = event.sequence;
+        self.head.time = event.time;
+        self.changes.events.push(event);
+    }
+}

@@ -1,0 +1,122 @@
+//! The commands on users.
+
+use std::sync::Arc;
+
+use super::{Ledger, Tracked};
+use crate::domain::command::{Imported, Member, Outcome};
+use crate::domain::decide::{Decision, Rejection};
+use crate::domain::event::{Actor, Cause, Event, EventKind};
+use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::pair::{Pair, RequestState};
+use crate::domain::user::{FieldUpdate, Profile, User};
+
+impl Ledger {
+    pub(super) fn create_user(&mut self, profile: &Profile) -> Result<Outcome, Rejection> {
+        let id = match profile.id {
+            Some(id) => id,
+            None => UserId::new(self.head.last_user.get().checked_add(1).ok_or(Rejection::NoIdLeft)?),
+        };
+        if self.member(id).is_some() {
+            return Err(Rejection::UserExists(id));
+        }
+        self.name_is_free(profile, id)?;
+        Ok(self.put_user(profile.clone().into_user(id, None, self.time)))
+    }
+
+    pub(super) fn import_user(&mut self, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
+        self.name_is_free(profile, id)?;
+        let before = self.member(id).map(|member| Arc::clone(&member.user));
+        let user = profile.clone().into_user(id, before.as_deref(), self.time);
+        Ok(self.put_user(user))
+    }
+
+    pub(super) fn update_user(&mut self, id: UserId, updates: &[FieldUpdate]) -> Result<Outcome, Rejection> {
+        let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
+        let mut user = User::clone(&member.user);
+        updates.iter().for_each(|update| update.apply(&mut user));
+        Ok(self.put_user(user))
+    }
+
+    fn name_is_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
+        match self.names.get(&profile.username.key()) {
+            Some(owner) if *owner != id => Err(Rejection::UsernameTaken(profile.username.as_str().to_owned())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn put_user(&mut self, user: User) -> Outcome {
+        let user = Arc::new(user);
+        let before = self.member(user.id).cloned();
+        let imported = match &before {
+            None => Imported::Created,
+            Some(before) if before.user == user => Imported::Unchanged,
+            Some(_) => Imported::Updated,
+        };
+        match imported {
+            Imported::Created => {
+                self.head.last_user = self.head.last_user.max(user.id);
+                let sequence = self.note_user(EventKind::UserCreated, user.id);
+                self.created.insert(user.id, sequence);
+            }
+            Imported::Updated => _ = self.note_user(EventKind::UserUpdated, user.id),
+            Imported::Unchanged => {}
+        }
+        if let Some(before) = &before {
+            self.names.remove(&before.user.username.key());
+        }
+        self.names.insert(user.username.key(), user.id);
+        let (counts, sends) = before.map(|before| (before.counts, before.sends)).unwrap_or_default();
+        let member = Member { user: Arc::clone(&user), counts, sends };
+        self.users.entry(user.id).or_insert(Tracked { before: None, now: None }).now = Some(member);
+        Outcome { user: Some(user), imported: Some(imported), ..Outcome::default() }
+    }
+
+    pub(super) fn delete_user(&mut self, id: UserId) -> Result<Outcome, Rejection> {
+        let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
+        let name = member.user.username.key();
+        let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(id)).collect();
+        for key in keys {
+            self.settle(key);
+            self.delete_pair(key);
+        }
+        self.names.remove(&name);
+        self.counts.remove(&id);
+        if let Some(user) = self.users.get_mut(&id) {
+            user.now = None;
+        }
+        self.created.remove(&id);
+        self.note_user(EventKind::UserDeleted, id);
+        Ok(Outcome::default())
+    }
+
+    /// Removes all that is between two users of whom one is deleted.
+    fn delete_pair(&mut self, key: PairKey) {
+        let pair = self.pair(key);
+        let mut decision = Decision { pair: Pair::empty(key), events: Vec::new(), sent: false };
+        let kind = pair.request.as_ref().and_then(|request| match request.state {
+            RequestState::Connected => Some(EventKind::ConnectionRemoved),
+            RequestState::Pending | RequestState::Rejected => Some(EventKind::RequestCancelled),
+            RequestState::Withdrawn => None,
+        });
+        if let (Some(kind), Some(request)) = (kind, &pair.request) {
+            decision.events.push(Event {
+                sequence: self.head.sequence.next(),
+                time: self.time,
+                kind,
+                cause: Some(Cause::UserDeleted),
+                actor: Actor::Operator,
+                user: request.from,
+                other: Some(request.to),
+                request: Some(request.id),
+            });
+        }
+        self.apply(decision);
+    }
+
+    fn note_user(&mut self, kind: EventKind, user: UserId) -> Sequence {
+        let sequence = self.head.sequence.next();
+        let actor = Actor::Operator;
+        self.note(Event { sequence, time: self.time, kind, cause: None, actor, user, other: None, request: None });
+        sequence
+    }
+}
