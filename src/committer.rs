@@ -4,6 +4,7 @@
 //! one transaction. The commits run in a task of their own, so that a caller who goes away never leaves one open.
 
 use std::error::Error;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,9 +66,18 @@ impl Committer {
 
     /// The same for a caller that brings its own next work, and so waits for a place instead of being refused.
     pub async fn submit_in_turn(&self, submission: Submission) -> Result<Reply, CommitError> {
+        self.enqueue(submission).await?.await
+    }
+
+    /// Waits for a place in the queue. What is queued one after the other is decided in that order; the future that
+    /// is answered tells the outcome.
+    pub async fn enqueue(
+        &self,
+        submission: Submission,
+    ) -> Result<impl Future<Output = Result<Reply, CommitError>> + use<>, CommitError> {
         let (answer, outcome) = oneshot::channel();
         self.queue.send((submission, answer)).await.map_err(|_| CommitError::Overloaded)?;
-        outcome.await.unwrap_or(Err(CommitError::Internal))
+        Ok(async move { outcome.await.unwrap_or(Err(CommitError::Internal)) })
     }
 }
 

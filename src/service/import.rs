@@ -1,6 +1,5 @@
 //! The import of users: a stream of rows, stored as they come, each good or refused by itself.
 
-use tokio::task::JoinSet;
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -87,24 +86,22 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Stores some rows and counts what came of each.
+    /// Stores some rows, in their order, and counts what came of each.
     async fn store(&mut self, chunk: Vec<pb::ImportUsersRequest>) -> Result<(), Status> {
-        let mut under_way = JoinSet::new();
+        let mut under_way = Vec::with_capacity(chunk.len());
         for row in chunk {
             let position = self.position;
             self.position += 1;
             match self.read(&row, position) {
                 Ok(command) => {
-                    let committer = self.core.committer.clone();
                     let submission = Submission { command, replay: None };
-                    under_way.spawn(async move { (position, committer.submit_in_turn(submission).await) });
+                    under_way.push((position, self.core.committer.enqueue(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
             }
         }
-        while let Some(done) = under_way.join_next().await {
-            let (position, reply) = done.map_err(|_| error::internal())?;
-            self.count(position, reply)?;
+        for (position, outcome) in under_way {
+            self.count(position, outcome.await)?;
         }
         Ok(())
     }
@@ -148,7 +145,7 @@ impl Import<'_> {
 
     /// Answers, and keeps the answer if there is a key for it.
     async fn finish(mut self, key: Option<(Uuid, Fingerprint)>) -> Result<Response<pb::ImportUsersResponse>, Status> {
-        // Rows of one chunk end in any order.
+        // In each chunk the rows with wrong fields were refused before the others were stored.
         self.summary.refusals.sort_by_key(|refusal| refusal.position);
         self.summary.refusals.truncate(REFUSALS_NAMED);
         let Some((id, fingerprint)) = key else {
