@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::pg::Pg;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use tokio::try_join;
+use tokio::{join, try_join};
 
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, UserId};
@@ -29,7 +29,7 @@ type MaybeInstants = Array<Nullable<Instant>>;
 /// deletion of users, which the others wait for.
 pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
     users_deleted(conn, &changes.users_deleted).await?;
-    try_join!(
+    let (updated, created, unasked, asked, unblocked, blocked, events, replays, head) = join!(
         users_updated(conn, &changes.users_updated),
         users_created(conn, changes),
         requests_deleted(conn, &changes.requests_deleted),
@@ -39,9 +39,17 @@ pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: 
         events(conn, &changes.events, batch_id),
         replays(conn, changes),
         head(conn, changes),
-    )?;
+    );
+    cause([updated, created, unasked, asked, unblocked, blocked, events, replays, head])?;
     // After the rows of new users are there.
     counts(conn, changes).await
+}
+
+/// What went wrong with a flight. One refused statement aborts the transaction; those after it say only that, and may
+/// be heard first.
+fn cause(results: impl IntoIterator<Item = Result<(), StoreError>>) -> Result<(), StoreError> {
+    let errors = results.into_iter().filter_map(Result::err);
+    errors.min_by_key(|error| matches!(error, StoreError::Unavailable(_))).map_or(Ok(()), Err)
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), StoreError> {
