@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
 mod conformance;
+mod coverage;
 mod harness;
 mod history;
 mod model;

@@ -40,6 +40,40 @@ cases! {
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
     }
 
+    async fn one_who_was_refused_before_asks_and_is_connected(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let first = app.send(ann, bob).await;
+        app.reject(first, bob).await.unwrap();
+        let connected = app.try_send(bob, ann).await.unwrap().into_inner().connection_request.unwrap();
+        assert_eq!((connected.id, connected.state(), connected.rejected), (first, State::Connected, None));
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
+    }
+
+    async fn a_sender_who_is_blocked_is_not_told_and_the_receiver_neither(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        app.block(bob, ann).await;
+        let response = app.try_send(ann, bob).await.unwrap().into_inner();
+        assert_eq!(response.status(), ConnectionStatus::RequestSent);
+        let sent = response.connection_request.unwrap();
+        assert_eq!((sent.state(), sent.rejected, sent.viewed), (State::Pending, None, None));
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 0], [0; 4]));
+        let truth = app.request(sent.id, 0).await.unwrap();
+        assert_eq!((truth.state(), truth.viewed), (State::Rejected, None));
+        refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
+    }
+
+    #[with(|settings| settings.policy.max_connections = Some(1))]
+    async fn both_must_have_room_for_a_connection(app: App) {
+        let (ann, bob, cy) = (app.user("ann").await, app.user("bob").await, app.user("cy").await);
+        app.connect(ann, bob).await;
+        for (from, to) in [(ann, cy), (cy, ann)] {
+            let details = refused(app.try_send(from, to).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+            let metadata = &details.error_info().unwrap().metadata;
+            assert_eq!((metadata["limit"].as_str(), metadata["maximum"].as_str()), ("connections", "1"));
+            assert_eq!(metadata["user_id"], ann.to_string());
+        }
+    }
+
     async fn every_wrong_field_is_named_and_nothing_changes(app: App) {
         let before = app.revision().await;
         let send = pb::SendConnectionRequestRequest {

@@ -1,0 +1,156 @@
+use kith::proto::v1 as pb;
+use kith::proto::v1::{ErrorReason, UserStatus, get_user_request::Key};
+use prost_types::Timestamp;
+use tonic::Code;
+
+use super::{REQUEST_ID, full_user, repeated};
+use crate::cases;
+use crate::harness::app::fields;
+use crate::harness::{App, refused};
+
+fn request(user: pb::User) -> pb::CreateUserRequest {
+    pb::CreateUserRequest { user: Some(user), request_id: String::new() }
+}
+
+fn named(id: i64, username: &str) -> pb::CreateUserRequest {
+    request(pb::User { id, username: username.to_owned(), ..Default::default() })
+}
+
+async fn stored(app: &App, id: i64) -> pb::User {
+    let request = pb::GetUserRequest { key: Some(Key::Id(id)) };
+    app.users().get_user(request).await.unwrap().into_inner().user.unwrap()
+}
+
+cases! {
+    async fn every_field_is_stored_and_answered(app: App) {
+        let before = app.revision().await;
+        let user = full_user(7, "ann");
+        let response = app.users().create_user(request(user.clone())).await.unwrap().into_inner();
+        assert_eq!(response.user, Some(user.clone()));
+        assert_eq!(response.revision, before + 1);
+        assert_eq!(stored(&app, 7).await, user);
+    }
+
+    async fn what_is_left_open_is_filled_in(app: App) {
+        let user = app.users().create_user(named(0, "ann")).await.unwrap().into_inner().user.unwrap();
+        let now = Timestamp { seconds: app.clock.now().timestamp(), nanos: 0 };
+        let expected = pb::User {
+            id: 1,
+            username: "ann".to_owned(),
+            date_joined: Some(now),
+            status: UserStatus::Approved.into(),
+            ..Default::default()
+        };
+        assert_eq!(user, expected);
+    }
+
+    async fn ids_are_assigned_after_the_largest_and_never_again(app: App) {
+        app.users().create_user(named(41, "ann")).await.unwrap();
+        assert_eq!(app.user("bob").await, 42);
+        app.users().delete_user(pb::DeleteUserRequest { id: 42, ..Default::default() }).await.unwrap();
+        assert_eq!(app.user("cy").await, 43);
+    }
+
+    async fn after_the_largest_possible_id_one_must_be_given(app: App) {
+        app.users().create_user(named(i64::MAX, "ann")).await.unwrap();
+        let refusal = app.users().create_user(named(0, "bob")).await;
+        assert_eq!(fields(&refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields)), ["user.id"]);
+        assert_eq!(app.users().create_user(named(1, "bob")).await.unwrap().into_inner().user.unwrap().id, 1);
+    }
+
+    async fn times_are_kept_to_the_microsecond_from_the_first_year_to_the_last(app: App) {
+        for (id, seconds, given, kept) in
+            [(1, -62_135_596_800, 0, 0), (2, 253_402_300_799, 999_999_999, 999_999_000), (3, -1, 1_999, 1_000)]
+        {
+            let date_joined = Some(Timestamp { seconds, nanos: given });
+            let user = pb::User { date_joined, ..full_user(id, &format!("user-{id}")) };
+            let answer = app.users().create_user(request(user)).await.unwrap().into_inner().user.unwrap();
+            assert_eq!(answer.date_joined, Some(Timestamp { seconds, nanos: kept }));
+            assert_eq!(stored(&app, id).await, answer);
+        }
+    }
+
+    async fn every_wrong_field_is_named_and_nothing_changes(app: App) {
+        let before = app.revision().await;
+        let long = "x".repeat(5_001);
+        let wrong = pb::CreateUserRequest {
+            user: Some(pb::User {
+                id: -1,
+                username: "a b".to_owned(),
+                real_name: long.clone(),
+                email: "ann".to_owned(),
+                email_isvalid: true,
+                date_joined: Some(Timestamp { seconds: i64::MAX, nanos: -1 }),
+                bio: long.clone(),
+                location: long.clone(),
+                birthday: "1.1.2000".to_owned(),
+                description: long,
+                gender: 9,
+                status: -9,
+                website: "ftp://example.com".to_owned(),
+                avatar: "a.png".to_owned(),
+                cover: "javascript:alert(1)".to_owned(),
+            }),
+            request_id: "mine".to_owned(),
+        };
+        let refusal = app.users().create_user(wrong).await;
+        let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(fields(&details), [
+            "user.id", "user.username", "user.real_name", "user.email", "user.date_joined", "user.bio",
+            "user.location", "user.birthday", "user.description", "user.gender", "user.status", "user.website",
+            "user.avatar", "user.cover", "request_id",
+        ]);
+        let nobody = pb::CreateUserRequest { user: None, request_id: String::new() };
+        let refusal = app.users().create_user(nobody).await;
+        assert_eq!(fields(&refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields)), ["user"]);
+        assert_eq!(app.revision().await, before);
+    }
+
+    async fn an_id_is_used_once(app: App) {
+        let ann = app.user("ann").await;
+        let before = app.revision().await;
+        let refusal = app.users().create_user(named(ann, "bob")).await;
+        let details = refused(refusal, Code::AlreadyExists, ErrorReason::UserExists);
+        assert_eq!(details.error_info().unwrap().metadata["user_id"], ann.to_string());
+        assert_eq!(app.revision().await, before);
+    }
+
+    async fn a_name_is_used_once_in_whatever_case(app: App) {
+        let ann = app.user("Ann").await;
+        let before = app.revision().await;
+        for name in ["Ann", "ann", "ANN"] {
+            let refusal = app.users().create_user(named(0, name)).await;
+            let details = refused(refusal, Code::AlreadyExists, ErrorReason::UsernameTaken);
+            assert_eq!(details.error_info().unwrap().metadata["username"], name);
+        }
+        assert_eq!(app.revision().await, before);
+        app.users().delete_user(pb::DeleteUserRequest { id: ann, ..Default::default() }).await.unwrap();
+        app.user("ANN").await;
+    }
+
+    async fn a_repetition_gets_the_first_answer_again(app: App) {
+        let (first, reused) = repeated!(
+            app.users().create_user(named(0, "ann")),
+            other: named(0, "bob"),
+            meanwhile: app.users().delete_user(pb::DeleteUserRequest { id: 1, ..Default::default() }).await.unwrap()
+        );
+        assert_eq!(first.user.unwrap().id, 1);
+        let details = refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        assert_eq!(fields(&details), ["request_id"]);
+        assert_eq!(details.error_info().unwrap().metadata["request_id"], REQUEST_ID);
+        // The same body in another call is another call.
+        let delete = pb::DeleteUserRequest { id: 1, request_id: REQUEST_ID.to_owned() };
+        refused(app.users().delete_user(delete).await, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        app.clock.advance(chrono::TimeDelta::hours(24));
+        let late = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "ann") };
+        assert_eq!(app.users().create_user(late).await.unwrap().into_inner().user.unwrap().id, 2);
+    }
+
+    async fn a_refusal_is_not_kept_for_a_repetition(app: App) {
+        let ann = app.user("ann").await;
+        let create = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "ann") };
+        refused(app.users().create_user(create.clone()).await, Code::AlreadyExists, ErrorReason::UsernameTaken);
+        app.users().delete_user(pb::DeleteUserRequest { id: ann, ..Default::default() }).await.unwrap();
+        app.users().create_user(create).await.unwrap();
+    }
+}

@@ -1,0 +1,76 @@
+use kith::proto::v1 as pb;
+use kith::proto::v1::ErrorReason;
+use tonic::Code;
+
+use super::people;
+use crate::cases;
+use crate::harness::app::fields;
+use crate::harness::refused;
+
+fn of(user_id: i64) -> pb::GetConnectionCountsRequest {
+    pb::GetConnectionCountsRequest { user_id }
+}
+
+cases! {
+    async fn they_follow_every_change(app: App) {
+        let [ann, bob] = people(&app).await;
+        let both = async || (app.counts(ann).await, app.counts(bob).await);
+        assert_eq!(both().await, ([0; 4], [0; 4]));
+        let id = app.send(ann, bob).await;
+        assert_eq!(both().await, ([1, 0, 0, 0], [0, 1, 1, 0]));
+        app.mark_viewed(id, bob).await.unwrap();
+        assert_eq!(both().await, ([1, 0, 0, 0], [0, 1, 0, 0]));
+        app.reject(id, bob).await.unwrap();
+        assert_eq!(both().await, ([1, 0, 0, 0], [0; 4]));
+        app.restore(id, bob).await.unwrap();
+        assert_eq!(both().await, ([1, 0, 0, 0], [0, 1, 0, 0]));
+        app.accept(id, bob).await.unwrap();
+        assert_eq!(both().await, ([0, 0, 0, 1], [0, 0, 0, 1]));
+        app.block(bob, ann).await;
+        assert_eq!(both().await, ([0; 4], [0; 4]));
+        let unseen = app.send(ann, bob).await;
+        assert_eq!(both().await, ([1, 0, 0, 0], [0; 4]));
+        app.cancel(unseen, ann).await.unwrap();
+        assert_eq!(both().await, ([0; 4], [0; 4]));
+    }
+
+    async fn expired_requests_do_not_count(app: App) {
+        let [ann, bob, cy] = people(&app).await;
+        app.send(ann, bob).await;
+        let rejected = app.send(ann, cy).await;
+        app.reject(rejected, cy).await.unwrap();
+        app.send(cy, bob).await;
+        app.clock.advance(chrono::TimeDelta::days(179));
+        app.accept(rejected, cy).await.unwrap();
+        assert_eq!(app.counts(ann).await, [1, 0, 0, 1]);
+        app.clock.advance(chrono::TimeDelta::days(1));
+        assert_eq!(app.counts(ann).await, [0, 0, 0, 1]);
+        assert_eq!(app.counts(bob).await, [0; 4]);
+        assert_eq!(app.counts(cy).await, [0, 0, 0, 1]);
+        // And are not taken off twice when a change clears them away.
+        app.send(ann, bob).await;
+        assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 1], [0, 1, 1, 0]));
+    }
+
+    async fn they_are_as_new_as_their_revision(app: App) {
+        let [ann, bob] = people(&app).await;
+        app.connect(ann, bob).await;
+        let response = app.connections().get_connection_counts(of(ann)).await.unwrap().into_inner();
+        let revision = app.revision().await;
+        assert_eq!(response, pb::GetConnectionCountsResponse { connections: 1, revision, ..Default::default() });
+    }
+
+    async fn the_user_must_exist(app: App) {
+        let refusal = app.connections().get_connection_counts(of(99)).await;
+        let details = refused(refusal, Code::NotFound, ErrorReason::UserNotFound);
+        assert_eq!(details.error_info().unwrap().metadata["user_id"], "99");
+    }
+
+    async fn the_id_must_be_right(app: App) {
+        for id in [0, -1] {
+            let refusal = app.connections().get_connection_counts(of(id)).await;
+            let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+            assert_eq!(fields(&details), ["user_id"]);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use kith::proto::v1 as pb;
+use kith::proto::v1::{ErrorReason, UserStatus, get_user_request::Key};
+use tonic::{Code, Response, Status};
+
+use super::{REQUEST_ID, full_user};
+use crate::cases;
+use crate::harness::app::fields;
+use crate::harness::{App, refused};
+
+fn row(user: pb::User) -> pb::ImportUsersRequest {
+    pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
+}
+
+fn named(id: i64, username: &str) -> pb::ImportUsersRequest {
+    row(pb::User { id, username: username.to_owned(), ..Default::default() })
+}
+
+fn with_request_id(mut rows: Vec<pb::ImportUsersRequest>) -> Vec<pb::ImportUsersRequest> {
+    rows[0].request_id = REQUEST_ID.to_owned();
+    rows
+}
+
+async fn import(app: &App, rows: Vec<pb::ImportUsersRequest>) -> Result<Response<pb::ImportUsersResponse>, Status> {
+    app.users().import_users(tokio_stream::iter(rows)).await
+}
+
+async fn imported(app: &App, rows: Vec<pb::ImportUsersRequest>) -> pb::ImportUsersResponse {
+    import(app, rows).await.unwrap().into_inner()
+}
+
+async fn user(app: &App, id: i64) -> pb::User {
+    let request = pb::GetUserRequest { key: Some(Key::Id(id)) };
+    app.users().get_user(request).await.unwrap().into_inner().user.unwrap()
+}
+
+/// Created, updated, unchanged, refused.
+fn numbers(response: &pb::ImportUsersResponse) -> [i64; 4] {
+    [response.created, response.updated, response.unchanged, response.refused]
+}
+
+/// Each refused row: its position, the reason, the wrong fields.
+fn refusals<'a>(response: &'a pb::ImportUsersResponse) -> Vec<(i64, ErrorReason, Vec<&'a str>)> {
+    let fields =
+        |refusal: &'a pb::ImportRefusal| refusal.field_violations.iter().map(|wrong| wrong.field.as_str()).collect();
+    response.refusals.iter().map(|refusal| (refusal.position, refusal.reason(), fields(refusal))).collect()
+}
+
+cases! {
+    async fn users_are_created_changed_or_left_as_they_are(app: App) {
+        let ann = full_user(1, "ann");
+        let bob = full_user(2, "bob");
+        let first = imported(&app, vec![row(ann.clone()), row(bob.clone())]).await;
+        assert_eq!((numbers(&first), first.revision), ([2, 0, 0, 0], app.revision().await));
+        let renamed = pb::User { username: "Bobby".to_owned(), email: "b@example.com".to_owned(), ..bob };
+        let before = app.revision().await;
+        let second = imported(&app, vec![row(ann.clone()), row(renamed.clone()), named(3, "cy")]).await;
+        assert_eq!((numbers(&second), second.revision), ([1, 1, 1, 0], before + 2));
+        assert_eq!((user(&app, 1).await, user(&app, 2).await), (ann.clone(), renamed));
+        let third = imported(&app, vec![row(ann)]).await;
+        assert_eq!((numbers(&third), third.revision), ([0, 0, 1, 0], before + 2));
+    }
+
+    async fn an_unset_status_and_joining_stay_and_the_rest_is_emptied(app: App) {
+        let status = UserStatus::Unregistered.into();
+        let before = pb::User { status, ..full_user(1, "ann") };
+        imported(&app, vec![row(before.clone())]).await;
+        assert_eq!(numbers(&imported(&app, vec![named(1, "ann")]).await), [0, 1, 0, 0]);
+        let expected = pb::User {
+            id: 1, username: "ann".to_owned(), status, date_joined: before.date_joined, ..Default::default()
+        };
+        assert_eq!(user(&app, 1).await, expected);
+    }
+
+    async fn an_import_keeps_what_the_users_have(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        app.connect(ann, bob).await;
+        imported(&app, vec![row(full_user(ann, "Anna"))]).await;
+        assert_eq!(app.counts(ann).await, [0, 0, 0, 1]);
+    }
+
+    async fn refused_rows_are_named_and_the_good_ones_kept(app: App) {
+        app.user("taken").await;
+        let rows = vec![
+            named(10, "ann"),
+            row(pb::User { email: "x".to_owned(), gender: 9, ..full_user(0, "a b") }),
+            named(11, "TAKEN"),
+            pb::ImportUsersRequest { user: None, request_id: String::new() },
+            named(12, "bob"),
+            named(-1, "cy"),
+        ];
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [2, 0, 0, 4]);
+        let all: Vec<_> = refusals(&response);
+        assert_eq!(all[0].0, 1);
+        let mut wrong = all[0].2.clone();
+        wrong.sort_unstable();
+        assert_eq!(wrong, ["user.email", "user.gender", "user.id", "user.username"]);
+        assert_eq!(all[1..], [
+            (2, ErrorReason::UsernameTaken, vec!["user.username"]),
+            (3, ErrorReason::InvalidFields, vec!["user"]),
+            (5, ErrorReason::InvalidFields, vec!["user.id"]),
+        ]);
+        assert!(response.refusals.iter().flat_map(|row| &row.field_violations).all(|it| !it.description.is_empty()));
+        assert_eq!((user(&app, 10).await.username, user(&app, 12).await.username), ("ann".into(), "bob".into()));
+    }
+
+    async fn rows_count_in_their_order(app: App) {
+        // Of two rows about one user the later holds; of two users with one name the first has it; and a name that
+        // a row gives up is free for the next.
+        for round in 0..10 {
+            let id = |number: i64| 1_000 * (round + 1) + number;
+            let name = |name: &str| format!("{name}-{round}");
+            let mut rows = vec![];
+            for number in 0..30 {
+                rows.push(named(id(0), &name(&format!("first-{number}"))));
+            }
+            rows.extend([named(id(1), &name("one")), named(id(2), &name("ONE"))]);
+            rows.extend([named(id(0), &name("last")), named(id(3), &name("first-29"))]);
+            let response = imported(&app, rows).await;
+            assert_eq!(numbers(&response), [3, 30, 0, 1]);
+            assert_eq!(refusals(&response), [(31, ErrorReason::UsernameTaken, vec!["user.username"])]);
+            assert_eq!(user(&app, id(0)).await.username, name("last"));
+            assert_eq!(user(&app, id(3)).await.username, name("first-29"));
+        }
+    }
+
+    async fn users_may_swap_their_names(app: App) {
+        imported(&app, vec![named(1, "ann"), named(2, "bob")]).await;
+        let response = imported(&app, vec![named(1, "between"), named(2, "ann"), named(1, "bob")]).await;
+        assert_eq!(numbers(&response), [0, 3, 0, 0]);
+        assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("bob".into(), "ann".into()));
+    }
+
+    async fn a_stream_may_have_more_rows_than_are_stored_at_once(app: App) {
+        let rows: Vec<_> = (1..=1_500)
+            .map(|id| if id % 10 == 0 { named(id, "") } else { named(id, &format!("user-{id}")) })
+            .collect();
+        let response = imported(&app, rows.clone()).await;
+        assert_eq!(numbers(&response), [1_350, 0, 0, 150]);
+        let positions: Vec<i64> = response.refusals.iter().map(|refusal| refusal.position).collect();
+        assert_eq!(positions, (0..150).map(|tenth| 10 * tenth + 9).collect::<Vec<_>>());
+        assert_eq!(response.revision, app.revision().await);
+        assert_eq!(numbers(&imported(&app, rows).await), [0, 0, 1_350, 150]);
+    }
+
+    async fn only_the_first_thousand_refusals_are_named(app: App) {
+        let response = imported(&app, (1..=1_200).map(|id| named(id, "")).collect()).await;
+        assert_eq!((response.refused, response.refusals.len()), (1_200, 1_000));
+        assert_eq!(response.refusals[999].position, 999);
+    }
+
+    async fn an_empty_stream_does_nothing(app: App) {
+        app.user("ann").await;
+        let response = imported(&app, vec![]).await;
+        assert_eq!((numbers(&response), response.revision), ([0; 4], app.revision().await));
+    }
+
+    async fn a_request_id_belongs_into_the_first_row(app: App) {
+        let mut rows = vec![named(1, "ann"), named(2, "bob"), named(3, "cy")];
+        rows[1].request_id = REQUEST_ID.to_owned();
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [2, 0, 0, 1]);
+        assert_eq!(refusals(&response), [(1, ErrorReason::InvalidFields, vec!["request_id"])]);
+
+        let before = app.revision().await;
+        let mut rows = vec![named(4, "dee")];
+        rows[0].request_id = "mine".to_owned();
+        let details = refused(import(&app, rows).await, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(fields(&details), ["request_id"]);
+        assert_eq!(app.revision().await, before);
+    }
+
+    async fn a_repeated_stream_gets_the_first_answer_and_stores_nothing(app: App) {
+        let mut rows: Vec<_> = (1..=600).map(|id| named(id, &format!("user-{id}"))).collect();
+        rows[300] = named(301, "");
+        let rows = with_request_id(rows);
+        let first = imported(&app, rows.clone()).await;
+        assert_eq!(numbers(&first), [599, 0, 0, 1]);
+        app.users().delete_user(pb::DeleteUserRequest { id: 5, ..Default::default() }).await.unwrap();
+        let before = app.revision().await;
+        assert_eq!(imported(&app, rows.clone()).await, first);
+        assert_eq!(app.revision().await, before);
+
+        let mut changed = rows.clone();
+        changed[599] = named(600, "another");
+        let mut longer = rows.clone();
+        longer.push(named(700, "another"));
+        let shorter = rows[..599].to_vec();
+        for other in [changed, longer, shorter] {
+            let details = refused(import(&app, other).await, Code::InvalidArgument, ErrorReason::RequestIdReused);
+            assert_eq!(fields(&details), ["request_id"]);
+        }
+        let create = pb::CreateUserRequest { user: rows[0].user.clone(), request_id: REQUEST_ID.to_owned() };
+        let reused = app.users().create_user(create).await;
+        refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        assert_eq!(app.revision().await, before);
+        app.clock.advance(chrono::TimeDelta::hours(24));
+        assert_eq!(numbers(&imported(&app, rows).await), [1, 0, 598, 1]);
+    }
+}
