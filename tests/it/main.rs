@@ -5,5 +5,6 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
+mod concurrency;
 mod harness;
 mod rpc;
