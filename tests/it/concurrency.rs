@@ -300,12 +300,12 @@ on_each_engine! {
         let seed: u64 = std::env::var("KITH_TEST_SEED").map_or(20_261_123, |seed| seed.parse().expect("a number"));
         println!("KITH_TEST_SEED={seed}");
         let cluster = cluster(engine, USERS).await;
-        let sent = Arc::new(Mutex::new(Vec::new()));
+        let known = Arc::new(Known::default());
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
             let clients = cluster.clients(usize::try_from(task).unwrap());
-            let (sent, rng) = (Arc::clone(&sent), StdRng::seed_from_u64(seed + task));
-            tasks.spawn(async move { storm(clients, rng, sent, USERS, CALLS).await });
+            let (known, rng) = (Arc::clone(&known), StdRng::seed_from_u64(seed + task));
+            tasks.spawn(async move { storm(clients, rng, known, USERS, CALLS).await });
         }
         let mut tally = Tally::new();
         for done in tasks.join_all().await {
@@ -326,30 +326,32 @@ on_each_engine! {
 /// How often each kind of call was carried out, and refused by the rules.
 type Tally = BTreeMap<&'static str, (u64, u64)>;
 
+/// What the tasks of a storm know of each other's doings, so that they meet.
+#[derive(Default)]
+struct Known {
+    /// Request, sender, receiver.
+    sent: Mutex<Vec<(i64, i64, i64)>>,
+    blocked: Mutex<Vec<(i64, i64)>>,
+}
+
+/// One of the newest few.
+fn recent<T: Copy>(all: &Mutex<Vec<T>>, rng: &mut StdRng) -> Option<T> {
+    let all = all.lock().unwrap();
+    all.get(all.len().saturating_sub(rng.random_range(1..=40))).copied()
+}
+
 /// Random calls of one task; nothing but a refusal by the rules may go wrong.
-async fn storm(
-    clients: Clients,
-    mut rng: StdRng,
-    sent: Arc<Mutex<Vec<(i64, i64, i64)>>>,
-    users: i64,
-    calls: u64,
-) -> Tally {
+async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64, calls: u64) -> Tally {
     let mut tally = Tally::new();
     for _ in 0..calls {
         let one = rng.random_range(1..=users);
         let other = (one + rng.random_range(1..users) - 1) % users + 1;
-        // One of the newest requests, so that others are at it too.
-        let recent = {
-            let sent = sent.lock().unwrap();
-            let back = rng.random_range(1..=40_usize);
-            sent.get(sent.len().saturating_sub(back)).copied()
-        };
-        let (id, from, to) = recent.unwrap_or((1, one, other));
+        let (id, from, to) = recent(&known.sent, &mut rng).unwrap_or((1, one, other));
         let (call, result) = match rng.random_range(0..100) {
             0..30 => ("send", {
                 let answer = send(&clients, one, other, "").await;
                 if answer.is_ok() {
-                    sent.lock().unwrap().push((id_of(&answer), one, other));
+                    known.sent.lock().unwrap().push((id_of(&answer), one, other));
                 }
                 answer.map(drop)
             }),
@@ -359,8 +361,14 @@ async fn storm(
             59..67 => ("cancel", cancel(&clients, id, from).await),
             67..73 => ("mark viewed", mark_viewed(&clients, id, to).await),
             73..75 => ("mark all viewed", mark_all(&clients, one).await),
-            75..80 => ("block", block(&clients, one, other).await),
-            80..89 => ("unblock", unblock(&clients, one, other).await),
+            75..80 => ("block", {
+                known.blocked.lock().unwrap().push((from, to));
+                block(&clients, from, to).await
+            }),
+            80..89 => ("unblock", {
+                let (user, other) = recent(&known.blocked, &mut rng).unwrap_or((one, other));
+                unblock(&clients, user, other).await
+            }),
             89..95 => ("remove", remove(&clients, from, to).await),
             95..98 => ("read", read(&clients, one, other).await),
             98.. => ("delete and create", {

@@ -2,9 +2,12 @@
 
 pub mod app;
 pub mod database;
+pub mod faulty;
 pub mod invariants;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
+pub mod raw;
 
 pub use self::app::{App, refused};
 pub use self::database::{Database, Engine};

@@ -5,6 +5,8 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
+mod cancellation;
 mod concurrency;
+mod faults;
 mod harness;
 mod rpc;
