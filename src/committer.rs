@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -45,14 +45,22 @@ type Answer = oneshot::Sender<Result<Reply, CommitError>>;
 #[derive(Clone, Debug)]
 pub struct Committer {
     queue: mpsc::Sender<(Submission, Answer)>,
+    closing: Arc<Notify>,
 }
 
 impl Committer {
     /// Starts the task. At most `capacity` commands wait for a batch; more are refused at once.
     pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, clock: Clock, capacity: usize) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(capacity);
-        let task = tokio::spawn(work(Worker { store, policy, clock }, waiting));
-        (Self { queue }, task)
+        let closing = Arc::new(Notify::new());
+        let task = tokio::spawn(work(Worker { store, policy, clock }, waiting, Arc::clone(&closing)));
+        (Self { queue, closing }, task)
+    }
+
+    /// Takes no more commands. The task ends when what is in the queue is committed, whoever still holds one of
+    /// these.
+    pub fn close(&self) {
+        self.closing.notify_one();
     }
 
     /// Carries out a command, and answers when its change is durable. Dropping the future before its batch has
@@ -83,9 +91,19 @@ impl Queued {
     }
 }
 
-async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>) {
+async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>, closing: Arc<Notify>) {
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    while waiting.recv_many(&mut gathered, BATCH_MAX).await > 0 {
+    loop {
+        let received = tokio::select! {
+            received = waiting.recv_many(&mut gathered, BATCH_MAX) => received,
+            () = closing.notified() => {
+                waiting.close();
+                continue;
+            }
+        };
+        if received == 0 {
+            return;
+        }
         // Whoever went away, or whose time ran out, is not served.
         let wanted = gathered.drain(..).filter(|(_, answer)| !answer.is_closed());
         let (submissions, answers): (Vec<_>, Vec<_>) = wanted.unzip();

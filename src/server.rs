@@ -97,7 +97,7 @@ pub async fn serve(
     let watching = tokio::spawn(health::follow(reporter.clone(), Arc::clone(&store), stopped.clone()));
     let sweeping = tokio::spawn(sweep::run(committer.clone(), settings.sweep_interval, stopped.clone()));
 
-    let core = Core { store, committer, policy, clock: settings.clock };
+    let core = Core { store, committer: committer.clone(), policy, clock: settings.clock };
     let mut routes = routes(core);
     routes = routes.add_service(health);
     if settings.reflection {
@@ -125,9 +125,12 @@ pub async fn serve(
         Ok(ended) => ended?,
         Err(_) => tracing::warn!("the time to drain is over; what is still under way is cut"),
     }
-    // What was cut gives up its place; what is in the queue is committed.
+    // tonic's connections are tasks of their own. One that never said a word, or whose call goes on, would hold its
+    // committer for ever: so the queue is closed for all, and what is in it is committed.
     drop(serving);
-    let _tasks = tokio::join!(watching, sweeping, committing);
+    let _tasks = tokio::join!(watching, sweeping);
+    committer.close();
+    let _task = committing.await;
     tracing::info!("ended");
     Ok(())
 }

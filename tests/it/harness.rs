@@ -2,7 +2,12 @@
 
 pub mod app;
 pub mod database;
+pub mod faulty;
+pub mod invariants;
 pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod raw;
 
 pub use self::app::{App, refused};
 pub use self::database::{Database, Engine};
@@ -34,6 +39,26 @@ macro_rules! cases {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
                 run($crate::harness::Engine::Postgres).await;
+            }
+        }
+    )+};
+}
+
+/// Declares cases that need more, or less, than a service in this process: on each engine, each a test of its own.
+#[macro_export]
+macro_rules! on_each_engine {
+    ($(async fn $name:ident($engine:ident: Engine) $body:block)+) => {$(
+        async fn $name($engine: $crate::harness::Engine) $body
+
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                super::$name($crate::harness::Engine::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                super::$name($crate::harness::Engine::Postgres).await;
             }
         }
     )+};

@@ -5,8 +5,11 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
+mod cancellation;
+mod concurrency;
 mod conformance;
 mod coverage;
+mod faults;
 mod harness;
 mod history;
 mod model;

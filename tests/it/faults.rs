@@ -1,0 +1,410 @@
+//! What do callers get when the database fails, is slow, or is lost; and what is left when all is well again?
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
+use kith::proto::v1::user_service_client::UserServiceClient;
+use kith::proto::v1::{self as pb, ErrorReason};
+use kith::server::SERVICES;
+use kith::store::{self, Options, StoreError};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::ErrorDetails;
+use uuid::Uuid;
+
+use crate::harness::faulty::{CAUSE, Fault, Faulty};
+use crate::harness::process::Kith;
+use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::raw::RawChannel;
+use crate::harness::{App, Database, Engine, invariants, refused};
+use crate::on_each_engine;
+
+const REFUSED: Fault = Fault::Fails(|| StoreError::Refused(CAUSE.into()));
+const UNAVAILABLE: Fault = Fault::Fails(|| StoreError::Unavailable(CAUSE.into()));
+const UNKNOWN: Fault = Fault::Fails(|| StoreError::OutcomeUnknown(CAUSE.into()));
+const INTERNAL: Fault = Fault::Fails(|| StoreError::Internal(CAUSE.into()));
+const CORRUPT: Fault = Fault::Fails(|| StoreError::Corrupt { column: "canary", value: CAUSE.to_owned() });
+
+/// An error as [`refused`] wants it, which tells nothing of what is behind the service.
+#[track_caller]
+fn tells_nothing<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
+    if let Err(status) = &result {
+        let all = format!("{} {} {:?}", status.message(), String::from_utf8_lossy(status.details()), status.metadata());
+        let all = all.to_lowercase();
+        for word in
+            ["canary", "select", "hunter2", "diesel", "/var/", "postgres", "sqlite", "tokio", "server closed", "panick"]
+        {
+            assert!(!all.contains(word), "{word:?} in {all}");
+        }
+        assert!(std::error::Error::source(status).is_none(), "{status:?}");
+    }
+    refused(result, code, reason)
+}
+
+fn send(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
+    pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() }
+}
+
+fn with_id(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
+    let request_id = Uuid::new_v4().to_string();
+    pb::SendConnectionRequestRequest { request_id, ..send(from_user_id, to_user_id) }
+}
+
+fn key(id: i64) -> pb::GetUserRequest {
+    pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(id)) }
+}
+
+async fn users(app: &App, number: i64) {
+    for id in 1..=number {
+        assert_eq!(app.user(&format!("user-{id}")).await, id);
+    }
+}
+
+async fn sent(database: &Database) -> i64 {
+    database.number("SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_CREATED'").await
+}
+
+/// Polls until it holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what} does not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_ends_with_its_deadline_and_its_change_may_still_be_made() {
+    let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    users(&app, 2).await;
+    let (channel, origin) = RawChannel::connect(&app.address).await;
+    let mut requests = ConnectionRequestServiceClient::with_origin(channel.clone(), origin.clone());
+    store.commits(Fault::Blocks);
+    let send = with_id(1, 2);
+    let mut request = Request::new(send.clone());
+    request.set_timeout(Duration::from_millis(50));
+    let answer = requests.send_connection_request(request).await;
+    tells_nothing(answer, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    // Its commit had begun, and goes on without it: the same request_id tells.
+    store.commits(Fault::None);
+    requests.send_connection_request(send).await.expect("the answer");
+    assert_eq!(sent(&app.database).await, 1);
+
+    store.reads(Fault::Blocks);
+    let mut users = UserServiceClient::with_origin(channel, origin);
+    let mut request = Request::new(key(1));
+    request.set_timeout(Duration::from_millis(50));
+    tells_nothing(users.get_user(request).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    store.reads(Fault::None);
+    users.get_user(key(1)).await.expect("a user");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_waits_for_its_batch_is_withdrawn_at_its_deadline() {
+    let (app, store) =
+        Faulty::app(Engine::Sqlite, |settings| settings.max_call_time = Duration::from_millis(300)).await;
+    users(&app, 3).await;
+    store.commits(Fault::Blocks);
+    let before = store.begun_so_far();
+    let first = tokio::spawn({
+        let mut requests = app.requests();
+        async move { requests.send_connection_request(send(1, 2)).await }
+    });
+    store.begun(before + 1).await;
+    // This one waits behind it, longer than the server lets any call.
+    tells_nothing(app.try_send(2, 3).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    tells_nothing(first.await.unwrap(), Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    store.commits(Fault::None);
+    // What comes later is committed later; by then it is settled what became of both.
+    app.send(1, 3).await;
+    let made = "SELECT from_user_id || '-' || to_user_id AS value FROM connection_requests ORDER BY id";
+    let made: Vec<_> = app.database.values(made).await.into_iter().flatten().collect();
+    assert_eq!(made, ["1-2", "1-3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_at_once() {
+    const CALLS: usize = 20;
+    const PLACES: usize = 4;
+    let (app, store) = Faulty::app(Engine::Sqlite, |settings| settings.max_queued_writes = PLACES).await;
+    users(&app, i64::try_from(CALLS).unwrap() + 2).await;
+    store.commits(Fault::Blocks);
+    let before = store.begun_so_far();
+    let mut first = app.requests();
+    let first = tokio::spawn(async move { first.send_connection_request(send(1, 2)).await });
+    store.begun(before + 1).await;
+    let mut calls = JoinSet::new();
+    for to in 3..i64::try_from(CALLS).unwrap() + 3 {
+        let mut requests = app.requests();
+        calls.spawn(async move { requests.send_connection_request(send(1, to)).await });
+    }
+    // The refusals come while the store is still stuck.
+    for _ in 0..CALLS - PLACES {
+        let answer = calls.join_next().await.unwrap().unwrap();
+        tells_nothing(answer, Code::ResourceExhausted, ErrorReason::Overloaded);
+    }
+    // Reads are not held up.
+    app.users().get_user(key(1)).await.expect("a user");
+    store.commits(Fault::None);
+    first.await.unwrap().expect("a request");
+    let rest = calls.join_all().await;
+    assert_eq!((rest.len(), rest.iter().filter(|answer| answer.is_ok()).count()), (PLACES, PLACES));
+    assert_eq!(sent(&app.database).await, i64::try_from(PLACES).unwrap() + 1);
+}
+
+on_each_engine! {
+    async fn each_fault_of_the_store_has_its_own_answer(engine: Engine) {
+        use ErrorReason::{DatabaseUnavailable, InternalFault, OutcomeUnknown};
+        let (app, store) = Faulty::app(engine, |_| {}).await;
+        users(&app, 2).await;
+        store.take_batches();
+        for (fault, code, reason, attempts) in [
+            (UNAVAILABLE, Code::Unavailable, DatabaseUnavailable, 3),
+            // Never tried again: it may have been done.
+            (UNKNOWN, Code::Unavailable, OutcomeUnknown, 1),
+            (REFUSED, Code::Internal, InternalFault, 3),
+            (INTERNAL, Code::Internal, InternalFault, 1),
+            (CORRUPT, Code::Internal, InternalFault, 1),
+        ] {
+            store.commits(fault);
+            let status = app.try_send(1, 2).await.map(drop);
+            if code == Code::Internal {
+                let message = status.as_ref().expect_err("a fault").message();
+                assert_eq!(message, "an internal fault; the service's log has its cause");
+            }
+            tells_nothing(status, code, reason);
+            assert_eq!(store.take_batches(), vec![1; attempts], "{reason:?}");
+        }
+        store.commits(Fault::None);
+        for (fault, code, reason) in [
+            (UNAVAILABLE, Code::Unavailable, DatabaseUnavailable),
+            (REFUSED, Code::Unavailable, DatabaseUnavailable),
+            (Fault::Fails(|| StoreError::Overloaded), Code::ResourceExhausted, ErrorReason::Overloaded),
+            (INTERNAL, Code::Internal, InternalFault),
+            (CORRUPT, Code::Internal, InternalFault),
+        ] {
+            store.reads(fault);
+            let page = pb::ListUsersRequest::default();
+            let counts = pb::GetConnectionCountsRequest { user_id: 1 };
+            let status = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2 };
+            let request = pb::GetConnectionRequestRequest { id: 1, user_id: 1 };
+            let blocked = pb::ListBlockedUsersRequest { user_id: 1, ..Default::default() };
+            tells_nothing(app.users().get_user(key(1)).await, code, reason);
+            tells_nothing(app.users().list_users(page).await, code, reason);
+            tells_nothing(app.connections().get_connection_counts(counts).await, code, reason);
+            tells_nothing(app.connections().get_connection_status(status).await, code, reason);
+            tells_nothing(app.requests().get_connection_request(request).await, code, reason);
+            tells_nothing(app.blocks().list_blocked_users(blocked).await, code, reason);
+        }
+        store.reads(Fault::None);
+        app.send(1, 2).await;
+        assert_eq!(sent(&app.database).await, 1);
+        invariants::check(&app.database).await;
+    }
+
+    async fn a_command_that_the_database_refuses_does_not_take_its_batch_with_it(engine: Engine) {
+        const CALLS: i64 = 16;
+        let (app, store) = Faulty::app(engine, |_| {}).await;
+        users(&app, CALLS * 2).await;
+        store.commits(Fault::Poison("poison", || StoreError::Refused(CAUSE.into())));
+        // Batches form by themselves; a round in which none had company shows nothing.
+        let (mut rounds, mut shared) = (0, false);
+        while !shared {
+            rounds += 1;
+            assert!(rounds < 50, "no batch of more than one");
+            store.take_batches();
+            let mut calls = JoinSet::new();
+            for from in 1..=CALLS {
+                let (mut requests, mut cancels) = (app.requests(), app.requests());
+                let message = if from == CALLS / 2 { "poison" } else { "hello" }.to_owned();
+                calls.spawn(async move {
+                    let request = pb::SendConnectionRequestRequest { message, ..send(from, from + CALLS) };
+                    let answer = requests.send_connection_request(request).await;
+                    if let Ok(answer) = &answer {
+                        let id = answer.get_ref().connection_request.as_ref().unwrap().id;
+                        let request = pb::CancelConnectionRequestRequest { id, user_id: from, ..Default::default() };
+                        cancels.cancel_connection_request(request).await.expect("a cancellation");
+                    }
+                    (from, answer)
+                });
+            }
+            for (from, answer) in calls.join_all().await {
+                if from == CALLS / 2 {
+                    tells_nothing(answer, Code::Internal, ErrorReason::InternalFault);
+                } else {
+                    answer.expect("a request");
+                }
+            }
+            // The whole batch three times, and the poison three times alone.
+            let batches = store.take_batches();
+            shared = batches.windows(3).any(|tries| tries[0] > 1 && tries.iter().all(|size| *size == tries[0]));
+        }
+        invariants::check(&app.database).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_follows_the_database_and_the_process_does_not() {
+    let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    let mut health = HealthClient::new(app.channel());
+    let mut check = async |service: &str| {
+        let service = service.to_owned();
+        health.check(HealthCheckRequest { service }).await.expect("an answer").into_inner().status()
+    };
+    until("a first answer", async || check(SERVICES[0]).await == ServingStatus::Serving).await;
+    for (fault, status) in [
+        (UNAVAILABLE, ServingStatus::NotServing),
+        (Fault::None, ServingStatus::Serving),
+        // As bad: no answer at all.
+        (Fault::Blocks, ServingStatus::NotServing),
+        (Fault::None, ServingStatus::Serving),
+    ] {
+        store.reads(fault);
+        for service in SERVICES {
+            until(&format!("{status:?} of {service}"), async || check(service).await == status).await;
+        }
+        assert_eq!(check("").await, ServingStatus::Serving);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_postgresql_ends_are_replaced() {
+    const ROUNDS: i64 = 20;
+    let app = App::start(Engine::Postgres).await;
+    users(&app, ROUNDS + 1).await;
+    let ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'kith'";
+    let mut ended = 0;
+    for to in 2..=ROUNDS + 1 {
+        ended += app.database.number(&format!("SELECT count(pg_terminate_backend(pid)) AS value {ours}")).await;
+        let left = format!("SELECT count(*) AS value {ours}");
+        until("their end", async || app.database.number(&left).await == 0).await;
+        let mut reads = JoinSet::new();
+        for _ in 0..8 {
+            let mut users = app.users();
+            reads.spawn(async move { users.get_user(key(1)).await });
+        }
+        app.send(1, to).await;
+        for read in reads.join_all().await {
+            read.expect("a user");
+        }
+    }
+    assert!(ended >= ROUNDS * 2, "{ended} connections ended");
+    assert_eq!(sent(&app.database).await, ROUNDS);
+    invariants::check(&app.database).await;
+}
+
+async fn behind(proxy: &Proxy, database: Database) -> App {
+    let url = proxy.url.parse().expect("a URL");
+    let store = store::connect(&url, Options { readers: 2, migrate: false }).await.expect("a store");
+    App::over(database, store, |settings| settings.policy.max_sends_per_hour = None).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_settled() {
+    const ROUNDS: i64 = 20;
+    let database = Database::migrated(Engine::Postgres).await;
+    let proxy = Proxy::before(&database);
+    let app = behind(&proxy, database).await;
+    users(&app, ROUNDS * 2 + 1).await;
+    let mut to = 1;
+    for _ in 0..ROUNDS {
+        for cut in [Cut::AfterCommit, Cut::BeforeCommit] {
+            to += 1;
+            proxy.next(cut);
+            // Whether it had taken place, or was made again, the caller need not know.
+            let id = app.send(1, to).await;
+            assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
+        }
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
+    assert_eq!(sent(&app.database).await, ROUNDS * 2);
+    invariants::check(&app.database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_cannot_be_settled_is_told_as_unknown_and_its_repetition_tells() {
+    const ROUNDS: i64 = 10;
+    let database = Database::migrated(Engine::Postgres).await;
+    let proxy = Proxy::before(&database);
+    let app = behind(&proxy, database).await;
+    users(&app, ROUNDS + 1).await;
+    for to in 2..=ROUNDS + 1 {
+        let send = with_id(1, to);
+        proxy.next(Cut::AfterCommitAndDown);
+        let lost = app.requests().send_connection_request(send.clone()).await;
+        tells_nothing(lost, Code::Unavailable, ErrorReason::OutcomeUnknown);
+        // Nothing reaches the database: certainly not done.
+        let refused = app.requests().send_connection_request(with_id(to, 1)).await;
+        tells_nothing(refused, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+        proxy.next(Cut::Never);
+        let first = app.requests().send_connection_request(send.clone()).await.expect("an answer").into_inner();
+        let again = app.requests().send_connection_request(send).await.expect("an answer").into_inner();
+        assert_eq!(first, again);
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
+    assert_eq!(sent(&app.database).await, ROUNDS);
+    invariants::check(&app.database).await;
+}
+
+on_each_engine! {
+    async fn what_was_acknowledged_survives_a_kill(engine: Engine) {
+        const KILLS: usize = 5;
+        const USERS: i64 = 200;
+        const SEED: u64 = 20_261_125;
+        println!("seed {SEED}");
+        let mut rng = StdRng::seed_from_u64(SEED);
+        let database = Database::migrated(engine).await;
+        let args = ["--max-sends-per-hour=0", "--max-sent-requests=0"];
+        let pairs = (1..=USERS).flat_map(|from| (1..=USERS).filter(move |to| from < *to).map(move |to| (from, to)));
+        let pairs = Arc::new(Mutex::new(pairs.collect::<Vec<_>>()));
+        let acknowledged = Arc::new(Mutex::new(HashSet::new()));
+        let mut lost = 0;
+        for kill in 0..KILLS {
+            let kith = Kith::serve(&database.url, &args).await;
+            let clients = kith.clients();
+            if kill == 0 {
+                for id in 1..=USERS {
+                    let user = pb::User { username: format!("user-{id}"), ..Default::default() };
+                    let request = pb::CreateUserRequest { user: Some(user), ..Default::default() };
+                    clients.users().create_user(request).await.expect("a user");
+                }
+            }
+            let mut tasks = JoinSet::new();
+            for _ in 0..16 {
+                let (mut requests, pairs, acknowledged) = (clients.requests(), Arc::clone(&pairs), Arc::clone(&acknowledged));
+                tasks.spawn(async move {
+                    loop {
+                        let (from, to) = pairs.lock().unwrap().pop().expect("a pair");
+                        // The first failure is the kill.
+                        let Ok(answer) = requests.send_connection_request(send(from, to)).await else { return };
+                        acknowledged.lock().unwrap().insert(answer.into_inner().connection_request.unwrap().id);
+                    }
+                });
+            }
+            let enough = acknowledged.lock().unwrap().len() + rng.random_range(100..300);
+            until("enough of a load", async || acknowledged.lock().unwrap().len() >= enough).await;
+            kith.crash().await;
+            lost += tasks.join_all().await.len();
+        }
+        assert_eq!(lost, KILLS * 16);
+        // One more start: what a kill left behind is mended, and it serves.
+        let kith = Kith::serve(&database.url, &args).await;
+        let (from_user_id, to_user_id) = pairs.lock().unwrap().pop().unwrap();
+        let last = kith.clients().requests().send_connection_request(send(from_user_id, to_user_id)).await;
+        last.expect("a request");
+        let stored = database.values("SELECT id AS value FROM connection_requests").await;
+        let stored: HashSet<i64> = stored.into_iter().flatten().map(|id| id.parse().unwrap()).collect();
+        let acknowledged = acknowledged.lock().unwrap();
+        println!("{engine:?}: {} acknowledged, {} stored, {KILLS} kills", acknowledged.len(), stored.len());
+        assert!(acknowledged.len() >= KILLS * 100);
+        assert_eq!(acknowledged.difference(&stored).collect::<Vec<_>>(), Vec::<&i64>::new());
+        invariants::check(&database).await;
+    }
+}

@@ -1,0 +1,185 @@
+//! A store that fails when it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use kith::domain::Time;
+use kith::domain::command::{Batch, Command, Replay, Reply};
+use kith::domain::counts::Counts;
+use kith::domain::decide::Rejection;
+use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
+use kith::domain::pair::{Block, Pair, Request};
+use kith::domain::user::User;
+use kith::store::{
+    self, Connection, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::app::App;
+use super::database::{Database, Engine};
+
+/// What a broken database says of itself. No caller may ever see any of it.
+pub const CAUSE: &str = "canary: SELECT secret FROM /var/lib/kith at postgres://kith:hunter2@db (diesel)";
+
+/// What becomes of a read or a commit.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    None,
+    /// It waits until the fault is another one.
+    Blocks,
+    Fails(fn() -> StoreError),
+    /// A batch with the command that sends this message fails.
+    Poison(&'static str, fn() -> StoreError),
+}
+
+/// A store over a real one.
+pub struct Faulty {
+    inner: Arc<dyn Store>,
+    reads: watch::Sender<Fault>,
+    commits: watch::Sender<Fault>,
+    /// The sizes of the batches that were tried, without sweeps.
+    batches: Mutex<Vec<usize>>,
+    begun: watch::Sender<usize>,
+    swept: watch::Sender<bool>,
+}
+
+impl Faulty {
+    /// A service over such a store; its first sweep is done, so that only the test's commands are committed.
+    pub async fn app(engine: Engine, change: impl FnOnce(&mut kith::server::Settings)) -> (App, Arc<Self>) {
+        let database = Database::migrated(engine).await;
+        let inner = store::connect(&database.url(), Options { readers: 4, migrate: false }).await.expect("a store");
+        let store = Arc::new(Self {
+            inner,
+            reads: watch::channel(Fault::None).0,
+            commits: watch::channel(Fault::None).0,
+            batches: Mutex::default(),
+            begun: watch::channel(0).0,
+            swept: watch::channel(false).0,
+        });
+        let app = App::over(database, Arc::<Self>::clone(&store), change).await;
+        store.swept.subscribe().wait_for(|swept| *swept).await.expect("a sweep");
+        (app, store)
+    }
+
+    pub fn reads(&self, fault: Fault) {
+        self.reads.send_replace(fault);
+    }
+
+    pub fn commits(&self, fault: Fault) {
+        self.commits.send_replace(fault);
+    }
+
+    /// The sizes of the batches since the last time this was asked.
+    pub fn take_batches(&self) -> Vec<usize> {
+        std::mem::take(&mut self.batches.lock().expect("a lock"))
+    }
+
+    /// Waits until so many batches have been tried from the start.
+    pub async fn begun(&self, batches: usize) {
+        self.begun.subscribe().wait_for(|begun| *begun >= batches).await.expect("a batch");
+    }
+
+    /// How many batches have been tried from the start.
+    pub fn begun_so_far(&self) -> usize {
+        *self.begun.borrow()
+    }
+
+    async fn reading(&self) -> Result<&dyn Store, StoreError> {
+        let mut reads = self.reads.subscribe();
+        let fault = *reads.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
+        match fault {
+            Fault::Fails(error) => Err(error()),
+            Fault::None | Fault::Blocks | Fault::Poison(..) => Ok(&*self.inner),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+        if batch.submissions.iter().any(|submission| matches!(submission.command, Command::Sweep)) {
+            let swept = self.inner.commit(batch).await;
+            self.swept.send_replace(true);
+            return swept;
+        }
+        self.batches.lock().expect("a lock").push(batch.submissions.len());
+        self.begun.send_modify(|begun| *begun += 1);
+        let mut commits = self.commits.subscribe();
+        let fault = *commits.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
+        let has = |words: &str| {
+            batch.submissions.iter().any(
+                |submission| matches!(&submission.command, Command::Send { message, .. } if message.as_str() == words),
+            )
+        };
+        match fault {
+            Fault::Fails(error) => Err(error()),
+            Fault::Poison(words, error) if has(words) => Err(error()),
+            Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch).await,
+        }
+    }
+
+    async fn revision(&self) -> Result<Sequence, StoreError> {
+        self.reading().await?.revision().await
+    }
+
+    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError> {
+        self.reading().await?.user(key).await
+    }
+
+    async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
+        self.reading().await?.users(ids).await
+    }
+
+    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
+        self.reading().await?.users_page(slice).await
+    }
+
+    async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
+        self.reading().await?.request(id).await
+    }
+
+    async fn requests(
+        &self,
+        user: UserId,
+        which: Requests,
+        after: Time,
+        slice: Slice,
+    ) -> Result<Listed<Request>, StoreError> {
+        self.reading().await?.requests(user, which, after, slice).await
+    }
+
+    async fn connections(
+        &self,
+        user: UserId,
+        sharing: Sharing,
+        slice: Slice,
+    ) -> Result<Listed<Connection>, StoreError> {
+        self.reading().await?.connections(user, sharing, slice).await
+    }
+
+    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
+        self.reading().await?.shared_connections(user, other).await
+    }
+
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
+        self.reading().await?.pairs(user, others).await
+    }
+
+    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
+        self.reading().await?.counts(user, expired).await
+    }
+
+    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError> {
+        self.reading().await?.blocks(user, slice).await
+    }
+
+    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+        self.reading().await?.replay(id).await
+    }
+
+    fn token_key(&self) -> &[u8] {
+        self.inner.token_key()
+    }
+}

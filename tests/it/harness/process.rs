@@ -1,0 +1,236 @@
+//! The program itself, as an operator runs it: a process with a command line, a log and signals.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kith::proto::v1::block_service_client::BlockServiceClient;
+use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
+use kith::proto::v1::connection_service_client::ConnectionServiceClient;
+use kith::proto::v1::user_service_client::UserServiceClient;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use super::database::{Database, Engine};
+
+/// How long anything outside may take before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `kith`. It is killed when this is dropped.
+pub struct Kith {
+    child: Child,
+    log: Log,
+    /// Where it listens, as `HOST:PORT`.
+    pub address: String,
+    channel: Channel,
+}
+
+/// How a `kith` ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// All that it wrote to standard error.
+    pub log: String,
+}
+
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// How many lines there are; closed at the log's end.
+    count: watch::Receiver<usize>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// The program with these arguments, and no settings from this process's environment.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KITH_")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+/// Runs a `kith` that ends by itself.
+pub async fn run(args: &[&str]) -> Ended {
+    run_command(command(args)).await
+}
+
+/// The same for a prepared command.
+pub async fn run_command(mut command: Command) -> Ended {
+    let (child, log) = spawn(&mut command);
+    ended(child, log).await
+}
+
+impl Kith {
+    /// Starts a server on a database, on a free port; ready when this returns.
+    pub async fn serve(url: &str, args: &[&str]) -> Self {
+        let database = format!("--database-url={url}");
+        let all: Vec<&str> = ["--listen=127.0.0.1:0", &database].into_iter().chain(args.iter().copied()).collect();
+        Self::start(command(&all)).await
+    }
+
+    /// Starts a prepared command and waits until it listens.
+    pub async fn start(command: Command) -> Self {
+        Self::try_start(command).await.unwrap_or_else(|ended| panic!("kith ended before it listened: {ended:#?}"))
+    }
+
+    /// The same; answers how it ended if it did so before it listened.
+    pub async fn try_start(mut command: Command) -> Result<Self, Ended> {
+        let (child, mut log) = spawn(&mut command);
+        match tokio::time::timeout(PATIENCE, log.after("listening on ")).await.expect("kith starts in time") {
+            Some(address) => {
+                let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+                Ok(Self { child, log, address, channel })
+            }
+            None => Err(ended(child, log).await),
+        }
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn clients(&self) -> Clients {
+        Clients(self.channel())
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Sends a signal, such as `TERM` or `KILL`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(status.success(), "kill -s {name} {pid}: {status}");
+    }
+
+    /// Waits for its end.
+    pub async fn wait(mut self) -> Ended {
+        let log = std::mem::replace(&mut self.log, Log::none());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "kith does not end:\n{}", log.text());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        Ended { status, log: log.whole() }
+    }
+
+    /// Kills it as a crash would.
+    pub async fn crash(self) -> Ended {
+        self.signal("KILL");
+        self.wait().await
+    }
+}
+
+impl Drop for Kith {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is what they are for.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+async fn ended(child: Child, log: Log) -> Ended {
+    let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+    Kith { child, log, address: String::new(), channel }.wait().await
+}
+
+fn spawn(command: &mut Command) -> (Child, Log) {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let (sender, count) = watch::channel(0);
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&lines);
+    let reader = std::thread::spawn(move || {
+        for line in stderr.lines() {
+            let mut lines = kept.lock().expect("a lock");
+            lines.push(line.unwrap_or_else(|error| format!("(not text: {error})")));
+            sender.send_replace(lines.len());
+        }
+    });
+    (child, Log { lines, count, reader: Some(reader) })
+}
+
+impl Log {
+    fn none() -> Self {
+        Self { lines: Arc::default(), count: watch::channel(0).1, reader: None }
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().expect("a lock").join("\n")
+    }
+
+    /// What follows these words in the first line that has them; `None` if the log ends without.
+    async fn after(&mut self, words: &str) -> Option<String> {
+        let mut seen = 0;
+        loop {
+            {
+                let lines = self.lines.lock().expect("a lock");
+                if let Some((_, rest)) = lines[seen..].iter().find_map(|line| line.split_once(words)) {
+                    return Some(rest.trim().to_owned());
+                }
+                seen = lines.len();
+            }
+            self.count.changed().await.ok()?;
+        }
+    }
+
+    /// All of it, once its writer has ended.
+    fn whole(mut self) -> String {
+        self.reader.take().into_iter().for_each(|reader| reader.join().expect("a log"));
+        self.text()
+    }
+}
+
+/// The clients of one server.
+#[derive(Clone)]
+pub struct Clients(pub Channel);
+
+impl Clients {
+    pub fn users(&self) -> UserServiceClient<Channel> {
+        UserServiceClient::new(self.0.clone())
+    }
+
+    pub fn requests(&self) -> ConnectionRequestServiceClient<Channel> {
+        ConnectionRequestServiceClient::new(self.0.clone())
+    }
+
+    pub fn connections(&self) -> ConnectionServiceClient<Channel> {
+        ConnectionServiceClient::new(self.0.clone())
+    }
+
+    pub fn blocks(&self) -> BlockServiceClient<Channel> {
+        BlockServiceClient::new(self.0.clone())
+    }
+}
+
+/// As many servers on one database as its engine is for: three on PostgreSQL, one on SQLite.
+pub struct Cluster {
+    // Before the database: the servers end first.
+    pub servers: Vec<Kith>,
+    pub database: Database,
+}
+
+impl Cluster {
+    pub async fn start(engine: Engine, args: &[&str]) -> Self {
+        let database = Database::migrated(engine).await;
+        let mut servers = Vec::new();
+        for _ in 0..if engine == Engine::Postgres { 3 } else { 1 } {
+            servers.push(Kith::serve(&database.url, args).await);
+        }
+        Self { servers, database }
+    }
+
+    /// The clients of one of the servers: of another one for each number.
+    pub fn clients(&self, number: usize) -> Clients {
+        self.servers[number % self.servers.len()].clients()
+    }
+}
