@@ -1,0 +1,37 @@
+# `make test` is all that a fresh machine needs to run the tests; `make check` is the rest of what CI asks.
+
+BUF_VERSION := 1.75.0
+BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
+
+.PHONY: run test check breaking image
+.DEFAULT_GOAL := check
+
+run:
+	cargo run --release --locked
+
+test:
+	scripts/install-test-tools
+	cargo test --locked
+
+check: $(BUF)
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+# Against the last release: until there is one, the protos are free to change.
+breaking: $(BUF)
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); \
+	if [ -n "$$tag" ]; then \
+		echo "$(BUF) breaking --against .git#tag=$$tag" && $(BUF) breaking --against ".git#tag=$$tag"; \
+	else \
+		echo "no release yet (no tag v*): the check for breaking changes of the protos is skipped"; \
+	fi
+
+image:
+	docker build -t kith .
+
+# Only made when no buf is on the PATH. The binary is part of the npm package, so no install script needs to run.
+.tools/node_modules/.bin/buf:
+	@command -v npm >/dev/null || { echo "install buf $(BUF_VERSION), or npm, which can" >&2; exit 1; }
+	npm install --prefix .tools --no-save --ignore-scripts --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
