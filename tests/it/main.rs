@@ -7,4 +7,5 @@
 
 mod coverage;
 mod harness;
+mod privacy;
 mod rpc;
