@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
 
+mod bad_input;
 mod coverage;
 mod harness;
 mod privacy;
