@@ -4,6 +4,7 @@
 //! question about the whole. `harness/` starts what they need.
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
+#![allow(clippy::unwrap_used, reason = "what cannot go on has failed")]
 
 mod bad_input;
 mod coverage;
