@@ -4,7 +4,9 @@
 //! question about the whole. `harness/` starts what they need.
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
+#![allow(clippy::unwrap_used, reason = "what cannot go on has failed")]
 
+mod bad_input;
 mod cancellation;
 mod concurrency;
 mod conformance;
@@ -13,5 +15,6 @@ mod faults;
 mod harness;
 mod history;
 mod model;
+mod privacy;
 mod rpc;
 mod semantics;

@@ -157,6 +157,28 @@ cases! {
         app.send(ann, others[2]).await;
     }
 
+    #[with(|settings| settings.policy.max_sent_requests = Some(1))]
+    async fn the_first_reason_in_the_documented_order_is_told(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
+        let send = async |from, to, message: &str| {
+            let (message, request_id) = (message.to_owned(), request_id.clone());
+            let send = pb::SendConnectionRequestRequest { message, request_id, ..request(from, to) };
+            app.requests().send_connection_request(send).await
+        };
+        send(ann, bob, "").await.unwrap();
+        refused(send(99, 99, "\0").await, Code::InvalidArgument, ErrorReason::InvalidFields);
+        refused(send(99, 99, "").await, Code::InvalidArgument, ErrorReason::SelfRequest);
+        refused(send(ann, 99, "").await, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        // At the limit, but what is true of the pair comes first.
+        refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
+        app.block(bob, ann).await;
+        refused(app.try_send(bob, ann).await, Code::FailedPrecondition, ErrorReason::BlockedByYou);
+        app.moderate(ann, "ann", UserStatus::Blocked).await;
+        refused(app.try_send(bob, ann).await, Code::FailedPrecondition, ErrorReason::UserNotApproved);
+        refused(app.try_send(ann, 99).await, Code::NotFound, ErrorReason::UserNotFound);
+    }
+
     async fn a_repetition_gets_the_first_answer_again(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
