@@ -7,6 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -67,7 +68,11 @@ impl Committer {
     /// begun withdraws the command; later, it is carried out all the same.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.try_send((submission, answer)).map_err(|_| CommitError::Overloaded)?;
+        self.queue.try_send((submission, answer)).map_err(|error| match error {
+            TrySendError::Full(_) => CommitError::Overloaded,
+            // The service is ending.
+            TrySendError::Closed(_) => CommitError::Unavailable,
+        })?;
         Queued(outcome).outcome().await
     }
 
@@ -75,7 +80,7 @@ impl Committer {
     /// instead of being refused.
     pub async fn submit_in_turn(&self, submission: Submission) -> Result<Queued, CommitError> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.send((submission, answer)).await.map_err(|_| CommitError::Overloaded)?;
+        self.queue.send((submission, answer)).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(outcome))
     }
 }

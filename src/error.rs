@@ -223,6 +223,13 @@ pub fn internal() -> Status {
     status(Code::Internal, ErrorReason::InternalFault, "an internal fault; the service's log has its cause", [])
 }
 
+/// The request's bytes are not a message of this call.
+pub fn undecodable() -> Status {
+    let mut details = details(ErrorReason::InvalidFields, []);
+    details.add_bad_request_violation("", "the bytes are not a protobuf message of this call");
+    Status::with_error_details(Code::InvalidArgument, "the request cannot be decoded", details)
+}
+
 /// The call's time ran out.
 pub fn deadline_passed() -> Status {
     let message = "the call's time ran out; a change may still be made, retry with the same request_id to learn";

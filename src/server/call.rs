@@ -80,6 +80,7 @@ where
                 },
                 None => answer.await?,
             };
+            let response = if is_undecodable(&response) { error::undecodable().into_http() } else { response };
             record(&recorded, &response, started);
             Ok(response)
         };
@@ -117,6 +118,13 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
+}
+
+/// tonic answers bytes that it cannot decode with INTERNAL and the decoder's own words. All internal errors of ours
+/// have details.
+fn is_undecodable<B>(response: &Response<B>) -> bool {
+    let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+    code == Some(Code::Internal) && !response.headers().contains_key("grpc-status-details-bin")
 }
 
 /// Notes how the call ended. What is the service's fault is an error; what is the caller's is for debugging.

@@ -121,9 +121,9 @@ impl ConnectionService for Connections {
         let request = request.get_ref();
         let key = self.0.store.token_key();
         let (user, other, page) = mapping::mutual(request, key)?;
-        let (listed, total) = tokio::try_join!(self.section(user, Sharing::With(other), &page), async {
-            Ok(self.0.store.shared_connections(user, other).await?)
-        },)?;
+        let listed = self.section(user, Sharing::With(other), &page).await?;
+        // Asked second, so that it reflects at least the list's revision.
+        let total = self.0.store.shared_connections(user, other).await?;
         let Listed { revision, mut rows, users } = listed;
         let next_page_token = cut(&mut rows, &page, request, key, |row| row.position);
         let shared = rows.iter().filter_map(|row| users.get(&row.other));

@@ -104,6 +104,9 @@ impl Import<'_> {
             let reply = queued.outcome().await;
             self.count(position, reply)?;
         }
+        // Within a chunk, rows that break rules are found before those that meet another's name.
+        self.summary.refusals.sort_by_key(|refusal| refusal.position);
+        self.summary.refusals.truncate(REFUSALS_NAMED);
         Ok(())
     }
 
@@ -146,9 +149,6 @@ impl Import<'_> {
 
     /// Answers, and keeps the answer if there is a key for it.
     async fn finish(mut self, key: Option<(Uuid, Fingerprint)>) -> Result<Response<pb::ImportUsersResponse>, Status> {
-        // Within a chunk, rows that break rules are found before those that meet another's name.
-        self.summary.refusals.sort_by_key(|refusal| refusal.position);
-        self.summary.refusals.truncate(REFUSALS_NAMED);
         let Some((id, fingerprint)) = key else {
             if self.revision == Sequence::default() {
                 self.revision = self.core.store.revision().await?;

@@ -119,13 +119,13 @@ impl Store for PostgresStore {
             };
             row.map(User::try_from).transpose()
         };
-        let (revision, user) = try_join!(revision(conn), user)?;
+        let (revision, user) = try_join!(biased; revision(conn), user)?;
         Ok(Read { revision, value: user.map(Arc::new) })
     }
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         let conn = &*self.conn().await?;
-        let (revision, value) = try_join!(revision(conn), users_by_id(conn, ids.into_iter().collect()))?;
+        let (revision, value) = try_join!(biased; revision(conn), users_by_id(conn, ids.into_iter().collect()))?;
         Ok(Read { revision, value })
     }
 
@@ -135,14 +135,14 @@ impl Store for PostgresStore {
             let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(&mut &*conn).await?;
             super::row::positioned(rows)
         };
-        let (revision, value) = try_join!(revision(conn), rows)?;
+        let (revision, value) = try_join!(biased; revision(conn), rows)?;
         Ok(Read { revision, value })
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
         let conn = &*self.conn().await?;
         let rows = async { Ok(query::request(id.get()).load(&mut &*conn).await?) };
-        let (revision, rows) = try_join!(revision(conn), rows)?;
+        let (revision, rows) = try_join!(biased; revision(conn), rows)?;
         requests(conn, revision, rows, None).await
     }
 
@@ -171,7 +171,7 @@ impl Store for PostgresStore {
                 }
             })
         };
-        let (revision, rows) = try_join!(revision(conn), rows)?;
+        let (revision, rows) = try_join!(biased; revision(conn), rows)?;
         requests(conn, revision, rows, Some(user)).await
     }
 
@@ -196,7 +196,7 @@ impl Store for PostgresStore {
             };
             Ok(rows.into_iter().map(Connection::from).collect::<Vec<_>>())
         };
-        let (revision, rows) = try_join!(revision(conn), rows)?;
+        let (revision, rows) = try_join!(biased; revision(conn), rows)?;
         let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
         named.extend(sharing.viewer().into_iter().chain([user]));
         Ok(Listed { revision, users: users_by_id(conn, named).await?, rows })
@@ -221,6 +221,7 @@ impl Store for PostgresStore {
             .filter(connection_requests::high_user_id.eq(user.get()));
         let blocks = blocks::table.filter(blocks::user_id.eq(user.get())).filter(blocks::other_user_id.eq_any(ids));
         let (revision, as_low, as_high, blocks) = try_join!(
+            biased;
             revision(conn),
             async { Ok(as_low.load::<RequestRow>(&mut &*conn).await?) },
             async { Ok(as_high.load::<RequestRow>(&mut &*conn).await?) },
@@ -238,7 +239,7 @@ impl Store for PostgresStore {
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
         let conn = &*self.conn().await?;
-        let (revision, value) = try_join!(revision(conn), counts(conn, user, expired))?;
+        let (revision, value) = try_join!(biased; revision(conn), counts(conn, user, expired))?;
         Ok(Read { revision, value })
     }
 
@@ -249,7 +250,7 @@ impl Store for PostgresStore {
                 query::blocks_page(user.get(), slice.before(), slice.limit).load(&mut &*conn).await?;
             Ok(rows.iter().map(|row| (UserId::new(row.other_user_id), row.block())).collect::<Vec<_>>())
         };
-        let (revision, rows) = try_join!(revision(conn), rows)?;
+        let (revision, rows) = try_join!(biased; revision(conn), rows)?;
         let named = rows.iter().map(|(other, _)| *other).chain([user]).collect();
         Ok(Listed { revision, users: users_by_id(conn, named).await?, rows })
     }

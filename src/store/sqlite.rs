@@ -6,6 +6,8 @@
 mod commit;
 
 use std::collections::{BTreeSet, HashMap};
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,17 +41,16 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, which has been migrated.
     pub(super) fn open(path: &Path, readers: usize) -> Result<Self, StoreError> {
-        let mut writer = open(path)?;
-        let feed: FeedRow = query::head().first(&mut writer)?;
-        let read = |_| {
-            let mut reader = open(path)?;
+        let feed: FeedRow = query::head().first(&mut open(path)?)?;
+        let (to_write, to_read) = (path.to_owned(), path.to_owned());
+        let open_to_read = move || {
+            let mut reader = open(&to_read)?;
             reader.batch_execute("PRAGMA query_only = ON;")?;
             Ok(reader)
         };
-        let readers = (0..readers).map(read).collect::<Result<Vec<_>, StoreError>>()?;
         Ok(Self {
-            writer: Threads::start("kith-write", vec![writer])?,
-            readers: Threads::start("kith-read", readers)?,
+            writer: Threads::start("kith-write", 1, move || open(&to_write))?,
+            readers: Threads::start("kith-read", readers, open_to_read)?,
             token_key: feed.token_key.into_bytes(),
         })
     }
@@ -267,12 +268,16 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(name: &str, connections: Vec<SqliteConnection>) -> Result<Self, StoreError> {
+    fn start(
+        name: &str,
+        count: usize,
+        open: impl Fn() -> Result<SqliteConnection, StoreError> + Clone + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let (queue, jobs) = sync_channel(READS_WAITING);
         let jobs = Arc::new(Mutex::new(jobs));
-        for conn in connections {
-            let jobs = Arc::clone(&jobs);
-            let work = move || work(&jobs, conn);
+        for _ in 0..count {
+            let (jobs, conn, open) = (Arc::clone(&jobs), open()?, open.clone());
+            let work = move || work(&jobs, conn, open);
             let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
             started.map_err(|error| StoreError::Internal(error.into()))?;
         }
@@ -301,13 +306,22 @@ impl Threads {
 }
 
 /// Serves jobs until the store is dropped.
-fn work(jobs: &Mutex<Receiver<Job>>, mut conn: SqliteConnection) {
+fn work(
+    jobs: &Mutex<Receiver<Job>>,
+    mut conn: SqliteConnection,
+    open: impl Fn() -> Result<SqliteConnection, StoreError>,
+) {
     loop {
         // One idle thread waits for the next job, the others wait for it to have got one.
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match next {
-            Ok(job) => job(&mut conn),
-            Err(_) => return,
+        let Ok(job) = next else { return };
+        // A job that panics takes its caller's answer with it, but not the thread. Its connection may be left within
+        // a transaction, so it gets a new one.
+        if catch_unwind(AssertUnwindSafe(|| job(&mut conn))).is_err() {
+            match open() {
+                Ok(fresh) => conn = fresh,
+                Err(error) => tracing::error!(error = &error as &dyn Error, "the database cannot be opened again"),
+            }
         }
     }
 }

@@ -541,3 +541,25 @@ cases! {
         }
     }
 }
+
+/// A request whose name is no text.
+#[derive(Clone, PartialEq, prost::Message)]
+struct NoText {
+    #[prost(bytes = "vec", tag = "2")]
+    username: Vec<u8>,
+}
+
+cases! {
+    async fn bytes_that_are_no_message_are_the_callers_fault(app: App) {
+        let mut client = tonic::client::Grpc::new(app.channel());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<NoText, pb::GetUserResponse>::default();
+        let path = http::uri::PathAndQuery::from_static("/kith.v1.UserService/GetUser");
+        let request = tonic::Request::new(NoText { username: vec![0xff] });
+        let refusal = client.unary(request, path, codec).await;
+        let message = refusal.as_ref().unwrap_err().message().to_owned();
+        assert_eq!(message, "the request cannot be decoded", "no word of the decoder's");
+        let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(fields(&details), [""]);
+    }
+}

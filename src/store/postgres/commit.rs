@@ -1,4 +1,4 @@
-//! The commit on PostgreSQL: three flights for a batch of any size.
+//! The commit on PostgreSQL: three flights for a batch of any size (four for one that creates or deletes users).
 //!
 //! The first begins, locks the head and loads; the second saves; the third commits. Statements work on arrays, so
 //! that their text never depends on how much a batch holds and they stay prepared.
@@ -155,6 +155,8 @@ async fn load(conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<
     let (low, high): (Vec<_>, Vec<_>) = needs.pairs.iter().map(|key| (key.low().get(), key.high().get())).unzip();
     let requests: Vec<i64> = needs.requests.iter().map(|id| id.get()).collect();
     let (_, head, by_pair, by_id, blocks, members, replays, rare) = try_join!(
+        // In this order on the wire: what is loaded before the lock is held may not be true.
+        biased;
         begin(conn),
         head(conn),
         requests_of_pairs(conn, low.clone(), high.clone()),
