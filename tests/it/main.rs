@@ -9,4 +9,5 @@ mod cancellation;
 mod concurrency;
 mod faults;
 mod harness;
+mod program;
 mod rpc;
