@@ -9,5 +9,6 @@ mod cancellation;
 mod concurrency;
 mod faults;
 mod harness;
+mod plans;
 mod program;
 mod rpc;
