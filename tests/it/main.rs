@@ -9,6 +9,7 @@ mod cancellation;
 mod concurrency;
 mod faults;
 mod harness;
+mod paging;
 mod plans;
 mod program;
 mod rpc;
