@@ -1,10 +1,13 @@
 //! The settings: each a flag and an environment variable, both shown by `--help`.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::policy::Policy;
@@ -72,7 +75,7 @@ pub struct Serve {
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// Database: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full
-    #[arg(long, env = "KITH_DATABASE_URL", default_value = "sqlite://kith.db", hide_env_values = true)]
+    #[arg(long, env = "KITH_DATABASE_URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
     pub database_url: DatabaseUrl,
     /// What to log: error, warn, info, debug, trace, or directives such as info,kith=debug
     #[arg(long, env = "KITH_LOG_LEVEL", default_value = "info")]
@@ -80,6 +83,27 @@ pub struct Common {
     /// How to log
     #[arg(long, env = "KITH_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Parses a database's URL. clap's own error would repeat it, with its password.
+#[derive(Clone, Copy, Debug)]
+struct UrlParser;
+
+impl TypedValueParser for UrlParser {
+    type Value = DatabaseUrl;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<DatabaseUrl, clap::Error> {
+        let parsed = value.to_str().ok_or_else(|| "is not UTF-8".to_owned()).and_then(str::parse);
+        parsed.map_err(|error| {
+            let message = format!("invalid value for --database-url: {error}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
 }
 
 /// How log lines look.

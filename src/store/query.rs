@@ -4,19 +4,20 @@
 //! twice while others write. The last page's `before` is `i64::MAX`.
 
 use diesel::backend::Backend;
-use diesel::dsl::{auto_type, case_when, count_star, exists, not};
+use diesel::dsl::{auto_type, case_when, count_star, exists};
 use diesel::internal::derives::as_expression::Bound;
 use diesel::prelude::*;
 use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::sql_types::BigInt;
 
 use super::schema::{
-    Instant, IsOpen, IsWithdrawn, Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts,
-    users,
+    Instant, IsConnected, IsOpen, IsWithdrawn, Stamp, blocks, connection_requests, connections, feed, request_ids,
+    user_counts, users,
 };
 
 use super::statement::Statement;
 
+type ConnectionsSql = <connections::table as AsQuery>::SqlType;
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
 
 #[auto_type]
@@ -133,9 +134,21 @@ pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
         .limit(limit)
 }
 
+// All that a user sent, by state: each has its own index on the sender, and no index has them all.
+
 #[auto_type]
-pub(super) fn all_sent(user: i64) -> _ {
-    connection_requests::table.filter(connection_requests::from_user_id.eq(user))
+pub(super) fn all_sent_open(user: i64) -> _ {
+    connection_requests::table.filter(connection_requests::from_user_id.eq(user)).filter(IsOpen)
+}
+
+#[auto_type]
+pub(super) fn all_sent_connected(user: i64) -> _ {
+    connection_requests::table.filter(connection_requests::from_user_id.eq(user)).filter(IsConnected)
+}
+
+#[auto_type]
+pub(super) fn all_sent_withdrawn(user: i64) -> _ {
+    connection_requests::table.filter(connection_requests::from_user_id.eq(user)).filter(IsWithdrawn)
 }
 
 #[auto_type]
@@ -198,16 +211,49 @@ where
 
 // --- connections ---
 
-#[auto_type]
-pub(super) fn connections_page(user: i64, before: i64, limit: i64) -> _ {
-    connections::table
-        .filter(connections::user_id.eq(user))
-        .filter(connections::position.lt(before))
-        .order(connections::position.desc())
-        .limit(limit)
+/// A page of the connections of a user, out of a page from either side: on PostgreSQL the order and limit of a query
+/// of the view do not reach the indexes, and it would read all connections and sort them.
+macro_rules! connections_sql {
+    () => {
+        connections_sql!(@ "", "")
+    };
+    // Only those whose other end is, or is not, connected to a viewer: a look-up by the pair's key. The offset keeps
+    // PostgreSQL from making a join of it, which for a user with many connections would read the whole table.
+    ($exists:literal) => {
+        connections_sql!(@
+            concat!(
+                "AND ", $exists, " (SELECT 1 FROM connection_requests AS theirs WHERE theirs.state = 'CONNECTED' \
+                 AND theirs.low_user_id = CASE WHEN own.to_user_id < ? THEN own.to_user_id ELSE ? END \
+                 AND theirs.high_user_id = CASE WHEN own.to_user_id < ? THEN ? ELSE own.to_user_id END LIMIT 1 OFFSET 0)"
+            ),
+            concat!(
+                "AND ", $exists, " (SELECT 1 FROM connection_requests AS theirs WHERE theirs.state = 'CONNECTED' \
+                 AND theirs.low_user_id = CASE WHEN own.from_user_id < ? THEN own.from_user_id ELSE ? END \
+                 AND theirs.high_user_id = CASE WHEN own.from_user_id < ? THEN ? ELSE own.from_user_id END LIMIT 1 OFFSET 0)"
+            )
+        )
+    };
+    (@ $if_asked:expr, $if_was_asked:expr) => {
+        concat!(
+            "SELECT * FROM ( \
+                 SELECT * FROM ( \
+                     SELECT from_user_id AS user_id, to_user_id AS other_user_id, id AS connection_request_id, \
+                            accepted AS connected, position FROM connection_requests AS own \
+                     WHERE state = 'CONNECTED' AND from_user_id = ? AND position < ? ",
+            $if_asked,
+            " ORDER BY position DESC LIMIT ?) AS asked \
+                 UNION ALL SELECT * FROM ( \
+                     SELECT to_user_id, from_user_id, id, accepted, position FROM connection_requests AS own \
+                     WHERE state = 'CONNECTED' AND to_user_id = ? AND position < ? ",
+            $if_was_asked,
+            " ORDER BY position DESC LIMIT ?) AS was_asked \
+             ) AS connections ORDER BY position DESC LIMIT ?"
+        )
+    };
 }
 
-/// Whether the other end of a connection is connected to `viewer`: a look-up by the pair's key.
+/// Whether the other end of a connection is connected to `viewer`: a look-up by the pair's key, and no join, as
+/// above.
 #[auto_type]
 fn shared_with(viewer: i64) -> _ {
     exists(
@@ -226,30 +272,66 @@ fn shared_with(viewer: i64) -> _ {
                 )
                 .otherwise(connections::other_user_id)),
             )
-            .filter(connection_requests::state.eq("CONNECTED")),
+            .filter(connection_requests::state.eq("CONNECTED"))
+            .limit(1_i64)
+            .offset(0_i64),
     )
 }
 
-#[auto_type]
-pub(super) fn connections_shared(user: i64, viewer: i64, before: i64, limit: i64) -> _ {
-    let shared: shared_with = shared_with(viewer);
-    connections::table
-        .filter(connections::user_id.eq(user))
-        .filter(shared)
-        .filter(connections::position.lt(before))
-        .order(connections::position.desc())
-        .limit(limit)
+pub(super) fn connections_page<DB: Backend>(
+    user: i64,
+    before: i64,
+    limit: i64,
+) -> Statement<'static, DB, ConnectionsSql>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+{
+    connections_of(connections_sql!(), user, None, before, limit)
 }
 
-#[auto_type]
-pub(super) fn connections_not_shared(user: i64, viewer: i64, before: i64, limit: i64) -> _ {
-    let shared: shared_with = shared_with(viewer);
-    connections::table
-        .filter(connections::user_id.eq(user))
-        .filter(not(shared))
-        .filter(connections::position.lt(before))
-        .order(connections::position.desc())
-        .limit(limit)
+pub(super) fn connections_shared<DB: Backend>(
+    user: i64,
+    viewer: i64,
+    before: i64,
+    limit: i64,
+) -> Statement<'static, DB, ConnectionsSql>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+{
+    connections_of(connections_sql!("EXISTS"), user, Some(viewer), before, limit)
+}
+
+pub(super) fn connections_not_shared<DB: Backend>(
+    user: i64,
+    viewer: i64,
+    before: i64,
+    limit: i64,
+) -> Statement<'static, DB, ConnectionsSql>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+{
+    connections_of(connections_sql!("NOT EXISTS"), user, Some(viewer), before, limit)
+}
+
+fn connections_of<DB: Backend>(
+    text: &'static str,
+    user: i64,
+    viewer: Option<i64>,
+    before: i64,
+    limit: i64,
+) -> Statement<'static, DB, ConnectionsSql>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+{
+    let mut statement = Statement::new(text);
+    for _side in 0..2 {
+        statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(before);
+        for viewer in viewer.into_iter().flat_map(|viewer| [viewer; 4]) {
+            statement = statement.bind::<BigInt, _>(viewer);
+        }
+        statement = statement.bind::<BigInt, _>(limit);
+    }
+    statement.bind::<BigInt, _>(limit)
 }
 
 #[auto_type]
@@ -287,4 +369,91 @@ pub(super) fn blocks_against(user: i64) -> _ {
 #[auto_type]
 pub(super) fn replay(id: String) -> _ {
     request_ids::table.find(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::debug_query;
+    use diesel::sql_types::Text;
+    use diesel::sqlite::Sqlite;
+
+    use super::*;
+    use crate::domain::Time;
+    use crate::store::migration::{Pending, migrate_sqlite};
+
+    /// How SQLite would find the rows.
+    #[expect(clippy::disallowed_methods, reason = "asked once each")]
+    fn plan(conn: &mut SqliteConnection, query: &impl QueryFragment<Sqlite>) -> Vec<String> {
+        #[derive(QueryableByName)]
+        struct Step {
+            #[diesel(sql_type = Text)]
+            detail: String,
+        }
+        let shown = debug_query::<Sqlite, _>(query).to_string();
+        let sql = shown.split(" -- binds").next().expect("a text");
+        let steps = diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load::<Step>(conn);
+        steps.unwrap_or_else(|error| panic!("{sql}: {error}")).into_iter().map(|step| step.detail).collect()
+    }
+
+    /// The plans do not depend on the rows: nothing runs ANALYZE. PostgreSQL's are a test in `tests/it/plans.rs`.
+    #[test]
+    fn sqlite_finds_the_rows_of_every_query_by_an_index() {
+        let mut conn = SqliteConnection::establish(":memory:").expect("a database");
+        migrate_sqlite(&mut conn, Pending::Apply).expect("a migration");
+        let now = Stamp(Time::UNIX_EPOCH);
+        let mut plans = 0;
+        macro_rules! check {
+            ($($query:expr => $index:literal),+ $(,)?) => {$(
+                let steps = plan(&mut conn, &$query);
+                let text = format!("{}: {steps:#?}", stringify!($query));
+                assert!(steps.iter().any(|step| step.contains($index)), "no {} in {text}", $index);
+                for step in &steps {
+                    // A scan in the order of a partial index ends with its first row; one of a page is of the page.
+                    let scan = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("USING INDEX"));
+                    let page = ["asked", "was_asked", "connections", "due"];
+                    assert!(scan.is_none_or(|table| page.contains(&table)), "{text}");
+                }
+                // Nothing is sorted but the two pages of which one is made.
+                let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+                assert!(sorts <= if text.contains("was_asked") { 2 } else { 0 }, "{text}");
+                plans += 1;
+            )+};
+        }
+        check! {
+            head() => "feed USING INTEGER PRIMARY KEY",
+            revision() => "feed USING INTEGER PRIMARY KEY",
+            user(1) => "users USING INTEGER PRIMARY KEY",
+            user_by_name(String::new()) => "(username_key=?)",
+            users_page(1, 1) => "(position<?)",
+            member(1) => "users USING INTEGER PRIMARY KEY",
+            member_by_name(String::new()) => "(username_key=?)",
+            counts(1) => "user_counts USING INTEGER PRIMARY KEY",
+            request(1) => "(id=?)",
+            request_of_pair(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+            requests_received(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+            requests_unviewed(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+            requests_sent(1, now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
+            requests_sent_in(1, "PENDING", now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
+            oldest_sent(1, 1) => "connection_requests_sent (from_user_id=?)",
+            all_sent_open(1) => "connection_requests_sent (from_user_id=?)",
+            all_sent_connected(1) => "connection_requests_connected (from_user_id=?)",
+            all_sent_withdrawn(1) => "connection_requests_withdrawn_sent (from_user_id=?)",
+            all_received(1) => "connection_requests_received (to_user_id=?)",
+            due_open(now, 1) => "connection_requests_open (created<?)",
+            due_withdrawn(now, 1) => "connection_requests_withdrawn (rejected<?)",
+            oldest_open() => "connection_requests_open",
+            counts_without_due::<Sqlite>(1, now) => "connection_requests_open (created<?)",
+            connections_page::<Sqlite>(1, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+            connections_page::<Sqlite>(1, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+            connections_shared::<Sqlite>(1, 2, 1, 1) => "theirs USING PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+            connections_not_shared::<Sqlite>(1, 2, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+            connections_shared_total(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+            block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
+            blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
+            blocks_by(1) => "(user_id=?)",
+            blocks_against(1) => "blocks_other (other_user_id=?)",
+            replay(String::new()) => "PRIMARY KEY (id=?)",
+        }
+        assert_eq!(plans, 33);
+    }
 }

@@ -217,3 +217,7 @@ condition! {
     /// The request is kept only to hold a cooldown.
     IsWithdrawn, "connection_requests.state = 'WITHDRAWN'"
 }
+condition! {
+    /// The request was accepted.
+    IsConnected, "connection_requests.state = 'CONNECTED'"
+}

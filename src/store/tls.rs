@@ -65,7 +65,8 @@ fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<Path
             Some(("sslmode", value)) => mode = Some(value.to_owned()),
             Some(("sslrootcert", value)) => roots = Some(PathBuf::from(value)),
             Some(_) => kept.push(parameter),
-            None => return Err(format!("the parameter {parameter:?} has no value").into()),
+            // Not named: after a password with a question mark it would be the rest of that.
+            None => return Err("a parameter after the question mark has no value".into()),
         }
     }
     let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };

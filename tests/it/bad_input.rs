@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use kith::proto::v1 as pb;
+use kith::proto::v1::ErrorReason;
 use kith::proto::v1::get_user_request::Key;
 use prost_types::{FieldMask, Timestamp};
 use tonic::{Code, Response, Status};
@@ -13,7 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 use crate::cases;
-use crate::harness::App;
+use crate::harness::{App, refused};
 use crate::harness::app::fields;
 
 /// A change of a request, and the values that it is tried with.

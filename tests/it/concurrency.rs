@@ -407,7 +407,6 @@ async fn read(clients: &Clients, user_id: i64, other_user_id: i64) -> Result<(),
 mod the_check {
     use super::*;
     use crate::cases;
-    use crate::harness::App;
 
     // A check that never found anything proves nothing.
     cases! {

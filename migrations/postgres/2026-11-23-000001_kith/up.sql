@@ -86,6 +86,8 @@ CREATE INDEX connection_requests_connected ON connection_requests (from_user_id,
 -- What expires next, and whose cooldown ends next.
 CREATE INDEX connection_requests_open ON connection_requests (created) WHERE state IN ('PENDING', 'REJECTED');
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
+-- With the two of a sender above, all that a deleted user sent.
+CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
 
 CREATE VIEW connections AS
     SELECT from_user_id AS user_id, to_user_id AS other_user_id, id AS connection_request_id,

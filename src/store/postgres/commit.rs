@@ -289,7 +289,9 @@ async fn load_rare(
         rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
     }
     for user in &needs.all_pairs_of {
-        rows.extend(query::all_sent(user.get()).load(conn).await?);
+        rows.extend(query::all_sent_open(user.get()).load(conn).await?);
+        rows.extend(query::all_sent_connected(user.get()).load(conn).await?);
+        rows.extend(query::all_sent_withdrawn(user.get()).load(conn).await?);
         rows.extend(query::all_received(user.get()).load(conn).await?);
         blocks.extend(query::blocks_by(user.get()).load(conn).await?);
         blocks.extend(query::blocks_against(user.get()).load(conn).await?);

@@ -79,7 +79,9 @@ fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> R
         rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn)?);
     }
     for user in &needs.all_pairs_of {
-        rows.extend(query::all_sent(user.get()).load(conn)?);
+        rows.extend(query::all_sent_open(user.get()).load(conn)?);
+        rows.extend(query::all_sent_connected(user.get()).load(conn)?);
+        rows.extend(query::all_sent_withdrawn(user.get()).load(conn)?);
         rows.extend(query::all_received(user.get()).load(conn)?);
     }
     if let Some(expired) = batch.policy.expired_before(batch.now) {

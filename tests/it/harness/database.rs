@@ -56,6 +56,11 @@ impl Database {
         }
     }
 
+    /// A database that is there already, and is somebody else's to delete.
+    pub fn at(url: &str, engine: Engine) -> Self {
+        Self { url: url.to_owned(), engine, _directory: None }
+    }
+
     fn sqlite() -> Self {
         let directory = TempDir::with_prefix("kith-test-").expect("a directory");
         let url = format!("sqlite://{}", directory.path().join("kith.db").display());

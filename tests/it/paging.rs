@@ -1,0 +1,209 @@
+//! Does a reader of pages see every row once, in order, while others write?
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use kith::proto::v1::{self as pb, ConnectionRequestDirection as Direction};
+use tokio::task::JoinSet;
+
+use crate::cases;
+use crate::harness::process::Clients;
+use crate::harness::{App, invariants};
+
+const CONNECTED: i64 = 1;
+const CONNECTED_TOO: i64 = 2;
+const RECEIVER: i64 = 3;
+const SENDER: i64 = 4;
+const BLOCKER: i64 = 5;
+/// The users of rows that nobody touches.
+const KEPT: std::ops::Range<i64> = 1_000..2_000;
+/// The users of rows that come and go.
+const PASSING: std::ops::Range<i64> = 5_000..5_050;
+const PAGE: i32 = 7;
+
+async fn import(clients: &Clients, ids: impl Iterator<Item = i64>) {
+    let rows: Vec<_> = ids
+        .map(|id| pb::ImportUsersRequest {
+            user: Some(pb::User { id, username: format!("user-{id}"), ..Default::default() }),
+            request_id: String::new(),
+        })
+        .collect();
+    let (expected, mut users) = (i64::try_from(rows.len()).unwrap(), clients.users());
+    let done = users.import_users(tokio_stream::iter(rows)).await.expect("an import").into_inner();
+    assert_eq!(done.created, expected);
+}
+
+async fn send(clients: &Clients, from_user_id: i64, to_user_id: i64) -> i64 {
+    let request = pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() };
+    let sent = clients.requests().send_connection_request(request).await.expect("a request").into_inner();
+    sent.connection_request.expect("a request").id
+}
+
+async fn connect(clients: &Clients, from: i64, to: i64) {
+    let id = send(clients, from, to).await;
+    let request = pb::AcceptConnectionRequestRequest { id, user_id: to, request_id: String::new() };
+    clients.requests().accept_connection_request(request).await.expect("a connection");
+}
+
+async fn cancel(clients: &Clients, id: i64, user_id: i64) {
+    let request = pb::CancelConnectionRequestRequest { id, user_id, request_id: String::new() };
+    clients.requests().cancel_connection_request(request).await.expect("no request");
+}
+
+async fn remove(clients: &Clients, user_id: i64, other_user_id: i64) {
+    let request = pb::RemoveConnectionRequest { user_id, other_user_id, request_id: String::new() };
+    clients.connections().remove_connection(request).await.expect("no connection");
+}
+
+async fn block(clients: &Clients, user_id: i64, other_user_id: i64) {
+    let request = pb::BlockUserRequest { user_id, other_user_id, request_id: String::new() };
+    clients.blocks().block_user(request).await.expect("a block");
+}
+
+async fn unblock(clients: &Clients, user_id: i64, other_user_id: i64) {
+    let request = pb::UnblockUserRequest { user_id, other_user_id, request_id: String::new() };
+    clients.blocks().unblock_user(request).await.expect("no block");
+}
+
+/// Puts a row with this user into every list and takes it out again.
+async fn come_and_go(clients: &Clients, user: i64) {
+    let (received, sent) = (send(clients, user, RECEIVER).await, send(clients, SENDER, user).await);
+    connect(clients, user, CONNECTED).await;
+    connect(clients, CONNECTED_TOO, user).await;
+    block(clients, BLOCKER, user).await;
+    cancel(clients, received, user).await;
+    cancel(clients, sent, SENDER).await;
+    remove(clients, user, CONNECTED).await;
+    remove(clients, CONNECTED_TOO, user).await;
+    unblock(clients, BLOCKER, user).await;
+    clients.users().delete_user(pb::DeleteUserRequest { id: user, request_id: String::new() }).await.expect("no user");
+    import(clients, std::iter::once(user)).await;
+}
+
+/// Reads a list to its end: the users of its rows.
+async fn read(app: &App, what: &str, expected: &str, mut page: impl AsyncFnMut(String) -> (Vec<i64>, String)) {
+    let (mut read, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let (rows, next) = page(token).await;
+        assert!(rows.len() <= usize::try_from(PAGE).unwrap(), "{what}: a page of {}", rows.len());
+        read.extend(rows);
+        pages += 1;
+        if next.is_empty() {
+            break;
+        }
+        token = next;
+    }
+    let once: HashSet<_> = read.iter().copied().collect();
+    // With a viewer, a row that is gone may come back into the other section before that is read; no kept one can.
+    assert!(once.len() == read.len() || what == "connections with a viewer", "{what}: a row was told twice");
+    read.retain(|user| KEPT.contains(user));
+    let expected = app.database.values(expected).await.into_iter().flatten();
+    let expected: Vec<i64> = expected.map(|id| id.parse().unwrap()).filter(|id| KEPT.contains(id)).collect();
+    assert_eq!(expected.len(), KEPT.count());
+    assert_eq!(read, expected, "{what}: in another order, or with rows missing");
+    assert!(pages >= KEPT.count() / usize::try_from(PAGE).unwrap(), "{what}: {pages} pages");
+}
+
+async fn read_requests(app: &App, user_id: i64, direction: Direction, expected: &str) {
+    read(app, direction.as_str_name(), expected, async |page_token| {
+        let direction = direction.into();
+        let request =
+            pb::ListConnectionRequestsRequest { user_id, direction, page_size: PAGE, page_token, ..Default::default() };
+        let page = app.requests().list_connection_requests(request).await.unwrap().into_inner();
+        let other = |row: pb::ConnectionRequest| {
+            let users = [row.from_user.unwrap().id, row.to_user.unwrap().id];
+            users.into_iter().find(|id| *id != user_id).unwrap()
+        };
+        (page.connection_requests.into_iter().map(other).collect(), page.next_page_token)
+    })
+    .await;
+}
+
+async fn read_connections(app: &App, user_id: i64, viewer_user_id: i64) {
+    let expected =
+        format!("SELECT other_user_id AS value FROM connections WHERE user_id = {user_id} ORDER BY position DESC");
+    let what = if viewer_user_id == 0 { "connections" } else { "connections with a viewer" };
+    read(app, what, &expected, async |page_token| {
+        let request =
+            pb::ListConnectionsRequest { user_id, viewer_user_id, page_size: PAGE, page_token, ..Default::default() };
+        let page = app.connections().list_connections(request).await.unwrap().into_inner();
+        (page.connections.into_iter().map(|row| row.user.unwrap().id).collect(), page.next_page_token)
+    })
+    .await;
+}
+
+cases! {
+    #[with(|settings| {
+        settings.policy.max_sends_per_hour = None;
+        settings.policy.max_sent_requests = None;
+        settings.policy.cooldown = None;
+    })]
+    async fn every_list_tells_each_row_once_while_others_write(app: App) {
+        let clients = Clients(app.channel());
+        import(&clients, (1..=BLOCKER).chain(KEPT).chain(PASSING)).await;
+        let mut rows = JoinSet::new();
+        for user in KEPT {
+            let clients = clients.clone();
+            rows.spawn(async move {
+                send(&clients, user, RECEIVER).await;
+                send(&clients, SENDER, user).await;
+                // From either side, so that each page is of both.
+                if user % 2 == 0 { connect(&clients, user, CONNECTED).await } else { connect(&clients, CONNECTED, user).await }
+                if user % 3 == 0 { connect(&clients, user, CONNECTED_TOO).await } else { connect(&clients, CONNECTED_TOO, user).await }
+                block(&clients, BLOCKER, user).await;
+            });
+        }
+        assert_eq!(rows.join_all().await.len(), KEPT.count());
+
+        let (stop, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut writers = JoinSet::new();
+        for first in 0..2 {
+            let (clients, stop, changes) = (clients.clone(), Arc::clone(&stop), Arc::clone(&changes));
+            writers.spawn(async move {
+                for user in PASSING.skip(first).step_by(2).cycle() {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    come_and_go(&clients, user).await;
+                    changes.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+
+        read_requests(&app, RECEIVER, Direction::Received, "SELECT from_user_id AS value FROM connection_requests WHERE to_user_id = 3 ORDER BY position DESC").await;
+        read_requests(&app, SENDER, Direction::Sent, "SELECT to_user_id AS value FROM connection_requests WHERE from_user_id = 4 ORDER BY id DESC").await;
+        read_connections(&app, CONNECTED, 0).await;
+        // With a viewer who shares them all: one section, by the other statement.
+        read_connections(&app, CONNECTED, CONNECTED_TOO).await;
+        read(&app, "blocks", "SELECT other_user_id AS value FROM blocks WHERE user_id = 5 ORDER BY position DESC", async |page_token| {
+            let request = pb::ListBlockedUsersRequest { user_id: BLOCKER, page_size: PAGE, page_token };
+            let page = app.blocks().list_blocked_users(request).await.unwrap().into_inner();
+            (page.blocks.into_iter().map(|row| row.user.unwrap().id).collect(), page.next_page_token)
+        })
+        .await;
+        read(&app, "users", "SELECT id AS value FROM users ORDER BY position DESC", async |page_token| {
+            let request = pb::ListUsersRequest { page_size: PAGE, page_token };
+            let page = app.users().list_users(request).await.unwrap().into_inner();
+            (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)
+        })
+        .await;
+        let mutual = "SELECT other_user_id AS value FROM connections WHERE user_id = 1 ORDER BY position DESC";
+        read(&app, "mutual connections", mutual, async |page_token| {
+            let request = pb::ListMutualConnectionsRequest { user_id: CONNECTED, other_user_id: CONNECTED_TOO, page_size: PAGE, page_token };
+            let page = app.connections().list_mutual_connections(request).await.unwrap().into_inner();
+            assert!(page.total >= i64::try_from(KEPT.count()).unwrap());
+            (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)
+        })
+        .await;
+
+        stop.store(true, Ordering::SeqCst);
+        while let Some(writer) = writers.join_next().await {
+            writer.expect("a writer that ends well");
+        }
+        let changes = changes.load(Ordering::SeqCst);
+        println!("{:?}: {changes} rows came to each list and went", app.database.engine);
+        assert!(changes >= 20, "{changes}");
+        invariants::check(&app.database).await;
+    }
+}

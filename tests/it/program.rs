@@ -1,0 +1,322 @@
+//! Does the program do what an operator expects: start, tell what is wrong, migrate, drain, end?
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kith::proto::v1 as pb;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status};
+
+use crate::harness::process::{Clients, Ended, Kith, command, run, run_command};
+use crate::harness::{Database, Engine, database, invariants, postgres};
+use crate::on_each_engine;
+
+const PASSWORD: &str = "hunter2-canary";
+
+fn create(username: &str) -> pb::CreateUserRequest {
+    let user = pb::User { username: username.to_owned(), ..Default::default() };
+    pb::CreateUserRequest { user: Some(user), ..Default::default() }
+}
+
+type Import = JoinHandle<Result<Response<pb::ImportUsersResponse>, Status>>;
+
+/// An import of three rows that goes on until its sender is dropped. The service knows of it when this returns.
+async fn import_under_way(
+    clients: &Clients,
+    sender: &Sender<pb::ImportUsersRequest>,
+    rows: Receiver<pb::ImportUsersRequest>,
+) -> Import {
+    let mut users = clients.users();
+    let import = tokio::spawn(async move { users.import_users(ReceiverStream::new(rows)).await });
+    for (id, name) in [(11, "bob"), (12, "cy"), (13, "dee")] {
+        let user = pb::User { id, username: name.to_owned(), ..Default::default() };
+        sender.send(pb::ImportUsersRequest { user: Some(user), ..Default::default() }).await.expect("a listener");
+    }
+    // On the same connection: what it answers came after the import's beginning.
+    clients.users().create_user(create("ann")).await.expect("a user");
+    import
+}
+
+/// It ended before it served, and said why in one line that names the setting.
+#[track_caller]
+fn failed(ended: &Ended, words: &[&str]) {
+    assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:#?}");
+    assert!(!ended.log.contains("listening"), "{ended:#?}");
+    assert!(!ended.log.contains("panicked"), "{ended:#?}");
+    assert!(!ended.log.contains(PASSWORD), "{ended:#?}");
+    for word in words {
+        assert!(ended.log.contains(word), "no {word:?} in {ended:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_arguments_it_serves_from_a_file_beside_it() {
+    let directory = TempDir::with_prefix("kith-test-").unwrap();
+    let mut alone = command(&[]);
+    // The port is not the default one, which another program may have.
+    alone.current_dir(directory.path()).env("KITH_LISTEN", "127.0.0.1:0");
+    let kith = Kith::start(alone).await;
+    kith.clients().users().create_user(create("ann")).await.expect("a user");
+    let log = kith.log();
+    for line in ["database sqlite://kith.db", "revision 0", "listening on 127.0.0.1:"] {
+        assert!(log.contains(line), "no {line:?} in {log}");
+    }
+    assert!(directory.path().join("kith.db").exists());
+}
+
+on_each_engine! {
+    async fn a_second_start_goes_on_where_the_first_ended(engine: Engine) {
+        let database = Database::empty(engine).await;
+        for (round, name) in ["ann", "bob", "cy"].into_iter().enumerate() {
+            let kith = Kith::serve(&database.url, &[]).await;
+            assert!(kith.log().contains(&format!("revision {round}")), "{}", kith.log());
+            kith.clients().users().create_user(create(name)).await.expect("a user");
+            kith.signal("TERM");
+            let ended = kith.wait().await;
+            assert!(ended.status.success(), "{ended:#?}");
+        }
+        assert_eq!(invariants::check(&database).await, 3);
+    }
+
+    async fn migrating_is_a_step_of_its_own_when_asked_to_be(engine: Engine) {
+        let database = Database::empty(engine).await;
+        let url = format!("--database-url={}", database.url);
+        let refused = run(&["serve", "--listen=127.0.0.1:0", &url, "--migrate=false"]).await;
+        failed(&refused, &["--database-url", "kith migrate", "--migrate"]);
+        for applied in ["1 migration(s) applied", "0 migration(s) applied"] {
+            let migrated = run(&["migrate", &url]).await;
+            assert!(migrated.status.success() && migrated.log.contains(applied), "{migrated:#?}");
+        }
+        let kith = Kith::start(command(&["serve", "--listen=127.0.0.1:0", &url, "--migrate=false"])).await;
+        kith.clients().users().create_user(create("ann")).await.expect("a user");
+    }
+
+    async fn a_database_of_a_newer_version_is_refused(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        database.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").await;
+        let url = format!("--database-url={}", database.url);
+        for args in [vec!["serve", "--listen=127.0.0.1:0"], vec!["serve", "--migrate=false"], vec!["migrate"]] {
+            let refused = run(&[args.as_slice(), &[&url]].concat()).await;
+            failed(&refused, &["--database-url", "newer than this program", "99990101000000"]);
+        }
+    }
+
+    async fn servers_that_start_at_once_on_an_empty_database_all_come_up(engine: Engine) {
+        for _round in 0..3 {
+            let database = Database::empty(engine).await;
+            let mut starts = JoinSet::new();
+            for _ in 0..3 {
+                let url = database.url.clone();
+                starts.spawn(async move { Kith::serve(&url, &[]).await });
+            }
+            let servers = starts.join_all().await;
+            assert_eq!(servers.len(), 3);
+            for (number, kith) in servers.iter().enumerate() {
+                let created = kith.clients().users().create_user(create(&format!("user-{number}"))).await;
+                created.expect("a user");
+            }
+            assert_eq!(invariants::check(&database).await, 3);
+        }
+    }
+
+    async fn a_signal_ends_it_well_whoever_is_connected(engine: Engine) {
+        const DRAIN: Duration = Duration::from_secs(2);
+        for signal in ["TERM", "INT"] {
+            let database = Database::migrated(engine).await;
+            let kith = Kith::serve(&database.url, &["--drain-time=2s"]).await;
+            // One who never says anything, one who does no more, and one in the middle of a call.
+            let mut silent = TcpStream::connect(&kith.address).await.unwrap();
+            let clients = kith.clients();
+            let (sender, rows) = tokio::sync::mpsc::channel(1);
+            let import = import_under_way(&clients, &sender, rows).await;
+            let begun = Instant::now();
+            kith.signal(signal);
+            let ended = kith.wait().await;
+            assert!(ended.status.success(), "{ended:#?}");
+            assert!(ended.log.contains("draining") && ended.log.contains("ended"), "{ended:#?}");
+            // Generous: what this is about would last for ever.
+            assert!(begun.elapsed() < DRAIN * 10, "{:?}", begun.elapsed());
+            import.await.unwrap().expect_err("a call that was cut");
+            drop(sender);
+            // To the end of what it was sent; cut off or closed is the same.
+            _ = silent.read_to_end(&mut Vec::new()).await;
+            invariants::check(&database).await;
+        }
+    }
+
+    async fn a_call_under_way_is_answered_before_the_end(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        let kith = Kith::serve(&database.url, &[]).await;
+        let (sender, rows) = tokio::sync::mpsc::channel(1);
+        let import = import_under_way(&kith.clients(), &sender, rows).await;
+        kith.signal("TERM");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !kith.log().contains("draining") {
+            assert!(Instant::now() < deadline, "{}", kith.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(sender);
+        let answer = import.await.unwrap().expect("an answer").into_inner();
+        assert_eq!(answer.created + answer.updated + answer.unchanged + answer.refused, 3);
+        let ended = kith.wait().await;
+        assert!(ended.status.success() && !ended.log.contains("is cut"), "{ended:#?}");
+        invariants::check(&database).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_settings_end_it_before_it_listens() {
+    let directory = TempDir::with_prefix("kith-test-").unwrap();
+    let file = format!("--database-url=sqlite://{}", directory.path().join("kith.db").display());
+    let missing = format!("--database-url=sqlite://{}", directory.path().join("no/such/kith.db").display());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = format!("--listen={}", taken.local_addr().unwrap());
+    // Bound and let go: nobody listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unreachable = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith");
+    let mode = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith?sslmode=verify-ca");
+    let port = format!("--database-url=postgres://kith:{PASSWORD}@localhost:port/kith");
+    let listen = "--listen=127.0.0.1:0";
+    for (args, words) in [
+        (vec![&*file, &*in_use], vec!["--listen", "in use"]),
+        (vec![&*file, "--listen=nowhere"], vec!["--listen"]),
+        (vec![listen, "--database-url=mysql://root@db/kith"], vec!["--database-url", "sqlite://", "postgres://"]),
+        (vec![listen, &*missing], vec!["--database-url", "no/such/kith.db"]),
+        (vec![listen, &*unreachable], vec!["--database-url", &*free.to_string().leak(), "refused"]),
+        (vec![listen, &*mode], vec!["--database-url", "verify-ca"]),
+        (vec![listen, &*port], vec!["--database-url"]),
+        (vec![listen, "--database-url=postgres://kith:?hunter2-canary@db/kith"], vec!["--database-url", "no value"]),
+        (vec![listen, &*file, "--drain-time=soon"], vec!["--drain-time"]),
+        (vec![listen, &*file, "--max-call-time=0s"], vec!["--max-call-time", "1ms"]),
+        (vec![listen, &*file, "--rejection-cooldown=30 parsecs"], vec!["--rejection-cooldown"]),
+        (vec![listen, &*file, "--max-queued-writes=0"], vec!["--max-queued-writes"]),
+        (vec![listen, &*file, "--log-level=kith=loud"], vec!["--log-level"]),
+        (vec![listen, &*file, "--no-such-flag"], vec!["--no-such-flag"]),
+    ] {
+        failed(&run(&args).await, &words);
+    }
+    // The same from the environment, which names the same setting.
+    let mut from_environment = command(&[listen]);
+    from_environment.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
+    failed(&run_command(from_environment).await, &["--database-url"]);
+    let mut malformed = command(&[listen]);
+    malformed.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@localhost:port/kith"));
+    failed(&run_command(malformed).await, &["--database-url"]);
+    let mut migrate = command(&["migrate"]);
+    migrate.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
+    failed(&run_command(migrate).await, &["--database-url"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_has_the_password() {
+    let database = Database::empty(Engine::Postgres).await;
+    // The server trusts everyone, whatever the password.
+    let authority = database.url.find("://").unwrap() + 3;
+    let place = database.url[authority..].find('@').map_or(authority, |at| authority + at + 1);
+    if postgres::server().certificate.is_none() {
+        println!("skipped: the given server may ask for its own password");
+        return;
+    }
+    let url = format!("postgres://postgres:{PASSWORD}@{}", &database.url[place..]);
+    let kith = Kith::serve(&url, &["--log-level=trace"]).await;
+    kith.clients().users().create_user(create("ann")).await.expect("a user");
+    kith.signal("TERM");
+    let ended = kith.wait().await;
+    assert!(ended.log.contains("listening on") && !ended.log.contains(PASSWORD), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_asked_by_the_program_itself() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    let kith = Kith::serve(&database.url, &[]).await;
+    let address = format!("--address={}", kith.address);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The first answer of the database comes a moment after the listening.
+    while !run(&["healthcheck", &address]).await.status.success() {
+        assert!(Instant::now() < deadline, "never healthy");
+    }
+    let process = run(&["healthcheck", &address, "--service="]).await;
+    assert!(process.status.success(), "{process:#?}");
+    failed(&run(&["healthcheck", &address, "--service=no.such.Service"]).await, &[]);
+    kith.crash().await;
+    failed(&run(&["healthcheck", &address]).await, &["refused"]);
+    // One who accepts and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--address={}", silent.local_addr().unwrap());
+    failed(&run(&["healthcheck", &address, "--timeout=200ms"]).await, &["200ms"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_line_to_postgresql_is_encrypted_and_the_server_verified_as_asked() {
+    let Some(certificate) = &postgres::server().certificate else {
+        println!("skipped: the given server's certificate is not known");
+        return;
+    };
+    let certificate = certificate.display();
+    let encrypted = "SELECT count(*) AS value FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) \
+                     WHERE datname = current_database() AND application_name = 'kith'";
+    for (parameters, ssl) in [
+        (String::new(), true),
+        ("?sslmode=prefer".to_owned(), true),
+        ("?sslmode=require".to_owned(), true),
+        (format!("?sslmode=verify-full&sslrootcert={certificate}"), true),
+        ("?sslmode=disable".to_owned(), false),
+    ] {
+        let database = Database::migrated(Engine::Postgres).await;
+        let kith = Kith::serve(&format!("{}{parameters}", database.url), &[]).await;
+        kith.clients().users().create_user(create("ann")).await.expect("a user");
+        let (with, without) = (format!("{encrypted} AND ssl"), format!("{encrypted} AND NOT ssl"));
+        let (with, without) = (database.number(&with).await, database.number(&without).await);
+        assert!(
+            if ssl { with > 1 && without == 0 } else { with == 0 && without > 1 },
+            "{parameters}: {with}, {without}"
+        );
+    }
+    let database = Database::migrated(Engine::Postgres).await;
+    let directory = TempDir::with_prefix("kith-test-").unwrap();
+    let (other, empty) = (directory.path().join("other.crt"), directory.path().join("empty.crt"));
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&other, signed.cert.pem()).unwrap();
+    std::fs::write(&empty, "").unwrap();
+    for parameters in [
+        format!("?sslmode=verify-full&sslrootcert={}", other.display()),
+        format!("?sslmode=verify-full&sslrootcert={}", empty.display()),
+        "?sslmode=verify-full&sslrootcert=/no/such/file".to_owned(),
+        // The system's roots do not know it.
+        "?sslmode=verify-full".to_owned(),
+    ] {
+        let url = format!("--database-url={}{parameters}", database.url);
+        failed(&run(&["--listen=127.0.0.1:0", &url]).await, &["--database-url"]);
+    }
+    // The right certificate, but it is for another name.
+    let by_number = database.url.replace("@localhost:", "@127.0.0.1:");
+    assert_ne!(by_number, database.url);
+    let url = format!("--database-url={by_number}?sslmode=verify-full&sslrootcert={certificate}");
+    failed(&run(&["--listen=127.0.0.1:0", &url]).await, &["--database-url"]);
+    _ = database::connect(&database.url).await;
+}
+
+#[test]
+fn help_names_every_setting_and_no_value_of_the_environment() {
+    let help = |args: &[&str]| {
+        let output =
+            command(args).env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@db/kith")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for args in [&["--help"][..], &["serve", "--help"], &["migrate", "--help"], &["healthcheck", "--help"]] {
+        let text = help(args);
+        assert!(text.contains("--") && !text.contains(PASSWORD), "{text}");
+    }
+    let all = help(&["serve", "--help"]);
+    for flag in ["--listen", "--database-url", "--migrate", "--drain-time", "--max-call-time", "--max-queued-writes"] {
+        assert!(all.contains(flag), "{flag}");
+    }
+    let version = Command::new(env!("CARGO_BIN_EXE_kith")).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(version.stdout).unwrap(), format!("kith {}\n", env!("CARGO_PKG_VERSION")));
+}
