@@ -4,6 +4,10 @@
 //! question about the whole. `harness/` starts what they need.
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails tells its line; clippy.toml allows it in the test functions only"
+)]
 
 mod cancellation;
 mod concurrency;
