@@ -42,6 +42,9 @@ pub const SERVICES: [&str; 4] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK];
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Calls at a time on one connection; more wait in the client.
 const STREAMS_MAX: u32 = 1_024;
+/// Calls that one connection may cancel faster than they are taken up, before it is taken for an attack (rapid
+/// reset, CVE-2023-44487) and closed. HTTP/2's own 20 would cut off a busy gateway whose callers give up.
+const RESETS_MAX: usize = 200;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -109,6 +112,7 @@ pub async fn serve(
         Server::builder()
             .layer(CallLayer::new(settings.max_call_time))
             .max_concurrent_streams(STREAMS_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_routes(routes)

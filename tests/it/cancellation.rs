@@ -100,7 +100,8 @@ cases! {
         // It still serves; and what was in the queue before this has been carried out now.
         let last = app.user("last").await;
         assert_nothing_is_open(&app).await;
-        for (id, from, to) in acknowledged.lock().unwrap().iter() {
+        let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+        for (id, from, to) in &acknowledged {
             let stored = app.request(*id, 0).await.expect("an acknowledged request");
             assert_eq!((stored.from_user.unwrap().id, stored.to_user.unwrap().id), (*from, *to));
         }

@@ -401,7 +401,7 @@ on_each_engine! {
         last.expect("a request");
         let stored = database.values("SELECT id AS value FROM connection_requests").await;
         let stored: HashSet<i64> = stored.into_iter().flatten().map(|id| id.parse().unwrap()).collect();
-        let acknowledged = acknowledged.lock().unwrap();
+        let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
         println!("{engine:?}: {} acknowledged, {} stored, {KILLS} kills", acknowledged.len(), stored.len());
         assert!(acknowledged.len() >= KILLS * 100);
         assert_eq!(acknowledged.difference(&stored).collect::<Vec<_>>(), Vec::<&i64>::new());
