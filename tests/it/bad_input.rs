@@ -14,8 +14,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 use crate::cases;
-use crate::harness::{App, refused};
 use crate::harness::app::fields;
+use crate::harness::{App, refused};
 
 /// A change of a request, and the values that it is tried with.
 struct Field<R> {

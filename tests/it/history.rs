@@ -184,6 +184,7 @@ fn seen(request: &pb::ConnectionRequest) -> Seen {
     Seen { id: request.id, state: request.state(), viewed: request.viewed.is_some() }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_or_else` gives")]
 fn refusal(status: Status) -> Answer {
     let details = status.get_error_details();
     let reason = details.error_info().map_or(status.message(), |info| info.reason.as_str());

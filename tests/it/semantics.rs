@@ -21,7 +21,9 @@ use tonic_types::StatusExt;
 const ANN: UserId = UserId::new(1);
 const BOB: UserId = UserId::new(2);
 
-const COMMANDS: [(&str, fn() -> PairCommand); 9] = [
+type NamedCommand = (&'static str, fn() -> PairCommand);
+
+const COMMANDS: [NamedCommand; 9] = [
     ("Send", || PairCommand::Send(Message::default())),
     ("Accept", || PairCommand::Accept),
     ("Reject", || PairCommand::Reject),

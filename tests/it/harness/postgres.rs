@@ -92,6 +92,7 @@ fn start() -> Server {
         watchdog.args(["-c", &setting]);
     }
     let log = fs::File::create(dir.join("log")).expect("a log");
+    #[expect(clippy::zombie_processes, reason = "it ends after this process, which is what it is for")]
     let child = watchdog
         .current_dir(&dir)
         .stdin(Stdio::piped())
