@@ -15,6 +15,7 @@ mod coverage;
 mod faults;
 mod harness;
 mod history;
+mod layers;
 mod model;
 mod paging;
 mod plans;
