@@ -157,7 +157,7 @@ impl Worker {
     async fn attempt(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            let error = match self.store.commit(Arc::clone(batch)).await {
+            let error = match self.guarded_commit(batch).await {
                 Ok(replies) => {
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
@@ -191,5 +191,12 @@ impl Worker {
             }
         }
         Err(CommitError::Internal)
+    }
+
+    /// A commit in a task of its own: a panic in it fails its batch, and not all that come after.
+    async fn guarded_commit(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+        let (store, batch) = (Arc::clone(&self.store), Arc::clone(batch));
+        let commit = tokio::spawn(async move { store.commit(batch).await });
+        commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
     }
 }

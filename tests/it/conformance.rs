@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use kith::clock::Clock;
+use kith::committer::{CommitError, Committer};
 use kith::domain::command::{Answer, Batch, Command, Outcome, Relation, ReplayKey, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
@@ -81,6 +83,22 @@ cases! {
         assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
         assert_eq!(submit(&app, vec![again], Policy::default()).await, [Ok(first)]);
         assert_eq!(events(&app).await.len(), 3);
+    }
+
+    async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        let now = app.clock.now();
+        let (committer, _task) =
+            Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
+        let encode: fn(&Outcome) -> Vec<u8> = |_| panic!("this is a test");
+        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let bad = committer.submit(Submission { command: send(1, 2), replay: Some(key) });
+        let good = committer.submit(Submission { command: send(1, 3), replay: None });
+        let (bad, good) = tokio::join!(bad, good);
+        assert_eq!(bad, Err(CommitError::Internal));
+        assert!(good.is_ok(), "{good:?}");
+        assert!(committer.submit(Submission { command: send(2, 3), replay: None }).await.is_ok());
+        assert_eq!(app.counts(1).await, [1, 0, 0, 0]);
     }
 
     async fn a_user_may_go_and_come_back_within_a_batch(app: App) {
