@@ -42,10 +42,9 @@ type MembersSql = (
 /// before committed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
-/// The writer's plans are made once and kept, perhaps while the tables are empty: leave only the index to choose.
-const PLANNER: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
-                       SET enable_mergejoin = off; SET enable_material = off; SET lock_timeout = '15s'; \
-                       SET synchronous_commit = on;";
+/// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
+/// it, and no longer; and what it acknowledges is on disk.
+const WRITER: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on;";
 
 /// The one connection that writes. It is made when needed, and dropped when in doubt.
 pub(super) struct Writer {
@@ -111,7 +110,7 @@ impl Writer {
 
     async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
         let mut conn = open(&self.config).await?;
-        conn.batch_execute(PLANNER).await?;
+        conn.batch_execute(WRITER).await?;
         Ok(conn)
     }
 
