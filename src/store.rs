@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use uuid::Uuid;
 
-pub use self::connect::{ConnectError, DatabaseUrl, Options, connect, migrate};
+pub use self::connect::{DatabaseUrl, Options, connect, migrate};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;
@@ -242,5 +242,28 @@ impl From<DieselError> for StoreError {
             },
             _ => Self::Internal(error.into()),
         }
+    }
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The tables were made by a newer version of this program.
+    #[error("the database is newer than this program: it has migration {0}, which this version does not know")]
+    Newer(String),
+    /// The tables are older, and may not be changed.
+    #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
+    Older(usize),
+    /// A migration failed.
+    #[error("a migration failed")]
+    Migration(#[source] Box<dyn Error + Send + Sync>),
+    /// The database does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DieselError> for ConnectError {
+    fn from(error: DieselError) -> Self {
+        Self::Store(error.into())
     }
 }

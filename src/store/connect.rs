@@ -1,6 +1,5 @@
 //! From a database's URL to a store.
 
-use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +9,7 @@ use super::migration::{Pending, migrate_postgres, migrate_sqlite};
 use super::postgres::{self, PostgresStore};
 use super::sqlite::{self, SqliteStore};
 use super::tls::PostgresConfig;
-use super::{Store, StoreError};
+use super::{ConnectError, Store, StoreError};
 
 /// Which database: `sqlite://PATH`, or `postgres://…` as PostgreSQL's own tools take it.
 #[derive(Clone)]
@@ -29,29 +28,6 @@ pub struct Options {
     pub readers: u32,
     /// Whether to bring the tables up to date first; if not, a database that is behind is refused.
     pub migrate: bool,
-}
-
-/// Why a database cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The tables were made by a newer version of this program.
-    #[error("the database is newer than this program: it has migration {0}, which this version does not know")]
-    Newer(String),
-    /// The tables are older, and may not be changed.
-    #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
-    Older(usize),
-    /// A migration failed.
-    #[error("a migration failed")]
-    Migration(#[source] Box<dyn Error + Send + Sync>),
-    /// The database does not work.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<diesel::result::Error> for ConnectError {
-    fn from(error: diesel::result::Error) -> Self {
-        Self::Store(error.into())
-    }
 }
 
 impl FromStr for DatabaseUrl {
