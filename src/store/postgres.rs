@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::query_builder::AsQuery;
+use diesel::sql_types::{Array, BigInt};
 use diesel_async::pooled_connection::bb8::{Pool, PooledConnection, RunError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, PoolableConnection, RecyclingMethod,
@@ -22,6 +25,7 @@ use uuid::Uuid;
 use self::commit::Writer;
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::{Stamp, blocks, connection_requests, users};
+use super::statement::Statement;
 use super::tls::PostgresConfig;
 use super::{Connection, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users, query};
 use crate::domain::Time;
@@ -32,6 +36,9 @@ use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::Snapshot;
 use crate::domain::pair::{Block, Pair, Request, RequestState};
 use crate::domain::user::User;
+
+type RequestsSql = <connection_requests::table as AsQuery>::SqlType;
+type BlocksSql = <blocks::table as AsQuery>::SqlType;
 
 /// How long a read waits for a connection before it is refused.
 const POOL_WAIT: Duration = Duration::from_secs(1);
@@ -214,26 +221,17 @@ impl Store for PostgresStore {
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
         let conn = &*self.conn().await?;
-        let ids: Vec<i64> = others.into_iter().map(UserId::get).collect();
-        let higher: Vec<i64> = ids.iter().copied().filter(|id| *id > user.get()).collect();
-        let lower: Vec<i64> = ids.iter().copied().filter(|id| *id < user.get()).collect();
-        // Both look up by the pair's key; one with an OR between them would not.
-        let as_low = connection_requests::table
-            .filter(connection_requests::low_user_id.eq(user.get()))
-            .filter(connection_requests::high_user_id.eq_any(higher));
-        let as_high = connection_requests::table
-            .filter(connection_requests::low_user_id.eq_any(lower))
-            .filter(connection_requests::high_user_id.eq(user.get()));
-        let blocks = blocks::table.filter(blocks::user_id.eq(user.get())).filter(blocks::other_user_id.eq_any(ids));
-        let (revision, as_low, as_high, blocks) = try_join!(
+        let keys = others.iter().filter_map(|other| PairKey::of(user, *other));
+        let (low, high) = keys.map(|key| (key.low().get(), key.high().get())).unzip();
+        let others = others.into_iter().map(UserId::get).collect();
+        let (revision, requests, blocks) = try_join!(
             biased;
             revision(conn),
-            async { Ok(as_low.load::<RequestRow>(&mut &*conn).await?) },
-            async { Ok(as_high.load::<RequestRow>(&mut &*conn).await?) },
-            async { Ok(blocks.load::<BlockRow>(&mut &*conn).await?) },
+            requests_of_pairs(conn, low, high),
+            blocks_by(conn, user, others),
         )?;
         let mut snapshot = Snapshot::default();
-        for row in as_low.into_iter().chain(as_high) {
+        for row in requests {
             snapshot.add_request(row.try_into()?);
         }
         for row in blocks {
@@ -273,6 +271,36 @@ impl Store for PostgresStore {
 
 async fn revision(mut conn: &AsyncPgConnection) -> Result<Sequence, StoreError> {
     Ok(Sequence::new(query::revision().first(&mut conn).await?))
+}
+
+/// The requests of these pairs, each a look-up by key. With `= ANY` on one of the two columns PostgreSQL may read all
+/// that the other user has.
+async fn requests_of_pairs(
+    mut conn: &AsyncPgConnection,
+    low: Vec<i64>,
+    high: Vec<i64>,
+) -> Result<Vec<RequestRow>, StoreError> {
+    if low.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = "SELECT ? FROM unnest(?, ?) AS key (low, high) \
+                JOIN connection_requests ON low_user_id = key.low AND high_user_id = key.high";
+    let load = Statement::<Pg, RequestsSql>::new(text)
+        .part(connection_requests::all_columns)
+        .bind::<Array<BigInt>, _>(low)
+        .bind::<Array<BigInt>, _>(high);
+    Ok(load.load(&mut conn).await?)
+}
+
+/// The blocks of a user against these others.
+async fn blocks_by(mut conn: &AsyncPgConnection, user: UserId, others: Vec<i64>) -> Result<Vec<BlockRow>, StoreError> {
+    let text = "SELECT ? FROM unnest(?) AS other (id) \
+                JOIN blocks ON blocks.user_id = ? AND blocks.other_user_id = other.id";
+    let load = Statement::<Pg, BlocksSql>::new(text)
+        .part(blocks::all_columns)
+        .bind::<Array<BigInt>, _>(others)
+        .bind::<BigInt, _>(user.get());
+    Ok(load.load(&mut conn).await?)
 }
 
 async fn users_by_id(mut conn: &AsyncPgConnection, ids: BTreeSet<UserId>) -> Result<Users, StoreError> {

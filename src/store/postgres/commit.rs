@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::try_join;
 use uuid::Uuid;
 
-use super::open;
+use super::{BlocksSql, RequestsSql, open, requests_of_pairs};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
@@ -30,8 +30,6 @@ use crate::store::tls::PostgresConfig;
 use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, query};
 
 type Replies = Vec<Result<Reply, Rejection>>;
-type RequestsSql = <connection_requests::table as diesel::query_builder::AsQuery>::SqlType;
-type BlocksSql = <blocks::table as diesel::query_builder::AsQuery>::SqlType;
 type MembersSql = (
     <users::table as diesel::query_builder::AsQuery>::SqlType,
     <user_counts::table as diesel::query_builder::AsQuery>::SqlType,
@@ -183,23 +181,6 @@ async fn begin(mut conn: &AsyncPgConnection) -> Result<(), StoreError> {
 
 async fn head(mut conn: &AsyncPgConnection) -> Result<FeedRow, StoreError> {
     Ok(query::head().first(&mut conn).await?)
-}
-
-async fn requests_of_pairs(
-    mut conn: &AsyncPgConnection,
-    low: Vec<i64>,
-    high: Vec<i64>,
-) -> Result<Vec<RequestRow>, StoreError> {
-    if low.is_empty() {
-        return Ok(Vec::new());
-    }
-    let text = "SELECT ? FROM unnest(?, ?) AS key (low, high) \
-                JOIN connection_requests ON low_user_id = key.low AND high_user_id = key.high";
-    let load = Statement::<Pg, RequestsSql>::new(text)
-        .part(connection_requests::all_columns)
-        .bind::<Array<BigInt>, _>(low)
-        .bind::<Array<BigInt>, _>(high);
-    Ok(load.load(&mut conn).await?)
 }
 
 async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {
