@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use diesel::connection::{Connection as _, SimpleConnection};
@@ -33,8 +34,9 @@ use crate::domain::user::User;
 const READS_WAITING: usize = 4_096;
 
 pub(super) struct SqliteStore {
-    writer: Threads,
+    // Dropped in this order: the writer, which may move the log into the file, is the last to close.
     readers: Threads,
+    writer: Threads,
     token_key: Vec<u8>,
 }
 
@@ -264,7 +266,9 @@ type Job = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
 /// Threads that each own a connection and take jobs from one queue.
 struct Threads {
-    queue: SyncSender<Job>,
+    // `None` only while it is dropped.
+    queue: Option<SyncSender<Job>>,
+    running: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
@@ -275,13 +279,14 @@ impl Threads {
     ) -> Result<Self, StoreError> {
         let (queue, jobs) = sync_channel(READS_WAITING);
         let jobs = Arc::new(Mutex::new(jobs));
+        let mut running = Vec::with_capacity(count);
         for _ in 0..count {
             let (jobs, conn, open) = (Arc::clone(&jobs), open()?, open.clone());
             let work = move || work(&jobs, conn, open);
             let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-            started.map_err(|error| StoreError::Internal(error.into()))?;
+            running.push(started.map_err(|error| StoreError::Internal(error.into()))?);
         }
-        Ok(Self { queue })
+        Ok(Self { queue: Some(queue), running })
     }
 
     /// Runs a job on one of the threads. A caller who goes away before it starts cancels it; one who goes away
@@ -297,11 +302,25 @@ impl Threads {
                 let _gone = reply.send(job(conn));
             }
         };
-        self.queue.try_send(Box::new(job)).map_err(|error| match error {
+        let gone = || StoreError::Internal("no thread serves the database".into());
+        let queue = self.queue.as_ref().ok_or_else(gone)?;
+        queue.try_send(Box::new(job)).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Overloaded,
-            TrySendError::Disconnected(_) => StoreError::Internal("no thread serves the database".into()),
+            TrySendError::Disconnected(_) => gone(),
         })?;
         answer.await.map_err(|_| StoreError::Internal("a thread that serves the database has ended".into()))?
+    }
+}
+
+impl Drop for Threads {
+    /// Waits until the connections are closed: the last one moves the log into the database's file and deletes it, so
+    /// that after an orderly end one file holds everything.
+    fn drop(&mut self) {
+        self.queue = None;
+        for thread in self.running.drain(..) {
+            // A panic was the end of a job, and is told where it was.
+            let _ended = thread.join();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Does the program do what an operator expects: start, tell what is wrong, migrate, drain, end?
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,10 @@ on_each_engine! {
             kith.signal("TERM");
             let ended = kith.wait().await;
             assert!(ended.status.success(), "{ended:#?}");
+            if engine == Engine::Sqlite {
+                let log = format!("{}-wal", database.path());
+                assert!(!Path::new(&log).exists(), "after an orderly end one file holds everything");
+            }
         }
         assert_eq!(invariants::check(&database).await, 3);
     }
