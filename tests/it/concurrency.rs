@@ -10,7 +10,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use crate::harness::process::{Clients, Cluster};
+use crate::harness::clients::Clients;
+use crate::harness::process::Cluster;
 use crate::harness::{Database, Engine, invariants, refused};
 use crate::on_each_engine;
 
@@ -55,28 +56,23 @@ fn id_of(sent: &Sent) -> i64 {
 }
 
 async fn accept(clients: &Clients, id: i64, user_id: i64) -> Result<ConnectionStatus, Status> {
-    let request = pb::AcceptConnectionRequestRequest { id, user_id, request_id: String::new() };
-    Ok(clients.requests().accept_connection_request(request).await?.into_inner().status())
+    Ok(clients.accept(id, user_id).await?.into_inner().status())
 }
 
 async fn reject(clients: &Clients, id: i64, user_id: i64) -> Result<(), Status> {
-    let request = pb::RejectConnectionRequestRequest { id, user_id, request_id: String::new() };
-    clients.requests().reject_connection_request(request).await.map(drop)
+    clients.reject(id, user_id).await.map(drop)
 }
 
 async fn restore(clients: &Clients, id: i64, user_id: i64) -> Result<(), Status> {
-    let request = pb::RestoreConnectionRequestRequest { id, user_id, request_id: String::new() };
-    clients.requests().restore_connection_request(request).await.map(drop)
+    clients.restore(id, user_id).await.map(drop)
 }
 
 async fn cancel(clients: &Clients, id: i64, user_id: i64) -> Result<(), Status> {
-    let request = pb::CancelConnectionRequestRequest { id, user_id, request_id: String::new() };
-    clients.requests().cancel_connection_request(request).await.map(drop)
+    clients.cancel(id, user_id).await.map(drop)
 }
 
 async fn mark_viewed(clients: &Clients, id: i64, user_id: i64) -> Result<(), Status> {
-    let request = pb::MarkConnectionRequestViewedRequest { id, user_id, request_id: String::new() };
-    clients.requests().mark_connection_request_viewed(request).await.map(drop)
+    clients.mark_viewed(id, user_id).await.map(drop)
 }
 
 async fn mark_all(clients: &Clients, user_id: i64) -> Result<(), Status> {
@@ -95,8 +91,7 @@ async fn unblock(clients: &Clients, user_id: i64, other_user_id: i64) -> Result<
 }
 
 async fn remove(clients: &Clients, user_id: i64, other_user_id: i64) -> Result<(), Status> {
-    let request = pb::RemoveConnectionRequest { user_id, other_user_id, request_id: String::new() };
-    clients.connections().remove_connection(request).await.map(drop)
+    clients.remove(user_id, other_user_id).await.map(drop)
 }
 
 /// Runs two calls at once for each pair `(1, 2), (3, 4), …`, all pairs at the same time; what the two answered.

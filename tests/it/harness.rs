@@ -1,6 +1,7 @@
 //! What the tests stand on: databases, servers, clients, and a clock that can be turned.
 
 pub mod app;
+pub mod clients;
 pub mod database;
 pub mod faulty;
 pub mod invariants;

@@ -8,7 +8,7 @@ use kith::proto::v1::{self as pb, ConnectionRequestDirection as Direction};
 use tokio::task::JoinSet;
 
 use crate::cases;
-use crate::harness::process::Clients;
+use crate::harness::clients::Clients;
 use crate::harness::{App, invariants};
 
 const CONNECTED: i64 = 1;
@@ -34,49 +34,17 @@ async fn import(clients: &Clients, ids: impl Iterator<Item = i64>) {
     assert_eq!(done.created, expected);
 }
 
-async fn send(clients: &Clients, from_user_id: i64, to_user_id: i64) -> i64 {
-    let request = pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() };
-    let sent = clients.requests().send_connection_request(request).await.expect("a request").into_inner();
-    sent.connection_request.expect("a request").id
-}
-
-async fn connect(clients: &Clients, from: i64, to: i64) {
-    let id = send(clients, from, to).await;
-    let request = pb::AcceptConnectionRequestRequest { id, user_id: to, request_id: String::new() };
-    clients.requests().accept_connection_request(request).await.expect("a connection");
-}
-
-async fn cancel(clients: &Clients, id: i64, user_id: i64) {
-    let request = pb::CancelConnectionRequestRequest { id, user_id, request_id: String::new() };
-    clients.requests().cancel_connection_request(request).await.expect("no request");
-}
-
-async fn remove(clients: &Clients, user_id: i64, other_user_id: i64) {
-    let request = pb::RemoveConnectionRequest { user_id, other_user_id, request_id: String::new() };
-    clients.connections().remove_connection(request).await.expect("no connection");
-}
-
-async fn block(clients: &Clients, user_id: i64, other_user_id: i64) {
-    let request = pb::BlockUserRequest { user_id, other_user_id, request_id: String::new() };
-    clients.blocks().block_user(request).await.expect("a block");
-}
-
-async fn unblock(clients: &Clients, user_id: i64, other_user_id: i64) {
-    let request = pb::UnblockUserRequest { user_id, other_user_id, request_id: String::new() };
-    clients.blocks().unblock_user(request).await.expect("no block");
-}
-
 /// Puts a row with this user into every list and takes it out again.
 async fn come_and_go(clients: &Clients, user: i64) {
-    let (received, sent) = (send(clients, user, RECEIVER).await, send(clients, SENDER, user).await);
-    connect(clients, user, CONNECTED).await;
-    connect(clients, CONNECTED_TOO, user).await;
-    block(clients, BLOCKER, user).await;
-    cancel(clients, received, user).await;
-    cancel(clients, sent, SENDER).await;
-    remove(clients, user, CONNECTED).await;
-    remove(clients, CONNECTED_TOO, user).await;
-    unblock(clients, BLOCKER, user).await;
+    let (received, sent) = (clients.send(user, RECEIVER).await, clients.send(SENDER, user).await);
+    clients.connect(user, CONNECTED).await;
+    clients.connect(CONNECTED_TOO, user).await;
+    clients.block(BLOCKER, user).await;
+    clients.cancel(received, user).await.expect("no request");
+    clients.cancel(sent, SENDER).await.expect("no request");
+    clients.remove(user, CONNECTED).await.expect("no connection");
+    clients.remove(CONNECTED_TOO, user).await.expect("no connection");
+    clients.unblock(BLOCKER, user).await;
     clients.users().delete_user(pb::DeleteUserRequest { id: user, request_id: String::new() }).await.expect("no user");
     import(clients, std::iter::once(user)).await;
 }
@@ -146,12 +114,14 @@ cases! {
         for user in KEPT {
             let clients = clients.clone();
             rows.spawn(async move {
-                send(&clients, user, RECEIVER).await;
-                send(&clients, SENDER, user).await;
+                clients.send(user, RECEIVER).await;
+                clients.send(SENDER, user).await;
                 // From either side, so that each page is of both.
-                if user % 2 == 0 { connect(&clients, user, CONNECTED).await } else { connect(&clients, CONNECTED, user).await }
-                if user % 3 == 0 { connect(&clients, user, CONNECTED_TOO).await } else { connect(&clients, CONNECTED_TOO, user).await }
-                block(&clients, BLOCKER, user).await;
+                let (from, to) = if user % 2 == 0 { (user, CONNECTED) } else { (CONNECTED, user) };
+                clients.connect(from, to).await;
+                let (from, to) = if user % 3 == 0 { (user, CONNECTED_TOO) } else { (CONNECTED_TOO, user) };
+                clients.connect(from, to).await;
+                clients.block(BLOCKER, user).await;
             });
         }
         assert_eq!(rows.join_all().await.len(), KEPT.count());

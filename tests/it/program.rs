@@ -13,7 +13,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
-use crate::harness::process::{Clients, Ended, Kith, command, run, run_command};
+use crate::harness::clients::Clients;
+use crate::harness::process::{Ended, Kith, command, run, run_command};
 use crate::harness::{Database, Engine, database, invariants, postgres};
 use crate::on_each_engine;
 

@@ -6,13 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kith::proto::v1::block_service_client::BlockServiceClient;
-use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
-use kith::proto::v1::connection_service_client::ConnectionServiceClient;
-use kith::proto::v1::user_service_client::UserServiceClient;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use super::clients::Clients;
 use super::database::{Database, Engine};
 
 /// How long anything outside may take before the test gives up.
@@ -187,28 +184,6 @@ impl Log {
     fn whole(mut self) -> String {
         self.reader.take().into_iter().for_each(|reader| reader.join().expect("a log"));
         self.text()
-    }
-}
-
-/// The clients of one server.
-#[derive(Clone)]
-pub struct Clients(pub Channel);
-
-impl Clients {
-    pub fn users(&self) -> UserServiceClient<Channel> {
-        UserServiceClient::new(self.0.clone())
-    }
-
-    pub fn requests(&self) -> ConnectionRequestServiceClient<Channel> {
-        ConnectionRequestServiceClient::new(self.0.clone())
-    }
-
-    pub fn connections(&self) -> ConnectionServiceClient<Channel> {
-        ConnectionServiceClient::new(self.0.clone())
-    }
-
-    pub fn blocks(&self) -> BlockServiceClient<Channel> {
-        BlockServiceClient::new(self.0.clone())
     }
 }
 
