@@ -197,16 +197,14 @@ impl From<CommitError> for Status {
 impl From<StoreError> for Status {
     /// Of a read: the cause is logged here. What goes wrong with a commit is logged once for its batch instead.
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Overloaded => return overloaded(),
-            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => {
-                tracing::error!(error = &error as &dyn Error, "a read failed");
-                return unavailable();
-            }
-            StoreError::Corrupt { .. } | StoreError::Internal(_) => {}
+        if !matches!(error, StoreError::Overloaded) {
+            tracing::error!(error = &error as &dyn Error, "a read failed");
         }
-        tracing::error!(error = &error as &dyn Error, "a read failed");
-        internal()
+        match error {
+            StoreError::Overloaded => overloaded(),
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => unavailable(),
+            StoreError::Corrupt { .. } | StoreError::Internal(_) => internal(),
+        }
     }
 }
 

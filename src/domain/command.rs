@@ -189,6 +189,16 @@ pub struct Replay {
     pub created: Time,
 }
 
+/// How long an answer is kept for its repetition.
+pub const REPLAY_KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+
+impl Replay {
+    /// Whether the answer is still given at `now`.
+    pub fn is_kept(&self, now: Time) -> bool {
+        self.created > now - REPLAY_KEPT
+    }
+}
+
 /// What a caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {

@@ -21,9 +21,6 @@ use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::pair::Pair;
 use super::policy::Policy;
 
-/// How long an answer is kept for its repetition.
-pub const REPLAY_KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
-
 /// Decides a batch over its snapshot.
 pub fn run(batch: &Batch, snapshot: Snapshot) -> (Vec<Result<Reply, Rejection>>, Changes) {
     let mut ledger = Ledger::open(snapshot, Arc::clone(&batch.policy), batch.now);
@@ -63,7 +60,6 @@ impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
         let Snapshot { head, members, pairs, replays } = snapshot;
         let time = now.max(head.time);
-        let fresh = |replay: &Replay| replay.created > time - REPLAY_KEPT;
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
         Self {
@@ -75,7 +71,11 @@ impl Ledger {
             requests,
             users: members.into_iter().map(|member| (member.user.id, Tracked::new(Some(member)))).collect(),
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
-            replays: replays.into_iter().filter(fresh).map(|replay| (replay.id, replay)).collect(),
+            replays: replays
+                .into_iter()
+                .filter(|replay| replay.is_kept(time))
+                .map(|replay| (replay.id, replay))
+                .collect(),
             counts: BTreeMap::new(),
             changes: Changes::default(),
         }

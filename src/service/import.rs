@@ -8,7 +8,6 @@ use crate::committer::CommitError;
 use crate::domain::command::{Command, ImportRefusal, ImportSummary, Imported, Outcome, ReplayKey, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
-use crate::domain::ledger::REPLAY_KEPT;
 use crate::error;
 use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::replay::{Fingerprint, encode};
@@ -66,7 +65,7 @@ async fn first_answer(
     rows: &mut Streaming<pb::ImportUsersRequest>,
 ) -> Result<Option<Reply>, Status> {
     let kept = core.store.replay(id).await?;
-    let Some(kept) = kept.filter(|kept| kept.created > core.clock.now() - REPLAY_KEPT) else { return Ok(None) };
+    let Some(kept) = kept.filter(|kept| kept.is_kept(core.clock.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
     while let Some(row) = rows.message().await? {

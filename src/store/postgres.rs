@@ -197,15 +197,7 @@ impl Store for PostgresStore {
         let (id, before, limit) = (user.get(), slice.before(), slice.limit);
         let rows = async {
             let mut conn = conn;
-            let rows: Vec<ConnectionRow> = match sharing {
-                Sharing::Any => query::connections_page(id, before, limit).load(&mut conn).await?,
-                Sharing::With(viewer) => {
-                    query::connections_shared(id, viewer.get(), before, limit).load(&mut conn).await?
-                }
-                Sharing::NotWith(viewer) => {
-                    query::connections_not_shared(id, viewer.get(), before, limit).load(&mut conn).await?
-                }
-            };
+            let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(&mut conn).await?;
             Ok(rows.into_iter().map(Connection::from).collect::<Vec<_>>())
         };
         let (revision, rows) = try_join!(biased; revision(conn), rows)?;

@@ -1,7 +1,7 @@
 //! The reads, written once: both engines run these same queries.
 //!
 //! Every list is ordered by a unique column and continues after a value of it, so that nothing is skipped or told
-//! twice while others write. The last page's `before` is `i64::MAX`.
+//! twice while others write. The first page's `before` is `i64::MAX`.
 
 use diesel::backend::Backend;
 use diesel::dsl::{auto_type, case_when, count_star, exists};
@@ -15,6 +15,7 @@ use super::schema::{
     user_counts, users,
 };
 
+use super::Sharing;
 use super::statement::Statement;
 
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
@@ -280,53 +281,21 @@ fn shared_with(viewer: i64) -> _ {
 
 pub(super) fn connections_page<DB: Backend>(
     user: i64,
+    sharing: Sharing,
     before: i64,
     limit: i64,
 ) -> Statement<'static, DB, ConnectionsSql>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
 {
-    connections_of(connections_sql!(), user, None, before, limit)
-}
-
-pub(super) fn connections_shared<DB: Backend>(
-    user: i64,
-    viewer: i64,
-    before: i64,
-    limit: i64,
-) -> Statement<'static, DB, ConnectionsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
-    connections_of(connections_sql!("EXISTS"), user, Some(viewer), before, limit)
-}
-
-pub(super) fn connections_not_shared<DB: Backend>(
-    user: i64,
-    viewer: i64,
-    before: i64,
-    limit: i64,
-) -> Statement<'static, DB, ConnectionsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
-    connections_of(connections_sql!("NOT EXISTS"), user, Some(viewer), before, limit)
-}
-
-fn connections_of<DB: Backend>(
-    text: &'static str,
-    user: i64,
-    viewer: Option<i64>,
-    before: i64,
-    limit: i64,
-) -> Statement<'static, DB, ConnectionsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
-    let mut statement = Statement::new(text);
+    let mut statement = Statement::new(match sharing {
+        Sharing::Any => connections_sql!(),
+        Sharing::With(_) => connections_sql!("EXISTS"),
+        Sharing::NotWith(_) => connections_sql!("NOT EXISTS"),
+    });
     for _side in 0..2 {
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(before);
-        for viewer in viewer.into_iter().flat_map(|viewer| [viewer; 4]) {
+        for viewer in sharing.viewer().into_iter().flat_map(|viewer| [viewer.get(); 4]) {
             statement = statement.bind::<BigInt, _>(viewer);
         }
         statement = statement.bind::<BigInt, _>(limit);
@@ -379,6 +348,7 @@ mod tests {
 
     use super::*;
     use crate::domain::Time;
+    use crate::domain::id::UserId;
     use crate::store::migration::{Pending, migrate_sqlite};
 
     /// How SQLite would find the rows.
@@ -443,10 +413,10 @@ mod tests {
             due_withdrawn(now, 1) => "connection_requests_withdrawn (rejected<?)",
             oldest_open() => "connection_requests_open",
             counts_without_due::<Sqlite>(1, now) => "connection_requests_open (created<?)",
-            connections_page::<Sqlite>(1, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
-            connections_page::<Sqlite>(1, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
-            connections_shared::<Sqlite>(1, 2, 1, 1) => "theirs USING PRIMARY KEY (low_user_id=? AND high_user_id=?)",
-            connections_not_shared::<Sqlite>(1, 2, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+            connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+            connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+            connections_page::<Sqlite>(1, Sharing::With(UserId::new(2)), 1, 1) => "theirs USING PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+            connections_page::<Sqlite>(1, Sharing::NotWith(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
             connections_shared_total(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
             block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
             blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",

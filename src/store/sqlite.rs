@@ -27,6 +27,7 @@ use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
+use crate::domain::ledger::Snapshot;
 use crate::domain::pair::{Block, Pair, Request, RequestState};
 use crate::domain::user::User;
 
@@ -157,13 +158,7 @@ impl Store for SqliteStore {
     ) -> Result<Listed<Connection>, StoreError> {
         self.read(move |conn| {
             let (id, before, limit) = (user.get(), slice.before(), slice.limit);
-            let rows: Vec<ConnectionRow> = match sharing {
-                Sharing::Any => query::connections_page(id, before, limit).load(conn)?,
-                Sharing::With(viewer) => query::connections_shared(id, viewer.get(), before, limit).load(conn)?,
-                Sharing::NotWith(viewer) => {
-                    query::connections_not_shared(id, viewer.get(), before, limit).load(conn)?
-                }
-            };
+            let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(conn)?;
             let rows: Vec<_> = rows.into_iter().map(Connection::from).collect();
             let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
             named.extend(sharing.viewer().into_iter().chain([user]));
@@ -178,7 +173,7 @@ impl Store for SqliteStore {
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
         self.read(move |conn| {
-            let mut snapshot = crate::domain::ledger::Snapshot::default();
+            let mut snapshot = Snapshot::default();
             for other in others {
                 let Some(key) = PairKey::of(user, other) else { continue };
                 let request: Option<RequestRow> =

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Ledger, REPLAY_KEPT, Tracked};
-use crate::domain::command::{Outcome, WholeRequest};
+use super::{Ledger, Tracked};
+use crate::domain::command::{Outcome, REPLAY_KEPT, WholeRequest};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
 use crate::domain::event::Event;

@@ -1,17 +1,20 @@
 //! The commit on SQLite: one immediate transaction on the one writer, with single-row statements that stay prepared.
 
+use std::collections::BTreeSet;
+
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
+use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::decide::Rejection;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{self, Changes, Snapshot};
-use crate::domain::pair::Request;
+use crate::domain::pair::{Request, RequestState};
 use crate::domain::user::User;
 use crate::store::row::{
     BlockRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, member, user_status_name,
@@ -75,7 +78,7 @@ fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> R
         rows.extend(query::request(id.get()).load(conn)?);
     }
     for user in &needs.unviewed_of {
-        let (pending, ever) = (crate::domain::pair::RequestState::Pending.name(), Stamp(chrono::DateTime::UNIX_EPOCH));
+        let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
         rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn)?);
     }
     for user in &needs.all_pairs_of {
@@ -102,8 +105,10 @@ fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> R
 
 fn load_blocks(conn: &mut SqliteConnection, needs: &Needs, loaded: &Snapshot) -> Result<Vec<BlockRow>, StoreError> {
     let mut rows: Vec<BlockRow> = Vec::new();
-    // Every pair that is loaded is loaded whole.
-    let asked = loaded.pairs.keys().filter(|key| !needs.pairs.contains(key)).chain(&needs.pairs);
+    // Of the pairs that a command is about; the others are only settled, viewed or deleted.
+    let is_asked = |request: &Request| needs.requests.contains(&request.id);
+    let by_request = loaded.pairs.values().filter(|pair| pair.request.as_ref().is_some_and(is_asked));
+    let asked: BTreeSet<_> = by_request.map(|pair| pair.key).chain(needs.pairs.iter().copied()).collect();
     for key in asked {
         let (low, high) = (key.low().get(), key.high().get());
         rows.extend(query::block(low, high).load(conn)?);
