@@ -3,6 +3,7 @@
 mod healthcheck;
 mod migrate;
 mod serve;
+mod watch;
 
 use std::error::Error;
 
@@ -22,6 +23,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         None => serve::run(cli.serve).await,
         Some(Command::Serve(settings)) => serve::run(settings).await,
         Some(Command::Migrate(settings)) => migrate::run(settings).await,
+        Some(Command::Watch(settings)) => watch::run(settings).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings).await,
     }
 }

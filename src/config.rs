@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::domain::event::EventKind;
 use crate::domain::policy::Policy;
 use crate::store::{DatabaseUrl, Options};
 
@@ -32,6 +33,8 @@ pub enum Command {
     Serve(Serve),
     /// Bring the database's tables up to date, and end
     Migrate(Migrate),
+    /// Print events as they are committed, one line of JSON each
+    Watch(Watch),
     /// Ask a running service whether it can serve; exit status 0 if so
     Healthcheck(Healthcheck),
 }
@@ -60,7 +63,10 @@ pub struct Serve {
     /// Changes that may wait for their batch before more are refused
     #[arg(long, env = "KITH_MAX_QUEUED_WRITES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_queued_writes: u32,
-    /// The longest that a call may take, whatever its deadline; imports have no such limit
+    /// Streams of events at the same time before more are refused
+    #[arg(long, env = "KITH_MAX_WATCHERS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_watchers: u32,
+    /// The longest that a call may take, whatever its deadline; imports and watches have no such limit
     #[arg(long, env = "KITH_MAX_CALL_TIME", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
     /// How long calls under way may go on after the signal to end
@@ -133,6 +139,9 @@ pub struct PolicyArgs {
     /// Requests that a user may send within an hour; 0 = no limit
     #[arg(long, env = "KITH_MAX_SENDS_PER_HOUR", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sends_per_hour: i64,
+    /// How long events are kept in the feed, at least 1h; 0 = for ever
+    #[arg(long, env = "KITH_EVENT_RETENTION", default_value = "30d", value_parser = retention)]
+    pub event_retention: Lifetime,
     /// Show a sender that a request was rejected
     #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_rejections: bool,
@@ -147,6 +156,32 @@ pub struct Migrate {
     /// The database and the log
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Settings of `kith watch`.
+#[derive(Clone, Debug, Args)]
+pub struct Watch {
+    /// The service to ask
+    #[arg(long, env = "KITH_SERVER", default_value = "http://127.0.0.1:50051")]
+    pub server: String,
+    /// Begin after this sequence; 0 = at the oldest event that is kept [default: now]
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+    pub after: Option<i64>,
+    /// The epoch that the sequence belongs to: that of another one is refused
+    #[arg(long)]
+    pub epoch: Option<String>,
+    /// Only events about this user; may be given several times
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub user: Vec<i64>,
+    /// Only events of this kind, such as CONNECTION_CREATED; may be given several times
+    #[arg(long, value_name = "KIND", ignore_case = true, value_parser = kinds())]
+    pub kind: Vec<String>,
+    /// Only what this user may see; 0 = everything
+    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    pub viewer: i64,
+    /// Print how far the feed was read too, when nothing happens
+    #[arg(long)]
+    pub heartbeats: bool,
 }
 
 /// Settings of `kith healthcheck`.
@@ -180,6 +215,7 @@ impl PolicyArgs {
             max_sent_requests: limit(self.max_sent_requests),
             max_connections: limit(self.max_connections),
             max_sends_per_hour: limit(self.max_sends_per_hour),
+            event_retention: self.event_retention.0,
             disclose_rejections: self.disclose_rejections,
             disclose_views: self.disclose_views,
         }
@@ -201,6 +237,20 @@ impl FromStr for Lifetime {
         let delta = TimeDelta::from_std(duration).map_err(|_| "is too long".to_owned())?;
         Ok(Self((!delta.is_zero()).then_some(delta)))
     }
+}
+
+/// The kinds of events, by their names.
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.name()))
+}
+
+/// A time of at least an hour, or none: what was just committed must be there to be asked for.
+fn retention(text: &str) -> Result<Lifetime, String> {
+    let retention: Lifetime = text.parse()?;
+    if retention.0.is_some_and(|time| time < TimeDelta::hours(1)) {
+        return Err("must be at least 1h".to_owned());
+    }
+    Ok(retention)
 }
 
 /// A time of at least a millisecond.

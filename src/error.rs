@@ -11,7 +11,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
-use crate::domain::id::UserId;
+use crate::domain::id::{Sequence, UserId};
+use crate::feed::Lost;
 use crate::mapping::invalid::{Invalid, Kind};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
@@ -206,6 +207,39 @@ impl From<StoreError> for Status {
             StoreError::Corrupt { .. } | StoreError::Internal(_) => internal(),
         }
     }
+}
+
+impl From<Lost> for Status {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Expired { oldest } => status(
+                Code::OutOfRange,
+                ErrorReason::CursorExpired,
+                format!("events before {oldest} are kept no longer; list what was missed, and go on from its revision"),
+                [("oldest_sequence", oldest.to_string())],
+            ),
+            Lost::WrongEpoch { epoch } => status(
+                Code::FailedPrecondition,
+                ErrorReason::WrongEpoch,
+                "the place is from another database or from before a restore; list everything anew",
+                [("epoch", epoch)],
+            ),
+            Lost::TooMany => overloaded(),
+            Lost::ShuttingDown => {
+                retry(Code::Unavailable, ErrorReason::ShuttingDown, "the server ends; resume on another one")
+            }
+            Lost::Silent => unavailable(),
+            Lost::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The database has not reached the revision that the caller asks for.
+pub fn revision_not_reached(reached: Sequence) -> Status {
+    let mut details = details(ErrorReason::RevisionNotReached, [("revision", reached.to_string())]);
+    details.set_retry_info(Some(PAUSE));
+    let message = format!("the database is at revision {reached}, which is before min_revision");
+    Status::with_error_details(Code::Unavailable, message, details)
 }
 
 fn overloaded() -> Status {

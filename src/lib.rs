@@ -17,6 +17,7 @@ pub mod committer;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod feed;
 pub mod mapping;
 pub mod proto;
 pub mod server;

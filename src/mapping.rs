@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod connection_request;
+pub mod event;
 pub mod invalid;
 pub mod page;
 pub mod replay;

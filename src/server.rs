@@ -21,22 +21,25 @@ use self::call::CallLayer;
 use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::policy::Policy;
+use crate::feed::Feed;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::block_service_server::{BlockServiceServer, SERVICE_NAME as BLOCK};
 use crate::proto::v1::connection_request_service_server::{
     ConnectionRequestServiceServer, SERVICE_NAME as CONNECTION_REQUEST,
 };
 use crate::proto::v1::connection_service_server::{ConnectionServiceServer, SERVICE_NAME as CONNECTION};
+use crate::proto::v1::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
 use crate::proto::v1::user_service_server::{SERVICE_NAME as USER, UserServiceServer};
 use crate::service::Core;
 use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
+use crate::service::event::Events;
 use crate::service::user::Users;
 use crate::store::Store;
 
 /// The services that answer callers.
-pub const SERVICES: [&str; 4] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK];
+pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT];
 
 /// The largest request. The largest honest one, a profile with every field full of four-byte characters, has 30 kB.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
@@ -57,6 +60,8 @@ pub struct Settings {
     pub clock: Clock,
     /// Changes that may wait for their batch.
     pub max_queued_writes: usize,
+    /// Streams of events at the same time; more are refused.
+    pub max_watchers: usize,
     /// How often what is due is expired for good.
     pub sweep_interval: Duration,
     /// The longest that a call may take.
@@ -73,6 +78,7 @@ impl Default for Settings {
             policy: Policy::default(),
             clock: Clock::system(),
             max_queued_writes: 4_096,
+            max_watchers: 10_000,
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(10),
@@ -100,8 +106,10 @@ pub async fn serve(
     let watching = tokio::spawn(health::follow(reporter.clone(), Arc::clone(&store), stopped.clone()));
     let sweeping = tokio::spawn(sweep::run(committer.clone(), settings.sweep_interval, stopped.clone()));
 
+    let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
+
     let core = Core { store, committer: committer.clone(), policy, clock: settings.clock };
-    let mut routes = routes(core);
+    let mut routes = routes(core, feed);
     routes = routes.add_service(health);
     if settings.reflection {
         routes = add_reflection(routes)?;
@@ -133,7 +141,7 @@ pub async fn serve(
     // tonic's connections are tasks of their own. One that never said a word, or whose call goes on, would hold its
     // committer for ever: so the queue is closed for all, and what is in it is committed.
     drop(serving);
-    let _tasks = tokio::join!(watching, sweeping);
+    let _tasks = tokio::join!(watching, sweeping, reading);
     committer.close();
     if timeout(settings.drain_time, committing).await.is_err() {
         tracing::warn!("the database does not answer; what was not committed is not acknowledged");
@@ -142,7 +150,7 @@ pub async fn serve(
     Ok(())
 }
 
-fn routes(core: Core) -> Routes {
+fn routes(core: Core, feed: Feed) -> Routes {
     let limit = REQUEST_BYTES_MAX;
     let mut routes = Routes::default();
     routes = routes.add_service(UserServiceServer::new(Users(core.clone())).max_decoding_message_size(limit));
@@ -151,7 +159,8 @@ fn routes(core: Core) -> Routes {
     );
     routes =
         routes.add_service(ConnectionServiceServer::new(Connections(core.clone())).max_decoding_message_size(limit));
-    routes.add_service(BlockServiceServer::new(Blocks(core)).max_decoding_message_size(limit))
+    routes = routes.add_service(BlockServiceServer::new(Blocks(core.clone())).max_decoding_message_size(limit));
+    routes.add_service(EventServiceServer::new(Events { core, feed }).max_decoding_message_size(limit))
 }
 
 /// Both versions of reflection, since clients ask for either; with the descriptors of error details, so that

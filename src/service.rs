@@ -3,13 +3,17 @@
 pub mod block;
 pub mod connection;
 pub mod connection_request;
+pub mod event;
 mod import;
 pub mod user;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
-use tonic::{Response, Status};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -19,9 +23,15 @@ use crate::domain::command::{Command, Outcome, Reply, Submission};
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::error;
+use crate::feed;
 use crate::mapping::page::{self, Cursor, Page, Paged};
 use crate::mapping::replay::{Mutation, replay_key};
-use crate::store::{Slice, Store};
+use crate::store::{Listed, Read, Slice, Store};
+
+/// The longest that a read waits for its revision.
+const REVISION_WAIT: Duration = Duration::from_secs(1);
+/// How often such a read asks the database, although it told of nothing.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
 
 /// What every RPC works with.
 #[derive(Clone)]
@@ -52,10 +62,74 @@ impl Core {
         answer(reply)
     }
 
+    /// Reads, and again if need be until the answer reflects `min_revision`: at most for a second, and not for longer
+    /// than the caller waits. On one database the first answer does.
+    async fn read<M, T, E, F>(
+        &self,
+        request: &Request<M>,
+        min_revision: Sequence,
+        read: impl Fn() -> F,
+    ) -> Result<T, Status>
+    where
+        T: Revised,
+        E: Into<Status>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut answer = read().await.map_err(Into::into)?;
+        if answer.revision() >= min_revision {
+            return Ok(answer);
+        }
+        let until = patience(request);
+        let mut changes = self.store.changes();
+        while answer.revision() < min_revision {
+            // Not every change is told of, so the database is asked now and then too.
+            let news = timeout(ASKED_AGAIN, changes.changed());
+            if timeout_at(until, news).await.is_err() {
+                return Err(error::revision_not_reached(answer.revision()));
+            }
+            answer = read().await.map_err(Into::into)?;
+        }
+        Ok(answer)
+    }
+
     /// Requests sent at this time or before have expired; with a lifetime switched off, none have.
     fn expired(&self) -> Time {
         self.policy.expired_before(self.clock.now()).unwrap_or(Time::UNIX_EPOCH)
     }
+}
+
+/// An answer that says which revision it reflects.
+trait Revised {
+    fn revision(&self) -> Sequence;
+}
+
+impl<T> Revised for Read<T> {
+    fn revision(&self) -> Sequence {
+        self.revision
+    }
+}
+
+impl<T> Revised for Listed<T> {
+    fn revision(&self) -> Sequence {
+        self.revision
+    }
+}
+
+impl Revised for feed::Page {
+    fn revision(&self) -> Sequence {
+        self.revision
+    }
+}
+
+/// When the caller's time runs out. Whoever takes the call notes it in the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// How long a read may wait for its revision: so that the answer still reaches the caller.
+fn patience<M>(request: &Request<M>) -> Instant {
+    let now = Instant::now();
+    let left = request.extensions().get::<Deadline>().map(|deadline| deadline.0.saturating_duration_since(now));
+    now + left.map_or(REVISION_WAIT, |left| REVISION_WAIT.min(left * 3 / 4))
 }
 
 fn answer<R: Message + Default + for<'a> From<&'a Outcome>>(reply: Reply) -> Result<Response<R>, Status> {
@@ -71,7 +145,7 @@ fn answer<R: Message + Default + for<'a> From<&'a Outcome>>(reply: Reply) -> Res
 /// One row more than the page has tells whether there is a next one.
 fn slice(page: &Page) -> Slice {
     let limit = i64::try_from(page.size).unwrap_or(i64::MAX).saturating_add(1);
-    Slice { before: page.cursor.before, limit }
+    Slice { before: page.cursor.last, limit }
 }
 
 /// Cuts the rows to the page, and answers the token for the next one, if there is one.
@@ -86,6 +160,6 @@ fn cut<R: Paged, T>(
         return String::new();
     }
     rows.truncate(page.size);
-    let before = rows.last().map(position);
-    page::token(request, Cursor { section: page.cursor.section, before }, key)
+    let last = rows.last().map(position);
+    page::token(request, Cursor { section: page.cursor.section, last }, key)
 }

@@ -4,6 +4,7 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the database's URL.
 
 mod connect;
+mod feed;
 mod migration;
 mod postgres;
 mod query;
@@ -19,9 +20,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::connect::{DatabaseUrl, Options, connect, migrate};
+pub use self::feed::{Events, FeedSlice, Recorded};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;
@@ -32,6 +35,9 @@ use crate::domain::user::User;
 
 /// The most rows that a sweep expires or deletes of each kind.
 pub const DUE_AT_ONCE: i64 = 500;
+/// The most events that a sweep deletes. They are many, and cost little each: this much holds callers up for some
+/// milliseconds.
+const EVENTS_AT_ONCE: i64 = 2_000;
 /// How many of a sender's oldest requests are looked at for one that is due.
 const OLDEST_OF_A_SENDER: i64 = 4;
 
@@ -93,6 +99,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The answer kept under a request id, however old.
     async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError>;
+
+    /// Events after a place in the feed, oldest first.
+    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError>;
+
+    /// Marked as changed whenever something may have been committed: by this process at once, and by others as soon as
+    /// the database tells. It may fail to tell; whoever must not miss a commit asks now and then.
+    fn changes(&self) -> watch::Receiver<()>;
 
     /// The secret with which page tokens are signed: the same for all servers on one database.
     fn token_key(&self) -> &[u8];

@@ -80,6 +80,14 @@ macro_rules! names {
                     $(Self::$variant => $name),+
                 }
             }
+
+            /// The value of this name.
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
         }
     };
 }

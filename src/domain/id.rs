@@ -45,10 +45,19 @@ number! {
 }
 
 impl Sequence {
+    /// After every event that will ever be.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// The sequence that follows.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// The sequence before.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0 - 1)
     }
 }
 

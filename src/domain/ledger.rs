@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::snapshot::{Changes, Head, Snapshot};
+pub use self::snapshot::{Changes, Due, Head, Snapshot};
 use super::Time;
 use super::command::{Batch, Command, Member, Outcome, Replay, Reply, Submission};
 use super::counts::{Counts, SendWindow};
@@ -40,6 +40,7 @@ struct Ledger {
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
     replays: HashMap<Uuid, Replay>,
+    due: Due,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
 }
@@ -58,7 +59,7 @@ impl<T: Clone> Tracked<T> {
 
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
-        let Snapshot { head, members, pairs, replays } = snapshot;
+        let Snapshot { head, members, pairs, replays, due } = snapshot;
         let time = now.max(head.time);
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
@@ -69,6 +70,7 @@ impl Ledger {
             names,
             created: HashMap::new(),
             requests,
+            due,
             users: members.into_iter().map(|member| (member.user.id, Tracked::new(Some(member)))).collect(),
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
             replays: replays

@@ -17,6 +17,8 @@ pub struct Policy {
     pub max_connections: Option<i64>,
     /// How many requests a user may send within an hour. Default 100.
     pub max_sends_per_hour: Option<i64>,
+    /// How long events are kept in the feed. Default 30 days.
+    pub event_retention: Option<TimeDelta>,
     /// Whether a sender sees that a request was rejected. Default no.
     pub disclose_rejections: bool,
     /// Whether a sender sees that a request was viewed. Default no.
@@ -31,6 +33,7 @@ impl Default for Policy {
             max_sent_requests: Some(1_000),
             max_connections: Some(30_000),
             max_sends_per_hour: Some(100),
+            event_retention: Some(TimeDelta::days(30)),
             disclose_rejections: false,
             disclose_views: false,
         }
@@ -46,6 +49,11 @@ impl Policy {
     /// A rejection at this time or before holds no cooldown at `now`. `None`: none ever does.
     pub fn cooled_before(&self, now: Time) -> Option<Time> {
         self.cooldown.and_then(|cooldown| now.checked_sub_signed(cooldown))
+    }
+
+    /// Events of this time or before are kept no longer at `now`. `None`: all are kept.
+    pub fn events_until(&self, now: Time) -> Option<Time> {
+        self.event_retention.and_then(|retention| now.checked_sub_signed(retention))
     }
 
     /// Whether a request that was created then has expired at `now`.

@@ -2,6 +2,7 @@
 
 use super::Time;
 use super::decide::settled;
+use super::event::{Actor, Cause, Event, EventKind};
 use super::id::{RequestId, UserId};
 use super::pair::{Pair, Request, RequestState};
 use super::policy::Policy;
@@ -53,6 +54,40 @@ pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) ->
         Viewer::User(_) => return None,
     }
     Some(seen)
+}
+
+/// The event as the viewer may see it; `None` where they may not know of it.
+///
+/// A user sees the events that they take part in. A sender does not see what became of a request behind their back:
+/// rejections, restorations and views, unless the policy discloses them. A receiver is not told of a request that was
+/// born rejected. A block is told to the one who blocks, and so is that it was the cause of anything.
+pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<Event> {
+    let Viewer::User(user) = viewer else { return Some(event.clone()) };
+    let is_first = event.user == user;
+    if !is_first && event.other != Some(user) {
+        return None;
+    }
+    let told = match event.kind {
+        EventKind::RequestCreated => is_first || event.cause.is_none(),
+        EventKind::RequestViewed => !is_first || policy.disclose_views,
+        EventKind::RequestRejected | EventKind::RequestRestored => !is_first || policy.disclose_rejections,
+        EventKind::UserBlocked | EventKind::UserUnblocked => is_first,
+        EventKind::RequestCancelled
+        | EventKind::RequestExpired
+        | EventKind::ConnectionCreated
+        | EventKind::ConnectionRemoved
+        | EventKind::UserCreated
+        | EventKind::UserUpdated
+        | EventKind::UserDeleted => true,
+    };
+    let own = event.actor == Actor::User(user);
+    let cause = event.cause.filter(|cause| match cause {
+        // Of a created request it is the receiver's block, and the actor is the sender.
+        Cause::Blocked => own && event.kind != EventKind::RequestCreated,
+        Cause::Cooldown => false,
+        Cause::Crossed | Cause::UserDeleted => true,
+    });
+    told.then(|| Event { cause, ..event.clone() })
 }
 
 /// How `user` stands towards the other of the pair, and the request or connection that this stands for.

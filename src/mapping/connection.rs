@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::command::{Command, Outcome, Relation};
-use crate::domain::id::UserId;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::Block;
 use crate::domain::user::User;
 use crate::domain::view::Status;
@@ -49,27 +49,30 @@ pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId,
     fields.finish((user, sections, page))
 }
 
-/// Whose status towards whom; they may be the same.
-pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId), Invalid> {
+/// Whose status towards whom, who may be the same; and at or after which revision.
+pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let other = fields.user_id("other_user_id", request.other_user_id);
-    fields.finish((user, other))
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((user, other, min_revision))
 }
 
-/// Whose status towards which others.
-pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>), Invalid> {
+/// Whose status towards which others, and at or after which revision.
+pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let others = fields.user_ids("other_user_ids", &request.other_user_ids);
-    fields.finish((user, others))
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((user, others, min_revision))
 }
 
-/// Whose counts.
-pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<UserId, Invalid> {
+/// Whose counts, and at or after which revision.
+pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
-    fields.finish(user)
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((user, min_revision))
 }
 
 /// Which two users, and the page asked for.

@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::command::{Answer, Command, Outcome, WholeRequest};
-use crate::domain::id::{RequestId, UserId};
+use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::domain::view::Viewer;
@@ -39,12 +39,13 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
     fields.finish((Command::MarkAllViewed(user), request_id))
 }
 
-/// Which request, for whom.
-pub fn get(request: &pb::GetConnectionRequestRequest) -> Result<(RequestId, Viewer), Invalid> {
+/// Which request, for whom, and at or after which revision.
+pub fn get(request: &pb::GetConnectionRequestRequest) -> Result<(RequestId, Viewer, Sequence), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", request.id);
     let viewer = fields.optional_user_id("user_id", request.user_id).map_or(Viewer::Operator, Viewer::User);
-    fields.finish((id, viewer))
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((id, viewer, min_revision))
 }
 
 /// Which requests of whom; `None` in the middle for a list that is always empty.

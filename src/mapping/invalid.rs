@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::domain::id::{RequestId, UserId};
+use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::text::TextError;
 
 /// The most items that a repeated field of a request has.
@@ -97,6 +97,14 @@ impl Fields {
             self.wrong(field, "must be a connection request's id, 1 or more");
         }
         RequestId::new(value)
+    }
+
+    /// A revision, or a place in the feed; 0 is before the first event.
+    pub fn revision(&mut self, field: &str, value: i64) -> Sequence {
+        if value < 0 {
+            self.wrong(field, "must not be negative");
+        }
+        Sequence::new(value.max(0))
     }
 
     /// A text with rules of its own.

@@ -31,7 +31,10 @@ pub trait Paged: Message + Clone {
     /// The token given.
     fn page_token(&self) -> &str;
 
-    /// The request without size and token: what a token is bound to.
+    /// The revision that the answer must reflect.
+    fn min_revision(&self) -> i64;
+
+    /// The request without size, token and revision: what a token is bound to.
     fn without_page(&self) -> Self;
 }
 
@@ -48,10 +51,15 @@ macro_rules! paged {
                 &self.page_token
             }
 
+            fn min_revision(&self) -> i64 {
+                self.min_revision
+            }
+
             fn without_page(&self) -> Self {
                 let mut request = self.clone();
                 request.page_size = 0;
                 request.page_token.clear();
+                request.min_revision = 0;
                 request
             }
         }
@@ -64,15 +72,16 @@ paged!(
     ListConnectionsRequest,
     ListMutualConnectionsRequest,
     ListBlockedUsersRequest,
+    ListEventsRequest,
 );
 
-/// A place in a list: before this position, in this one of its sections (a list in one piece has only section 0).
+/// A place in a list: behind this position, in this one of its sections (a list in one piece has only section 0).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// The section.
     pub section: u8,
     /// The position of the last row that was told; `None` at a section's start.
-    pub before: Option<Sequence>,
+    pub last: Option<Sequence>,
 }
 
 /// Which page of a list is asked for.
@@ -82,6 +91,8 @@ pub struct Page {
     pub size: usize,
     /// From here on.
     pub cursor: Cursor,
+    /// The answer reflects at least this.
+    pub min_revision: Sequence,
 }
 
 impl Fields {
@@ -102,14 +113,15 @@ impl Fields {
                 Cursor::default()
             }),
         };
-        Page { size: size.try_into().unwrap_or_default(), cursor }
+        let min_revision = self.revision("min_revision", request.min_revision());
+        Page { size: size.try_into().unwrap_or_default(), cursor, min_revision }
     }
 }
 
 /// The token for the place in the list of `request`.
 pub fn token<R: Paged>(request: &R, cursor: Cursor, key: &[u8]) -> String {
     let mut bytes = vec![VERSION, cursor.section];
-    bytes.extend(cursor.before.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
+    bytes.extend(cursor.last.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
     let mac = sign(request, &bytes, key).finalize().into_bytes();
     bytes.extend_from_slice(&mac[..MAC_LENGTH]);
     URL_SAFE_NO_PAD.encode(bytes)
@@ -126,8 +138,7 @@ fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
     let (head, position) = body.split_first_chunk::<2>()?;
     let [version, section] = *head;
     let position = i64::from_be_bytes(position.try_into().ok()?);
-    (version == VERSION)
-        .then_some(Cursor { section, before: (position != i64::MAX).then_some(Sequence::new(position)) })
+    (version == VERSION).then_some(Cursor { section, last: (position != i64::MAX).then_some(Sequence::new(position)) })
 }
 
 fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
@@ -147,13 +158,13 @@ mod tests {
     const KEY: &[u8] = b"key";
 
     fn list(user_id: i64) -> pb::ListBlockedUsersRequest {
-        pb::ListBlockedUsersRequest { user_id, page_size: 7, page_token: String::new() }
+        pb::ListBlockedUsersRequest { user_id, page_size: 7, ..Default::default() }
     }
 
     #[test]
     fn a_token_leads_back_to_its_place() {
-        for before in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
-            let cursor = Cursor { section: 1, before };
+        for last in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
+            let cursor = Cursor { section: 1, last };
             let token = token(&list(1), cursor, KEY);
             assert_eq!(read(&list(1), &token, KEY), Some(cursor));
             let other_size = pb::ListBlockedUsersRequest { page_size: 50, ..list(1) };
@@ -163,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_token_is_refused_elsewhere_and_when_altered() {
-        let good = token(&list(1), Cursor { section: 0, before: Some(Sequence::new(9)) }, KEY);
+        let good = token(&list(1), Cursor { section: 0, last: Some(Sequence::new(9)) }, KEY);
         assert_eq!(read(&list(2), &good, KEY), None, "other filters");
         assert_eq!(read(&list(1), &good, b"other"), None, "another database");
         let same_fields = pb::ListConnectionsRequest { user_id: 1, ..Default::default() };

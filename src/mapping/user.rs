@@ -11,7 +11,7 @@ use super::page::Page;
 use super::timestamp;
 use crate::domain::Time;
 use crate::domain::command::{Command, ImportRefusal, ImportSummary, Outcome};
-use crate::domain::id::UserId;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
@@ -63,8 +63,8 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
     fields.finish((Command::DeleteUser(id), request_id))
 }
 
-/// By what a user is asked for.
-pub fn key(request: &pb::GetUserRequest) -> Result<UserKey, Invalid> {
+/// By what a user is asked for, and at or after which revision.
+pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
@@ -76,14 +76,16 @@ pub fn key(request: &pb::GetUserRequest) -> Result<UserKey, Invalid> {
             UserKey::Id(UserId::default())
         }
     };
-    fields.finish(key)
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((key, min_revision))
 }
 
-/// Which users are asked for.
-pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<Vec<UserId>, Invalid> {
+/// Which users are asked for, and at or after which revision.
+pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, Sequence), Invalid> {
     let mut fields = Fields::default();
     let ids = fields.user_ids("ids", &request.ids);
-    fields.finish(ids)
+    let min_revision = fields.revision("min_revision", request.min_revision);
+    fields.finish((ids, min_revision))
 }
 
 /// Which page of all users is asked for.

@@ -9,16 +9,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 
 use crate::error;
+use crate::service::Deadline;
 
 /// Calls that may take as long as their caller lets them.
-const UNLIMITED: [&str; 1] = ["/kith.v1.UserService/ImportUsers"];
+const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
 /// The services whose calls are ours; the rest (health, reflection) have streams that stay open.
 const OURS: &str = "/kith.v1.";
 
@@ -64,11 +65,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let started = Instant::now();
         let path = request.uri().path();
         let span = tracing::info_span!("call", method = path, code = field::Empty, ms = field::Empty);
-        let deadline = self.deadline(path, request.headers());
+        let deadline = self.deadline(path, request.headers()).map(|time| started + time);
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
         let answer = self.inner.call(request);
         let recorded = span.clone();
         let call = async move {
@@ -76,7 +80,7 @@ where
                 Some(deadline) => tokio::select! {
                     biased;
                     response = answer => response?,
-                    () = deadline => error::deadline_passed().into_http(),
+                    () = sleep_until(deadline) => error::deadline_passed().into_http(),
                 },
                 None => answer.await?,
             };
@@ -90,14 +94,9 @@ where
 
 impl<S> Call<S> {
     /// The earlier of the caller's deadline and our own. Its time begins now, before that of tonic's own watch.
-    fn deadline(&self, path: &str, headers: &HeaderMap) -> Option<Pin<Box<Sleep>>> {
+    fn deadline(&self, path: &str, headers: &HeaderMap) -> Option<Duration> {
         let own = (path.starts_with(OURS) && !UNLIMITED.contains(&path)).then_some(self.max_time);
-        let time = match (timeout(headers), own) {
-            (Some(caller), Some(own)) => caller.min(own),
-            (Some(time), None) | (None, Some(time)) => time,
-            (None, None) => return None,
-        };
-        Some(Box::pin(sleep(time)))
+        timeout(headers).into_iter().chain(own).min()
     }
 }
 

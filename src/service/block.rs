@@ -39,7 +39,7 @@ impl BlockService for Blocks {
     ) -> Result<Response<pb::ListBlockedUsersResponse>, Status> {
         let key = self.0.store.token_key();
         let (user, page) = mapping::blocked(request.get_ref(), key)?;
-        let mut listed = self.0.store.blocks(user, slice(&page)).await?;
+        let mut listed = self.0.read(&request, page.min_revision, || self.0.store.blocks(user, slice(&page))).await?;
         if !listed.users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }

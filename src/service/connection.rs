@@ -24,20 +24,19 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::ListConnectionsRequest>,
     ) -> Result<Response<pb::ListConnectionsResponse>, Status> {
-        let request = request.get_ref();
-        let (user, sections, page) = mapping::list(request, self.0.store.token_key())?;
+        let (user, sections, page) = mapping::list(request.get_ref(), self.0.store.token_key())?;
         let (mut connections, mut next, mut revision) = (Vec::new(), None, None);
         let first = usize::from(page.cursor.section);
         for (section, sharing) in sections.iter().enumerate().skip(first) {
             // A later section fills what the page has left, from its own start.
-            let before = page.cursor.before.filter(|_| section == first);
+            let last = page.cursor.last.filter(|_| section == first);
             let section = u8::try_from(section).unwrap_or(u8::MAX);
-            let rest = Page { size: page.size - connections.len(), cursor: Cursor { section, before } };
-            let listed = self.section(user, *sharing, &rest).await?;
+            let rest = Page { size: page.size - connections.len(), cursor: Cursor { section, last }, ..page };
+            let listed = self.section(&request, user, *sharing, &rest).await?;
             revision.get_or_insert(listed.revision);
             let more = listed.rows.len() > rest.size;
             let kept = &listed.rows[..listed.rows.len().min(rest.size)];
-            let last = kept.last().map_or(rest.cursor, |row| Cursor { section, before: Some(row.position) });
+            let last = kept.last().map_or(rest.cursor, |row| Cursor { section, last: Some(row.position) });
             connections.extend(kept.iter().filter_map(|row| {
                 let other = listed.users.get(&row.other)?;
                 Some(mapping::connection(row, other))
@@ -49,7 +48,8 @@ impl ConnectionService for Connections {
         }
         Ok(Response::new(pb::ListConnectionsResponse {
             connections,
-            next_page_token: next.map_or_else(String::new, |next| page::token(request, next, self.0.store.token_key())),
+            next_page_token: next
+                .map_or_else(String::new, |next| page::token(request.get_ref(), next, self.0.store.token_key())),
             revision: revision.unwrap_or_default().get(),
         }))
     }
@@ -67,8 +67,8 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::GetConnectionStatusRequest>,
     ) -> Result<Response<pb::GetConnectionStatusResponse>, Status> {
-        let (user, other) = mapping::status(request.get_ref())?;
-        let read = self.0.store.pairs(user, vec![other]).await?;
+        let (user, other, min_revision) = mapping::status(request.get_ref())?;
+        let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, vec![other])).await?;
         let (status, id) = self.standing(user, other, |key| read.value.get(key));
         Ok(Response::new(pb::GetConnectionStatusResponse {
             status: pb::ConnectionStatus::from(status).into(),
@@ -81,8 +81,8 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::BatchGetConnectionStatusesRequest>,
     ) -> Result<Response<pb::BatchGetConnectionStatusesResponse>, Status> {
-        let (user, others) = mapping::statuses(request.get_ref())?;
-        let read = self.0.store.pairs(user, others.clone()).await?;
+        let (user, others, min_revision) = mapping::statuses(request.get_ref())?;
+        let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, others.clone())).await?;
         let status = |other: UserId| {
             let (status, id) = self.standing(user, other, |key| read.value.get(key));
             pb::UserConnectionStatus {
@@ -101,9 +101,9 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::GetConnectionCountsRequest>,
     ) -> Result<Response<pb::GetConnectionCountsResponse>, Status> {
-        let user = mapping::counts(request.get_ref())?;
+        let (user, min_revision) = mapping::counts(request.get_ref())?;
         let expired = self.0.policy.expired_before(self.0.clock.now());
-        let read = self.0.store.counts(user, expired).await?;
+        let read = self.0.read(&request, min_revision, || self.0.store.counts(user, expired)).await?;
         let counts = read.value.ok_or_else(|| error::user_not_found(user))?;
         Ok(Response::new(pb::GetConnectionCountsResponse {
             requests_sent: counts.requests_sent,
@@ -118,14 +118,13 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::ListMutualConnectionsRequest>,
     ) -> Result<Response<pb::ListMutualConnectionsResponse>, Status> {
-        let request = request.get_ref();
         let key = self.0.store.token_key();
-        let (user, other, page) = mapping::mutual(request, key)?;
-        let listed = self.section(user, Sharing::With(other), &page).await?;
+        let (user, other, page) = mapping::mutual(request.get_ref(), key)?;
+        let listed = self.section(&request, user, Sharing::With(other), &page).await?;
         // Asked second, so that it reflects at least the list's revision.
         let total = self.0.store.shared_connections(user, other).await?;
         let Listed { revision, mut rows, users } = listed;
-        let next_page_token = cut(&mut rows, &page, request, key, |row| row.position);
+        let next_page_token = cut(&mut rows, &page, request.get_ref(), key, |row| row.position);
         let shared = rows.iter().filter_map(|row| users.get(&row.other));
         Ok(Response::new(pb::ListMutualConnectionsResponse {
             users: crate::mapping::user::users(shared),
@@ -138,13 +137,15 @@ impl ConnectionService for Connections {
 
 impl Connections {
     /// One section of a list of connections, of users who exist.
-    async fn section(
+    async fn section<M>(
         &self,
+        request: &Request<M>,
         user: UserId,
         sharing: Sharing,
         page: &Page,
     ) -> Result<Listed<crate::store::Connection>, Status> {
-        let listed = self.0.store.connections(user, sharing, slice(page)).await?;
+        let read = || self.0.store.connections(user, sharing, slice(page));
+        let listed = self.0.read(request, page.min_revision, read).await?;
         let missing = [Some(user), sharing.viewer()].into_iter().flatten().find(|id| !listed.users.contains_key(id));
         missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))
     }

@@ -12,7 +12,7 @@ use crate::error;
 use crate::mapping::connection_request as mapping;
 use crate::proto::v1 as pb;
 use crate::proto::v1::connection_request_service_server::ConnectionRequestService;
-use crate::store::{Listed, Requests, Users};
+use crate::store::{Listed, Requests, StoreError, Users};
 
 /// Keeps the connection requests.
 #[derive(Clone)]
@@ -84,8 +84,9 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::GetConnectionRequestRequest>,
     ) -> Result<Response<pb::GetConnectionRequestResponse>, Status> {
-        let (id, viewer) = mapping::get(request.get_ref())?;
-        let Listed { revision, rows, users } = self.0.store.request(id).await?;
+        let (id, viewer, min_revision) = mapping::get(request.get_ref())?;
+        let read = || self.0.store.request(id);
+        let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
         let seen = rows.first().and_then(|row| self.seen(row, viewer, &users));
         let whole = seen.ok_or(Rejection::RequestNotFound(id))?;
         Ok(Response::new(pb::GetConnectionRequestResponse {
@@ -100,10 +101,13 @@ impl ConnectionRequestService for ConnectionRequests {
     ) -> Result<Response<pb::ListConnectionRequestsResponse>, Status> {
         let key = self.0.store.token_key();
         let (user, which, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
-        let Listed { revision, mut rows, users } = match which {
-            Some(which) => self.0.store.requests(user, which, self.0.expired(), slice(&page)).await?,
-            None => self.nothing(user).await?,
+        let read = || async {
+            match which {
+                Some(which) => self.0.store.requests(user, which, self.0.expired(), slice(&page)).await,
+                None => self.nothing(user).await,
+            }
         };
+        let Listed { revision, mut rows, users } = self.0.read(&request, page.min_revision, read).await?;
         if !users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
@@ -128,7 +132,7 @@ impl ConnectionRequests {
     }
 
     /// An empty list of a user who may exist.
-    async fn nothing(&self, user: UserId) -> Result<Listed<Asked>, Status> {
+    async fn nothing(&self, user: UserId) -> Result<Listed<Asked>, StoreError> {
         let read = self.0.store.users(vec![user]).await?;
         Ok(Listed { revision: read.revision, rows: Vec::new(), users: read.value })
     }

@@ -26,8 +26,8 @@ impl UserService for Users {
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let key = mapping::key(request.get_ref())?;
-        let read = self.0.store.user(key.clone()).await?;
+        let (key, min_revision) = mapping::key(request.get_ref())?;
+        let read = self.0.read(&request, min_revision, || self.0.store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::Name(name) => error::username_not_found(&name),
@@ -39,10 +39,10 @@ impl UserService for Users {
         &self,
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
-        let mut asked = mapping::ids(request.get_ref())?;
+        let (mut asked, min_revision) = mapping::ids(request.get_ref())?;
         let mut seen = HashSet::new();
         asked.retain(|id| seen.insert(*id));
-        let read = self.0.store.users(asked.clone()).await?;
+        let read = self.0.read(&request, min_revision, || self.0.store.users(asked.clone())).await?;
         let (found, missing): (Vec<_>, Vec<_>) = asked.into_iter().partition(|id| read.value.contains_key(id));
         Ok(Response::new(pb::BatchGetUsersResponse {
             users: mapping::users(found.iter().filter_map(|id| read.value.get(id))),
@@ -57,7 +57,7 @@ impl UserService for Users {
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
         let key = self.0.store.token_key();
         let page = mapping::page(request.get_ref(), key)?;
-        let mut read = self.0.store.users_page(slice(&page)).await?;
+        let mut read = self.0.read(&request, page.min_revision, || self.0.store.users_page(slice(&page))).await?;
         let next_page_token = cut(&mut read.value, &page, request.get_ref(), key, |(_, position)| *position);
         Ok(Response::new(pb::ListUsersResponse {
             users: mapping::users(read.value.iter().map(|(user, _)| user)),

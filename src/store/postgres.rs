@@ -4,6 +4,7 @@
 //! the revision is asked first: what follows reflects at least that much.
 
 mod commit;
+mod listen;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,15 +20,20 @@ use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, PoolableConnection, RecyclingMethod,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::try_join;
 use uuid::Uuid;
 
 use self::commit::Writer;
+use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::{Stamp, blocks, connection_requests, users};
 use super::statement::Statement;
 use super::tls::PostgresConfig;
-use super::{Connection, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users, query};
+use super::{
+    Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users, query,
+};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;
@@ -56,6 +62,9 @@ pub(super) struct PostgresStore {
     writer: Writer,
     readers: Pool<AsyncPgConnection>,
     token_key: Vec<u8>,
+    committed: watch::Sender<()>,
+    /// Hears of other servers' commits. Ends when this is dropped.
+    _listener: JoinSet<()>,
 }
 
 impl PostgresStore {
@@ -63,11 +72,16 @@ impl PostgresStore {
     pub(super) async fn connect(config: PostgresConfig, readers: u32) -> Result<Self, StoreError> {
         let config = Arc::new(config);
         let mut conn = open(&config).await?;
-        let feed: FeedRow = query::head().first(&mut conn).await?;
+        let head: FeedRow = query::head().first(&mut conn).await?;
+        let committed = watch::Sender::new(());
+        let mut listener = JoinSet::new();
+        listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
         Ok(Self {
             writer: Writer::new(Arc::clone(&config)),
             readers: pool(config, readers).await?,
-            token_key: feed.token_key.into_bytes(),
+            token_key: head.token_key.into_bytes(),
+            committed,
+            _listener: listener,
         })
     }
 
@@ -114,7 +128,9 @@ fn error_text(error: &StoreError) -> String {
 #[async_trait]
 impl Store for PostgresStore {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        self.writer.commit(&batch).await
+        let replies = self.writer.commit(&batch).await;
+        self.committed.send_replace(());
+        replies
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
@@ -254,6 +270,26 @@ impl Store for PostgresStore {
         let conn = &*self.conn().await?;
         let row: Option<ReplayRow> = query::replay(id.to_string()).first(&mut &*conn).await.optional()?;
         row.map(Replay::try_from).transpose()
+    }
+
+    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        let conn = &*self.conn().await?;
+        let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
+        let rows = async {
+            let rows: Vec<EventRow> = match which {
+                Events::All => feed::all_after(after.get(), limit).load(&mut &*conn).await?,
+                Events::Of(user) => feed::of_user_after(user.get(), after.get(), limit).load(&mut &*conn).await?,
+            };
+            Ok(rows)
+        };
+        // Last: what a sweep deletes while the events are read is not taken for something that never was.
+        let oldest = async { Ok(feed::oldest().first(&mut &*conn).await.optional()?) };
+        let (head, rows, oldest) = try_join!(biased; head, rows, oldest)?;
+        FeedSlice::new(head, rows, oldest)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.committed.subscribe()
     }
 
     fn token_key(&self) -> &[u8] {

@@ -8,15 +8,15 @@ use diesel::dsl::{auto_type, case_when, count_star, exists};
 use diesel::internal::derives::as_expression::Bound;
 use diesel::prelude::*;
 use diesel::query_builder::{AsQuery, QueryFragment};
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
     Instant, IsConnected, IsOpen, IsWithdrawn, Stamp, blocks, connection_requests, connections, feed, request_ids,
     user_counts, users,
 };
 
-use super::Sharing;
 use super::statement::Statement;
+use super::{DUE_AT_ONCE, EVENTS_AT_ONCE, Sharing};
 
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
@@ -29,6 +29,28 @@ pub(super) fn head() -> _ {
 #[auto_type]
 pub(super) fn revision() -> _ {
     feed::table.find(1_i64).select(feed::last_sequence)
+}
+
+/// Of the oldest events, those of `until` or before.
+pub(super) fn due_events<DB: Backend>(until: Stamp) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    // Time never runs backwards in the feed, but the database does not know: it is shown only as many as can be due.
+    let text = "SELECT max(sequence), count(*) FROM \
+                (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) AS oldest WHERE time <= ?";
+    Statement::new(text).bind::<BigInt, _>(EVENTS_AT_ONCE).bind::<Instant, _>(until)
+}
+
+/// How many of the kept answers were given at `until` or before, as far as one sweep deletes.
+pub(super) fn due_replays<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
+    Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(DUE_AT_ONCE)
 }
 
 // --- users ---

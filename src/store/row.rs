@@ -13,7 +13,7 @@ use crate::domain::command::{Member, Replay};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
-use crate::domain::ledger::Head;
+use crate::domain::ledger::{Due, Head};
 use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
 use crate::domain::user::{Gender, User, UserStatus};
@@ -23,7 +23,6 @@ use crate::domain::user::{Gender, User, UserStatus};
 pub(super) struct FeedRow {
     #[expect(dead_code, reason = "always 1")]
     pub(super) id: i64,
-    #[expect(dead_code, reason = "for the cursors of the feed")]
     pub(super) epoch: String,
     pub(super) token_key: String,
     pub(super) last_sequence: i64,
@@ -38,6 +37,20 @@ impl FeedRow {
             time: self.last_time.0,
             last_user: UserId::new(self.last_user_id),
         }
+    }
+}
+
+/// The newest of the oldest events that are due, and how many they are.
+#[derive(Clone, Copy, Debug, Default, Queryable)]
+#[diesel(check_for_backend(Pg, Sqlite))]
+pub(super) struct DueRow {
+    until: Option<i64>,
+    events: i64,
+}
+
+impl DueRow {
+    pub(super) fn due(self, replays: i64) -> Due {
+        Due { events_until: self.until.map(Sequence::new), events: self.events, replays }
     }
 }
 

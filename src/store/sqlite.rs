@@ -16,12 +16,15 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use diesel::connection::{Connection as _, SimpleConnection};
 use diesel::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::Stamp;
-use super::{Connection, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users, query};
+use super::{
+    Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users, query,
+};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;
@@ -39,12 +42,13 @@ pub(super) struct SqliteStore {
     readers: Threads,
     writer: Threads,
     token_key: Vec<u8>,
+    committed: watch::Sender<()>,
 }
 
 impl SqliteStore {
     /// Opens the file, which has been migrated.
     pub(super) fn open(path: &Path, readers: usize) -> Result<Self, StoreError> {
-        let feed: FeedRow = query::head().first(&mut open(path)?)?;
+        let head: FeedRow = query::head().first(&mut open(path)?)?;
         let (to_write, to_read) = (path.to_owned(), path.to_owned());
         let open_to_read = move || {
             let mut reader = open(&to_read)?;
@@ -54,7 +58,8 @@ impl SqliteStore {
         Ok(Self {
             writer: Threads::start("kith-write", 1, move || open(&to_write))?,
             readers: Threads::start("kith-read", readers, open_to_read)?,
-            token_key: feed.token_key.into_bytes(),
+            token_key: head.token_key.into_bytes(),
+            committed: watch::Sender::new(()),
         })
     }
 
@@ -85,7 +90,9 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        self.writer.run(move |conn| commit::commit(conn, &batch)).await
+        let replies = self.writer.run(move |conn| commit::commit(conn, &batch)).await;
+        self.committed.send_replace(());
+        replies
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
@@ -225,6 +232,22 @@ impl Store for SqliteStore {
             row.map(Replay::try_from).transpose()
         })
         .await
+    }
+
+    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        self.read(move |conn| {
+            let head: FeedRow = query::head().first(conn)?;
+            let rows: Vec<EventRow> = match which {
+                Events::All => feed::all_after(after.get(), limit).load(conn)?,
+                Events::Of(user) => feed::of_user_after(user.get(), after.get(), limit).load(conn)?,
+            };
+            FeedSlice::new(head, rows, feed::oldest().first(conn).optional()?)
+        })
+        .await
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.committed.subscribe()
     }
 
     fn token_key(&self) -> &[u8] {

@@ -450,7 +450,7 @@ cases! {
     }
 
     async fn reads_of_requests(app: App) {
-        let base = || pb::GetConnectionRequestRequest { id: 9_000_000, user_id: 0 };
+        let base = || pb::GetConnectionRequestRequest { id: 9_000_000, user_id: 0, ..Default::default() };
         let table = [
             field("id", id(), |it: &mut pb::GetConnectionRequestRequest, value| it.id = value),
             field("user_id", optional_id(), |it, value| it.user_id = value),
@@ -482,20 +482,20 @@ cases! {
             field("other_user_id", id(), |it, value| it.other_user_id = value),
         ];
         probed!(app, connections.list_mutual_connections, base(), table.into_iter().chain(page!(ListMutualConnectionsRequest))).await;
-        let base = || pb::GetConnectionStatusRequest { user_id: 9_000_000, other_user_id: 9_000_001 };
+        let base = || pb::GetConnectionStatusRequest { user_id: 9_000_000, other_user_id: 9_000_001, ..Default::default() };
         let table = [
             field("user_id", id(), |it: &mut pb::GetConnectionStatusRequest, value| it.user_id = value),
             field("other_user_id", id(), |it, value| it.other_user_id = value),
         ];
         probed!(app, connections.get_connection_status, base(), table).await;
-        let base = || pb::BatchGetConnectionStatusesRequest { user_id: 9_000_000, other_user_ids: vec![1] };
+        let base = || pb::BatchGetConnectionStatusesRequest { user_id: 9_000_000, other_user_ids: vec![1], ..Default::default() };
         let table = [
             field("user_id", id(), |it: &mut pb::BatchGetConnectionStatusesRequest, value| it.user_id = value),
             field("other_user_ids", ids(), |it, value| it.other_user_ids = value),
         ];
         probed!(app, connections.batch_get_connection_statuses, base(), table).await;
         let user = field("user_id", id(), |it: &mut pb::GetConnectionCountsRequest, value| it.user_id = value);
-        probed!(app, connections.get_connection_counts, pb::GetConnectionCountsRequest { user_id: 1 }, [user]).await;
+        probed!(app, connections.get_connection_counts, pb::GetConnectionCountsRequest { user_id: 1, ..Default::default() }, [user]).await;
     }
 
     async fn removals_and_blocks(app: App) {

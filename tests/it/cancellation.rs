@@ -109,7 +109,7 @@ cases! {
         for _ in 0..100 {
             let mut users = app.users();
             let key = pb::get_user_request::Key::Id(last);
-            reads.spawn(async move { users.get_user(pb::GetUserRequest { key: Some(key) }).await });
+            reads.spawn(async move { users.get_user(pb::GetUserRequest { key: Some(key), ..Default::default() }).await });
         }
         assert_eq!(reads.join_all().await.into_iter().filter(Result::is_ok).count(), 100);
         let events = invariants::check(&app.database).await;

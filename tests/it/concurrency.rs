@@ -395,7 +395,10 @@ async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64,
 async fn read(clients: &Clients, user_id: i64, other_user_id: i64) -> Result<(), Status> {
     let request = pb::ListConnectionsRequest { user_id, viewer_user_id: other_user_id, ..Default::default() };
     clients.connections().list_connections(request).await?;
-    clients.connections().get_connection_counts(pb::GetConnectionCountsRequest { user_id }).await?;
+    clients
+        .connections()
+        .get_connection_counts(pb::GetConnectionCountsRequest { user_id, ..Default::default() })
+        .await?;
     Ok(())
 }
 

@@ -58,7 +58,7 @@ fn with_id(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestReque
 }
 
 fn key(id: i64) -> pb::GetUserRequest {
-    pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(id)) }
+    pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(id)), ..Default::default() }
 }
 
 async fn users(app: &App, number: i64) {
@@ -192,9 +192,9 @@ on_each_engine! {
         ] {
             store.reads(fault);
             let page = pb::ListUsersRequest::default();
-            let counts = pb::GetConnectionCountsRequest { user_id: 1 };
-            let status = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2 };
-            let request = pb::GetConnectionRequestRequest { id: 1, user_id: 1 };
+            let counts = pb::GetConnectionCountsRequest { user_id: 1, ..Default::default() };
+            let status = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2, ..Default::default() };
+            let request = pb::GetConnectionRequestRequest { id: 1, user_id: 1, ..Default::default() };
             let blocked = pb::ListBlockedUsersRequest { user_id: 1, ..Default::default() };
             tells_nothing(app.users().get_user(key(1)).await, code, reason);
             tells_nothing(app.users().list_users(page).await, code, reason);

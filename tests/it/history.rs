@@ -152,7 +152,7 @@ async fn whole(app: &App, user_id: i64, other_user_id: i64, result: Result<(), S
     if let Err(status) = result {
         return refusal(status);
     }
-    let request = pb::GetConnectionStatusRequest { user_id, other_user_id };
+    let request = pb::GetConnectionStatusRequest { user_id, other_user_id, ..Default::default() };
     let standing = app.connections().get_connection_status(request).await.expect("a status").into_inner();
     let mut id = standing.connection_request_id;
     if standing.status() == pb::ConnectionStatus::Blocked {

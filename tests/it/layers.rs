@@ -5,19 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use; the first of them depends on nothing of ours.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("proto", &[]),
     ("clock", &["domain"]),
     ("store", &["domain"]),
     ("committer", &["clock", "domain", "store"]),
-    ("mapping", &["domain", "proto", "store"]),
-    ("error", &["committer", "domain", "mapping", "proto", "store"]),
-    ("service", &["clock", "committer", "domain", "error", "mapping", "proto", "store"]),
-    ("server", &["clock", "committer", "domain", "error", "proto", "service", "store"]),
+    ("feed", &["domain", "store"]),
+    ("mapping", &["domain", "feed", "proto", "store"]),
+    ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
+    ("service", &["clock", "committer", "domain", "error", "feed", "mapping", "proto", "store"]),
+    ("server", &["clock", "committer", "domain", "error", "feed", "proto", "service", "store"]),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "server", "store", "telemetry"]),
+    ("command", &["clock", "config", "proto", "server", "store", "telemetry"]),
 ];
 
 /// The modules of ours that a module's files name.

@@ -147,20 +147,20 @@ cases! {
         // With a viewer who shares them all: one section, by the other statement.
         read_connections(&app, CONNECTED, CONNECTED_TOO).await;
         read(&app, "blocks", "SELECT other_user_id AS value FROM blocks WHERE user_id = 5 ORDER BY position DESC", async |page_token| {
-            let request = pb::ListBlockedUsersRequest { user_id: BLOCKER, page_size: PAGE, page_token };
+            let request = pb::ListBlockedUsersRequest { user_id: BLOCKER, page_size: PAGE, page_token, ..Default::default() };
             let page = app.blocks().list_blocked_users(request).await.unwrap().into_inner();
             (page.blocks.into_iter().map(|row| row.user.unwrap().id).collect(), page.next_page_token)
         })
         .await;
         read(&app, "users", "SELECT id AS value FROM users ORDER BY position DESC", async |page_token| {
-            let request = pb::ListUsersRequest { page_size: PAGE, page_token };
+            let request = pb::ListUsersRequest { page_size: PAGE, page_token, ..Default::default() };
             let page = app.users().list_users(request).await.unwrap().into_inner();
             (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)
         })
         .await;
         let mutual = "SELECT other_user_id AS value FROM connections WHERE user_id = 1 ORDER BY position DESC";
         read(&app, "mutual connections", mutual, async |page_token| {
-            let request = pb::ListMutualConnectionsRequest { user_id: CONNECTED, other_user_id: CONNECTED_TOO, page_size: PAGE, page_token };
+            let request = pb::ListMutualConnectionsRequest { user_id: CONNECTED, other_user_id: CONNECTED_TOO, page_size: PAGE, page_token, ..Default::default() };
             let page = app.connections().list_mutual_connections(request).await.unwrap().into_inner();
             assert!(page.total >= i64::try_from(KEPT.count()).unwrap());
             (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)

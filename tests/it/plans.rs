@@ -232,15 +232,15 @@ async fn lists(app: &App) {
 async fn look_ups(app: &App) {
     for round in 0..TIMES {
         for key in [pb::get_user_request::Key::Id(500), pb::get_user_request::Key::Username("User-700".to_owned())] {
-            app.users().get_user(pb::GetUserRequest { key: Some(key) }).await.unwrap();
+            app.users().get_user(pb::GetUserRequest { key: Some(key), ..Default::default() }).await.unwrap();
         }
         let ids = (1..=100).map(|place| place * 997 + round).collect();
-        app.users().batch_get_users(pb::BatchGetUsersRequest { ids }).await.unwrap();
+        app.users().batch_get_users(pb::BatchGetUsersRequest { ids, ..Default::default() }).await.unwrap();
         app.request(1_400_000 + 20_001, 0).await.unwrap();
         app.status(POPULAR, 500).await;
         app.status(500, POPULAR).await;
         let other_user_ids = (1..=100).map(|place| place * 997 + round).collect();
-        let statuses = pb::BatchGetConnectionStatusesRequest { user_id: 40_000, other_user_ids };
+        let statuses = pb::BatchGetConnectionStatusesRequest { user_id: 40_000, other_user_ids, ..Default::default() };
         app.connections().batch_get_connection_statuses(statuses).await.unwrap();
         assert_eq!(app.counts(ASKED).await[1], 5_000);
     }

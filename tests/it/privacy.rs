@@ -118,7 +118,7 @@ impl Script {
     async fn look(&mut self, id: i64) {
         let (ann, bob, eve) = (self.ann, self.bob, self.eve);
         let (mut requests, mut connections) = (self.app.requests(), self.app.connections());
-        let get = pb::GetConnectionRequestRequest { id, user_id: ann };
+        let get = pb::GetConnectionRequestRequest { id, user_id: ann, ..Default::default() };
         self.note("get", requests.get_connection_request(get).await).await;
         for direction in [Direction::Sent, Direction::Received] {
             for state in [State::Unspecified, State::Pending, State::Rejected] {
@@ -139,14 +139,18 @@ impl Script {
             }
         }
         for other_user_id in [bob, eve] {
-            let status = pb::GetConnectionStatusRequest { user_id: ann, other_user_id };
+            let status = pb::GetConnectionStatusRequest { user_id: ann, other_user_id, ..Default::default() };
             self.note("status", connections.get_connection_status(status).await).await;
             let mutual = pb::ListMutualConnectionsRequest { user_id: ann, other_user_id, ..Default::default() };
             self.note("mutual", connections.list_mutual_connections(mutual).await).await;
         }
-        let statuses = pb::BatchGetConnectionStatusesRequest { user_id: ann, other_user_ids: vec![eve, bob, ann] };
+        let statuses = pb::BatchGetConnectionStatusesRequest {
+            user_id: ann,
+            other_user_ids: vec![eve, bob, ann],
+            ..Default::default()
+        };
         self.note("statuses", connections.batch_get_connection_statuses(statuses).await).await;
-        let counts = pb::GetConnectionCountsRequest { user_id: ann };
+        let counts = pb::GetConnectionCountsRequest { user_id: ann, ..Default::default() };
         self.note("counts", connections.get_connection_counts(counts).await).await;
         for (user_id, viewer_user_id) in [(ann, 0), (ann, bob), (bob, ann)] {
             let list = pb::ListConnectionsRequest { user_id, viewer_user_id, ..Default::default() };

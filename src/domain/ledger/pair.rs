@@ -84,9 +84,11 @@ impl Ledger {
 
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
-        let due = keys.into_iter().filter(|key| self.settle(*key)).count();
+        let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
         self.changes.replays_end = Some(self.time - REPLAY_KEPT);
-        Outcome { marked: due.try_into().unwrap_or(i64::MAX), ..Outcome::default() }
+        self.changes.events_deleted = self.due.events_until;
+        let due = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
+        Outcome { marked: due, ..Outcome::default() }
     }
 
     /// Does to a pair what time alone has done; answers whether that was anything.

@@ -33,6 +33,19 @@ pub struct Snapshot {
     pub pairs: HashMap<PairKey, Pair>,
     /// The answers that were kept.
     pub replays: Vec<Replay>,
+    /// What a sweep may delete.
+    pub due: Due,
+}
+
+/// What nobody needs any more, as far as one sweep deletes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Events up to this one are kept no longer.
+    pub events_until: Option<Sequence>,
+    /// How many events that is.
+    pub events: i64,
+    /// How many kept answers have had their time.
+    pub replays: i64,
 }
 
 impl Snapshot {
@@ -82,6 +95,8 @@ pub struct Changes {
     pub replays: Vec<Replay>,
     /// Answers given before this time are no longer needed.
     pub replays_end: Option<Time>,
+    /// Events up to this one are to be deleted.
+    pub events_deleted: Option<Sequence>,
 }
 
 impl Changes {

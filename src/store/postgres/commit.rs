@@ -16,14 +16,15 @@ use tokio::sync::Mutex;
 use tokio::try_join;
 use uuid::Uuid;
 
+use super::listen::NOTIFY;
 use super::{BlocksSql, RequestsSql, open, requests_of_pairs};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, Reply};
+use crate::domain::command::{Batch, Needs, REPLAY_KEPT, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::UserId;
-use crate::domain::ledger::{self, Head, Snapshot};
+use crate::domain::ledger::{self, Due, Head, Snapshot};
 use crate::domain::pair::RequestState;
-use crate::store::row::{BlockRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, member};
+use crate::store::row::{BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, member};
 use crate::store::schema::{Instant, Stamp, blocks, connection_requests, events, request_ids, user_counts, users};
 use crate::store::statement::Statement;
 use crate::store::tls::PostgresConfig;
@@ -136,7 +137,7 @@ async fn transact(mut conn: &AsyncPgConnection, batch: &Batch) -> Result<Replies
     let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
     save::save(conn, &changes, batch_id).await?;
     // Only now that every statement has been answered: a failed one would make this a rollback without a word.
-    match conn.batch_execute("COMMIT").await {
+    match conn.batch_execute(&format!("{NOTIFY}; COMMIT")).await {
         Ok(()) => Ok(replies),
         Err(error) => {
             let error = error.into();
@@ -151,7 +152,7 @@ async fn transact(mut conn: &AsyncPgConnection, batch: &Batch) -> Result<Replies
 async fn load(conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
     let (low, high): (Vec<_>, Vec<_>) = needs.pairs.iter().map(|key| (key.low().get(), key.high().get())).unzip();
     let requests: Vec<i64> = needs.requests.iter().map(|id| id.get()).collect();
-    let (_, head, by_pair, by_id, blocks, members, replays, rare) = try_join!(
+    let (_, head, by_pair, by_id, blocks, members, replays, rare, due) = try_join!(
         // In this order on the wire: what is loaded before the lock is held may not be true.
         biased;
         begin(conn),
@@ -162,8 +163,9 @@ async fn load(conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<
         members(conn, needs, requests),
         replays(conn, needs),
         load_rare(conn, needs, batch),
+        due(conn, needs, batch),
     )?;
-    let mut snapshot = Snapshot { head: head.head(), ..Snapshot::default() };
+    let mut snapshot = Snapshot { head: head.head(), due, ..Snapshot::default() };
     for row in by_pair.into_iter().chain(by_id).chain(rare.0) {
         snapshot.add_request(row.try_into()?);
     }
@@ -253,6 +255,19 @@ async fn replays(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Vec<Repl
     }
     let ids: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
     Ok(request_ids::table.filter(request_ids::id.eq_any(ids)).load(&mut conn).await?)
+}
+
+/// What a sweep deletes beside requests.
+async fn due(mut conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<Due, StoreError> {
+    if !needs.due {
+        return Ok(Due::default());
+    }
+    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(&mut conn).await?;
+    let events = match batch.policy.events_until(batch.now) {
+        Some(until) => query::due_events(Stamp(until)).get_result(&mut conn).await?,
+        None => DueRow::default(),
+    };
+    Ok(events.due(replays))
 }
 
 /// What only some commands need: one after the other, since they are rare.

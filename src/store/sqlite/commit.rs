@@ -8,16 +8,17 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, Reply};
+use crate::domain::command::{Batch, Needs, REPLAY_KEPT, Reply};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::decide::Rejection;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{self, Changes, Snapshot};
+use crate::domain::ledger::{self, Changes, Due, Snapshot};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::user::User;
 use crate::store::row::{
-    BlockRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, member, user_status_name,
+    BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, member,
+    user_status_name,
 };
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
@@ -40,7 +41,7 @@ pub(super) fn commit(conn: &mut SqliteConnection, batch: &Batch) -> Result<Repli
 
 fn load(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
     let head: FeedRow = query::head().first(conn)?;
-    let mut snapshot = Snapshot { head: head.head(), ..Snapshot::default() };
+    let mut snapshot = Snapshot { head: head.head(), due: due(conn, needs, batch)?, ..Snapshot::default() };
     let mut wanted = needs.users.clone();
     for request in load_requests(conn, needs, batch)? {
         if needs.requests.contains(&request.id) {
@@ -67,6 +68,19 @@ fn load(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Sna
         snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
     }
     Ok(snapshot)
+}
+
+/// What a sweep deletes beside requests.
+fn due(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Due, StoreError> {
+    if !needs.due {
+        return Ok(Due::default());
+    }
+    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn)?;
+    let events = match batch.policy.events_until(batch.now) {
+        Some(until) => query::due_events(Stamp(until)).get_result(conn)?,
+        None => DueRow::default(),
+    };
+    Ok(events.due(replays))
 }
 
 fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Vec<Request>, StoreError> {
@@ -172,6 +186,9 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
         let text = "DELETE FROM request_ids WHERE id IN \
                     (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
         run(conn, Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
+    }
+    if let Some(until) = changes.events_deleted {
+        run(conn, Write::new("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }
     let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ? WHERE id = 1";
     let head = Write::new(text)

@@ -4,6 +4,7 @@ use kith::proto::v1 as pb;
 use kith::proto::v1::block_service_client::BlockServiceClient;
 use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
 use kith::proto::v1::connection_service_client::ConnectionServiceClient;
+use kith::proto::v1::event_service_client::EventServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -27,6 +28,10 @@ impl Clients {
 
     pub fn blocks(&self) -> BlockServiceClient<Channel> {
         BlockServiceClient::new(self.0.clone())
+    }
+
+    pub fn events(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.0.clone())
     }
 
     // --- what many tests do ---
@@ -122,19 +127,19 @@ impl Clients {
 
     /// A request as a viewer sees it; 0 is an operator.
     pub async fn request(&self, id: i64, user_id: i64) -> Result<pb::ConnectionRequest, Status> {
-        let request = pb::GetConnectionRequestRequest { id, user_id };
+        let request = pb::GetConnectionRequestRequest { id, user_id, ..Default::default() };
         let response = self.requests().get_connection_request(request).await?.into_inner();
         Ok(response.connection_request.expect("a request"))
     }
 
     pub async fn status(&self, user_id: i64, other_user_id: i64) -> pb::ConnectionStatus {
-        let request = pb::GetConnectionStatusRequest { user_id, other_user_id };
+        let request = pb::GetConnectionStatusRequest { user_id, other_user_id, ..Default::default() };
         self.connections().get_connection_status(request).await.expect("a status").into_inner().status()
     }
 
     /// A user's counts: sent, received, unviewed, connections.
     pub async fn counts(&self, user_id: i64) -> [i64; 4] {
-        let request = pb::GetConnectionCountsRequest { user_id };
+        let request = pb::GetConnectionCountsRequest { user_id, ..Default::default() };
         let counts = self.connections().get_connection_counts(request).await.expect("counts").into_inner();
         [counts.requests_sent, counts.requests_received, counts.requests_unviewed, counts.connections]
     }

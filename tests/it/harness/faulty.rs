@@ -12,7 +12,8 @@ use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
 use kith::domain::pair::{Block, Pair, Request};
 use kith::domain::user::User;
 use kith::store::{
-    self, Connection, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
+    self, Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey,
+    Users,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -177,6 +178,14 @@ impl Store for Faulty {
 
     async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
         self.reading().await?.replay(id).await
+    }
+
+    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        self.reading().await?.events(which, after, limit).await
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.inner.changes()
     }
 
     fn token_key(&self) -> &[u8] {

@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn request(user_id: i64, other_user_ids: Vec<i64>) -> pb::BatchGetConnectionStatusesRequest {
-    pb::BatchGetConnectionStatusesRequest { user_id, other_user_ids }
+    pb::BatchGetConnectionStatusesRequest { user_id, other_user_ids, ..Default::default() }
 }
 
 cases! {

@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn request(ids: Vec<i64>) -> pb::BatchGetUsersRequest {
-    pb::BatchGetUsersRequest { ids }
+    pb::BatchGetUsersRequest { ids, ..Default::default() }
 }
 
 cases! {

@@ -17,7 +17,7 @@ fn named(id: i64, username: &str) -> pb::CreateUserRequest {
 }
 
 async fn stored(app: &App, id: i64) -> pb::User {
-    let request = pb::GetUserRequest { key: Some(Key::Id(id)) };
+    let request = pb::GetUserRequest { key: Some(Key::Id(id)), ..Default::default() };
     app.users().get_user(request).await.unwrap().into_inner().user.unwrap()
 }
 

@@ -53,7 +53,7 @@ cases! {
         let response = app.users().delete_user(request(ann)).await.unwrap().into_inner();
         assert_eq!(response.revision, app.revision().await);
 
-        let get = app.users().get_user(pb::GetUserRequest { key: Some(Key::Id(ann)) }).await;
+        let get = app.users().get_user(pb::GetUserRequest { key: Some(Key::Id(ann)), ..Default::default() }).await;
         refused(get, Code::NotFound, ErrorReason::UserNotFound);
         for (user, counts) in [
             (bob, [0, 0, 0, 1]), (cy, [0, 0, 0, 1]), (dee, [0; 4]), (eve, [0; 4]), (fay, [0; 4]), (gus, [0; 4]),

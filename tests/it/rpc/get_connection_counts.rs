@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn of(user_id: i64) -> pb::GetConnectionCountsRequest {
-    pb::GetConnectionCountsRequest { user_id }
+    pb::GetConnectionCountsRequest { user_id, ..Default::default() }
 }
 
 cases! {

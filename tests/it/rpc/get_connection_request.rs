@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn request(id: i64, user_id: i64) -> pb::GetConnectionRequestRequest {
-    pb::GetConnectionRequestRequest { id, user_id }
+    pb::GetConnectionRequestRequest { id, user_id, ..Default::default() }
 }
 
 cases! {

@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::{App, refused};
 
 async fn status(app: &App, user_id: i64, other_user_id: i64) -> (ConnectionStatus, i64) {
-    let request = pb::GetConnectionStatusRequest { user_id, other_user_id };
+    let request = pb::GetConnectionStatusRequest { user_id, other_user_id, ..Default::default() };
     let response = app.connections().get_connection_status(request).await.unwrap().into_inner();
     assert_eq!(response.revision, app.revision().await);
     (response.status(), response.connection_request_id)
@@ -49,7 +49,7 @@ cases! {
     }
 
     async fn every_wrong_field_is_named(app: App) {
-        let wrong = pb::GetConnectionStatusRequest { user_id: 0, other_user_id: -1 };
+        let wrong = pb::GetConnectionStatusRequest { user_id: 0, other_user_id: -1, ..Default::default() };
         let refusal = app.connections().get_connection_status(wrong).await;
         let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
         assert_eq!(fields(&details), ["user_id", "other_user_id"]);

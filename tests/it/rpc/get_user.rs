@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn by(key: Key) -> pb::GetUserRequest {
-    pb::GetUserRequest { key: Some(key) }
+    pb::GetUserRequest { key: Some(key), ..Default::default() }
 }
 
 cases! {
@@ -37,7 +37,7 @@ cases! {
 
     async fn the_key_must_be_given_and_right(app: App) {
         for (request, field) in [
-            (pb::GetUserRequest { key: None }, "key"),
+            (pb::GetUserRequest { key: None, ..Default::default() }, "key"),
             (by(Key::Id(0)), "id"),
             (by(Key::Id(-1)), "id"),
             (by(Key::Username(String::new())), "username"),

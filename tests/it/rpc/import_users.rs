@@ -29,7 +29,7 @@ async fn imported(app: &App, rows: Vec<pb::ImportUsersRequest>) -> pb::ImportUse
 }
 
 async fn user(app: &App, id: i64) -> pb::User {
-    let request = pb::GetUserRequest { key: Some(Key::Id(id)) };
+    let request = pb::GetUserRequest { key: Some(Key::Id(id)), ..Default::default() };
     app.users().get_user(request).await.unwrap().into_inner().user.unwrap()
 }
 

@@ -85,7 +85,7 @@ cases! {
     }
 
     async fn every_wrong_field_is_named(app: App) {
-        let wrong = pb::ListBlockedUsersRequest { user_id: -1, page_size: -1, page_token: "x".to_owned() };
+        let wrong = pb::ListBlockedUsersRequest { user_id: -1, page_size: -1, page_token: "x".to_owned(), ..Default::default() };
         let refusal = app.blocks().list_blocked_users(wrong).await;
         let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
         assert_eq!(fields(&details), ["user_id", "page_size", "page_token"]);

@@ -161,8 +161,7 @@ cases! {
     async fn every_wrong_field_is_named(app: App) {
         let wrong = pb::ListConnectionRequestsRequest {
             user_id: 0, direction: 0, state: State::Connected.into(), unviewed_only: false, page_size: -1,
-            page_token: "x".to_owned(),
-        };
+            page_token: "x".to_owned(), ..Default::default() };
         let ann = app.user("ann").await;
         let unviewed = |direction, state| {
             pb::ListConnectionRequestsRequest { unviewed_only: true, ..list(ann, direction, state) }

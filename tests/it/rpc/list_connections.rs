@@ -135,8 +135,7 @@ cases! {
     async fn every_wrong_field_is_named(app: App) {
         let ann = app.user("ann").await;
         let all = pb::ListConnectionsRequest {
-            user_id: 0, viewer_user_id: -1, mutual: 9, page_size: -1, page_token: "x".to_owned(),
-        };
+            user_id: 0, viewer_user_id: -1, mutual: 9, page_size: -1, page_token: "x".to_owned(), ..Default::default() };
         for (request, mut expected) in [
             (all, vec!["user_id", "viewer_user_id", "mutual", "page_size", "page_token"]),
             (seen_by(ann, 0, MutualFilter::Only), vec!["viewer_user_id"]),

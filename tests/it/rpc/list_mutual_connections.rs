@@ -79,8 +79,7 @@ cases! {
 
     async fn every_wrong_field_is_named(app: App) {
         let wrong = pb::ListMutualConnectionsRequest {
-            user_id: 0, other_user_id: 0, page_size: -1, page_token: "x".to_owned(),
-        };
+            user_id: 0, other_user_id: 0, page_size: -1, page_token: "x".to_owned(), ..Default::default() };
         let refusal = app.connections().list_mutual_connections(wrong).await;
         let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
         assert_eq!(fields(&details), ["user_id", "other_user_id", "page_size", "page_token"]);

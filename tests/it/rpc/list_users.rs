@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn page(page_size: i32) -> pb::ListUsersRequest {
-    pb::ListUsersRequest { page_size, page_token: String::new() }
+    pb::ListUsersRequest { page_size, page_token: String::new(), ..Default::default() }
 }
 
 fn ids(pages: &[Vec<pb::User>]) -> Vec<Vec<i64>> {
@@ -59,7 +59,7 @@ cases! {
         }
         app.block(ann, bob).await;
         app.block(ann, cy).await;
-        let blocked = pb::ListBlockedUsersRequest { user_id: ann, page_size: 1, page_token: String::new() };
+        let blocked = pb::ListBlockedUsersRequest { user_id: ann, page_size: 1, page_token: String::new(), ..Default::default() };
         let foreign = app.blocks().list_blocked_users(blocked).await.unwrap().into_inner().next_page_token;
         let moved = pb::ListUsersRequest { page_token: foreign, ..page(1) };
         refused(app.users().list_users(moved).await, Code::InvalidArgument, ErrorReason::InvalidPageToken);

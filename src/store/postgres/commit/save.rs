@@ -30,7 +30,7 @@ type MaybeInstants = Array<Nullable<Instant>>;
 pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
     users_deleted(conn, &changes.users_deleted).await?;
     let news = !changes.users_created.is_empty();
-    let (a, b, c, d, e, f, g, h, i, j) = join!(
+    let (a, b, c, d, e, f, g, h, i, j, k) = join!(
         biased;
         users_updated(conn, &changes.users_updated),
         users_created(conn, changes),
@@ -39,11 +39,12 @@ pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: 
         blocks_deleted(conn, &changes.blocks_deleted),
         blocks_put(conn, changes),
         events(conn, &changes.events, batch_id),
+        events_deleted(conn, changes),
         replays(conn, changes),
         head(conn, changes),
         async { if news { Ok(()) } else { counts(conn, changes).await } },
     );
-    cause([a, b, c, d, e, f, g, h, i, j])?;
+    cause([a, b, c, d, e, f, g, h, i, j, k])?;
     // The rows of new users have to be there first.
     if news { counts(conn, changes).await } else { Ok(()) }
 }
@@ -244,6 +245,11 @@ async fn events(conn: &AsyncPgConnection, events: &[Event], batch_id: i64) -> Re
         .bind::<MaybeBigints, _>(column(events, |event| event.other.map(UserId::get)))
         .bind::<MaybeBigints, _>(column(events, |event| event.request.map(|request| request.get())));
     run(conn, write).await
+}
+
+async fn events_deleted(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), StoreError> {
+    let Some(until) = changes.events_deleted else { return Ok(()) };
+    run(conn, Write::new("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get())).await
 }
 
 async fn replays(conn: &AsyncPgConnection, changes: &Changes) -> Result<(), StoreError> {

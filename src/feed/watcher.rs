@@ -1,0 +1,190 @@
+//! One watcher: a cursor that only moves on, fed by the reader's news or, when it is behind, from the table.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::place::{Lost, still_there};
+use super::reader::{News, limit};
+use super::{Feed, SLICE, Told, hole, told};
+use crate::domain::event::Event;
+use crate::domain::id::Sequence;
+use crate::domain::selection::Selection;
+use crate::store::{Events, FeedSlice, StoreError};
+
+/// What a watcher is told at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Those of one commit that it selects; none in a heartbeat.
+    pub events: Vec<Event>,
+    /// Everything up to here has been told.
+    pub revision: Sequence,
+    /// Whether the next message has more of the commit, or ends it.
+    pub continues: bool,
+}
+
+/// A stream of messages. Dropping it ends the watch.
+pub struct Watcher {
+    feed: Feed,
+    selection: Selection,
+    heartbeat: Duration,
+    epoch: Arc<str>,
+    news: Receiver<News>,
+    stopped: watch::Receiver<bool>,
+    _seat: OwnedSemaphorePermit,
+    /// Everything up to here was looked at.
+    cursor: Sequence,
+    /// Whether there may be events after the cursor that the news do not have.
+    behind: bool,
+    ready: VecDeque<Message>,
+    /// What was gathered of a commit that has not ended yet.
+    gathered: Vec<Event>,
+    /// Whether the last message said that its commit continues.
+    continues: bool,
+    told: Instant,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        feed: Feed,
+        selection: Selection,
+        heartbeat: Duration,
+        news: Receiver<News>,
+        seat: OwnedSemaphorePermit,
+        start: Sequence,
+        bounds: FeedSlice,
+    ) -> Self {
+        let stopped = feed.stopped.clone();
+        let mut watcher = Self {
+            feed,
+            selection,
+            heartbeat,
+            epoch: bounds.epoch.into(),
+            news,
+            stopped,
+            _seat: seat,
+            cursor: start,
+            behind: start < bounds.last,
+            ready: VecDeque::new(),
+            gathered: Vec::new(),
+            continues: false,
+            told: Instant::now(),
+        };
+        // At once: the caller learns where it is.
+        watcher.beat();
+        watcher
+    }
+
+    /// The epoch of the feed that is watched.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The next message. After an error there is none.
+    pub async fn next(&mut self) -> Result<Message, Lost> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                self.told = Instant::now();
+                return Ok(message);
+            }
+            let mut stopped = self.stopped.clone();
+            tokio::select! {
+                read = self.read() => read?,
+                _ = stopped.wait_for(|stopped| *stopped) => return Err(Lost::ShuttingDown),
+            }
+        }
+    }
+
+    /// Waits for whatever comes next. May be dropped half-way: the cursor moves with what was gathered, not before.
+    async fn read(&mut self) -> Result<(), Lost> {
+        if self.behind {
+            return self.read_table().await;
+        }
+        let news = tokio::select! {
+            news = self.news.recv() => news,
+            () = sleep_until(self.told + self.heartbeat) => {
+                self.beat();
+                return Ok(());
+            }
+        };
+        match news {
+            Ok(News::Part(part)) if part.after > self.cursor => self.behind = true,
+            Ok(News::Part(part)) if part.until > self.cursor => self.gather(&part.events, part.until),
+            // It was told from the table.
+            Ok(News::Part(_)) => {}
+            Ok(News::Replaced { epoch }) => return Err(Lost::WrongEpoch { epoch }),
+            Ok(News::Silent) | Err(RecvError::Closed) => return Err(Lost::Silent),
+            Err(RecvError::Lagged(_)) => {
+                // Nothing is held for who is this slow.
+                self.news = self.news.resubscribe();
+                self.behind = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_table(&mut self) -> Result<(), Lost> {
+        let which = self.selection.subject().map_or(Events::All, Events::Of);
+        let slice = match self.feed.store.events(which, self.cursor, limit()).await {
+            // Others have the turn; this one waits.
+            Err(StoreError::Overloaded) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Ok(());
+            }
+            slice => slice?,
+        };
+        still_there(self.cursor, &self.epoch, &slice)?;
+        if which == Events::All
+            && let Some(last) = hole(&slice, self.cursor)
+        {
+            let value = format!("a gap after {last}");
+            return Err(StoreError::Corrupt { column: "events.sequence", value }.into());
+        }
+        let end = slice.last;
+        let (events, all) = told(slice.events, SLICE);
+        let last = events.last().map_or(self.cursor, |told| told.event.sequence);
+        self.behind = !all;
+        self.gather(&events, if all { last.max(end) } else { last });
+        if self.ready.is_empty() && self.told.elapsed() >= self.heartbeat {
+            self.beat();
+        }
+        Ok(())
+    }
+
+    /// Makes messages of what is selected, and moves the cursor. What was told before is left out.
+    fn gather(&mut self, events: &[Told], until: Sequence) {
+        let cursor = self.cursor;
+        for Told { event, ends } in events.iter().filter(|told| told.event.sequence > cursor) {
+            self.gathered.extend(self.selection.told(event, &self.feed.policy));
+            if *ends {
+                self.close(event.sequence, false);
+            }
+        }
+        self.cursor = until;
+        if !self.gathered.is_empty() {
+            self.close(until, true);
+        }
+    }
+
+    /// Ends a message, if there is something to tell.
+    fn close(&mut self, at: Sequence, continues: bool) {
+        if self.gathered.is_empty() && !self.continues {
+            return;
+        }
+        let events = std::mem::take(&mut self.gathered);
+        // Not the end of the commit: that could tell a viewer of events that they may not see.
+        let revision = events.last().map_or(at, |event| event.sequence);
+        self.ready.push_back(Message { events, revision, continues });
+        self.continues = continues;
+    }
+
+    /// Tells how far the feed was read. What is ready tells it better.
+    fn beat(&mut self) {
+        self.ready.push_back(Message { events: Vec::new(), revision: self.cursor, continues: self.continues });
+    }
+}

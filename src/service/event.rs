@@ -1,0 +1,61 @@
+//! `kith.v1.EventService`.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, stream};
+use tonic::{Request, Response, Status};
+
+use super::Core;
+use crate::feed::{Feed, Watcher};
+use crate::mapping::{event as mapping, page};
+use crate::proto::v1 as pb;
+use crate::proto::v1::event_service_server::EventService;
+
+/// Tells the feed.
+#[derive(Clone)]
+pub struct Events {
+    /// What every service works with.
+    pub core: Core,
+    /// The feed.
+    pub feed: Feed,
+}
+
+#[tonic::async_trait]
+impl EventService for Events {
+    type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEventsResponse, Status>> + Send>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<pb::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let (selection, place, heartbeat) = mapping::watch(request.get_ref())?;
+        let watcher = self.feed.watch(selection, place, heartbeat).await?;
+        Ok(Response::new(Box::pin(stream::unfold(Some(watcher), next))))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let key = self.core.store.token_key();
+        let (selection, place, page) = mapping::list(request.get_ref(), key)?;
+        let read = || self.feed.list(&selection, &place, page.size);
+        let part = self.core.read(&request, page.min_revision, read).await?;
+        let next = part.next.map(|after| page::token(request.get_ref(), mapping::cursor(after), key));
+        Ok(Response::new(pb::ListEventsResponse {
+            events: part.events.iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
+            revision: part.revision.get(),
+            epoch: part.epoch,
+        }))
+    }
+}
+
+/// The stream's next message; after an error, its end.
+async fn next(watcher: Option<Watcher>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watcher>)> {
+    let mut watcher = watcher?;
+    Some(match watcher.next().await {
+        Ok(message) => (Ok(mapping::message(&message, watcher.epoch())), Some(watcher)),
+        Err(lost) => (Err(lost.into()), None),
+    })
+}
