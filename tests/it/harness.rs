@@ -4,6 +4,7 @@ pub mod app;
 pub mod clients;
 pub mod database;
 pub mod faulty;
+pub mod fold;
 pub mod invariants;
 pub mod postgres;
 pub mod process;

@@ -13,6 +13,7 @@ mod concurrency;
 mod conformance;
 mod coverage;
 mod faults;
+mod feed;
 mod harness;
 mod history;
 mod layers;

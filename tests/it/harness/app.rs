@@ -76,6 +76,13 @@ impl App {
         Self::over(database, store, change).await
     }
 
+    /// Another service on the same database.
+    pub async fn beside(&self) -> Self {
+        let database = Database::at(&self.database.url, self.database.engine);
+        let store = store::connect(&database.url(), Options { readers: 4, migrate: false }).await.expect("a store");
+        Self::over(database, store, |_| {}).await
+    }
+
     /// A service over a store of the test's own making.
     pub async fn over(database: Database, store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Self {
         let clock = TestClock::new();
