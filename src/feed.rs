@@ -23,13 +23,16 @@ use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, Recorded, Store};
+use crate::store::{Events, FeedSlice, Recorded, Store, StoreError};
 
 /// How many events are read at once.
 const SLICE: usize = 512;
 /// How many parts of the feed are held for watchers that are a little behind: with the size of a part, this bounds what
 /// slow watchers cost, however many they are, to some 7 MB.
 const PARTS_HELD: usize = 128;
+/// How many watchers read the table at the same time; the others wait for their turn. However many begin at once or are
+/// behind, most of the connections stay free for calls.
+const TURNS: usize = 2;
 
 /// The way to the feed. Cheap to clone.
 #[derive(Clone)]
@@ -38,7 +41,8 @@ pub struct Feed {
     policy: Arc<Policy>,
     news: broadcast::Sender<News>,
     watched: Arc<Notify>,
-    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -54,18 +58,26 @@ impl Feed {
         let watched = Arc::new(Notify::new());
         let reader = Reader::new(Arc::clone(&store), news.clone(), Arc::clone(&watched));
         let task = tokio::spawn(reader.run(stopped.clone()));
-        (Self { store, policy, news, watched, places: Arc::new(Semaphore::new(max_watchers)), stopped }, task)
+        let (seats, turns) = (Arc::new(Semaphore::new(max_watchers)), Arc::new(Semaphore::new(TURNS)));
+        (Self { store, policy, news, watched, seats, turns, stopped }, task)
     }
 
     /// Watches the feed from a place on; after each `heartbeat` without a message there is one without events.
     pub async fn watch(&self, selection: Selection, place: Place, heartbeat: Duration) -> Result<Watcher, Lost> {
-        let seat = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Lost::TooMany)?;
+        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Lost::TooMany)?;
         // Before the feed is asked for its end: what comes later is heard of.
         let news = self.news.subscribe();
         self.watched.notify_one();
-        let bounds = self.store.events(Events::All, Sequence::MAX, 0).await?;
+        let bounds = self.read_in_turn(Events::All, Sequence::MAX, 0).await?;
         let start = place.find(&bounds)?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, news, seat, start, bounds))
+    }
+
+    /// Reads the table for one watcher.
+    async fn read_in_turn(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        // The semaphore is never closed; without a turn, the read only comes sooner.
+        let _turn = self.turns.acquire().await;
+        self.store.events(which, after, limit).await
     }
 }
 

@@ -130,7 +130,7 @@ impl Watcher {
 
     async fn read_table(&mut self) -> Result<(), Lost> {
         let which = self.selection.subject().map_or(Events::All, Events::Of);
-        let slice = match self.feed.store.events(which, self.cursor, limit()).await {
+        let slice = match self.feed.read_in_turn(which, self.cursor, limit()).await {
             // Others have the turn; this one waits.
             Err(StoreError::Overloaded) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;

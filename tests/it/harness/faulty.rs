@@ -1,6 +1,7 @@
 //! A store that fails when it is told to.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -44,6 +45,7 @@ pub struct Faulty {
     batches: Mutex<Vec<usize>>,
     begun: watch::Sender<usize>,
     swept: watch::Sender<bool>,
+    event_reads: AtomicUsize,
 }
 
 impl Faulty {
@@ -58,6 +60,7 @@ impl Faulty {
             batches: Mutex::default(),
             begun: watch::channel(0).0,
             swept: watch::channel(false).0,
+            event_reads: AtomicUsize::new(0),
         });
         let app = App::over(database, Arc::<Self>::clone(&store), change).await;
         store.swept.subscribe().wait_for(|swept| *swept).await.expect("a sweep");
@@ -85,6 +88,11 @@ impl Faulty {
     /// How many batches have been tried from the start.
     pub fn begun_so_far(&self) -> usize {
         *self.begun.borrow()
+    }
+
+    /// How often events were read from the start.
+    pub fn event_reads(&self) -> usize {
+        self.event_reads.load(Ordering::Relaxed)
     }
 
     async fn reading(&self) -> Result<&dyn Store, StoreError> {
@@ -181,6 +189,7 @@ impl Store for Faulty {
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        self.event_reads.fetch_add(1, Ordering::Relaxed);
         self.reading().await?.events(which, after, limit).await
     }
 

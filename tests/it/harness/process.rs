@@ -93,6 +93,15 @@ impl Kith {
         Clients(self.channel())
     }
 
+    /// Clients on a connection of their own.
+    pub fn fresh_clients(&self) -> Clients {
+        Clients(Channel::from_shared(format!("http://{}", self.address)).expect("an address").connect_lazy())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         self.log.text()
