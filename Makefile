@@ -3,7 +3,7 @@
 BUF_VERSION := 1.75.0
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run test check breaking image
+.PHONY: run test soak check breaking image
 .DEFAULT_GOAL := check
 
 run:
@@ -12,6 +12,11 @@ run:
 test:
 	scripts/install-test-tools
 	cargo test --locked
+
+# The long version of what `make test` does with fewer events: 100,000 of them, and a transaction held open for 10 s.
+soak:
+	scripts/install-test-tools
+	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture feed::
 
 check: $(BUF)
 	cargo fmt --check

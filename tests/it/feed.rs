@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kith::proto::v1::{self as pb, WatchEventsRequest, WatchEventsResponse};
+use kith::proto::v1 as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::harness::clients::Clients;
 use crate::harness::database::connect;
-use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
-use crate::harness::process::{Cluster, Kith};
+use crate::harness::process::Cluster;
 use crate::harness::{App, Database, Engine, invariants};
 use crate::on_each_engine;
 
@@ -33,11 +32,6 @@ fn events() -> i64 {
 /// How long a writer holds its transaction open.
 fn held_open() -> Duration {
     Duration::from_secs(if events() >= 100_000 { 10 } else { 2 })
-}
-
-async fn watch(clients: &Clients, after: i64) -> Result<Streaming<WatchEventsResponse>, Status> {
-    let request = WatchEventsRequest { after_sequence: Some(after), ..Default::default() };
-    Ok(clients.events().watch_events(request).await?.into_inner())
 }
 
 /// How a reader reads.
@@ -82,7 +76,7 @@ impl Reader {
     /// Reads until it leaves.
     async fn read(&mut self, clients: &Clients) -> Result<(), Ended> {
         let mut notes = self.known.borrow().clone();
-        let mut stream = watch(clients, notes.sequence).await.map_err(lost)?;
+        let mut stream = clients.watch(notes.sequence).await.map_err(lost)?;
         let mut left = match self.habit {
             Habit::Stays => usize::MAX,
             Habit::Leaves => self.rng.random_range(1..60),
@@ -361,101 +355,4 @@ async fn a_server_that_stands_still_in_its_transaction_does_not_stop_the_others(
 async fn stuck_requests(database: &Database, to: i64) -> Vec<String> {
     let query = format!("SELECT id AS value FROM connection_requests WHERE to_user_id = {to}");
     database.values(&query).await.into_iter().flatten().collect()
-}
-
-on_each_engine! {
-    async fn a_thousand_watchers_have_one_reader(engine: Engine) {
-        let (app, store) = Faulty::app(engine, |_| {}).await;
-        let mut watchers = JoinSet::new();
-        let (begun, mut count) = watch::channel(0);
-        for _ in 0..1_000 {
-            let (clients, begun) = (Clients::clone(&app), begun.clone());
-            watchers.spawn(async move {
-                let mut stream = watch(&clients, 0).await.expect("a stream");
-                stream.message().await.expect("a message").expect("the place");
-                begun.send_modify(|begun| *begun += 1);
-                let mut known = Fold::default();
-                while known.sequence < 20 {
-                    let message = stream.message().await.expect("a message").expect("more");
-                    message.events.iter().for_each(|event| known.add(event).expect("the next event"));
-                }
-            });
-        }
-        tokio::select! {
-            begun = count.wait_for(|begun| *begun == 1_000) => assert!(begun.is_ok()),
-            ended = watchers.join_next() => panic!("a watcher ended: {ended:?}"),
-        }
-        let before = store.event_reads();
-        for number in 0..20 {
-            app.user(&format!("user-{number}")).await;
-        }
-        assert_eq!(watchers.join_all().await.len(), 1_000);
-        // One for each commit, and one now and then when nothing is heard.
-        let reads = store.event_reads() - before;
-        assert!(reads < 200, "{reads} reads for 20 commits and 1,000 watchers");
-    }
-}
-
-/// What slow watchers cost at most: the parts of the feed that are held for them (7 MB), and for each stream what the
-/// transport buffers. `docs/operations.md` says so.
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
-    const STOPPED: usize = 20;
-    const ROUND: i64 = 3_000;
-    let database = Database::migrated(Engine::Sqlite).await;
-    let kith = Kith::serve(&database.url, &[]).await;
-    let mut reader = watch(&kith.clients(), 0).await.expect("a stream");
-    let mut known = Fold::default();
-    let mut round = 0;
-    let mut storm = async || {
-        round += 1;
-        let (clients, until) = (kith.clients(), round * ROUND);
-        let rows = (1..=ROUND).map(move |id| {
-            let (username, bio) = (format!("user-{id}"), format!("round {round}"));
-            let user = pb::User { id, username, bio, ..Default::default() };
-            pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
-        });
-        let import = tokio::spawn(async move { clients.users().import_users(tokio_stream::iter(rows)).await });
-        // While it is written, and not behind: whoever stops does not hold this one up.
-        while known.sequence < until {
-            let message = reader.message().await.expect("a message").expect("more");
-            message.events.iter().for_each(|event| known.add(event).expect("the next event"));
-        }
-        import.await.expect("a call").expect("imported");
-    };
-    storm().await;
-    storm().await;
-    let before = memory(&kith);
-    let mut stopped = Vec::new();
-    for number in 0..STOPPED {
-        // A connection each: those who stop reading on one connection stop each other.
-        let clients = kith.fresh_clients();
-        let after = if number % 2 == 0 { Some(0) } else { None };
-        let request = WatchEventsRequest { after_sequence: after, ..Default::default() };
-        let mut stream = clients.events().watch_events(request).await.expect("a stream").into_inner();
-        stream.message().await.expect("a message").expect("the place");
-        stopped.push(stream);
-    }
-    for _ in 0..3 {
-        storm().await;
-    }
-    let grown = memory(&kith).saturating_sub(before);
-    assert!(grown < 24 << 20, "{STOPPED} watchers that do not read cost {grown} bytes");
-    // They missed nothing: one of each kind goes on where it stopped.
-    for (stream, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
-        let mut known = Fold { sequence: first - 1, ..Fold::default() };
-        while known.sequence < 5 * ROUND {
-            let message = stream.message().await.expect("a message").expect("more");
-            message.events.iter().for_each(|event| known.add(event).expect("the next event"));
-        }
-    }
-}
-
-/// What a server has in memory, in bytes.
-#[cfg(target_os = "linux")]
-fn memory(kith: &Kith) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", kith.pid())).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
 }

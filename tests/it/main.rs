@@ -24,3 +24,4 @@ mod privacy;
 mod program;
 mod rpc;
 mod semantics;
+mod watchers;

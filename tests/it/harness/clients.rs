@@ -7,7 +7,7 @@ use kith::proto::v1::connection_service_client::ConnectionServiceClient;
 use kith::proto::v1::event_service_client::EventServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 /// The clients of one server.
 #[derive(Clone)]
@@ -123,6 +123,12 @@ impl Clients {
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
         let request = pb::RemoveConnectionRequest { user_id, other_user_id, request_id: String::new() };
         self.connections().remove_connection(request).await
+    }
+
+    /// The feed after an event; 0 is from the oldest that is kept.
+    pub async fn watch(&self, after: i64) -> Result<Streaming<pb::WatchEventsResponse>, Status> {
+        let request = pb::WatchEventsRequest { after_sequence: Some(after), ..Default::default() };
+        Ok(self.events().watch_events(request).await?.into_inner())
     }
 
     /// A request as a viewer sees it; 0 is an operator.

@@ -1,0 +1,183 @@
+//! What do watchers cost, and what becomes of them when the database is another one?
+
+use kith::proto::v1::{self as pb, ErrorReason, WatchEventsRequest};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+use crate::harness::clients::Clients;
+use crate::harness::faulty::Faulty;
+use crate::harness::fold::Fold;
+use crate::harness::process::{self, Kith};
+use crate::harness::{App, Database, Engine, refused};
+use crate::on_each_engine;
+
+on_each_engine! {
+    async fn a_thousand_watchers_have_one_reader(engine: Engine) {
+        let (app, store) = Faulty::app(engine, |_| {}).await;
+        let mut watchers = JoinSet::new();
+        let (begun, mut count) = watch::channel(0);
+        for _ in 0..1_000 {
+            let (clients, begun) = (Clients::clone(&app), begun.clone());
+            watchers.spawn(async move {
+                let mut stream = clients.watch(0).await.expect("a stream");
+                stream.message().await.expect("a message").expect("the place");
+                begun.send_modify(|begun| *begun += 1);
+                let mut known = Fold::default();
+                while known.sequence < 20 {
+                    let message = stream.message().await.expect("a message").expect("more");
+                    message.events.iter().for_each(|event| known.add(event).expect("the next event"));
+                }
+            });
+        }
+        tokio::select! {
+            begun = count.wait_for(|begun| *begun == 1_000) => assert!(begun.is_ok()),
+            ended = watchers.join_next() => panic!("a watcher ended: {ended:?}"),
+        }
+        let before = store.event_reads();
+        for number in 0..20 {
+            app.user(&format!("user-{number}")).await;
+        }
+        assert_eq!(watchers.join_all().await.len(), 1_000);
+        // One for each commit, and one now and then when nothing is heard.
+        let reads = store.event_reads() - before;
+        assert!(reads < 200, "{reads} reads for 20 commits and 1,000 watchers");
+    }
+}
+
+/// What slow watchers cost at most: the parts of the feed that are held for them (7 MB), and for each stream what the
+/// transport buffers. `docs/operations.md` says so.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
+    const STOPPED: usize = 20;
+    const ROUND: i64 = 3_000;
+    let database = Database::migrated(Engine::Sqlite).await;
+    let kith = Kith::serve(&database.url, &[]).await;
+    let mut reader = kith.clients().watch(0).await.expect("a stream");
+    let mut known = Fold::default();
+    let mut round = 0;
+    let mut storm = async || {
+        round += 1;
+        let (clients, until) = (kith.clients(), round * ROUND);
+        let rows = (1..=ROUND).map(move |id| {
+            let (username, bio) = (format!("user-{id}"), format!("round {round}"));
+            let user = pb::User { id, username, bio, ..Default::default() };
+            pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
+        });
+        let import = tokio::spawn(async move { clients.users().import_users(tokio_stream::iter(rows)).await });
+        // While it is written, and not behind: whoever stops does not hold this one up.
+        while known.sequence < until {
+            let message = reader.message().await.expect("a message").expect("more");
+            message.events.iter().for_each(|event| known.add(event).expect("the next event"));
+        }
+        import.await.expect("a call").expect("imported");
+    };
+    storm().await;
+    storm().await;
+    let before = memory(&kith);
+    let mut stopped = Vec::new();
+    for number in 0..STOPPED {
+        // A connection each: those who stop reading on one connection stop each other.
+        let clients = kith.fresh_clients();
+        let after = if number % 2 == 0 { Some(0) } else { None };
+        let request = WatchEventsRequest { after_sequence: after, ..Default::default() };
+        let mut stream = clients.events().watch_events(request).await.expect("a stream").into_inner();
+        stream.message().await.expect("a message").expect("the place");
+        stopped.push(stream);
+    }
+    for _ in 0..3 {
+        storm().await;
+    }
+    let grown = memory(&kith).saturating_sub(before);
+    assert!(grown < 24 << 20, "{STOPPED} watchers that do not read cost {grown} bytes");
+    // They missed nothing: one of each kind goes on where it stopped.
+    for (stream, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
+        let mut known = Fold { sequence: first - 1, ..Fold::default() };
+        while known.sequence < 5 * ROUND {
+            let message = stream.message().await.expect("a message").expect("more");
+            message.events.iter().for_each(|event| known.add(event).expect("the next event"));
+        }
+    }
+}
+
+/// What a server has in memory, in bytes.
+#[cfg(target_os = "linux")]
+fn memory(kith: &Kith) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", kith.pid())).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
+}
+
+on_each_engine! {
+    async fn after_a_restore_old_places_are_refused(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        let kith = Kith::serve(&database.url, &[]).await;
+        kith.clients().user("ann").await;
+        let (epoch, _) = place(&kith.clients(), None, "").await.expect("a place");
+        kith.signal("TERM");
+        assert!(kith.wait().await.status.success());
+        let backup = copy(&database).await;
+
+        // What the backup does not have.
+        let kith = Kith::serve(&database.url, &[]).await;
+        for name in ["bob", "eve"] {
+            kith.clients().user(name).await;
+        }
+        let (same, last) = place(&kith.clients(), None, "").await.expect("a place");
+        assert_eq!((&same, last), (&epoch, 3), "a restart is no restore");
+        drop(kith);
+
+        let restored = process::run(&["restore-epoch", &format!("--database-url={}", backup.url)]).await;
+        assert!(restored.status.success(), "{restored:?}");
+        let kith = Kith::serve(&backup.url, &[]).await;
+        let clients = kith.clients();
+        // Beyond the end, and known by that alone.
+        let refusal = place(&clients, Some(last), "").await;
+        refused(refusal, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+        // The restored database reaches the same place with other events.
+        for name in ["zoe", "max", "kim"] {
+            clients.user(name).await;
+        }
+        let refusal = place(&clients, Some(last), &epoch).await;
+        let details = refused(refusal, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+        let (new, _) = place(&clients, Some(last), "").await.expect("a place, for who kept no epoch");
+        assert_eq!(details.error_info().expect("info").metadata["epoch"], new);
+        assert_ne!(new, epoch);
+    }
+
+    async fn who_watches_while_the_database_is_replaced_is_told(engine: Engine) {
+        let app = App::start(engine).await;
+        app.user("ann").await;
+        let mut stream = app.watch(0).await.expect("a stream");
+        assert_eq!(stream.message().await.expect("a message").expect("the place").revision, 0);
+        assert_eq!(stream.message().await.expect("a message").expect("ann").revision, 1);
+        app.database.execute("UPDATE feed SET epoch = 'another'").await;
+        let ended = stream.message().await;
+        refused(ended, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+    }
+}
+
+/// The epoch and the revision at which a watch begins.
+async fn place(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
+    let request = WatchEventsRequest { after_sequence, epoch: epoch.to_owned(), ..Default::default() };
+    let mut stream = clients.events().watch_events(request).await?.into_inner();
+    let first = stream.message().await?.expect("a message");
+    Ok((first.epoch, first.revision))
+}
+
+/// A copy of a database that nobody uses now.
+async fn copy(database: &Database) -> Database {
+    let copy = Database::empty(database.engine).await;
+    match database.engine {
+        Engine::Sqlite => _ = std::fs::copy(database.path(), copy.path()).expect("a copy"),
+        Engine::Postgres => {
+            let name = |url: &str| url.rsplit('/').next().expect("a name").split('?').next().expect("one").to_owned();
+            let (from, to) = (name(&database.url), name(&copy.url));
+            let server = Database::at(&crate::harness::postgres::server().url("postgres"), Engine::Postgres);
+            server.execute(&format!("DROP DATABASE {to}")).await;
+            server.execute(&format!("CREATE DATABASE {to} TEMPLATE {from}")).await;
+        }
+    }
+    copy
+}
