@@ -32,6 +32,10 @@ pub enum Command {
     Serve(Serve),
     /// Bring the database's tables up to date, and end
     Migrate(Migrate),
+    /// Prove that the database is in order, also while it is served; exit status 0 if so
+    Check(Check),
+    /// After a restore from a backup: refuse the cursors and page tokens of what was lost
+    RestoreEpoch(RestoreEpoch),
     /// Ask a running service whether it can serve; exit status 0 if so
     Healthcheck(Healthcheck),
 }
@@ -144,6 +148,25 @@ pub struct PolicyArgs {
 /// Settings of `kith migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct Migrate {
+    /// The database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Settings of `kith check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The database and the log
+    #[command(flatten)]
+    pub common: Common,
+    /// Write users' counts anew where they are wrong; all else is left as it is
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// Settings of `kith restore-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreEpoch {
     /// The database and the log
     #[command(flatten)]
     pub common: Common,

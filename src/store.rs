@@ -3,12 +3,15 @@
 //! All changes go through [`Store::commit`]; everything else reads. Both engines pass the same suite,
 //! `tests/it/conformance`. [`connect`] chooses the engine by the database's URL.
 
+mod check;
 mod connect;
+mod epoch;
 mod migration;
 mod postgres;
 mod query;
 mod row;
 mod schema;
+mod session;
 mod sqlite;
 mod statement;
 mod tls;
@@ -21,7 +24,9 @@ use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use uuid::Uuid;
 
+pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate};
+pub use self::epoch::{Epochs, restore_epoch};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
 use crate::domain::counts::Counts;

@@ -23,6 +23,7 @@ use tokio::try_join;
 use uuid::Uuid;
 
 use self::commit::Writer;
+pub(super) use self::commit::{BEGIN, WRITER};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::{Stamp, blocks, connection_requests, users};
 use super::statement::Statement;
