@@ -35,6 +35,10 @@ pub enum Command {
     Migrate(Migrate),
     /// Print events as they are committed, one line of JSON each
     Watch(Watch),
+    /// Prove that the database is in order, also while it is served; exit status 0 if so
+    Check(Check),
+    /// After a restore from a backup: refuse the cursors and page tokens of what was lost
+    RestoreEpoch(RestoreEpoch),
     /// Ask a running service whether it can serve; exit status 0 if so
     Healthcheck(Healthcheck),
 }
@@ -182,6 +186,25 @@ pub struct Watch {
     /// Print how far the feed was read too, when nothing happens
     #[arg(long)]
     pub heartbeats: bool,
+}
+
+/// Settings of `kith check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// The database and the log
+    #[command(flatten)]
+    pub common: Common,
+    /// Write users' counts anew where they are wrong; all else is left as it is
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// Settings of `kith restore-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreEpoch {
+    /// The database and the log
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// Settings of `kith healthcheck`.

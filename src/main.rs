@@ -9,7 +9,7 @@ use kith::config::Cli;
 #[tokio::main]
 async fn main() -> ExitCode {
     match command::run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kith: {error}");
             ExitCode::FAILURE

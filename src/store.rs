@@ -3,13 +3,16 @@
 //! All changes go through [`Store::commit`]; everything else reads. Both engines pass the same suite,
 //! `tests/it/conformance`. [`connect`] chooses the engine by the database's URL.
 
+mod check;
 mod connect;
+mod epoch;
 mod feed;
 mod migration;
 mod postgres;
 mod query;
 mod row;
 mod schema;
+mod session;
 mod sqlite;
 mod statement;
 mod tls;
@@ -23,7 +26,9 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate};
+pub use self::epoch::{Epochs, restore_epoch};
 pub use self::feed::{Events, FeedSlice, Recorded};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};

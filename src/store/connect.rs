@@ -13,10 +13,10 @@ use super::{ConnectError, Store, StoreError};
 
 /// Which database: `sqlite://PATH`, or `postgres://…` as PostgreSQL's own tools take it.
 #[derive(Clone)]
-pub struct DatabaseUrl(Engine);
+pub struct DatabaseUrl(pub(super) Engine);
 
 #[derive(Clone)]
-enum Engine {
+pub(super) enum Engine {
     Sqlite(PathBuf),
     Postgres { config: Box<PostgresConfig>, shown: String },
 }
@@ -92,6 +92,17 @@ pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
     prepare(url, Pending::Apply).await
 }
 
+/// Refuses a database that is not there, or whose tables are not those that this program knows.
+pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
+    // Whoever opens a file that is not there makes one.
+    if let Engine::Sqlite(path) = &url.0
+        && !path.exists()
+    {
+        return Err(StoreError::Unavailable("there is no such file".into()).into());
+    }
+    prepare(url, Pending::Refuse).await.map(drop)
+}
+
 async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
     match url.0.clone() {
         Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
@@ -99,7 +110,7 @@ async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectEr
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
 ) -> Result<T, ConnectError> {
     let done = tokio::task::spawn_blocking(job).await;

@@ -26,6 +26,7 @@ use tokio::try_join;
 use uuid::Uuid;
 
 use self::commit::Writer;
+pub(super) use self::commit::{BEGIN, WRITER};
 use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::{Stamp, blocks, connection_requests, users};

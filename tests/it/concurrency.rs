@@ -406,7 +406,7 @@ mod the_check {
     use super::*;
     use crate::cases;
 
-    // A check that never found anything proves nothing.
+    // A check that never found anything proves nothing. Those of the library are seen to fail in `check.rs`.
     cases! {
         async fn it_finds_what_is_broken(app: App) {
             let users = [app.user("ann").await, app.user("bob").await, app.user("cy").await];
@@ -417,27 +417,12 @@ mod the_check {
                 (
                     "UPDATE user_counts SET connections = connections + 1 WHERE user_id = 1",
                     "UPDATE user_counts SET connections = connections - 1 WHERE user_id = 1",
-                    "each count is what it counts",
-                ),
-                (
-                    "UPDATE user_counts SET requests_unviewed = 0 WHERE user_id = 3",
-                    "UPDATE user_counts SET requests_unviewed = 1 WHERE user_id = 3",
-                    "each count is what it counts",
+                    "each count equals what it counts",
                 ),
                 (
                     "UPDATE feed SET last_sequence = last_sequence + 1",
                     "UPDATE feed SET last_sequence = last_sequence - 1",
-                    "the sequence is 1, 2, … n",
-                ),
-                (
-                    "UPDATE events SET sequence = 100 WHERE sequence = 2",
-                    "UPDATE events SET sequence = 2 WHERE sequence = 100",
-                    "the sequence is 1, 2, … n",
-                ),
-                (
-                    "INSERT INTO blocks SELECT 1, 2, last_time, 1 FROM feed",
-                    "DELETE FROM blocks",
-                    "nothing is pending or connected across a block",
+                    "the feed is whole: 1, 2, … n",
                 ),
                 (
                     "UPDATE events SET kind = 'CONNECTION_REMOVED' WHERE kind = 'CONNECTION_CREATED'",
@@ -445,9 +430,15 @@ mod the_check {
                     "each pair is connected as often as",
                 ),
                 (
-                    "UPDATE connection_requests SET position = 1 WHERE id = 6",
-                    "UPDATE connection_requests SET position = 6 WHERE id = 6",
-                    "each request came into its state",
+                    "UPDATE events SET kind = 'USER_DELETED' WHERE sequence = 3",
+                    "UPDATE events SET kind = 'USER_CREATED' WHERE sequence = 3",
+                    "there are as many users",
+                ),
+                (
+                    "DELETE FROM events WHERE sequence = 1",
+                    "INSERT INTO events (sequence, time, batch_id, kind, actor, user_id) \
+                         SELECT 1, time, 1, kind, actor, 1 FROM events WHERE sequence = 2",
+                    "the feed is whole: 1, 2, … n",
                 ),
             ] {
                 app.database.execute(breaks).await;
@@ -455,12 +446,6 @@ mod the_check {
                 assert!(found.iter().any(|violation| violation.starts_with(named)), "{breaks}: {found:?}");
                 app.database.execute(mends).await;
                 assert_eq!(invariants::violations(&app.database).await, Vec::<String>::new(), "{mends}");
-            }
-            // Last: this is not mended.
-            app.database.execute("DELETE FROM users WHERE id = 3").await;
-            let found = invariants::violations(&app.database).await;
-            for named in ["each user has counts", "the users of each request exist", "there are as many users"] {
-                assert!(found.iter().any(|violation| violation.starts_with(named)), "{named}: {found:?}");
             }
         }
     }

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod cancellation;
+mod check;
 mod concurrency;
 mod conformance;
 mod coverage;

@@ -315,8 +315,9 @@ fn help_names_every_setting_and_no_value_of_the_environment() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    for args in [&["--help"][..], &["serve", "--help"], &["migrate", "--help"], &["healthcheck", "--help"]] {
-        let text = help(args);
+    for command in [None, Some("serve"), Some("migrate"), Some("check"), Some("restore-epoch"), Some("healthcheck")] {
+        let args: Vec<_> = command.into_iter().chain(["--help"]).collect();
+        let text = help(&args);
         assert!(text.contains("--") && !text.contains(PASSWORD), "{text}");
     }
     let all = help(&["serve", "--help"]);

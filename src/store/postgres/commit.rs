@@ -39,12 +39,13 @@ type MembersSql = (
 /// Begins, and locks the head before anything else is read. One message of plain text: nothing that follows it on
 /// the wire can overtake it, whether prepared or not. At READ COMMITTED each later statement sees what the batch
 /// before committed.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
+pub(in crate::store) const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
 /// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
 /// it, and no longer; what it acknowledges is on disk; and when its server stands still within a transaction, the
 /// database ends that, before the callers of the other servers have lost their patience.
-const WRITER: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
+pub(in crate::store) const WRITER: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
                       SET idle_in_transaction_session_timeout = '5s';";
 
 /// The one connection that writes. It is made when needed, and dropped when in doubt.

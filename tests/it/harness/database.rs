@@ -61,10 +61,34 @@ impl Database {
         Self { url: url.to_owned(), engine, _directory: None }
     }
 
+    /// Another database with all that is in this one, on which no service may be running.
+    pub async fn copy(&self) -> Self {
+        match self.engine {
+            Engine::Sqlite => {
+                let copy = Self::sqlite();
+                self.execute(&format!("VACUUM INTO '{}'", copy.path())).await;
+                copy
+            }
+            Engine::Postgres => {
+                let name = self.name();
+                let copy = format!("kith_test_{}", Uuid::new_v4().simple());
+                unused(name).await;
+                execute(&server().url("postgres"), &format!("CREATE DATABASE {copy} TEMPLATE {name}")).await;
+                Self { url: server().url(&copy), engine: self.engine, _directory: None }
+            }
+        }
+    }
+
     fn sqlite() -> Self {
         let directory = TempDir::with_prefix("kith-test-").expect("a directory");
         let url = format!("sqlite://{}", directory.path().join("kith.db").display());
         Self { url, engine: Engine::Sqlite, _directory: Some(directory) }
+    }
+
+    /// The name of a PostgreSQL database.
+    fn name(&self) -> &str {
+        let base = self.url.split('?').next().expect("a URL");
+        base.rsplit('/').next().expect("a name")
     }
 
     pub fn url(&self) -> DatabaseUrl {
@@ -109,14 +133,18 @@ async fn template() -> &'static str {
             execute(&server().url("postgres"), &format!("CREATE DATABASE {name}")).await;
             let url: DatabaseUrl = server().url(&name).parse().expect("a URL");
             store::migrate(&url).await.expect("a migration");
-            // The migration's connection ends by itself, but not at once.
-            let left = format!("SELECT count(*)::text AS value FROM pg_stat_activity WHERE datname = '{name}'");
-            while postgres_values(&server().url("postgres"), &left).await[0].as_deref() != Some("0") {
-                tokio::task::yield_now().await;
-            }
+            unused(&name).await;
             name
         })
         .await
+}
+
+/// Waits until nobody is connected: connections that were given up end by themselves, but not at once.
+async fn unused(name: &str) {
+    let left = format!("SELECT count(*)::text AS value FROM pg_stat_activity WHERE datname = '{name}'");
+    while postgres_values(&server().url("postgres"), &left).await[0].as_deref() != Some("0") {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A connection of the test's own.

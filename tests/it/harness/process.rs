@@ -1,6 +1,6 @@
 //! The program itself, as an operator runs it: a process with a command line, a log and signals.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -30,6 +30,8 @@ pub struct Ended {
     pub status: ExitStatus,
     /// All that it wrote to standard error.
     pub log: String,
+    /// All that it wrote to standard output.
+    pub output: String,
 }
 
 struct Log {
@@ -37,6 +39,8 @@ struct Log {
     /// How many lines there are; closed at the log's end.
     count: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
+    /// Reads standard output, so that the program never waits for a reader.
+    output: Option<JoinHandle<String>>,
 }
 
 /// The program with these arguments, and no settings from this process's environment.
@@ -125,7 +129,8 @@ impl Kith {
             assert!(Instant::now() < deadline, "kith does not end:\n{}", log.text());
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        Ended { status, log: log.whole() }
+        let (log, output) = log.whole();
+        Ended { status, log, output }
     }
 
     /// Kills it as a crash would.
@@ -149,7 +154,7 @@ async fn ended(child: Child, log: Log) -> Ended {
 }
 
 fn spawn(command: &mut Command) -> (Child, Log) {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
     let (sender, count) = watch::channel(0);
@@ -162,12 +167,18 @@ fn spawn(command: &mut Command) -> (Child, Log) {
             sender.send_replace(lines.len());
         }
     });
-    (child, Log { lines, count, reader: Some(reader) })
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let output = std::thread::spawn(move || {
+        let mut output = String::new();
+        stdout.read_to_string(&mut output).expect("text");
+        output
+    });
+    (child, Log { lines, count, reader: Some(reader), output: Some(output) })
 }
 
 impl Log {
     fn none() -> Self {
-        Self { lines: Arc::default(), count: watch::channel(0).1, reader: None }
+        Self { lines: Arc::default(), count: watch::channel(0).1, reader: None, output: None }
     }
 
     fn text(&self) -> String {
@@ -189,10 +200,11 @@ impl Log {
         }
     }
 
-    /// All of it, once its writer has ended.
-    fn whole(mut self) -> String {
+    /// All of it, and of the output, once their writer has ended.
+    fn whole(mut self) -> (String, String) {
         self.reader.take().into_iter().for_each(|reader| reader.join().expect("a log"));
-        self.text()
+        let output = self.output.take().map(|output| output.join().expect("an output")).unwrap_or_default();
+        (self.text(), output)
     }
 }
 

@@ -1,0 +1,84 @@
+//! `kith check`.
+
+use std::process::ExitCode;
+
+use super::{Failure, print, serve, start_log};
+use crate::config::Check;
+use crate::store::{self, Checked, Repair, Report};
+
+pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
+    start_log(&args.common)?;
+    let url = &args.common.database_url;
+    tracing::info!("database {url}");
+    let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
+    let report = store::check(url, repair).await.map_err(|error| serve::database_failure(url, error))?;
+    print(&shown(&report))?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line for each check, the rows that break it below, and the verdict last.
+fn shown(report: &Report) -> String {
+    let width = report.checks.iter().map(|checked| figures(checked).len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for checked in &report.checks {
+        text += &format!("{:<8}{:>width$}  {}\n", verdict(checked), figures(checked), checked.name);
+        for row in &checked.rows {
+            text += &format!("        {row}\n");
+        }
+        let told = i64::try_from(checked.rows.len()).unwrap_or(i64::MAX);
+        if checked.violations > told && checked.repaired == 0 {
+            text += &format!("        and {} more\n", checked.violations - told);
+        }
+    }
+    text + &summary(report)
+}
+
+fn verdict(checked: &Checked) -> &'static str {
+    match (checked.violations, checked.holds()) {
+        (0, _) => "ok",
+        (_, true) => "mended",
+        (_, false) => "FAIL",
+    }
+}
+
+fn figures(checked: &Checked) -> String {
+    match checked.violations {
+        0 => checked.examined.to_string(),
+        violations => format!("{violations} of {}", checked.examined),
+    }
+}
+
+fn summary(report: &Report) -> String {
+    let Report { revision, oldest, checks } = report;
+    let failed = checks.iter().filter(|checked| !checked.holds()).count();
+    let mended: i64 = checks.iter().map(|checked| checked.repaired).sum();
+    let verdict = if failed == 0 { "in order".to_owned() } else { format!("{failed} of {} FAIL", checks.len()) };
+    let mended = if mended == 0 { String::new() } else { format!("; counts mended: {mended}") };
+    format!("{verdict}{mended}; revision {revision}, events kept from {oldest}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(name: &'static str, examined: i64, violations: i64, repaired: i64, rows: &[&str]) -> Checked {
+        Checked { name, examined, violations, repaired, rows: rows.iter().map(|row| (*row).to_owned()).collect() }
+    }
+
+    #[test]
+    fn a_report_is_told_in_aligned_lines() {
+        let checks = vec![
+            checked("one holds", 123_456, 0, 0, &[]),
+            checked("one does not", 100, 3, 0, &["user 1", "user 2"]),
+            checked("one does again", 7, 1, 1, &["user 3: connections 2 -> 1"]),
+        ];
+        let mut report = Report { revision: Default::default(), oldest: Default::default(), checks };
+        let expected = "ok        123456  one holds\n\
+                        FAIL    3 of 100  one does not\n        user 1\n        user 2\n        and 1 more\n\
+                        mended    1 of 7  one does again\n        user 3: connections 2 -> 1\n\
+                        1 of 3 FAIL; counts mended: 1; revision 0, events kept from 0\n";
+        assert_eq!(shown(&report), expected);
+        report.checks.truncate(1);
+        assert_eq!(shown(&report), "ok      123456  one holds\nin order; revision 0, events kept from 0\n");
+    }
+}

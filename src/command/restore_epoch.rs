@@ -1,0 +1,13 @@
+//! `kith restore-epoch`.
+
+use super::{Failure, print, serve, start_log};
+use crate::config::RestoreEpoch;
+use crate::store;
+
+pub(super) async fn run(args: RestoreEpoch) -> Result<(), Failure> {
+    start_log(&args.common)?;
+    let url = &args.common.database_url;
+    let epochs = store::restore_epoch(url).await.map_err(|error| serve::database_failure(url, error))?;
+    tracing::info!("database {url}");
+    print(&format!("old epoch {}\nnew epoch {}\n", epochs.old, epochs.new))
+}

@@ -1,0 +1,83 @@
+//! Mends users' counts while servers go on: a few users at a time under the lock that every commit takes first, and
+//! counted anew under it, so that no commit is lost.
+
+use super::query::{COUNTS_OF_SOMEBODY, COUNTS_THERE, wrong_counts};
+use crate::store::ConnectError;
+use crate::store::connect::DatabaseUrl;
+use crate::store::session::Session;
+
+/// How many users are mended in one transaction: few enough that no caller notices the wait.
+const AT_ONCE: usize = 200;
+
+// What follows is asked of a few users, each by an index; `{users}` stands for their ids.
+
+const WRONG: &str = wrong_counts!(
+    "SELECT user_id, requests_sent, requests_received, requests_unviewed, connections, {sent} AS sent, \
+            {received} AS received, {unviewed} AS unviewed, {connected} AS connected \
+     FROM user_counts WHERE user_id IN ({users})"
+);
+const MISSING: &str = "SELECT id AS number, 'user ' || id || ': no counts -> counts' AS said \
+                       FROM users LEFT JOIN user_counts ON user_id = id WHERE id IN ({users}) AND user_id IS NULL";
+const SURPLUS: &str = "SELECT user_id AS number, 'user ' || user_id || ': counts of nobody -> none' AS said \
+                       FROM user_counts LEFT JOIN users ON id = user_id WHERE user_id IN ({users}) AND id IS NULL";
+
+const COUNT: &str = "UPDATE user_counts SET requests_sent = {sent}, requests_received = {received}, \
+                     requests_unviewed = {unviewed}, connections = {connected} WHERE user_id IN ({users})";
+const INSERT: &str = "INSERT INTO user_counts (user_id) SELECT id FROM users WHERE id IN ({users}) \
+                      AND NOT EXISTS (SELECT 1 FROM user_counts WHERE user_id = id)";
+const DELETE: &str = "DELETE FROM user_counts WHERE user_id IN ({users}) \
+                      AND NOT EXISTS (SELECT 1 FROM users WHERE id = user_counts.user_id)";
+
+/// What a user's counts should be, by name.
+const RIGHT: [(&str, &str); 4] = [
+    (
+        "{sent}",
+        "(SELECT count(*) FROM connection_requests \
+          WHERE from_user_id = user_counts.user_id AND state IN ('PENDING', 'REJECTED'))",
+    ),
+    (
+        "{received}",
+        "(SELECT count(*) FROM connection_requests WHERE to_user_id = user_counts.user_id AND state = 'PENDING')",
+    ),
+    (
+        "{unviewed}",
+        "(SELECT count(*) FROM connection_requests \
+          WHERE to_user_id = user_counts.user_id AND state = 'PENDING' AND viewed IS NULL)",
+    ),
+    (
+        "{connected}",
+        "(SELECT count(*) FROM connection_requests WHERE from_user_id = user_counts.user_id AND state = 'CONNECTED') \
+         + (SELECT count(*) FROM connection_requests WHERE to_user_id = user_counts.user_id AND state = 'CONNECTED')",
+    ),
+];
+
+/// Mends what one check of counts found wrong with these users. Answers what was rewritten, in words, and of how many
+/// users all is right now: also of those that somebody else mended or deleted meanwhile.
+pub(super) async fn counts(url: &DatabaseUrl, check: &str, users: &[i64]) -> Result<(Vec<String>, i64), ConnectError> {
+    let (wrong, mends): (_, &[&str]) = match check {
+        COUNTS_THERE => (MISSING, &[INSERT, COUNT]),
+        COUNTS_OF_SOMEBODY => (SURPLUS, &[DELETE]),
+        _ => (WRONG, &[COUNT]),
+    };
+    let mut session = Session::write(url).await?;
+    let (mut rewritten, mut repaired) = (Vec::new(), 0);
+    for some in users.chunks(AT_ONCE) {
+        let wrong = format!("SELECT number, said, number AS total FROM ({}) AS found ORDER BY number", of(some, wrong));
+        session.lock().await?;
+        rewritten.extend(session.ask(wrong.clone()).await?.into_iter().map(|row| row.said));
+        for mend in mends {
+            session.execute(of(some, mend)).await?;
+        }
+        let left = session.ask(wrong).await?.len();
+        session.commit().await?;
+        repaired += some.len() - left;
+    }
+    Ok((rewritten, repaired.try_into().unwrap_or(i64::MAX)))
+}
+
+/// The text for these users.
+fn of(users: &[i64], text: &str) -> String {
+    let ids: Vec<_> = users.iter().map(i64::to_string).collect();
+    let text = RIGHT.iter().fold(text.to_owned(), |text, (name, count)| text.replace(name, count));
+    text.replace("{users}", &ids.join(", "))
+}

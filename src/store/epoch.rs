@@ -1,0 +1,42 @@
+//! A new epoch for a database that was restored from a backup.
+
+use uuid::Uuid;
+
+use super::connect::{DatabaseUrl, refuse_other_tables};
+use super::session::Session;
+use super::{ConnectError, StoreError};
+
+/// The feed's epoch before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    /// The one that the backup had.
+    pub old: String,
+    /// The one from now on.
+    pub new: String,
+}
+
+/// Gives the feed a new epoch, and page tokens a new key.
+///
+/// A restored feed numbers its next events as the lost ones were numbered. Whoever read those must not go on from
+/// there: with the new epoch and key, the cursors and page tokens from before are refused. Servers keep the key that
+/// they started with, so none may run meanwhile.
+///
+/// # Errors
+///
+/// When the database cannot be used, or its tables are not those that this program knows.
+pub async fn restore_epoch(url: &DatabaseUrl) -> Result<Epochs, ConnectError> {
+    refuse_other_tables(url).await?;
+    let mut session = Session::write(url).await?;
+    session.lock().await?;
+    let head = "SELECT id AS number, epoch AS said, id AS total FROM feed".to_owned();
+    let head = session.ask(head).await?.pop().ok_or_else(|| StoreError::corrupt("feed", "no row"))?;
+    // Made as the migration makes them: hexadecimal, so that they need no quoting.
+    let (new, key) = (random(), random() + &random());
+    session.execute(format!("UPDATE feed SET epoch = '{new}', token_key = '{key}' WHERE id = 1")).await?;
+    session.commit().await?;
+    Ok(Epochs { old: head.said, new })
+}
+
+fn random() -> String {
+    Uuid::new_v4().simple().to_string()
+}

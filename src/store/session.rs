@@ -1,0 +1,112 @@
+//! One connection of either engine, asked in plain SQL that both understand: for what an operator wants done now and
+//! then, where the same text for both is worth more than speed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+
+use super::connect::{DatabaseUrl, Engine, blocking};
+use super::{ConnectError, StoreError, postgres, sqlite};
+
+/// Begins one snapshot for all that follows. The queries read whole tables, so they take their time, and are planned as
+/// the server sees fit; but without nested loops, which it takes for quick while it knows nothing of the tables, as
+/// after a restore, and which would go through one table for each row of another.
+const READ: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; \
+                    SET enable_nestloop = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+
+/// A connection. What was begun on it and not committed is undone when it is dropped.
+pub(super) enum Session {
+    // Shared with the thread that waits for it.
+    Sqlite(Arc<Mutex<SqliteConnection>>),
+    Postgres(Box<AsyncPgConnection>),
+}
+
+/// What a query answers. It names its columns so, and casts its numbers to `bigint`.
+#[derive(Debug, QueryableByName)]
+pub(super) struct Answer {
+    /// Who or what the row is about.
+    #[diesel(sql_type = BigInt)]
+    pub(super) number: i64,
+    /// What there is to say of it.
+    #[diesel(sql_type = Text)]
+    pub(super) said: String,
+    /// How many rows there are in all.
+    #[diesel(sql_type = BigInt)]
+    pub(super) total: i64,
+}
+
+impl Session {
+    /// For reading everything as it is at one moment. It can change nothing.
+    pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
+        match url.0.clone() {
+            Engine::Sqlite(path) => {
+                let conn = blocking(move || Ok(sqlite::open(&path)?)).await?;
+                let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
+                session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
+                Ok(session)
+            }
+            Engine::Postgres { config, .. } => {
+                let mut session = Self::Postgres(Box::new(config.connect().await.map_err(StoreError::Unavailable)?));
+                session.execute(READ.to_owned()).await?;
+                Ok(session)
+            }
+        }
+    }
+
+    /// For changes, each between [`lock`](Self::lock) and [`commit`](Self::commit).
+    pub(super) async fn write(url: &DatabaseUrl) -> Result<Self, ConnectError> {
+        match url.0.clone() {
+            Engine::Sqlite(path) => {
+                let conn = blocking(move || Ok(sqlite::open(&path)?)).await?;
+                Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
+            }
+            Engine::Postgres { config, .. } => {
+                let mut session = Self::Postgres(Box::new(postgres::open(&config).await?));
+                session.execute(postgres::WRITER.to_owned()).await?;
+                Ok(session)
+            }
+        }
+    }
+
+    /// Begins a change and locks the head of the feed: until it is committed, no server commits a batch.
+    pub(super) async fn lock(&mut self) -> Result<(), ConnectError> {
+        let begin = match self {
+            Self::Sqlite(_) => "BEGIN IMMEDIATE;",
+            Self::Postgres(_) => postgres::BEGIN,
+        };
+        self.execute(begin.to_owned()).await
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<(), ConnectError> {
+        self.execute("COMMIT;".to_owned()).await
+    }
+
+    /// Runs statements that answer nothing.
+    pub(super) async fn execute(&mut self, sql: String) -> Result<(), ConnectError> {
+        match self {
+            Self::Sqlite(conn) => {
+                let conn = Arc::clone(conn);
+                blocking(move || Ok(conn.lock().unwrap_or_else(PoisonError::into_inner).batch_execute(&sql)?)).await
+            }
+            Self::Postgres(conn) => Ok(conn.batch_execute(&sql).await?),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "asked once each")]
+    pub(super) async fn ask(&mut self, sql: String) -> Result<Vec<Answer>, ConnectError> {
+        match self {
+            Self::Sqlite(conn) => {
+                let conn = Arc::clone(conn);
+                blocking(move || {
+                    let mut conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
+                    Ok(diesel::sql_query(sql).load(&mut *conn)?)
+                })
+                .await
+            }
+            Self::Postgres(conn) => Ok(diesel_async::RunQueryDsl::load(diesel::sql_query(sql), conn.as_mut()).await?),
+        }
+    }
+}

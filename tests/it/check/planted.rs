@@ -1,0 +1,138 @@
+//! What breaks the database that `used` makes: at least one thing for each check, so that none is vacuous.
+
+use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE};
+
+/// Columns of a user that say nothing here.
+const REST: &str = "real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender, \
+                    status, website, avatar, cover";
+
+/// Each with the check that it breaks, and what that says of it.
+pub fn all() -> Vec<(&'static str, String, &'static str)> {
+    let sent = |by: i64, change: &str| {
+        format!("UPDATE connection_requests SET {change} WHERE from_user_id = {by} AND to_user_id = 2")
+    };
+    let block = |user: i64, other: i64, at: &str| {
+        format!("INSERT INTO blocks SELECT {user}, {other}, last_time, {at} FROM feed")
+    };
+    let user = |id: i64, position: i64| {
+        format!(
+            "INSERT INTO users (id, position, username, {REST}) \
+             SELECT {id}, {position}, 'ghost', {REST} FROM users WHERE id = 3"
+        )
+    };
+    let count =
+        |user: i64, column: &str| format!("UPDATE user_counts SET {column} = {column} + 7 WHERE user_id = {user}");
+    let holes = "the feed has no holes and ends at its head";
+    let time = "time never runs backwards in the feed";
+    let state = "each request is in the state that its last event left";
+    let open = "each request that the feed leaves open or connected is there";
+    let created = "each request was created by the event of its id";
+    let times = "each request was viewed, rejected and accepted when its events say";
+    let blocks = "each block was made by its last event";
+    let blocks_there = "each block that the feed leaves is there";
+    let users = "each user was created by their last event";
+    let users_there = "each user that the feed leaves is there";
+    let across = "nothing is pending or connected across a block";
+    let pairs = "each pair is there once, under its two users in order";
+    let of_requests = "the users of each request are there";
+    let of_blocks = "the users of each block are there";
+    vec![
+        (holes, "DELETE FROM events WHERE sequence = 5".to_owned(), "event 6 follows event 4"),
+        (holes, "UPDATE feed SET last_sequence = last_sequence + 1".to_owned(), "the head is at "),
+        (
+            time,
+            "UPDATE events SET time = (SELECT max(time) FROM events) WHERE sequence = 5".to_owned(),
+            "event 6 is earlier",
+        ),
+        (time, "UPDATE feed SET last_time = (SELECT min(time) FROM events)".to_owned(), "the head is earlier"),
+        (state, sent(1, "state = 'REJECTED', rejected = created"), "from user 1 to user 2 is REJECTED"),
+        (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),
+        (state, sent(3, "position = 1"), "from user 3 to user 2 is PENDING since event 1, but its last event is "),
+        (state, sent(3, "from_user_id = 2, to_user_id = 3"), "REQUEST_CREATED from user 3 to user 2"),
+        (state, sent(9, "position = position - 1"), "from user 9 to user 2 is WITHDRAWN"),
+        (
+            state,
+            "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
+                 position, message, created) SELECT 5, 6, 9999, 5, 6, 'PENDING', 9999, '', last_time FROM feed"
+                .to_owned(),
+            "request 9999 from user 5 to user 6 is PENDING since event 9999, but no event tells of it",
+        ),
+        (
+            open,
+            "DELETE FROM connection_requests WHERE from_user_id = 6".to_owned(),
+            "from user 6 to user 2 is not there, but is CONNECTED",
+        ),
+        (
+            open,
+            "DELETE FROM connection_requests WHERE from_user_id = 12".to_owned(),
+            "from user 12 to user 2 is not there, but is REJECTED",
+        ),
+        (
+            open,
+            "DELETE FROM connection_requests WHERE from_user_id = 5".to_owned(),
+            "from user 5 to user 2 is not there, but is PENDING",
+        ),
+        (created, sent(3, "created = (SELECT min(time) FROM events)"), "from user 3 to user 2"),
+        (times, sent(1, "viewed = created"), "from user 1 to user 2 has another time than its events: viewed"),
+        (times, sent(3, "viewed = NULL"), "from user 3 to user 2 has another time than its events: viewed"),
+        // Rejected by a block, which is no view.
+        (times, sent(12, "viewed = rejected"), "from user 12 to user 2 has another time than its events: viewed"),
+        (times, sent(4, "rejected = created"), "from user 4 to user 2 has another time than its events: rejected"),
+        (
+            times,
+            sent(10, "rejected = (SELECT last_time FROM feed)"),
+            "from user 10 to user 2 has another time than its events: rejected",
+        ),
+        (times, sent(6, "accepted = created"), "from user 6 to user 2 has another time than its events: accepted"),
+        (
+            blocks,
+            "UPDATE blocks SET position = 1 WHERE other_user_id = 11".to_owned(),
+            "user 2 blocks user 11 since event 1, but event ",
+        ),
+        (
+            blocks,
+            "UPDATE blocks SET created = (SELECT min(time) FROM events) WHERE other_user_id = 11".to_owned(),
+            "user 2 blocks user 11",
+        ),
+        (blocks, block(5, 6, "last_sequence"), "user 5 blocks user 6 since event "),
+        (blocks, block(3, 4, "1"), "user 3 blocks user 4 since event 1, but no longer after event "),
+        // The first user 13, who was deleted.
+        (blocks, block(13, 3, "1"), "user 13 blocks user 3 since event 1, but no longer after event "),
+        (blocks_there, "DELETE FROM blocks WHERE other_user_id = 11".to_owned(), "user 2 blocked user 11"),
+        (
+            users,
+            "UPDATE users SET position = 9999 WHERE id = 3".to_owned(),
+            "user 3 is there since event 9999, but the last of such events is 3",
+        ),
+        (users, user(14, 9999), "user 14 is there since event 9999, but the last of such events is "),
+        (users, user(99, 9999), "user 99 is there since event 9999, but no event tells of it"),
+        (users_there, "DELETE FROM users WHERE id = 3".to_owned(), "user 3 was created by event 3"),
+        ("no user has a larger id than the head knows", "UPDATE feed SET last_user_id = 12".to_owned(), "user 13"),
+        (COUNTS, count(4, "requests_sent"), "user 4: requests_sent 8 -> 1"),
+        (COUNTS, count(2, "requests_received"), "user 2: requests_received 10 -> 3"),
+        (COUNTS, count(2, "requests_unviewed"), "user 2: requests_unviewed 8 -> 1"),
+        (COUNTS, count(6, "connections"), "user 6: connections 8 -> 1"),
+        (
+            COUNTS,
+            "UPDATE user_counts SET requests_sent = 0, connections = 5 WHERE user_id = 1".to_owned(),
+            "user 1: requests_sent 0 -> 1, connections 5 -> 0",
+        ),
+        (COUNTS_THERE, "DELETE FROM user_counts WHERE user_id = 3".to_owned(), "user 3 has no counts"),
+        (COUNTS_OF_SOMEBODY, "INSERT INTO user_counts (user_id) VALUES (99)".to_owned(), "user 99 is not there"),
+        (across, block(1, 2, "1"), "is PENDING, but user 1 blocks user 2"),
+        (across, block(2, 6, "1"), "is CONNECTED, but user 2 blocks user 6"),
+        (pairs, sent(1, "low_user_id = 2, high_user_id = 1"), "from user 1 to user 2 is kept under 2 and 1"),
+        (pairs, sent(1, "low_user_id = 1, high_user_id = 9"), "from user 1 to user 2 is kept under 1 and 9"),
+        (
+            pairs,
+            "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
+                 position, message, created) SELECT 2, 1, 9999, 2, 1, 'PENDING', 9999, '', last_time FROM feed"
+                .to_owned(),
+            "users 1 and 2 have 2 requests",
+        ),
+        (of_requests, "DELETE FROM users WHERE id = 5".to_owned(), ": no user 5"),
+        (of_requests, "DELETE FROM users WHERE id = 2".to_owned(), ": no user 2"),
+        (of_blocks, "DELETE FROM users WHERE id = 11".to_owned(), "the block of user 11 by user 2: no user 11"),
+        (of_blocks, "DELETE FROM users WHERE id = 2".to_owned(), "the block of user 11 by user 2: no user 2"),
+    ]
+}
