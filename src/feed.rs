@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 pub use self::list::Page;
 pub use self::place::{Lost, Place};
-use self::reader::{News, Reader};
+use self::reader::{News, PATIENCE, Reader};
 pub use self::watcher::{Message, Watcher};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
@@ -63,7 +64,8 @@ impl Feed {
         // Before the feed is asked for its end: what comes later is heard of.
         let news = self.news.subscribe();
         self.watched.notify_one();
-        let bounds = self.store.events(Events::All, Sequence::MAX, 0).await?;
+        let bounds = timeout(PATIENCE, self.store.events(Events::All, Sequence::MAX, 0)).await;
+        let bounds = bounds.map_err(|_| Lost::Silent)??;
         let start = place.find(&bounds)?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, news, seat, start, bounds))
     }

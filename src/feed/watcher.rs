@@ -7,15 +7,18 @@ use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::place::{Lost, still_there};
-use super::reader::{News, limit};
+use super::reader::{News, PATIENCE, limit};
 use super::{Feed, SLICE, Told, hole, told};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::selection::Selection;
 use crate::store::{Events, FeedSlice, StoreError};
+
+/// The pause before the table is read again, when that failed.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a watcher is told at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Watcher {
     /// Whether the last message said that its commit continues.
     continues: bool,
     told: Instant,
+    /// Since when the table cannot be read.
+    failing: Option<Instant>,
 }
 
 impl Watcher {
@@ -74,6 +79,7 @@ impl Watcher {
             gathered: Vec::new(),
             continues: false,
             told: Instant::now(),
+            failing: None,
         };
         // At once: the caller learns where it is.
         watcher.beat();
@@ -130,14 +136,7 @@ impl Watcher {
 
     async fn read_table(&mut self) -> Result<(), Lost> {
         let which = self.selection.subject().map_or(Events::All, Events::Of);
-        let slice = match self.feed.store.events(which, self.cursor, limit()).await {
-            // Others have the turn; this one waits.
-            Err(StoreError::Overloaded) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                return Ok(());
-            }
-            slice => slice?,
-        };
+        let Some(slice) = self.slice(which).await? else { return Ok(()) };
         still_there(self.cursor, &self.epoch, &slice)?;
         if which == Events::All
             && let Some(last) = hole(&slice, self.cursor)
@@ -154,6 +153,28 @@ impl Watcher {
             self.beat();
         }
         Ok(())
+    }
+
+    /// What follows in the table; nothing, after a pause, where that cannot be read now.
+    async fn slice(&mut self, which: Events) -> Result<Option<FeedSlice>, Lost> {
+        let begun = Instant::now();
+        match timeout(PATIENCE, self.feed.store.events(which, self.cursor, limit())).await {
+            Ok(Ok(slice)) => {
+                self.failing = None;
+                return Ok(Some(slice));
+            }
+            Ok(Err(fault @ (StoreError::Corrupt { .. } | StoreError::Internal(_)))) => return Err(fault.into()),
+            // Others have the turn; this one waits.
+            Ok(Err(StoreError::Overloaded)) => {}
+            // The reader logs what is wrong.
+            Ok(Err(_)) | Err(_) => {
+                if self.failing.get_or_insert(begun).elapsed() >= PATIENCE {
+                    return Err(Lost::Silent);
+                }
+            }
+        }
+        sleep(PAUSE).await;
+        Ok(None)
     }
 
     /// Makes messages of what is selected, and moves the cursor. What was told before is left out.
