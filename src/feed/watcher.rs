@@ -135,7 +135,9 @@ impl Watcher {
     }
 
     async fn read_table(&mut self) -> Result<(), Lost> {
-        let which = self.selection.subject().map_or(Events::All, Events::Of);
+        // Who was told a part of a commit is told its end, which only all of its events show.
+        let subject = self.selection.subject().filter(|_| !self.continues);
+        let which = subject.map_or(Events::All, Events::Of);
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
         still_there(self.cursor, &self.epoch, &slice)?;
         if which == Events::All
