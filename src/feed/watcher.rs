@@ -123,7 +123,9 @@ impl Watcher {
             Ok(News::Part(part)) if part.until > self.cursor => self.gather(&part.events, part.until),
             // It was told from the table.
             Ok(News::Part(_)) => {}
-            Ok(News::Replaced { epoch }) => return Err(Lost::WrongEpoch { epoch }),
+            Ok(News::Replaced { epoch }) if *epoch != *self.epoch => return Err(Lost::WrongEpoch { epoch }),
+            // It began in the new feed before the reader did; or the feed is shorter now, and the table tells by how much.
+            Ok(News::Replaced { .. }) => self.behind = true,
             Ok(News::Silent) | Err(RecvError::Closed) => return Err(Lost::Silent),
             Err(RecvError::Lagged(_)) => {
                 // Nothing is held for who is this slow.
