@@ -44,6 +44,14 @@ impl Clients {
         response.user.expect("a user").id
     }
 
+    /// Changes what a user says of themselves.
+    pub async fn update(&self, id: i64, bio: &str) {
+        let user = pb::User { id, bio: bio.to_owned(), ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned()] });
+        let request = pb::UpdateUserRequest { user: Some(user), update_mask, ..Default::default() };
+        self.users().update_user(request).await.expect("a user");
+    }
+
     /// Imports a user with another status than before.
     pub async fn moderate(&self, id: i64, username: &str, status: pb::UserStatus) {
         let user = pb::User { id, username: username.to_owned(), status: status.into(), ..Default::default() };
