@@ -14,16 +14,17 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 pub use self::list::Page;
 pub use self::place::{Lost, Place};
-use self::reader::{News, Reader};
+use self::reader::{News, PATIENCE, Reader};
 pub use self::watcher::{Message, Watcher};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, Recorded, Store, StoreError};
+use crate::store::{Events, FeedSlice, Recorded, Store};
 
 /// How many events are read at once.
 const SLICE: usize = 512;
@@ -73,11 +74,12 @@ impl Feed {
         Ok(Watcher::new(self.clone(), selection, heartbeat, news, seat, start, bounds))
     }
 
-    /// Reads the table for one watcher.
-    async fn read_in_turn(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+    /// Reads the table for one watcher. A database that does not answer is waited for as long as one that fails is.
+    async fn read_in_turn(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, Lost> {
         // The semaphore is never closed; without a turn, the read only comes sooner.
         let _turn = self.turns.acquire().await;
-        self.store.events(which, after, limit).await
+        let slice = timeout(PATIENCE, self.store.events(which, after, limit)).await;
+        Ok(slice.map_err(|_| Lost::Silent)??)
     }
 }
 

@@ -29,12 +29,19 @@ pub(super) async fn run(args: Watch) -> Result<(), Failure> {
             Err(Ended::Output(error)) => return Err(error.into()),
             Err(Ended::Feed(status)) => status,
         };
-        if status.code() != Code::Unavailable {
+        if !is_passing(&status) {
             return Err(format!("{:?}: {}", status.code(), status.message()).into());
         }
         eprintln!("kith: {}; resuming", status.message());
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether another try may do: the server ends, lacks its database or has no seat, or the connection was lost. What the service
+/// itself answers has details, and what the transport makes up has none.
+fn is_passing(status: &Status) -> bool {
+    let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
+    matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()
 }
 
 fn request(args: &Watch) -> pb::WatchEventsRequest {

@@ -138,4 +138,90 @@ mod tests {
             assert_eq!(visible(&request, Viewer::User(UserId::new(3)), &policy, time), None);
         }
     }
+
+    /// When one of the two is told of an event.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum When {
+        Always,
+        Never,
+        /// Unless it has a cause.
+        Plain,
+        RejectionsDisclosed,
+        ViewsDisclosed,
+    }
+
+    /// Of each kind: when the first of the two is told, and when the other.
+    const TOLD: [(EventKind, When, When); 13] = {
+        use EventKind as Kind;
+        use When::{Always, Never, Plain, RejectionsDisclosed, ViewsDisclosed};
+        [
+            (Kind::RequestCreated, Always, Plain),
+            (Kind::RequestViewed, ViewsDisclosed, Always),
+            (Kind::RequestRejected, RejectionsDisclosed, Always),
+            (Kind::RequestRestored, RejectionsDisclosed, Always),
+            (Kind::RequestCancelled, Always, Always),
+            (Kind::RequestExpired, Always, Always),
+            (Kind::ConnectionCreated, Always, Always),
+            (Kind::ConnectionRemoved, Always, Always),
+            (Kind::UserBlocked, Always, Never),
+            (Kind::UserUnblocked, Always, Never),
+            (Kind::UserCreated, Always, Always),
+            (Kind::UserUpdated, Always, Always),
+            (Kind::UserDeleted, Always, Always),
+        ]
+    };
+
+    /// Whether a cause is told to this viewer, with what they are told.
+    fn cause_is_told(cause: Cause, kind: EventKind, actor: Actor, viewer: UserId) -> bool {
+        match cause {
+            // To the one who blocks, and of a created request the actor is the one who is blocked.
+            Cause::Blocked => kind != EventKind::RequestCreated && actor == Actor::User(viewer),
+            Cause::Cooldown => false,
+            Cause::Crossed | Cause::UserDeleted => true,
+        }
+    }
+
+    #[test]
+    fn a_viewer_is_told_what_they_may_know_and_no_cause_that_tells_more() {
+        let (first, other, third) = (UserId::new(1), UserId::new(2), UserId::new(3));
+        assert_eq!(TOLD.map(|(kind, ..)| kind), EventKind::ALL);
+        let causes = || Cause::ALL.iter().copied().map(Some).chain([None]);
+        let actors = [Actor::User(first), Actor::User(other), Actor::Operator, Actor::System];
+        for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
+            let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
+            for (kind, to_first, to_other) in TOLD {
+                for (cause, actor) in causes().flat_map(|cause| actors.map(|actor| (cause, actor))) {
+                    let request = Some(RequestId::new(7));
+                    let (sequence, time) = (Sequence::new(9), Time::UNIX_EPOCH);
+                    let event = Event { sequence, time, kind, cause, actor, user: first, other: Some(other), request };
+                    for (viewer, when) in [(first, to_first), (other, to_other), (third, When::Never)] {
+                        let told = match when {
+                            When::Always => true,
+                            When::Never => false,
+                            When::Plain => cause.is_none(),
+                            When::RejectionsDisclosed => disclose_rejections,
+                            When::ViewsDisclosed => disclose_views,
+                        };
+                        let cause = cause.filter(|cause| cause_is_told(*cause, kind, actor, viewer));
+                        let expected = told.then(|| Event { cause, ..event.clone() });
+                        let seen = visible_event(&event, Viewer::User(viewer), &policy);
+                        assert_eq!(seen, expected, "{event:?} to {viewer} by {policy:?}");
+                    }
+                    assert_eq!(visible_event(&event, Viewer::Operator, &policy), Some(event));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_about_one_user_is_told_to_them_alone() {
+        let (sequence, time, user) = (Sequence::new(9), Time::UNIX_EPOCH, UserId::new(1));
+        for kind in [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted] {
+            let (actor, cause) = (Actor::Operator, None);
+            let event = Event { sequence, time, kind, cause, actor, user, other: None, request: None };
+            let policy = Policy::default();
+            assert_eq!(visible_event(&event, Viewer::User(user), &policy), Some(event.clone()));
+            assert_eq!(visible_event(&event, Viewer::User(UserId::new(2)), &policy), None);
+        }
+    }
 }

@@ -16,8 +16,9 @@ use crate::store::{Events, Store, StoreError};
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often the database is asked although it told of nothing.
 const POLL: Duration = Duration::from_secs(1);
-/// How long the database may fail before watchers are sent to another server, which may still reach it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the database may fail, or not answer at all, before watchers are sent to another server, which may still
+/// reach it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the reader tells all watchers.
 #[derive(Clone, Debug)]
@@ -78,15 +79,20 @@ impl Reader {
         let mut failing: Option<Instant> = None;
         while self.news.receiver_count() > 0 {
             changes.mark_unchanged();
-            match self.step(&mut position).await {
-                Ok(true) => continue,
-                Ok(false) => failing = None,
+            let begun = Instant::now();
+            let step = timeout(PATIENCE, self.step(&mut position)).await;
+            match step.unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into()))) {
+                Ok(more) => {
+                    failing = None;
+                    if more {
+                        continue;
+                    }
+                }
                 Err(error) => {
                     if failing.is_none() {
                         tracing::error!(error = &error as &dyn Error, "the feed cannot be read");
                     }
-                    let since = *failing.get_or_insert_with(Instant::now);
-                    if since.elapsed() > PATIENCE {
+                    if failing.get_or_insert(begun).elapsed() >= PATIENCE {
                         self.tell(News::Silent);
                     }
                 }

@@ -7,15 +7,18 @@ use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::place::{Lost, still_there};
-use super::reader::{News, limit};
+use super::reader::{News, PATIENCE, limit};
 use super::{Feed, SLICE, Told, hole, told};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::selection::Selection;
 use crate::store::{Events, FeedSlice, StoreError};
+
+/// The pause before the table is read again, when that failed.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a watcher is told at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Watcher {
     /// Whether the last message said that its commit continues.
     continues: bool,
     told: Instant,
+    /// Since when the table cannot be read.
+    failing: Option<Instant>,
 }
 
 impl Watcher {
@@ -74,6 +79,7 @@ impl Watcher {
             gathered: Vec::new(),
             continues: false,
             told: Instant::now(),
+            failing: None,
         };
         // At once: the caller learns where it is.
         watcher.beat();
@@ -117,7 +123,9 @@ impl Watcher {
             Ok(News::Part(part)) if part.until > self.cursor => self.gather(&part.events, part.until),
             // It was told from the table.
             Ok(News::Part(_)) => {}
-            Ok(News::Replaced { epoch }) => return Err(Lost::WrongEpoch { epoch }),
+            Ok(News::Replaced { epoch }) if *epoch != *self.epoch => return Err(Lost::WrongEpoch { epoch }),
+            // It began in the new feed before the reader did; or the feed is shorter now, and the table tells by how much.
+            Ok(News::Replaced { .. }) => self.behind = true,
             Ok(News::Silent) | Err(RecvError::Closed) => return Err(Lost::Silent),
             Err(RecvError::Lagged(_)) => {
                 // Nothing is held for who is this slow.
@@ -129,15 +137,10 @@ impl Watcher {
     }
 
     async fn read_table(&mut self) -> Result<(), Lost> {
-        let which = self.selection.subject().map_or(Events::All, Events::Of);
-        let slice = match self.feed.read_in_turn(which, self.cursor, limit()).await {
-            // Others have the turn; this one waits.
-            Err(StoreError::Overloaded) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                return Ok(());
-            }
-            slice => slice?,
-        };
+        // Who was told a part of a commit is told its end, which only all of its events show.
+        let subject = self.selection.subject().filter(|_| !self.continues);
+        let which = subject.map_or(Events::All, Events::Of);
+        let Some(slice) = self.slice(which).await? else { return Ok(()) };
         still_there(self.cursor, &self.epoch, &slice)?;
         if which == Events::All
             && let Some(last) = hole(&slice, self.cursor)
@@ -154,6 +157,28 @@ impl Watcher {
             self.beat();
         }
         Ok(())
+    }
+
+    /// What follows in the table; nothing, after a pause, where that cannot be read now.
+    async fn slice(&mut self, which: Events) -> Result<Option<FeedSlice>, Lost> {
+        let begun = Instant::now();
+        match self.feed.read_in_turn(which, self.cursor, limit()).await {
+            Ok(slice) => {
+                self.failing = None;
+                return Ok(Some(slice));
+            }
+            // All connections are busy with calls.
+            Err(Lost::Store(StoreError::Overloaded)) => {}
+            // The reader logs what is wrong.
+            Err(Lost::Store(StoreError::Unavailable(_) | StoreError::Refused(_))) => {
+                if self.failing.get_or_insert(begun).elapsed() >= PATIENCE {
+                    return Err(Lost::Silent);
+                }
+            }
+            Err(lost) => return Err(lost),
+        }
+        sleep(PAUSE).await;
+        Ok(None)
     }
 
     /// Makes messages of what is selected, and moves the cursor. What was told before is left out.

@@ -62,7 +62,10 @@ impl Fields {
     }
 
     fn heartbeat(&mut self, interval: prost_types::Duration) -> Duration {
-        let given = Duration::try_from(interval).ok();
+        // By hand: prost's conversion overflows, and takes 2 s and -1 ns for less than 2 s.
+        let seconds = u64::try_from(interval.seconds).ok();
+        let nanos = u32::try_from(interval.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let given = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
         given.filter(|given| (HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(given)).unwrap_or_else(|| {
             self.wrong("heartbeat_interval", "must be from 0.1 s to 300 s");
             HEARTBEAT

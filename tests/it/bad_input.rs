@@ -68,6 +68,11 @@ fn ids() -> Values<Vec<i64>> {
     }
 }
 
+/// A revision. None but the first is reached.
+fn revision() -> Values<i64> {
+    Values { good: vec![0], bad: vec![-1, i64::MIN] }
+}
+
 fn page_size() -> Values<i32> {
     Values { good: vec![0, 1, 1_000, 1_001, i32::MAX], bad: vec![-1, -1_000, i32::MIN] }
 }
@@ -236,6 +241,7 @@ macro_rules! page {
         [
             field("page_size", page_size(), |it: &mut pb::$request, value| it.page_size = value),
             field("page_token", page_token(), |it, value| it.page_token = value),
+            field("min_revision", revision(), |it, value| it.min_revision = value),
         ]
     };
 }
@@ -518,6 +524,48 @@ cases! {
         let base = || pb::ListBlockedUsersRequest { user_id: 9_000_000, ..Default::default() };
         let user = field("user_id", id(), |it: &mut pb::ListBlockedUsersRequest, value| it.user_id = value);
         probed!(app, blocks.list_blocked_users, base(), [user].into_iter().chain(page!(ListBlockedUsersRequest))).await;
+    }
+
+    async fn watches_and_lists_of_events(app: App) {
+        let heartbeats = || {
+            let of = |(seconds, nanos)| Some(prost_types::Duration { seconds, nanos });
+            let bad = [(0, 0), (0, 99_999_999), (-1, 0), (300, 1), (i64::MAX, 0), (i64::MIN, 0), (1, -1), (1, i32::MAX)];
+            Values {
+                good: [None].into_iter().chain([(0, 100_000_000), (300, 0), (15, 999_999_999)].map(of)).collect(),
+                bad: bad.map(of).into(),
+            }
+        };
+        let many = || Values { good: vec![vec![], vec![i64::MAX], vec![7; 1_000]], bad: vec![(1..=1_001).collect()] };
+        let table = [
+            field("after_sequence", revision(), |it: &mut pb::WatchEventsRequest, value| it.after_sequence = Some(value)),
+            field("user_ids", many(), |it, value| it.user_ids = value),
+            field("kinds[1]", number(13, &[0]), |it, value| it.kinds = vec![1, value]),
+            field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
+            field("heartbeat_interval", heartbeats(), |it, value| it.heartbeat_interval = value),
+        ];
+        probed!(app, events.watch_events, pb::WatchEventsRequest::default(), table).await;
+        let one = field("user_ids[1]", id(), |it: &mut pb::WatchEventsRequest, value| it.user_ids = vec![1, value]);
+        probed!(app, events.watch_events, pb::WatchEventsRequest::default(), [one]).await;
+        let base = || pb::ListEventsRequest { user_id: 9_000_000, other_user_id: 9_000_001, ..Default::default() };
+        let table = [
+            field("after_sequence", revision(), |it: &mut pb::ListEventsRequest, value| it.after_sequence = value),
+            field("user_ids", many(), |it, value| it.user_ids = value),
+            field("kinds[1]", number(13, &[0]), |it, value| it.kinds = vec![1, value]),
+            field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
+            field("user_id", id(), |it, value| it.user_id = value),
+        ];
+        probed!(app, events.list_events, base(), table.into_iter().chain(page!(ListEventsRequest))).await;
+        let table = [
+            field("user_ids[1]", id(), |it: &mut pb::ListEventsRequest, value| it.user_ids = vec![1, value]),
+            field("other_user_id", id(), |it, value| it.other_user_id = value),
+        ];
+        probed!(app, events.list_events, base(), table).await;
+        // An epoch is any text; one that is not this feed's is another's, and is told so whole.
+        for epoch in ["x", "\u{1}", "é👋", "' OR 1=1 --", &"A".repeat(100_000)] {
+            let request = pb::ListEventsRequest { epoch: epoch.to_owned(), ..Default::default() };
+            let details = refused(app.events().list_events(request).await, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+            assert!(details.error_info().unwrap().metadata["epoch"].len() < 100, "ours, and not what was sent");
+        }
     }
 
     async fn a_message_that_is_too_large_is_not_read(app: App) {

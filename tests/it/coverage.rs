@@ -21,7 +21,7 @@ use crate::harness::App;
 fn files() -> Vec<FileDescriptorProto> {
     let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
     let ours: Vec<_> = set.file.into_iter().filter(|file| file.package() == "kith.v1").collect();
-    assert!(ours.len() >= 9, "the set has our files");
+    assert!(ours.len() >= 11, "the set has our files");
     ours
 }
 
@@ -33,7 +33,7 @@ struct Rpc {
 
 impl Rpc {
     fn is_read(&self) -> bool {
-        ["Get", "BatchGet", "List"].iter().any(|verb| self.method.name().starts_with(verb))
+        ["Get", "BatchGet", "List", "Watch"].iter().any(|verb| self.method.name().starts_with(verb))
     }
 
     fn test(&self) -> PathBuf {
@@ -52,7 +52,7 @@ fn rpcs() -> Vec<Rpc> {
             }
         }
     }
-    assert!(rpcs.len() >= 25, "all of them are found");
+    assert!(rpcs.len() >= 27, "all of them are found");
     rpcs
 }
 
@@ -224,7 +224,7 @@ fn every_reason_that_an_rpc_promises_is_tested_with_it() {
 fn every_reason_is_tested_somewhere() {
     let sources = sources(&tests());
     let all = reasons();
-    assert!(all.len() >= 22, "{all:?}");
+    assert!(all.len() >= 26, "{all:?}");
     for reason in all {
         assert!(uses(&sources, &format!("ErrorReason::{reason:?}")), "{reason:?} is tested nowhere");
     }
@@ -254,6 +254,29 @@ fn mutations_take_a_request_id_and_every_answer_has_a_revision() {
             }
             assert!(field_names(response).iter().any(|name| name == "next_page_token"), "{response}");
         }
+    }
+}
+
+#[test]
+fn every_read_but_a_watch_answers_at_a_revision_that_its_caller_asks_for() {
+    let source = fs::read_to_string(tests().join("freshness.rs")).expect("a source");
+    let mut reads = 0;
+    for rpc in rpcs() {
+        let name = rpc.method.name();
+        let takes = field_names(short(rpc.method.input_type())).iter().any(|field| field == "min_revision");
+        assert_eq!(takes, rpc.is_read() && !name.starts_with("Watch"), "{name}");
+        if takes {
+            assert!(uses(&source, &format!(".{}", snake_case(name))), "{name} is not asked in freshness.rs");
+            reads += 1;
+        }
+    }
+    assert_eq!(reads, 12);
+}
+
+#[test]
+fn watches_and_only_watches_are_streams_of_answers() {
+    for rpc in rpcs() {
+        assert_eq!(rpc.method.server_streaming(), rpc.method.name().starts_with("Watch"), "{}", rpc.method.name());
     }
 }
 

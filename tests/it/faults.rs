@@ -1,6 +1,7 @@
 //! What do callers get when the database fails, is slow, or is lost; and what is left when all is well again?
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ use crate::harness::faulty::{CAUSE, Fault, Faulty};
 use crate::harness::process::Kith;
 use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw::RawChannel;
-use crate::harness::{App, Database, Engine, invariants, refused};
+use crate::harness::watching::{fill, from, now};
+use crate::harness::{App, Database, Engine, invariants, refused, until};
 use crate::on_each_engine;
 
 const REFUSED: Fault = Fault::Fails(|| StoreError::Refused(CAUSE.into()));
@@ -69,15 +71,6 @@ async fn users(app: &App, number: i64) {
 
 async fn sent(database: &Database) -> i64 {
     database.number("SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_CREATED'").await
-}
-
-/// Polls until it holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what} does not come about");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,6 +265,60 @@ async fn health_follows_the_database_and_the_process_does_not() {
         }
         assert_eq!(check("").await, ServingStatus::Serving);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_are_sent_away_from_a_database_that_is_lost_and_not_before() {
+    for fault in [UNAVAILABLE, Fault::Blocks, REFUSED] {
+        let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+        users(&app, 2).await;
+        fill(&app.database, 2_000, "800", false).await;
+        let mut live = app.watch(now(100)).await;
+        let mut idle = app.watch(now(300_000)).await;
+        // This one has so much before it that it is behind for as long as it is not read.
+        let mut behind = app.watch(from(0, 100)).await;
+        store.reads(fault);
+        let begun = Instant::now();
+        for watching in [&mut live, &mut idle, &mut behind] {
+            let end: Result<(), Status> = Err(watching.end().await);
+            tells_nothing(end, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+            assert!(begun.elapsed() > Duration::from_secs(4), "too soon: {:?}", begun.elapsed());
+        }
+        // Who comes now is not kept waiting for ever either.
+        let late = app.try_watch(from(0, 100)).await.map(drop);
+        tells_nothing(late, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+        store.reads(Fault::None);
+        assert_eq!(app.watch(from(0, 100)).await.until(2_002).await.len(), 2_002);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_fails_for_a_moment_only_delays_watchers() {
+    static FAILURES: AtomicUsize = AtomicUsize::new(0);
+    const COUNTED: Fault = Fault::Fails(|| {
+        FAILURES.fetch_add(1, Ordering::SeqCst);
+        StoreError::Unavailable(CAUSE.into())
+    });
+    let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    users(&app, 2).await;
+    fill(&app.database, 20_000, "800", false).await;
+    let mut live = app.watch(now(300_000)).await;
+    let mut behind = app.watch(from(0, 300_000)).await;
+    let mut told = behind.next().await.events.len();
+    for _ in 0..3 {
+        store.reads(COUNTED);
+        app.send(1, 2).await;
+        let before = FAILURES.load(Ordering::SeqCst);
+        until("failures", async || FAILURES.load(Ordering::SeqCst) > before + 3).await;
+        store.reads(Fault::None);
+        assert_eq!(live.next().await.events.len(), 1);
+        let withdrawn = app.request(app.revision().await, 1).await.expect("a request");
+        app.cancel(withdrawn.id, 1).await.expect("cancelled");
+        assert_eq!(live.next().await.events.len(), 1);
+    }
+    let end = app.revision().await;
+    told += behind.until(end).await.len();
+    assert_eq!(i64::try_from(told).unwrap(), end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

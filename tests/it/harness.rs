@@ -7,12 +7,25 @@ pub mod faulty;
 pub mod fold;
 pub mod invariants;
 pub mod postgres;
+pub mod printer;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod watching;
 
 pub use self::app::{App, refused};
 pub use self::database::{Database, Engine};
+
+use std::time::{Duration, Instant};
+
+/// Polls until it holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what} does not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
 
 /// Declares cases that run on each engine, each as a test of its own: `name::sqlite` and `name::postgres`.
 ///

@@ -1,12 +1,19 @@
-//! The same random history gives the same answers on SQLite, on PostgreSQL, and by the naive model.
+//! The same random history gives the same answers on SQLite, on PostgreSQL, and by the naive model; and both engines'
+//! feeds tell it whole.
+
+use std::sync::Arc;
 
 use chrono::TimeDelta;
+use kith::domain::command::{Batch, Command, Reply, Submission};
+use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::{Response, Status};
 use tonic_types::StatusExt;
 
+use crate::harness::fold::Copy;
+use crate::harness::watching::{from, sequences};
 use crate::harness::{App, Engine};
 use crate::model::{Answer, Model, Op, Seen};
 
@@ -25,6 +32,7 @@ async fn one_history_has_one_outcome() {
         }
         let mut rng = StdRng::seed_from_u64(seed);
         let mut changed = 0;
+        let mut begun_later = None;
         for step in 0..STEPS {
             if rng.random_ratio(1, 12) {
                 let days = [1, 15, 31, 100, 181][rng.random_range(0..5)];
@@ -45,15 +53,58 @@ async fn one_history_has_one_outcome() {
             if step % 20 == 0 {
                 compare_reads(&model, &sqlite, &postgres).await;
             }
+            if step == STEPS / 2 {
+                begun_later = Some(Copy::read(&sqlite).await);
+            }
         }
         assert!(changed > STEPS / 5, "only {changed} steps of seed {seed} changed anything");
         compare_reads(&model, &sqlite, &postgres).await;
+        compare_feeds(&sqlite, &postgres, begun_later.expect("the middle")).await;
+    }
+}
+
+/// The feeds of both engines are one, and what they tell is what can be read: from the start, and from what was read
+/// in the middle.
+async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy, i64)) {
+    for app in [sqlite, postgres] {
+        sweep(app).await;
+    }
+    let (expected, end) = Copy::read(sqlite).await;
+    assert_eq!((&expected, end), (&Copy::read(postgres).await.0, postgres.revision().await));
+    let feed = sqlite.watch(from(0, 1_000)).await.until(end).await;
+    assert_eq!(feed, postgres.watch(from(0, 1_000)).await.until(end).await, "the engines' feeds differ");
+    for app in [sqlite, postgres] {
+        assert_eq!(feed, app.list_events(pb::ListEventsRequest::default()).await);
+    }
+    assert_eq!(sequences(&feed), (1..=end).collect::<Vec<_>>());
+    let mut whole = Copy::default();
+    feed.iter().for_each(|event| whole.apply(event).expect("the next event"));
+    assert_eq!(whole, expected, "the whole feed");
+    let rest = postgres.watch(from(middle, 1_000)).await.until(end).await;
+    assert_eq!(sequences(&rest), (middle + 1..=end).collect::<Vec<_>>());
+    rest.iter().for_each(|event| later.apply(event).expect("the next event"));
+    assert_eq!(later, expected, "what was read at {middle}, and the feed from there");
+}
+
+/// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
+async fn sweep(app: &App) {
+    loop {
+        let submissions = vec![Submission { command: Command::Sweep, replay: None }];
+        let policy = Policy { event_retention: None, ..Policy::default() };
+        let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
+        let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
+        match replies.as_slice() {
+            [Ok(Reply::Fresh(outcome))] if outcome.marked == 0 => return,
+            [Ok(Reply::Fresh(_))] => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
 async fn start(engine: Engine) -> App {
     App::with(engine, |settings| {
         settings.policy.max_sends_per_hour = None;
+        settings.policy.event_retention = None;
         // A sweep would write events at moments of its own.
         settings.sweep_interval = std::time::Duration::from_secs(3_600);
     })

@@ -101,6 +101,26 @@ async fn read_connections(app: &App, user_id: i64, viewer_user_id: i64) {
     .await;
 }
 
+/// Reads the feed to its moving end: every event once, and in the last page up to the revision that it tells.
+async fn read_events(app: &App) {
+    let mut request = pb::ListEventsRequest { page_size: 97, ..Default::default() };
+    let (mut last, mut pages) = (0, 0);
+    loop {
+        let page = app.events().list_events(request.clone()).await.unwrap().into_inner();
+        pages += 1;
+        for event in page.events {
+            assert_eq!(event.sequence, last + 1, "an event is missing, or was told twice");
+            last = event.sequence;
+        }
+        if page.next_page_token.is_empty() {
+            assert_eq!(page.revision, last);
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert!(last >= 6 * i64::try_from(KEPT.count()).unwrap() && pages > 50, "{last} events on {pages} pages");
+}
+
 cases! {
     #[with(|settings| {
         settings.policy.max_sends_per_hour = None;
@@ -166,6 +186,8 @@ cases! {
             (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)
         })
         .await;
+
+        read_events(&app).await;
 
         stop.store(true, Ordering::SeqCst);
         while let Some(writer) = writers.join_next().await {

@@ -10,6 +10,7 @@ use chrono::TimeDelta;
 use kith::proto::v1 as pb;
 use kith::store::{self, Options};
 
+use crate::harness::watching::from;
 use crate::harness::{App, Database, Engine, database};
 
 /// More often than the five times after which PostgreSQL considers a plan for any values.
@@ -64,9 +65,9 @@ const SEED: &str = "
     FROM generate_series(100, 90000) AS blocker;
     INSERT INTO blocks SELECT 50, 60000 + other, to_timestamp(1779160000), 1600000 + other
     FROM generate_series(1, 5000) AS other;
-    INSERT INTO events (sequence, time, batch_id, kind, actor, user_id)
-    SELECT sequence, to_timestamp(1779000000), sequence, 'USER_CREATED', 'OPERATOR', sequence
-    FROM generate_series(1, 100000) AS sequence;
+    INSERT INTO events (sequence, time, batch_id, kind, actor, user_id, other_user_id)
+    SELECT 1900000 + place, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1
+    FROM generate_series(1, 100000) AS place;
     INSERT INTO request_ids SELECT '00000000-0000-4000-8000-' || lpad(id::text, 12, '0'), '', '',
         to_timestamp(1779999000) FROM generate_series(1, 50000) AS id;
     INSERT INTO user_counts (user_id, requests_sent, requests_received, requests_unviewed, connections)
@@ -174,6 +175,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
     })
     .await;
     assert!(read < TIMES * 1_000, "{read} rows were looked at");
+    scans_nothing("the feed", url, async |app| feed(app).await).await;
     scans_nothing("the deletion of a popular user", url, async |app| {
         let request = pb::DeleteUserRequest { id: POPULAR, request_id: String::new() };
         app.users().delete_user(request).await.unwrap();
@@ -188,7 +190,8 @@ async fn every_statement_finds_its_rows_by_an_index() {
             app.send(NOBODY + user, NOBODY + 500 + user).await;
         }
         let deadline = Instant::now() + Duration::from_secs(60);
-        while app.revision().await < before + 500 * TIMES {
+        let old = "SELECT count(*) AS value FROM events WHERE sequence = 2000000";
+        while app.revision().await < before + 500 * TIMES || app.database.number(old).await > 0 {
             assert!(Instant::now() < deadline, "the sweep does not go on");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -226,6 +229,26 @@ async fn lists(app: &App) {
         let page = app.users().list_users(users).await.unwrap().into_inner();
         let next = pb::ListUsersRequest { page_token: page.next_page_token, ..Default::default() };
         assert_eq!(app.users().list_users(next).await.unwrap().into_inner().users.len(), 20);
+    }
+}
+
+async fn feed(app: &App) {
+    let end = app.revision().await;
+    for round in 0..TIMES {
+        let all = pb::ListEventsRequest { page_size: 1_000, ..Default::default() };
+        for (request, found) in [
+            (pb::ListEventsRequest { after_sequence: end - 1_000, ..all.clone() }, 1_000),
+            // Named 20 times as the other, and once as the first.
+            (pb::ListEventsRequest { user_ids: vec![700 + round], ..all.clone() }, 21),
+            (pb::ListEventsRequest { viewer_user_id: 700 + round, ..all.clone() }, 1),
+            (pb::ListEventsRequest { user_id: 700, other_user_id: 701, ..all }, 1),
+        ] {
+            let page = app.events().list_events(request.clone()).await.unwrap().into_inner();
+            assert_eq!(page.events.len(), found, "{request:?}");
+        }
+        let of_one = pb::WatchEventsRequest { viewer_user_id: 900 + round, ..from(0, 1_000) };
+        app.watch(of_one).await.until(end).await;
+        assert_eq!(app.watch(from(end - 2_000, 1_000)).await.until(end).await.len(), 2_000);
     }
 }
 

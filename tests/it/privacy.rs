@@ -14,6 +14,8 @@ use kith::server::Settings;
 use tonic::{Response, Status};
 use tonic_types::StatusExt;
 
+use crate::cases;
+use crate::harness::watching::{all_words, from};
 use crate::harness::{App, Engine};
 
 /// What the receiver does.
@@ -158,6 +160,48 @@ impl Script {
         }
         let blocked = pb::ListBlockedUsersRequest { user_id: ann, ..Default::default() };
         self.note("blocked", self.app.blocks().list_blocked_users(blocked).await).await;
+        self.look_at_the_feed().await;
+    }
+
+    /// What the feed tells the sender, whole and by pages, alone and of the receiver.
+    async fn look_at_the_feed(&mut self) {
+        let (ann, bob) = (self.ann, self.bob);
+        let all = pb::ListEventsRequest { viewer_user_id: ann, page_size: 1_000, ..Default::default() };
+        for request in [
+            pb::ListEventsRequest { page_size: 2, ..all.clone() },
+            pb::ListEventsRequest { user_id: ann, other_user_id: bob, ..all.clone() },
+            pb::ListEventsRequest { user_ids: vec![bob], ..all.clone() },
+            all,
+        ] {
+            let mut answer = self.app.events().list_events(request).await;
+            if let Ok(page) = &mut answer {
+                // Each database has an epoch and a secret of its own.
+                let page = page.get_mut();
+                page.epoch.clear();
+                page.next_page_token = (!page.next_page_token.is_empty()).to_string();
+            }
+            self.note("events", answer).await;
+        }
+    }
+
+    /// What a watch of the feed tells the sender, from the start and message by message.
+    async fn watch_the_feed(&mut self) {
+        let end = self.app.revision().await;
+        let mut watching = self.app.watch(pb::WatchEventsRequest { viewer_user_id: self.ann, ..from(0, 100) }).await;
+        let mut messages = Vec::new();
+        loop {
+            let mut message = watching.next().await;
+            message.epoch.clear();
+            // How often nothing is told is a matter of time.
+            let last = message.revision >= end;
+            if !message.events.is_empty() {
+                messages.push(message);
+            }
+            if last {
+                break;
+            }
+        }
+        self.note("watch", Ok(Response::new(messages))).await;
     }
 
     /// Everything that the sender can try that is not theirs to do.
@@ -231,9 +275,12 @@ async fn seen(engine: Engine, world: World, change: fn(&mut Settings)) -> Vec<St
     script.try_what_is_not_theirs(open).await;
     let last = script.send(bob).await;
     script.look(last).await;
+    script.watch_the_feed().await;
     // Deletes the account; whoever else looks afterwards finds nothing.
     let delete = pb::DeleteUserRequest { id: script.ann, request_id: String::new() };
     script.note("delete", script.app.users().delete_user(delete).await).await;
+    script.look_at_the_feed().await;
+    script.watch_the_feed().await;
     script.seen
 }
 
@@ -245,6 +292,31 @@ async fn compare(engine: Engine, change: fn(&mut Settings)) {
             assert_eq!(found, expected, "in the world in which the receiver {world:?}");
         }
         assert_eq!(found.len(), expected.len());
+    }
+}
+
+cases! {
+    async fn who_is_blocked_sees_a_connection_end_and_no_more(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let told = async |after| app.list_events(pb::ListEventsRequest { viewer_user_id: ann, ..after }).await;
+        let after = async || pb::ListEventsRequest { after_sequence: app.revision().await, ..Default::default() };
+        app.connect(ann, bob).await;
+        let place = after().await;
+        app.remove(bob, ann).await.unwrap();
+        let removed = all_words(&told(place).await);
+        assert_eq!(removed, [format!("CONNECTION_REMOVED {ann}-{bob} by {bob}")]);
+        app.connect(ann, bob).await;
+        let place = after().await;
+        app.block(bob, ann).await;
+        app.unblock(bob, ann).await;
+        assert_eq!(all_words(&told(place).await), removed);
+        // Who blocks is told of it.
+        let bobs = app.list_events(pb::ListEventsRequest { viewer_user_id: bob, ..Default::default() }).await;
+        assert_eq!(all_words(&bobs)[6..], [
+            format!("CONNECTION_REMOVED (BLOCKED) {ann}-{bob} by {bob}"),
+            format!("USER_BLOCKED {bob}-{ann} by {bob}"),
+            format!("USER_UNBLOCKED {bob}-{ann} by {bob}"),
+        ]);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Does the program do what an operator expects: start, tell what is wrong, migrate, drain, end?
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kith::proto::v1 as pb;
@@ -12,10 +13,12 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
+use uuid::Uuid;
 
 use crate::harness::clients::Clients;
+use crate::harness::printer::Printer;
 use crate::harness::process::{Ended, Kith, command, run, run_command};
-use crate::harness::{Database, Engine, database, invariants, postgres};
+use crate::harness::{Database, Engine, database, invariants, postgres, until};
 use crate::on_each_engine;
 
 const PASSWORD: &str = "hunter2-canary";
@@ -94,7 +97,7 @@ on_each_engine! {
         let url = format!("--database-url={}", database.url);
         let refused = run(&["serve", "--listen=127.0.0.1:0", &url, "--migrate=false"]).await;
         failed(&refused, &["--database-url", "kith migrate", "--migrate"]);
-        for applied in ["1 migration(s) applied", "0 migration(s) applied"] {
+        for applied in ["2 migration(s) applied", "0 migration(s) applied"] {
             let migrated = run(&["migrate", &url]).await;
             assert!(migrated.status.success() && migrated.log.contains(applied), "{migrated:#?}");
         }
@@ -234,6 +237,119 @@ async fn no_log_has_the_password() {
     kith.signal("TERM");
     let ended = kith.wait().await;
     assert!(ended.log.contains("listening on") && !ended.log.contains(PASSWORD), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_feed_is_watched_as_lines_of_json() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    let kith = Kith::serve(&database.url, &[]).await;
+    let clients = kith.clients();
+    let (ann, bob) = (clients.user("ann").await, clients.user("bob").await);
+    let id = clients.send(ann, bob).await;
+    clients.reject(id, bob).await.expect("rejected");
+    let watch = |args: &[&str]| watch(&kith.address, args);
+    let mut all = watch(&["--after=2", "--heartbeats"]);
+    let first = all.line().await;
+    assert_eq!((first["revision"].as_i64(), first["epoch"].as_str().map(str::len)), (Some(2), Some(32)), "{first}");
+    let line = all.line().await;
+    assert!(line["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{line}");
+    let expected = serde_json::json!({
+        "sequence": 3, "time": line["time"], "kind": "REQUEST_CREATED", "actor": "USER", "actor_user_id": ann,
+        "user_id": ann, "other_user_id": bob, "connection_request_id": id,
+    });
+    assert_eq!(line, expected);
+    assert_eq!(all.line().await["kind"], "REQUEST_REJECTED");
+    // By kind, whatever its case; by user; for a viewer.
+    let mut created = watch(&["--after=0", "--kind=user_created", "--kind", "USER_DELETED"]);
+    assert_eq!((created.number("sequence").await, created.number("sequence").await), (1, 2));
+    let mut anns = watch(&["--after=0", &format!("--viewer={ann}")]);
+    assert_eq!((anns.number("sequence").await, anns.number("sequence").await), (1, 3));
+    let mut bobs = watch(&["--after=0", &format!("--user={bob}")]);
+    assert_eq!((bobs.number("sequence").await, bobs.number("sequence").await), (2, 3));
+    // From now on: it tells when that is.
+    let mut now = watch(&["--heartbeats"]);
+    assert_eq!(now.number("revision").await, 4);
+    let cy = clients.user("cy").await;
+    for printer in [&mut all, &mut created, &mut now] {
+        assert_eq!(printer.number("user_id").await, cy);
+    }
+    clients.cancel(id, ann).await.expect("cancelled");
+    assert_eq!((anns.number("sequence").await, bobs.number("sequence").await), (6, 4));
+}
+
+on_each_engine! {
+    async fn a_watch_goes_on_over_restarts_and_crashes_without_missing_or_doubling_a_line(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        let mut kith = Kith::serve(&database.url, &[]).await;
+        let listen = format!("--listen={}", kith.address);
+        let url = format!("--database-url={}", database.url);
+        let mut printer = watch(&kith.address, &["--after=0"]);
+        let mut made = 0;
+        for round in 0..4 {
+            for user in 0..5 {
+                kith.clients().user(&format!("user-{round}-{user}")).await;
+                made += 1;
+                // The last two of each round may be told by this server or by the next.
+                if user < 3 {
+                    assert_eq!(printer.number("sequence").await, made);
+                }
+            }
+            kith.signal(if round % 2 == 0 { "TERM" } else { "KILL" });
+            kith.wait().await;
+            // Meanwhile there is nobody: it says so and tries again.
+            printer.says("resuming").await;
+            kith = Kith::start(command(&[&listen, &url])).await;
+            assert_eq!((printer.number("sequence").await, printer.number("sequence").await), (made - 1, made));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_well_when_its_output_is_closed_and_badly_when_its_place_is_lost() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    let kith = Kith::serve(&database.url, &["--event-retention=1h"]).await;
+    let clients = kith.clients();
+    for name in ["ann", "bob", "cy"] {
+        clients.user(name).await;
+    }
+    // As `kith watch | head -n 1` closes it.
+    let server = format!("--server=http://{}", kith.address);
+    let mut child = command(&["watch", &server, "--after=0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("USER_CREATED"), "{line}");
+    let mut ended = None;
+    until("its end", async || {
+        clients.update(1, &Uuid::new_v4().to_string()).await;
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    })
+    .await;
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+
+    for (args, words) in
+        [(&["--epoch=another", "--after=2"][..], "FailedPrecondition"), (&["--after=1000000000"], "FailedPrecondition")]
+    {
+        let (lines, ended) = watch(&kith.address, args).wait().await;
+        assert_eq!((lines.len(), ended.status.code()), (0, Some(1)), "{ended:#?}");
+        assert!(ended.log.contains(words) && !ended.log.contains("panicked"), "{ended:#?}");
+    }
+    database.execute("DELETE FROM events WHERE sequence <= 2").await;
+    let (_, ended) = watch(&kith.address, &["--after=1"]).wait().await;
+    assert!(ended.status.code() == Some(1) && ended.log.contains("OutOfRange"), "{ended:#?}");
+    let address = kith.address.clone();
+    kith.crash().await;
+    let (_, ended) = watch(&address, &[]).wait().await;
+    assert!(ended.status.code() == Some(1) && ended.log.contains("--server"), "{ended:#?}");
+    for wrong in ["--kind=NOTHING", "--after=-1", "--user=0", "--viewer=-1", "--server=nowhere at all"] {
+        failed(&run(&["watch", wrong]).await, &[wrong.split('=').next().unwrap()]);
+    }
+}
+
+/// `kith watch` of the server at this address.
+fn watch(address: &str, args: &[&str]) -> Printer {
+    let server = format!("--server=http://{address}");
+    Printer::start(command(&[&["watch", &server], args].concat()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

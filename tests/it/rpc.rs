@@ -15,6 +15,7 @@ mod import_users;
 mod list_blocked_users;
 mod list_connection_requests;
 mod list_connections;
+mod list_events;
 mod list_mutual_connections;
 mod list_users;
 mod mark_all_connection_requests_viewed;
@@ -25,6 +26,7 @@ mod restore_connection_request;
 mod send_connection_request;
 mod unblock_user;
 mod update_user;
+mod watch_events;
 
 use std::future::Future;
 

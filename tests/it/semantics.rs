@@ -3,19 +3,19 @@
 //! The situations are found by walking: from nothing between two users, by every command of either and by time, until
 //! nothing new is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
 use chrono::TimeDelta;
 use kith::domain::Time;
 use kith::domain::counts::{Counts, SendWindow};
 use kith::domain::decide::{Decision, Moment, PairCommand, Party, Rejection, decide, settle};
-use kith::domain::event::EventKind;
+use kith::domain::event::{Actor, Cause, Event, EventKind};
 use kith::domain::id::{PairKey, Sequence, UserId};
 use kith::domain::pair::{Message, Pair, RequestState};
 use kith::domain::policy::Policy;
 use kith::domain::user::UserStatus;
-use kith::domain::view::{Viewer, status, visible};
+use kith::domain::view::{Viewer, status, visible, visible_event};
 use tonic_types::StatusExt;
 
 const ANN: UserId = UserId::new(1);
@@ -110,7 +110,7 @@ fn reason(rejection: Rejection) -> String {
 }
 
 fn events(decision: &Decision) -> String {
-    let one = |event: &kith::domain::event::Event| match event.cause {
+    let one = |event: &Event| match event.cause {
         Some(cause) => format!("`{}` ({})", event.kind.name(), cause.name()),
         None => format!("`{}`", event.kind.name()),
     };
@@ -257,6 +257,68 @@ fn views_table() -> String {
     text
 }
 
+/// Every event that can arise, as far as a viewer can tell them apart.
+fn arising() -> Vec<Event> {
+    let event = |kind, cause, actor, other| {
+        let (sequence, time) = (Sequence::new(100), noon());
+        Event { sequence, time, kind, cause, actor, user: ANN, other, request: None }
+    };
+    // Those that no command on a pair makes.
+    let of_a_pair = [EventKind::RequestCancelled, EventKind::ConnectionRemoved];
+    let mut all: Vec<_> = [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted]
+        .map(|kind| event(kind, None, Actor::Operator, None))
+        .into();
+    all.extend(of_a_pair.map(|kind| event(kind, Some(Cause::UserDeleted), Actor::Operator, Some(BOB))));
+    for pair in reachable().values() {
+        let decisions = COMMANDS.iter().flat_map(|(_, command)| [ANN, BOB].map(|actor| run(pair, &command(), actor)));
+        let decisions: Vec<_> = decisions.filter_map(Result::ok).chain(later(pair, 181)).collect();
+        all.extend(decisions.into_iter().flat_map(|decision| decision.events).filter(|event| event.user == ANN));
+    }
+    let mut seen = HashSet::new();
+    all.retain(|event| seen.insert((event.kind, event.cause, event.actor)));
+    let rank = |cause: Option<Cause>| Cause::ALL.iter().position(|known| Some(*known) == cause);
+    let kind = |event: &Event| EventKind::ALL.iter().position(|known| *known == event.kind);
+    all.sort_by_key(|event| (kind(event), rank(event.cause), event.actor != Actor::User(ANN)));
+    all
+}
+
+/// What each of the two of an event is told who watches the feed for themselves.
+fn feed_table() -> String {
+    let mut text =
+        "| event | on behalf of | `user_id` is told | `other_user_id` is told |\n|---|---|---|---|\n".to_owned();
+    let told = |event: &Event, viewer: UserId, disclose_rejections: bool, disclose_views: bool| {
+        let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
+        visible_event(event, Viewer::User(viewer), &policy)
+    };
+    for event in arising() {
+        let cells = [ANN, BOB].map(|viewer| {
+            if event.other.is_none() && viewer == BOB {
+                return "–".to_owned();
+            }
+            let seen = [(false, false), (true, false), (false, true)]
+                .map(|(rejections, views)| told(&event, viewer, rejections, views));
+            let (seen, only_with) = match seen {
+                [Some(seen), ..] => (seen, ""),
+                [None, Some(seen), _] => (seen, ", with `--disclose-rejections`"),
+                [None, None, Some(seen)] => (seen, ", with `--disclose-views`"),
+                [None, None, None] => return "no".to_owned(),
+            };
+            let cause = if seen.cause == event.cause { "" } else { ", without the cause" };
+            format!("yes{cause}{only_with}")
+        });
+        let actor = match event.actor {
+            Actor::User(ANN) => "`user_id`",
+            Actor::User(_) => "`other_user_id`",
+            Actor::Operator => "an operator",
+            Actor::System => "Kith",
+        };
+        let cause = event.cause.map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
+        let _ = writeln!(text, "| `{}`{cause} | {actor} | {} |", event.kind.name(), cells.join(" | "));
+    }
+    text.push('\n');
+    text
+}
+
 /// The part of the document between its two marks.
 fn documented(name: &str) -> String {
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md"));
@@ -290,6 +352,13 @@ fn users_and_limits_refuse_what_is_documented() {
 #[test]
 fn viewers_see_what_is_documented() {
     assert_documented("views", &views_table());
+}
+
+#[test]
+fn watchers_are_told_what_is_documented() {
+    let kinds: HashSet<_> = arising().iter().map(|event| event.kind).collect();
+    assert_eq!(kinds.len(), EventKind::ALL.len(), "every kind arises");
+    assert_documented("feed", &feed_table());
 }
 
 #[test]
@@ -338,9 +407,13 @@ fn every_change_has_its_events_and_no_change_has_none() {
 #[test]
 #[ignore = "prints"]
 fn print_the_tables() {
-    for (name, table) in
-        [("commands", commands_table()), ("time", time_table()), ("users", users_table()), ("views", views_table())]
-    {
+    for (name, table) in [
+        ("commands", commands_table()),
+        ("time", time_table()),
+        ("users", users_table()),
+        ("views", views_table()),
+        ("feed", feed_table()),
+    ] {
         println!("<!-- table: {name} -->\n\n{table}<!-- end -->\n");
     }
 }

@@ -9,6 +9,7 @@ use crate::harness::clients::Clients;
 use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
 use crate::harness::process::{self, Kith};
+use crate::harness::watching::from;
 use crate::harness::{App, Database, Engine, refused};
 use crate::on_each_engine;
 
@@ -20,12 +21,11 @@ on_each_engine! {
         for _ in 0..1_000 {
             let (clients, begun) = (Clients::clone(&app), begun.clone());
             watchers.spawn(async move {
-                let mut stream = clients.watch(0).await.expect("a stream");
-                stream.message().await.expect("a message").expect("the place");
+                let mut watching = clients.watch(from(0, 15_000)).await;
                 begun.send_modify(|begun| *begun += 1);
                 let mut known = Fold::default();
                 while known.sequence < 20 {
-                    let message = stream.message().await.expect("a message").expect("more");
+                    let message = watching.next().await;
                     message.events.iter().for_each(|event| known.add(event).expect("the next event"));
                 }
             });
@@ -54,7 +54,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
     const ROUND: i64 = 3_000;
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &[]).await;
-    let mut reader = kith.clients().watch(0).await.expect("a stream");
+    let mut reader = kith.clients().watch(from(0, 15_000)).await;
     let mut known = Fold::default();
     let mut round = 0;
     let mut storm = async || {
@@ -68,7 +68,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
         let import = tokio::spawn(async move { clients.users().import_users(tokio_stream::iter(rows)).await });
         // While it is written, and not behind: whoever stops does not hold this one up.
         while known.sequence < until {
-            let message = reader.message().await.expect("a message").expect("more");
+            let message = reader.next().await;
             message.events.iter().for_each(|event| known.add(event).expect("the next event"));
         }
         import.await.expect("a call").expect("imported");
@@ -82,9 +82,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
         let clients = kith.fresh_clients();
         let after = if number % 2 == 0 { Some(0) } else { None };
         let request = WatchEventsRequest { after_sequence: after, ..Default::default() };
-        let mut stream = clients.events().watch_events(request).await.expect("a stream").into_inner();
-        stream.message().await.expect("a message").expect("the place");
-        stopped.push(stream);
+        stopped.push(clients.watch(request).await);
     }
     for _ in 0..3 {
         storm().await;
@@ -92,10 +90,10 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
     let grown = memory(&kith).saturating_sub(before);
     assert!(grown < 24 << 20, "{STOPPED} watchers that do not read cost {grown} bytes");
     // They missed nothing: one of each kind goes on where it stopped.
-    for (stream, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
+    for (watching, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
         let mut known = Fold { sequence: first - 1, ..Fold::default() };
         while known.sequence < 5 * ROUND {
-            let message = stream.message().await.expect("a message").expect("more");
+            let message = watching.next().await;
             message.events.iter().for_each(|event| known.add(event).expect("the next event"));
         }
     }
@@ -149,20 +147,17 @@ on_each_engine! {
     async fn who_watches_while_the_database_is_replaced_is_told(engine: Engine) {
         let app = App::start(engine).await;
         app.user("ann").await;
-        let mut stream = app.watch(0).await.expect("a stream");
-        assert_eq!(stream.message().await.expect("a message").expect("the place").revision, 0);
-        assert_eq!(stream.message().await.expect("a message").expect("ann").revision, 1);
+        let mut watching = app.watch(from(0, 15_000)).await;
+        assert_eq!(watching.next().await.revision, 1);
         app.database.execute("UPDATE feed SET epoch = 'another'").await;
-        let ended = stream.message().await;
-        refused(ended, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+        refused(watching.message().await, Code::FailedPrecondition, ErrorReason::WrongEpoch);
     }
 }
 
 /// The epoch and the revision at which a watch begins.
 async fn place(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
     let request = WatchEventsRequest { after_sequence, epoch: epoch.to_owned(), ..Default::default() };
-    let mut stream = clients.events().watch_events(request).await?.into_inner();
-    let first = stream.message().await?.expect("a message");
+    let first = clients.try_watch(request).await?.message().await?;
     Ok((first.epoch, first.revision))
 }
 

@@ -27,7 +27,7 @@ pub struct App {
     pub clock: TestClock,
     pub address: String,
     clients: Clients,
-    _stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 /// Everything that its clients can do.
@@ -76,13 +76,6 @@ impl App {
         Self::over(database, store, change).await
     }
 
-    /// Another service on the same database.
-    pub async fn beside(&self) -> Self {
-        let database = Database::at(&self.database.url, self.database.engine);
-        let store = store::connect(&database.url(), Options { readers: 4, migrate: false }).await.expect("a store");
-        Self::over(database, store, |_| {}).await
-    }
-
     /// A service over a store of the test's own making.
     pub async fn over(database: Database, store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Self {
         let clock = TestClock::new();
@@ -94,7 +87,19 @@ impl App {
         let stopped = async { _ = stopped.await };
         tokio::spawn(serve(listener, Arc::clone(&store), settings, stopped));
         let channel = Channel::from_shared(address.clone()).expect("an address").connect().await.expect("a connection");
-        Self { database, store, clock, address, clients: Clients(channel), _stop: stop }
+        Self { database, store, clock, address, clients: Clients(channel), stop: Some(stop) }
+    }
+
+    /// Another service on the same database, with a clock of its own.
+    pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let store = store::connect(&self.database.url(), Options { readers: 4, migrate: false }).await;
+        let database = Database::at(&self.database.url, self.database.engine);
+        Self::over(database, store.expect("a store"), change).await
+    }
+
+    /// Tells the service to end; what is under way goes on.
+    pub fn stop(&mut self) {
+        self.stop = None;
     }
 
     pub fn channel(&self) -> Channel {

@@ -7,7 +7,7 @@ use kith::proto::v1::connection_service_client::ConnectionServiceClient;
 use kith::proto::v1::event_service_client::EventServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status};
 
 /// The clients of one server.
 #[derive(Clone)]
@@ -42,6 +42,14 @@ impl Clients {
         let request = pb::CreateUserRequest { user: Some(user), request_id: String::new() };
         let response = self.users().create_user(request).await.expect("a user").into_inner();
         response.user.expect("a user").id
+    }
+
+    /// Changes what a user says of themselves.
+    pub async fn update(&self, id: i64, bio: &str) {
+        let user = pb::User { id, bio: bio.to_owned(), ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned()] });
+        let request = pb::UpdateUserRequest { user: Some(user), update_mask, ..Default::default() };
+        self.users().update_user(request).await.expect("a user");
     }
 
     /// Imports a user with another status than before.
@@ -123,12 +131,6 @@ impl Clients {
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
         let request = pb::RemoveConnectionRequest { user_id, other_user_id, request_id: String::new() };
         self.connections().remove_connection(request).await
-    }
-
-    /// The feed after an event; 0 is from the oldest that is kept.
-    pub async fn watch(&self, after: i64) -> Result<Streaming<pb::WatchEventsResponse>, Status> {
-        let request = pb::WatchEventsRequest { after_sequence: Some(after), ..Default::default() };
-        Ok(self.events().watch_events(request).await?.into_inner())
     }
 
     /// A request as a viewer sees it; 0 is an operator.

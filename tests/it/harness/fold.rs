@@ -1,77 +1,172 @@
-//! What a consumer of the feed knows: its events, folded.
+//! What the feed tells, put together: a copy of the state as any watcher would keep it, by the protos alone.
+//!
+//! It shares no code with the service or with the tests' `model.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kith::proto::v1::{Event, EventCause, EventKind};
+use kith::proto::v1 as pb;
+use kith::proto::v1::{
+    ConnectionRequestDirection as Direction, ConnectionRequestState as State, EventCause, EventKind,
+};
 
+use super::app::App;
 use super::database::Database;
 
-/// A copy of what is between users, made from the feed alone.
+/// A request or a connection, as its receiver sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Between {
+    pub id: i64,
+    pub from: i64,
+    pub to: i64,
+    pub state: State,
+    pub viewed: bool,
+}
+
+/// Users, what is between them by its id, and who blocks whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copy {
+    pub users: BTreeSet<i64>,
+    pub requests: BTreeMap<i64, Between>,
+    pub blocks: BTreeSet<(i64, i64)>,
+}
+
+impl Copy {
+    /// What one event changes, or what is wrong with it.
+    pub fn apply(&mut self, event: &pb::Event) -> Result<(), String> {
+        let (id, user, other) = (event.connection_request_id, event.user_id, event.other_user_id);
+        let holds = |holds: bool, wrong: &str| if holds { Ok(()) } else { Err(format!("{wrong}: {event:?}")) };
+        match event.kind() {
+            EventKind::RequestCreated => {
+                let born_rejected = event.cause() != EventCause::Unspecified;
+                let state = if born_rejected { State::Rejected } else { State::Pending };
+                self.requests.insert(id, Between { id, from: user, to: other, state, viewed: false });
+            }
+            EventKind::RequestViewed => self.request(event)?.viewed = true,
+            EventKind::RequestRejected => {
+                let by_block = event.cause() == EventCause::Blocked;
+                let request = self.request(event)?;
+                request.state = State::Rejected;
+                request.viewed |= !by_block;
+            }
+            EventKind::RequestRestored => self.request(event)?.state = State::Pending,
+            EventKind::ConnectionCreated => {
+                let request = self.request(event)?;
+                request.state = State::Connected;
+                request.viewed = true;
+            }
+            // It may have been too old to be seen when the copy was begun.
+            EventKind::RequestExpired => _ = self.requests.remove(&id),
+            EventKind::RequestCancelled | EventKind::ConnectionRemoved => {
+                holds(self.requests.remove(&id).is_some(), "the end of nothing")?;
+            }
+            EventKind::UserBlocked => holds(self.blocks.insert((user, other)), "a block that stands")?,
+            EventKind::UserUnblocked => holds(self.blocks.remove(&(user, other)), "the end of no block")?,
+            EventKind::UserCreated => holds(self.users.insert(user), "a user who is there")?,
+            EventKind::UserUpdated => holds(self.users.contains(&user), "an update of nobody")?,
+            EventKind::UserDeleted => {
+                holds(self.users.remove(&user), "the end of nobody")?;
+                self.blocks.retain(|(one, two)| *one != user && *two != user);
+                let left = self.requests.values().any(|request| request.from == user || request.to == user);
+                holds(!left, "a user is deleted, and not what they had")?;
+            }
+            EventKind::Unspecified => holds(false, "no kind")?,
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, event: &pb::Event) -> Result<&mut Between, String> {
+        self.requests.get_mut(&event.connection_request_id).ok_or_else(|| format!("a change of nothing: {event:?}"))
+    }
+
+    /// The same by reading all lists, and the revision that all of them reflect.
+    pub async fn read(app: &App) -> (Self, i64) {
+        let mut copy = Self::default();
+        let all = pb::ListUsersRequest { page_size: 1_000, ..Default::default() };
+        let users = app.users().list_users(all).await.expect("a list").into_inner();
+        for user in users.users {
+            copy.users.insert(user.id);
+            copy.read_received(app, user.id, State::Pending).await;
+            copy.read_received(app, user.id, State::Rejected).await;
+            copy.read_connections(app, user.id).await;
+            let blocked = pb::ListBlockedUsersRequest { user_id: user.id, page_size: 1_000, ..Default::default() };
+            let blocked = app.blocks().list_blocked_users(blocked).await.expect("a list").into_inner();
+            assert_eq!(blocked.revision, users.revision, "somebody writes");
+            copy.blocks.extend(blocked.blocks.into_iter().map(|block| (user.id, block.user.expect("a user").id)));
+        }
+        (copy, users.revision)
+    }
+
+    async fn read_received(&mut self, app: &App, user_id: i64, state: State) {
+        let request = pb::ListConnectionRequestsRequest {
+            user_id,
+            direction: Direction::Received.into(),
+            state: state.into(),
+            page_size: 1_000,
+            ..Default::default()
+        };
+        let list = app.requests().list_connection_requests(request).await.expect("a list").into_inner();
+        for request in list.connection_requests {
+            let from = request.from_user.as_ref().expect("a user").id;
+            let (id, state, viewed) = (request.id, request.state(), request.viewed.is_some());
+            self.requests.insert(id, Between { id, from, to: user_id, state, viewed });
+        }
+    }
+
+    async fn read_connections(&mut self, app: &App, user_id: i64) {
+        let request = pb::ListConnectionsRequest { user_id, page_size: 1_000, ..Default::default() };
+        let list = app.connections().list_connections(request).await.expect("a list").into_inner();
+        for connection in list.connections {
+            let (id, other) = (connection.connection_request_id, connection.user.expect("a user").id);
+            // Each is listed from both sides; who asked, the request itself tells.
+            let request = app.request(id, 0).await.expect("a request");
+            let (from, to) = (request.from_user.expect("a user").id, request.to_user.expect("a user").id);
+            assert_eq!([from, to].into_iter().collect::<BTreeSet<_>>(), [user_id, other].into_iter().collect());
+            self.requests.insert(id, Between { id, from, to, state: State::Connected, viewed: true });
+        }
+    }
+}
+
+/// A copy, and how far it goes: what a consumer of the feed keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fold {
     /// The last event that was folded.
     pub sequence: i64,
-    pub users: BTreeSet<i64>,
-    /// By the request's id: its sender, its receiver, and its state as the tables name it.
-    pub requests: BTreeMap<i64, (i64, i64, &'static str)>,
-    /// Who blocks whom.
-    pub blocks: BTreeSet<(i64, i64)>,
+    pub copy: Copy,
 }
 
 impl Fold {
     /// Takes the next event; says what is wrong if it is not the next one.
-    pub fn add(&mut self, event: &Event) -> Result<(), String> {
+    pub fn add(&mut self, event: &pb::Event) -> Result<(), String> {
         if event.sequence != self.sequence + 1 {
             return Err(format!("{} follows {}", event.sequence, self.sequence));
         }
         self.sequence = event.sequence;
-        let pair = (event.user_id, event.other_user_id);
-        let request = event.connection_request_id;
-        match event.kind() {
-            EventKind::Unspecified => return Err(format!("{} has no kind", event.sequence)),
-            EventKind::RequestCreated => {
-                let born = if event.cause() == EventCause::Unspecified { "PENDING" } else { "REJECTED" };
-                self.requests.insert(request, (pair.0, pair.1, born));
-            }
-            EventKind::RequestViewed | EventKind::UserUpdated => {}
-            EventKind::RequestRejected => self.turn(event, "REJECTED")?,
-            EventKind::RequestRestored => self.turn(event, "PENDING")?,
-            EventKind::ConnectionCreated => self.turn(event, "CONNECTED")?,
-            EventKind::RequestCancelled | EventKind::RequestExpired | EventKind::ConnectionRemoved => {
-                self.requests.remove(&request).ok_or_else(|| format!("{} ends nothing", event.sequence))?;
-            }
-            EventKind::UserBlocked => _ = self.blocks.insert(pair),
-            EventKind::UserUnblocked => _ = self.blocks.remove(&pair),
-            EventKind::UserCreated => _ = self.users.insert(event.user_id),
-            EventKind::UserDeleted => {
-                self.users.remove(&event.user_id);
-                self.blocks.retain(|(user, other)| *user != event.user_id && *other != event.user_id);
-            }
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self, event: &Event, state: &'static str) -> Result<(), String> {
-        let request = self.requests.get_mut(&event.connection_request_id);
-        let request = request.ok_or_else(|| format!("{} changes nothing", event.sequence))?;
-        request.2 = state;
-        Ok(())
+        self.copy.apply(event)
     }
 
     /// What of this differs from the tables.
     pub async fn differences(&self, database: &Database) -> Vec<String> {
+        let state = |request: &Between| request.state.as_str_name().replace("CONNECTION_REQUEST_STATE_", "");
+        let request = |it: &Between| format!("{}:{}:{}:{}", it.id, it.from, it.to, state(it));
+        let block = |(user, other): &(i64, i64)| format!("{user}:{other}");
         let mut found = Vec::new();
-        let requests = self.requests.iter().map(|(id, (from, to, state))| format!("{id}:{from}:{to}:{state}"));
-        let blocks = self.blocks.iter().map(|(user, other)| format!("{user}:{other}"));
         for (what, folded, query) in [
-            ("users", self.users.iter().map(i64::to_string).collect::<BTreeSet<_>>(), "SELECT id AS value FROM users"),
+            (
+                "users",
+                self.copy.users.iter().map(i64::to_string).collect::<BTreeSet<_>>(),
+                "SELECT id AS value FROM users",
+            ),
             (
                 "requests",
-                requests.collect(),
+                self.copy.requests.values().map(request).collect(),
                 "SELECT id || ':' || from_user_id || ':' || to_user_id || ':' || state AS value \
                  FROM connection_requests WHERE state <> 'WITHDRAWN'",
             ),
-            ("blocks", blocks.collect(), "SELECT user_id || ':' || other_user_id AS value FROM blocks"),
+            (
+                "blocks",
+                self.copy.blocks.iter().map(block).collect(),
+                "SELECT user_id || ':' || other_user_id AS value FROM blocks",
+            ),
         ] {
             let stored: BTreeSet<_> = database.values(query).await.into_iter().flatten().collect();
             let differing: Vec<_> = folded.symmetric_difference(&stored).take(5).collect();

@@ -13,7 +13,7 @@ use super::clients::Clients;
 use super::database::{Database, Engine};
 
 /// How long anything outside may take before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `kith`. It is killed when this is dropped.
 pub struct Kith {
@@ -34,7 +34,7 @@ pub struct Ended {
     pub output: String,
 }
 
-struct Log {
+pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     /// How many lines there are; closed at the log's end.
     count: watch::Receiver<usize>,
@@ -156,37 +156,42 @@ async fn ended(child: Child, log: Log) -> Ended {
 fn spawn(command: &mut Command) -> (Child, Log) {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-    let (sender, count) = watch::channel(0);
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&lines);
-    let reader = std::thread::spawn(move || {
-        for line in stderr.lines() {
-            let mut lines = kept.lock().expect("a lock");
-            lines.push(line.unwrap_or_else(|error| format!("(not text: {error})")));
-            sender.send_replace(lines.len());
-        }
-    });
+    let log = Log::of(child.stderr.take().expect("a pipe"));
     let mut stdout = child.stdout.take().expect("a pipe");
     let output = std::thread::spawn(move || {
         let mut output = String::new();
         stdout.read_to_string(&mut output).expect("text");
         output
     });
-    (child, Log { lines, count, reader: Some(reader), output: Some(output) })
+    (child, Log { output: Some(output), ..log })
 }
 
 impl Log {
-    fn none() -> Self {
+    /// All lines that are written to a pipe, as they come.
+    pub(super) fn of(pipe: impl Read + Send + 'static) -> Self {
+        let (sender, count) = watch::channel(0);
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&lines);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines() {
+                let mut lines = kept.lock().expect("a lock");
+                lines.push(line.unwrap_or_else(|error| format!("(not text: {error})")));
+                sender.send_replace(lines.len());
+            }
+        });
+        Self { lines, count, reader: Some(reader), output: None }
+    }
+
+    pub(super) fn none() -> Self {
         Self { lines: Arc::default(), count: watch::channel(0).1, reader: None, output: None }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.lines.lock().expect("a lock").join("\n")
     }
 
     /// What follows these words in the first line that has them; `None` if the log ends without.
-    async fn after(&mut self, words: &str) -> Option<String> {
+    pub(super) async fn after(&mut self, words: &str) -> Option<String> {
         let mut seen = 0;
         loop {
             {
@@ -200,8 +205,15 @@ impl Log {
         }
     }
 
+    /// The line of this number, from 0 on; `None` if it ends before.
+    pub(super) async fn line(&mut self, number: usize) -> Option<String> {
+        // An error means that it has ended, perhaps with this line.
+        _ = self.count.wait_for(|count| *count > number).await;
+        self.lines.lock().expect("a lock").get(number).cloned()
+    }
+
     /// All of it, and of the output, once their writer has ended.
-    fn whole(mut self) -> (String, String) {
+    pub(super) fn whole(mut self) -> (String, String) {
         self.reader.take().into_iter().for_each(|reader| reader.join().expect("a log"));
         let output = self.output.take().map(|output| output.join().expect("an output")).unwrap_or_default();
         (self.text(), output)

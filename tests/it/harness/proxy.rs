@@ -80,8 +80,8 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     let cut_off = clone(client);
     std::thread::spawn(move || {
         copy(&mut from_client, |bytes| {
-            // The message Query, its length, its text.
-            let is_commit = bytes.windows(12).any(|part| part == b"Q\0\0\0\x0bCOMMIT\0");
+            // The end of a batch's last message: those who listen are notified, and it is committed.
+            let is_commit = bytes.windows(9).any(|part| part == b"; COMMIT\0");
             let next = if is_commit { take(&state) } else { Cut::Never };
             if next == Cut::Never || next == Cut::Down {
                 return to_server.write_all(bytes).is_ok();

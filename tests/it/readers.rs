@@ -1,0 +1,358 @@
+//! Does every reader of the feed get every event once, in order, whatever happens meanwhile?
+
+use std::env;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kith::proto::v1 as pb;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::{Code, Status};
+
+use crate::harness::clients::Clients;
+use crate::harness::database::connect;
+use crate::harness::fold::Fold;
+use crate::harness::process::Cluster;
+use crate::harness::watching::from;
+use crate::harness::{App, Database, Engine, invariants};
+use crate::on_each_engine;
+
+const USERS: i64 = 40;
+const WRITERS: u64 = 24;
+/// After each so many events the writers rest, and what the readers know is compared with the tables.
+const CHECKPOINTS: i64 = 4;
+
+/// How many events are written: few in every test run, 100,000 in `make soak`.
+fn events() -> i64 {
+    env::var("KITH_TEST_FEED_EVENTS").map_or(2_000, |number| number.parse().expect("a number"))
+}
+
+/// How long a writer holds its transaction open.
+fn held_open() -> Duration {
+    Duration::from_secs(if events() >= 100_000 { 10 } else { 2 })
+}
+
+/// How a reader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// One stream from the beginning to the end.
+    Stays,
+    /// Leaves after some messages, and resumes on the next server.
+    Leaves,
+    /// Reads nothing until the feed is far ahead, again and again.
+    Lags,
+    /// Is killed at any moment, with what it has read and not noted; resumes from its notes.
+    IsKilled,
+}
+
+/// A reader with what it knows and what went wrong.
+struct Reader {
+    habit: Habit,
+    clients: Vec<Clients>,
+    known: watch::Sender<Fold>,
+    /// How far the writers are, roughly.
+    head: watch::Receiver<i64>,
+    rng: StdRng,
+}
+
+impl Reader {
+    /// Reads for ever; ends with what is wrong, if anything is.
+    async fn run(mut self) -> String {
+        for attempt in 0.. {
+            let clients = self.clients[attempt % self.clients.len()].clone();
+            match self.read(&clients).await {
+                Ok(()) => {}
+                // The server was killed.
+                Err(Ended::Lost(status)) if status.code() == Code::Unavailable => {}
+                Err(Ended::Lost(status)) => return format!("{:?} ended: {status:?}", self.habit),
+                Err(Ended::Wrong(wrong)) => return format!("{:?}: {wrong}", self.habit),
+            }
+        }
+        unreachable!("the attempts have no end")
+    }
+
+    /// Reads until it leaves.
+    async fn read(&mut self, clients: &Clients) -> Result<(), Ended> {
+        let mut notes = self.known.borrow().clone();
+        let mut stream = clients.try_watch(from(notes.sequence, 15_000)).await.map_err(lost)?;
+        let mut left = match self.habit {
+            Habit::Stays => usize::MAX,
+            Habit::Leaves => self.rng.random_range(1..60),
+            Habit::Lags => self.rng.random_range(20..400),
+            Habit::IsKilled => self.rng.random_range(1..200),
+        };
+        if self.habit == Habit::Lags {
+            let far = notes.sequence + self.rng.random_range(100..700);
+            // Unless that never comes: the writers rest.
+            let _rest = tokio::time::timeout(Duration::from_secs(2), self.head.wait_for(|head| *head > far)).await;
+        }
+        while left > 0 {
+            let message = stream.message().await.map_err(lost)?;
+            for event in &message.events {
+                notes.add(event).map_err(Ended::Wrong)?;
+            }
+            if message.revision != notes.sequence {
+                return Err(Ended::Wrong(format!("told of {} at {}", message.revision, notes.sequence)));
+            }
+            left -= 1;
+            // Who is killed has noted some of what it read, and reads the rest again.
+            if self.habit != Habit::IsKilled || left > 3 {
+                self.known.send_replace(notes.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Ended {
+    Lost(Status),
+    Wrong(String),
+}
+
+fn lost(status: Status) -> Ended {
+    Ended::Lost(status)
+}
+
+/// One random change between two random users; what the rules refuse is refused.
+async fn change(clients: &Clients, rng: &mut StdRng) {
+    let one = rng.random_range(1..=USERS);
+    let other = (one + rng.random_range(1..USERS) - 1) % USERS + 1;
+    let request = pb::ListConnectionRequestsRequest {
+        user_id: one,
+        direction: pb::ConnectionRequestDirection::Received.into(),
+        ..Default::default()
+    };
+    match rng.random_range(0..100) {
+        0..45 => _ = clients.try_send(one, other).await,
+        45..50 => _ = clients.remove(one, other).await,
+        50..53 => {
+            let request = pb::BlockUserRequest { user_id: one, other_user_id: other, ..Default::default() };
+            _ = clients.blocks().block_user(request).await;
+        }
+        53..56 => {
+            let request = pb::UnblockUserRequest { user_id: one, other_user_id: other, ..Default::default() };
+            _ = clients.blocks().unblock_user(request).await;
+        }
+        answer => {
+            let Ok(received) = clients.requests().list_connection_requests(request).await else { return };
+            let requests = received.into_inner().connection_requests;
+            let Some(request) = requests.get(rng.random_range(0..requests.len().max(1))) else { return };
+            let sender = request.from_user.as_ref().map_or(0, |user| user.id);
+            match answer {
+                56..72 => _ = clients.accept(request.id, one).await,
+                72..86 => _ = clients.reject(request.id, one).await,
+                86..92 => _ = clients.mark_viewed(request.id, one).await,
+                _ => _ = clients.cancel(request.id, sender).await,
+            }
+        }
+    }
+}
+
+/// Servers under load, and readers of all habits.
+struct Load {
+    clients: Vec<Clients>,
+    database: Arc<Database>,
+    head: watch::Sender<i64>,
+    readers: Vec<(watch::Receiver<Fold>, JoinHandle<String>)>,
+}
+
+impl Load {
+    async fn start(clients: Vec<Clients>, database: Arc<Database>) -> Self {
+        for id in 1..=USERS {
+            let user = pb::User { id, username: format!("user-{id}"), ..Default::default() };
+            let request = pb::CreateUserRequest { user: Some(user), ..Default::default() };
+            clients[0].users().create_user(request).await.expect("a user");
+        }
+        let head = watch::Sender::new(0);
+        let habits = [Habit::Stays, Habit::Leaves, Habit::Lags, Habit::IsKilled];
+        let readers = habits.into_iter().zip(0..).map(|(habit, number)| {
+            let (known, seen) = watch::channel(Fold::default());
+            let mut servers = clients.clone();
+            servers.rotate_left(number % clients.len());
+            let rng = StdRng::seed_from_u64(u64::try_from(number).unwrap());
+            let reader = Reader { habit, clients: servers, known, head: head.subscribe(), rng };
+            (seen, tokio::spawn(reader.run()))
+        });
+        let readers = readers.collect();
+        Self { clients, database, head, readers }
+    }
+
+    /// Writes until there are so many events; answers how many there are.
+    async fn write_until(&self, events: i64) -> i64 {
+        let enough = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for number in 0..WRITERS {
+            let clients = self.clients[usize::try_from(number).unwrap() % self.clients.len()].clone();
+            let (enough, mut rng) = (Arc::clone(&enough), StdRng::seed_from_u64(number + events.unsigned_abs()));
+            writers.spawn(async move {
+                while !enough.load(Ordering::Relaxed) {
+                    change(&clients, &mut rng).await;
+                }
+            });
+        }
+        loop {
+            let head = self.last_sequence().await;
+            self.head.send_replace(head);
+            if head >= events {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        enough.store(true, Ordering::Relaxed);
+        writers.join_all().await;
+        let head = self.last_sequence().await;
+        self.head.send_replace(head);
+        head
+    }
+
+    async fn last_sequence(&self) -> i64 {
+        self.database.number("SELECT last_sequence AS value FROM feed").await
+    }
+
+    /// What is wrong when all readers have read so far.
+    async fn wrong_at(&mut self, revision: i64) -> Vec<String> {
+        let mut wrong = invariants::violations(&self.database).await;
+        for (seen, reader) in &mut self.readers {
+            tokio::select! {
+                Ok(known) = seen.wait_for(|known| known.sequence >= revision) => {
+                    let known = known.clone();
+                    wrong.extend(known.differences(&self.database).await);
+                }
+                ended = &mut *reader => {
+                    wrong.push(ended.expect("a reader"));
+                    return wrong;
+                }
+            }
+        }
+        wrong
+    }
+}
+
+on_each_engine! {
+    async fn every_reader_gets_every_event_once_and_in_order(engine: Engine) {
+        let Cluster { mut servers, database } = Cluster::start(engine, &["--max-sends-per-hour=0"]).await;
+        let database = Arc::new(database);
+        let clients = servers.iter().map(|server| server.clients()).collect();
+        let mut load = Load::start(clients, Arc::clone(&database)).await;
+        for checkpoint in 1..=CHECKPOINTS {
+            if engine == Engine::Postgres && checkpoint == 2 {
+                hold_the_head_open(&load).await;
+            }
+            if engine == Engine::Postgres && checkpoint == 3 {
+                // With its readers' streams and its writers' calls under way.
+                let more = load.last_sequence().await + 200;
+                tokio::join!(load.write_until(more), servers.remove(2).crash());
+                load.clients.remove(2);
+            }
+            let revision = load.write_until(events() * checkpoint / CHECKPOINTS).await;
+            assert_eq!(load.wrong_at(revision).await, Vec::<String>::new(), "at {revision}");
+        }
+        assert!(load.readers.iter().all(|(seen, _)| seen.borrow().sequence >= events()));
+    }
+}
+
+/// Another writer takes the head, writes, and commits only much later, while all servers want to write.
+async fn hold_the_head_open(load: &Load) {
+    let mut other = connect(&load.database.url).await;
+    let transaction = other.transaction().await.expect("a transaction");
+    transaction
+        .batch_execute(
+            "UPDATE feed SET last_sequence = last_sequence + 1 WHERE id = 1;
+             INSERT INTO events (sequence, time, batch_id, kind, actor, user_id)
+                 SELECT last_sequence, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed",
+        )
+        .await
+        .expect("written");
+    let before = load.last_sequence().await;
+    let hold = async {
+        tokio::time::sleep(held_open()).await;
+        assert_eq!(load.last_sequence().await, before, "nobody overtakes a writer who has the head");
+        transaction.commit().await.expect("committed");
+    };
+    tokio::join!(hold, load.write_until(before + 100));
+}
+
+/// The same with the head not locked, and nothing else that keeps a sequence from being given twice: the checks above
+/// must see it. Otherwise they prove nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_lock_on_the_head_the_same_checks_fail() {
+    let app = App::start(Engine::Postgres).await;
+    let database = Database::at(&app.database.url, Engine::Postgres);
+    // What is selected from a function is not locked by FOR UPDATE.
+    database
+        .execute(
+            "ALTER TABLE events DROP CONSTRAINT events_pkey;
+             CREATE INDEX events_sequence ON events (sequence);
+             ALTER TABLE connection_requests DROP CONSTRAINT connection_requests_id_key;
+             CREATE INDEX connection_requests_id ON connection_requests (id);
+             ALTER TABLE feed RENAME TO feed_head;
+             CREATE FUNCTION feed_unlocked() RETURNS SETOF feed_head LANGUAGE sql AS 'SELECT * FROM feed_head';
+             CREATE VIEW feed AS SELECT * FROM feed_unlocked();
+             CREATE FUNCTION feed_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 UPDATE feed_head SET last_sequence = new.last_sequence, last_time = new.last_time,
+                     last_user_id = new.last_user_id;
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER feed_update INSTEAD OF UPDATE ON feed FOR EACH ROW EXECUTE FUNCTION feed_update()",
+        )
+        .await;
+    let other = app.another(|_| {}).await;
+    let clients = vec![Clients::clone(&app), Clients::clone(&other)];
+    let mut load = Load::start(clients, Arc::new(database)).await;
+    let mut events = load.last_sequence().await;
+    for _ in 0..20 {
+        events = load.write_until(events + 200).await;
+        let wrong = load.wrong_at(events).await;
+        if !wrong.is_empty() {
+            println!("found, as it should be: {wrong:#?}");
+            return;
+        }
+    }
+    panic!("{events} events without the lock, and nothing was found");
+}
+
+/// A server that stands still in the middle of its transaction holds up the others until the database ends it. Its
+/// batch is void then, and is tried again when it wakes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_in_its_transaction_does_not_stop_the_others() {
+    let Cluster { servers, database } = Cluster::start(Engine::Postgres, &["--max-call-time=60s"]).await;
+    let (stuck, other) = (servers[0].clients(), servers[1].clients());
+    let [ann, bob, eve] = [stuck.user("ann").await, stuck.user("bob").await, stuck.user("eve").await];
+
+    // Its transaction waits for this lock, with the head taken.
+    let mut locker = connect(&database.url).await;
+    let lock = locker.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE connection_requests IN SHARE MODE").await.expect("a lock");
+    let sending = {
+        let stuck = stuck.clone();
+        tokio::spawn(async move { stuck.try_send(ann, bob).await })
+    };
+    let waiting = "SELECT pid AS value FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock'";
+    let pid = loop {
+        if let [Some(pid)] = database.values(waiting).await.as_slice() {
+            break pid.clone();
+        }
+    };
+    servers[0].signal("STOP");
+    lock.commit().await.expect("unlocked");
+
+    let sent = other.try_send(ann, eve).await.expect("the others go on").into_inner();
+    let gone = format!("SELECT count(*) AS value FROM pg_stat_activity WHERE pid = {pid}");
+    assert_eq!(database.number(&gone).await, 0, "the database has ended the transaction");
+    assert!(stuck_requests(&database, bob).await.is_empty(), "and its batch is void");
+
+    servers[0].signal("CONT");
+    let told = sending.await.expect("a call").expect("it is tried again").into_inner();
+    assert!(told.revision > sent.revision, "after what was committed meanwhile");
+    assert_eq!(stuck_requests(&database, bob).await, [told.connection_request.expect("a request").id.to_string()]);
+    invariants::check(&database).await;
+}
+
+async fn stuck_requests(database: &Database, to: i64) -> Vec<String> {
+    let query = format!("SELECT id AS value FROM connection_requests WHERE to_user_id = {to}");
+    database.values(&query).await.into_iter().flatten().collect()
+}

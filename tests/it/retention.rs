@@ -1,0 +1,90 @@
+//! Is what is kept for a time deleted when its time is over, all of it and nothing else?
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use kith::store::{self, Options};
+
+use crate::harness::{App, Database, Engine, until};
+use crate::{cases, on_each_engine};
+
+const EVENTS: &str = "SELECT count(*) AS value FROM events";
+const ANSWERS: &str = "SELECT count(*) AS value FROM request_ids";
+
+/// So many old events and kept answers, and one of each that is not old. The tests' clock begins at 1,780,000,000.
+async fn seed(database: &Database, events: usize, answers: usize) {
+    let time = |seconds: i64| match database.engine {
+        Engine::Sqlite => format!("{seconds}000000"),
+        Engine::Postgres => format!("to_timestamp({seconds})"),
+    };
+    let bytes = if database.engine == Engine::Sqlite { "x'00'" } else { "'\\x00'::bytea" };
+    let (old, young, last) = (time(1_770_000_000), time(1_779_999_000), events + 1);
+    let numbers =
+        |count: usize| format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= {count})");
+    let many_events = numbers(events);
+    let many_answers = numbers(answers);
+    let sql = format!(
+        "BEGIN; \
+         {many_events} INSERT INTO events (sequence, time, batch_id, kind, actor, user_id) \
+         SELECT i, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
+         {many_answers} INSERT INTO request_ids (id, fingerprint, response, created) \
+         SELECT 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {answers} THEN {young} ELSE {old} END FROM n; \
+         UPDATE feed SET last_sequence = {last}, last_time = {young}; COMMIT;"
+    );
+    database.execute(&sql).await;
+}
+
+async fn served(database: Database, change: fn(&mut kith::server::Settings)) -> App {
+    let store = store::connect(&database.url(), Options { readers: 2, migrate: false }).await.expect("a store");
+    App::over(database, store, change).await
+}
+
+on_each_engine! {
+    async fn a_sweep_goes_on_until_nothing_old_is_left(engine: Engine) {
+        for (events, answers) in [(9_000, 0), (0, 2_200), (4_100, 1_700)] {
+            let database = Database::migrated(engine).await;
+            seed(&database, events, answers).await;
+            // The sweep at the start is the only one.
+            let app = served(database, |settings| settings.sweep_interval = Duration::from_secs(3_600)).await;
+            until("the end of the sweep", async || {
+                app.database.number(EVENTS).await == 1 && app.database.number(ANSWERS).await == 1
+            })
+            .await;
+            // The next event follows: what was deleted is not forgotten.
+            app.user("ann").await;
+            let newest = app.database.number("SELECT max(sequence) AS value FROM events").await;
+            assert_eq!(newest, i64::try_from(events).unwrap() + 2);
+        }
+    }
+
+    async fn with_retention_switched_off_every_event_is_kept(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        seed(&database, 100, 600).await;
+        let app = served(database, |settings| settings.policy.event_retention = None).await;
+        until("the end of the sweep", async || app.database.number(ANSWERS).await == 1).await;
+        assert_eq!(app.database.number(EVENTS).await, 101);
+    }
+}
+
+cases! {
+    #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
+    async fn an_event_is_kept_for_its_time_and_no_longer(app: App) {
+        app.user("ann").await;
+        app.clock.advance(TimeDelta::days(10));
+        app.user("bob").await;
+        let oldest = "SELECT min(sequence) AS value FROM events";
+        for (more, gone) in [(TimeDelta::days(20) - TimeDelta::microseconds(1), 0), (TimeDelta::microseconds(1), 1)] {
+            app.clock.advance(more);
+            // A sweep that began after the clock was turned has ended when a second one has.
+            for round in 0..2 {
+                let done = format!("{ANSWERS} WHERE id = 'old-{gone}-{round}'");
+                let old = if app.database.engine == Engine::Sqlite { "0" } else { "to_timestamp(0)" };
+                let bytes = if app.database.engine == Engine::Sqlite { "x'00'" } else { "'\\x00'::bytea" };
+                app.database.execute(&format!("INSERT INTO request_ids (id, fingerprint, response, created) \
+                    VALUES ('old-{gone}-{round}', {bytes}, {bytes}, {old})")).await;
+                until("a sweep", async || app.database.number(&done).await == 0).await;
+            }
+            assert_eq!(app.database.number(oldest).await, 1 + gone);
+        }
+    }
+}
