@@ -16,7 +16,7 @@ test:
 # The long version of what `make test` does with fewer events: 100,000 of them, and a transaction held open for 10 s.
 soak:
 	scripts/install-test-tools
-	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture feed::
+	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
 
 check: $(BUF)
 	cargo fmt --check

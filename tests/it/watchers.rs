@@ -9,7 +9,7 @@ use crate::harness::clients::Clients;
 use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
 use crate::harness::process::{self, Kith};
-use crate::harness::watching::from;
+use crate::harness::watching::{from, sequences};
 use crate::harness::{App, Database, Engine, refused};
 use crate::on_each_engine;
 
@@ -91,11 +91,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
     assert!(grown < 24 << 20, "{STOPPED} watchers that do not read cost {grown} bytes");
     // They missed nothing: one of each kind goes on where it stopped.
     for (watching, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
-        let mut known = Fold { sequence: first - 1, ..Fold::default() };
-        while known.sequence < 5 * ROUND {
-            let message = watching.next().await;
-            message.events.iter().for_each(|event| known.add(event).expect("the next event"));
-        }
+        assert_eq!(sequences(&watching.until(5 * ROUND).await), (first..=5 * ROUND).collect::<Vec<_>>());
     }
 }
 
