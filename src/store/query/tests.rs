@@ -1,0 +1,95 @@
+//! How SQLite would find the rows of each query.
+
+use diesel::debug_query;
+use diesel::sql_types::Text;
+use diesel::sqlite::Sqlite;
+
+use super::*;
+use crate::domain::Time;
+use crate::domain::id::UserId;
+use crate::store::feed;
+use crate::store::migration::{Pending, migrate_sqlite};
+
+/// How SQLite would find the rows.
+#[expect(clippy::disallowed_methods, reason = "asked once each")]
+fn plan(conn: &mut SqliteConnection, query: &impl QueryFragment<Sqlite>) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = Text)]
+        detail: String,
+    }
+    let shown = debug_query::<Sqlite, _>(query).to_string();
+    let sql = shown.split(" -- binds").next().expect("a text");
+    let steps = diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load::<Step>(conn);
+    steps.unwrap_or_else(|error| panic!("{sql}: {error}")).into_iter().map(|step| step.detail).collect()
+}
+
+/// The plans do not depend on the rows: nothing runs ANALYZE. PostgreSQL's are a test in `tests/it/plans.rs`.
+#[test]
+fn sqlite_finds_the_rows_of_every_query_by_an_index() {
+    let mut conn = SqliteConnection::establish(":memory:").expect("a database");
+    migrate_sqlite(&mut conn, Pending::Apply).expect("a migration");
+    let now = Stamp(Time::UNIX_EPOCH);
+    let mut plans = 0;
+    macro_rules! check {
+        ($($query:expr => $index:literal),+ $(,)?) => {$(
+            let steps = plan(&mut conn, &$query);
+            let text = format!("{}: {steps:#?}", stringify!($query));
+            assert!(steps.iter().any(|step| step.contains($index)), "no {} in {text}", $index);
+            for step in &steps {
+                // A scan in the order of an index ends with its first rows, and so does one of events, which lie
+                // in the order of the feed; one of a page is of the page.
+                let scan = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("USING INDEX"));
+                let page = ["asked", "was_asked", "connections", "due", "events", "oldest", "first", "second"];
+                assert!(scan.is_none_or(|table| page.contains(&table)), "{text}");
+            }
+            // Nothing is sorted but the two pages of which one is made.
+            let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+            let pages = ["was_asked", "CO-ROUTINE second"].iter().any(|page| text.contains(page));
+            assert!(sorts <= if pages { 2 } else { 0 }, "{text}");
+            plans += 1;
+        )+};
+    }
+    check! {
+        head() => "feed USING INTEGER PRIMARY KEY",
+        revision() => "feed USING INTEGER PRIMARY KEY",
+        user(1) => "users USING INTEGER PRIMARY KEY",
+        user_by_name(String::new()) => "(username_key=?)",
+        users_page(1, 1) => "(position<?)",
+        member(1) => "users USING INTEGER PRIMARY KEY",
+        member_by_name(String::new()) => "(username_key=?)",
+        counts(1) => "user_counts USING INTEGER PRIMARY KEY",
+        request(1) => "(id=?)",
+        request_of_pair(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+        requests_received(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+        requests_unviewed(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+        requests_sent(1, now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
+        requests_sent_in(1, "PENDING", now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
+        oldest_sent(1, 1) => "connection_requests_sent (from_user_id=?)",
+        all_sent_open(1) => "connection_requests_sent (from_user_id=?)",
+        all_sent_connected(1) => "connection_requests_connected (from_user_id=?)",
+        all_sent_withdrawn(1) => "connection_requests_withdrawn_sent (from_user_id=?)",
+        all_received(1) => "connection_requests_received (to_user_id=?)",
+        due_open(now, 1) => "connection_requests_open (created<?)",
+        due_withdrawn(now, 1) => "connection_requests_withdrawn (rejected<?)",
+        oldest_open() => "connection_requests_open",
+        counts_without_due::<Sqlite>(1, now) => "connection_requests_open (created<?)",
+        connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+        connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
+        connections_page::<Sqlite>(1, Sharing::With(UserId::new(2)), 1, 1) => "theirs USING PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+        connections_page::<Sqlite>(1, Sharing::NotWith(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+        connections_shared_total(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
+        block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
+        blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
+        blocks_by(1) => "(user_id=?)",
+        blocks_against(1) => "blocks_other (other_user_id=?)",
+        replay(String::new()) => "PRIMARY KEY (id=?)",
+        feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
+        feed::oldest() => "events",
+        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_user (user_id=? AND sequence>?)",
+        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_other (other_user_id=? AND sequence>?)",
+        due_events::<Sqlite>(now) => "events",
+        due_replays::<Sqlite>(now) => "request_ids_created (created<?)",
+    }
+    assert_eq!(plans, 39);
+}
