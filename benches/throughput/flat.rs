@@ -78,7 +78,7 @@ async fn samples(
     let mut samples = Vec::new();
     for _ in 0..options.rounds {
         let sample = session.measure(subject, operation, Load::InFlight(calls), options.window()).await?;
-        super::tell(operation, subject, &format!("{calls} in flight"), &sample);
+        eprintln!("{operation}, {subject}, {calls} in flight: {sample}");
         samples.push(sample);
     }
     Ok(samples)

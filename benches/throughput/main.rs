@@ -101,9 +101,28 @@ impl Options {
 struct Results {
     in_flight: BTreeMap<(Operation, Subject, usize), Vec<Sample>>,
     half: BTreeMap<(Operation, Subject), Vec<Sample>>,
+    /// Measurements that failed; if there are any, so does the run.
+    failures: Vec<String>,
 }
 
 impl Results {
+    /// Tells of a measurement; answers its sample unless it failed.
+    fn note(&mut self, what: &str, measured: Result<Sample>) -> Option<Sample> {
+        match &measured {
+            Ok(sample) => eprintln!("{what}: {sample}"),
+            Err(error) => {
+                eprintln!("{what}: FAILED: {error}");
+                self.failures.push(format!("{what}: {error}"));
+            }
+        }
+        measured.ok()
+    }
+
+    /// An error if anything failed.
+    fn verdict(&self) -> Result<()> {
+        if self.failures.is_empty() { Ok(()) } else { Err(self.failures.join("\n").into()) }
+    }
+
     /// Calls a second at each level: the median, the least and the most.
     fn levels(&self, operation: Operation, subject: Subject) -> Vec<(usize, [f64; 3])> {
         let of_these = self.in_flight.iter().filter(|((one, other, _), _)| (*one, *other) == (operation, subject));
@@ -148,54 +167,42 @@ async fn run(options: Options) -> Result<()> {
     let mut session = Session::start(&options.directory, layout, false).await?;
     let mut results = Results::default();
     for operation in &options.operations {
-        rounds(&mut session, &options, *operation, &mut results).await?;
-        half_of_peak(&mut session, &options, *operation, &mut results).await?;
+        rounds(&mut session, &options, *operation, &mut results).await;
+        half_of_peak(&mut session, &options, *operation, &mut results).await;
     }
-    session.check().await?;
-    report::write(&options, &machine, &session, &results)
+    if let Err(error) = session.check().await {
+        results.failures.push(error.to_string());
+    }
+    report::write(&options, &machine, &session, &results)?;
+    results.verdict()
 }
 
 /// Every subject in turn, at each level, in each round: what disturbs the machine meets them all.
-async fn rounds(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) -> Result<()> {
+async fn rounds(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
         for level in &options.levels {
             for subject in Subject::ALL.into_iter().filter(|subject| subject.takes(operation, *level)) {
                 let load = Load::InFlight(*level);
-                let sample = session.measure(subject, operation, load, options.window()).await?;
-                tell(operation, subject, &format!("{level} in flight, round {round}"), &sample);
-                results.in_flight.entry((operation, subject, *level)).or_default().push(sample);
+                let measured = session.measure(subject, operation, load, options.window()).await;
+                let what = format!("{operation}, {subject}, {level} in flight, round {round}");
+                if let Some(sample) = results.note(&what, measured) {
+                    results.in_flight.entry((operation, subject, *level)).or_default().push(sample);
+                }
             }
         }
     }
-    Ok(())
 }
 
 /// How long calls take when they come at half of the rate that each Kith reached.
-async fn half_of_peak(
-    session: &mut Session,
-    options: &Options,
-    operation: Operation,
-    results: &mut Results,
-) -> Result<()> {
+async fn half_of_peak(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
         for subject in Subject::KITH {
-            let rate = results.peak(operation, subject).unwrap_or(0.0) / 2.0;
-            let sample = session.measure(subject, operation, Load::PerSecond(rate), options.window()).await?;
-            tell(operation, subject, &format!("at half of the peak, round {round}"), &sample);
-            results.half.entry((operation, subject)).or_default().push(sample);
+            let Some(peak) = results.peak(operation, subject) else { continue };
+            let measured = session.measure(subject, operation, Load::PerSecond(peak / 2.0), options.window()).await;
+            let what = format!("{operation}, {subject}, half of the peak, round {round}");
+            if let Some(sample) = results.note(&what, measured) {
+                results.half.entry((operation, subject)).or_default().push(sample);
+            }
         }
     }
-    Ok(())
-}
-
-fn tell(operation: Operation, subject: Subject, how: &str, sample: &Sample) {
-    let [median, most, _] = sample.latency;
-    let [server, database, generator] = sample.cpu;
-    eprintln!(
-        "{}, {}, {how}: {:.0} calls/s, p50 {median:.2} ms, p99 {most:.2} ms, CPU ms {server:.3} {database:.3} \
-         {generator:.4}",
-        operation.title(),
-        subject.title(),
-        sample.per_second
-    );
 }

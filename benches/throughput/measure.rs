@@ -1,7 +1,7 @@
 //! Numbers: how long calls took, and what the processes used meanwhile.
 
-use std::fs;
 use std::time::Duration;
+use std::{fmt, fs};
 
 /// Values that share their first seven binary digits share a bucket: an error below 1.6 %.
 const DIGITS: u32 = 6;
@@ -53,6 +53,14 @@ pub struct Sample {
     pub cpu: [f64; 3],
     /// Bytes of a call: request and answer, without HTTP/2.
     pub bytes: f64,
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([median, most, _], [server, database, generator]) = (self.latency, self.cpu);
+        write!(f, "{:.0} calls/s, p50 {median:.2} ms, p99 {most:.2} ms, ", self.per_second)?;
+        write!(f, "CPU ms {server:.3} server, {database:.3} database, {generator:.4} generator")
+    }
 }
 
 /// The processes of one measurement.

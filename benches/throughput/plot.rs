@@ -77,7 +77,7 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
         writeln!(svg, "<text x=\"{at:.1}\" y=\"{below}\" text-anchor=\"middle\">{level}</text>")?;
     }
     let (middle, below) = ((LEFT + right) / 2.0, bottom + 30.0);
-    writeln!(svg, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">calls in flight → calls/s</text>")?;
+    writeln!(svg, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">calls/s by calls in flight</text>")?;
 
     for (subject, line) in &lines {
         let colour = colour(*subject);
@@ -95,9 +95,10 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
     Ok(())
 }
 
-/// The next of 1, 2, 2.5 and 5 times a power of ten.
+/// A round number that is no smaller.
 fn nice(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
-    let found = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|nice| *nice >= step);
+    let found =
+        [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0].into_iter().map(|factor| factor * power).find(|nice| *nice >= step);
     found.unwrap_or(step)
 }

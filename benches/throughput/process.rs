@@ -34,7 +34,8 @@ impl Process {
         if let Some(directory) = command.get_current_dir() {
             watchdog.current_dir(directory);
         }
-        let mut watchdog = watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // The shell would say that it was ended.
+        let mut watchdog = watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut pid = String::new();
         BufReader::new(watchdog.stdout.take().ok_or("no output")?).read_line(&mut pid)?;
         let pipe = watchdog.stdin.take();

@@ -25,7 +25,8 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
 
 - **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
   limits of a user. Every change is one of a pair or a request that no call before has touched, and after each
-  measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run.
+  measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
+  and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
   events or gRPC ([the statements](../../benches/throughput/sql)).
 - **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
@@ -107,6 +108,9 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     let name = picture.file_name().unwrap_or_default().to_string_lossy();
     let mut text = HEAD.to_owned();
     text += &machine.table(options, &session.versions, &seed)?;
+    for failure in &results.failures {
+        write!(text, "**Failed:** {}\n\n", failure.lines().next().unwrap_or_default())?;
+    }
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
     for operation in &options.operations {

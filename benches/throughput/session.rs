@@ -1,6 +1,7 @@
 //! What is measured side by side, started once: two Kiths, PostgreSQL by itself, and an echo.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,12 @@ impl Subject {
     pub fn takes(self, operation: Operation, in_flight: usize) -> bool {
         // PostgreSQL has its best before 64 connections on any machine that this runs on.
         self != Self::Sql || (Raw::has(operation) && in_flight <= 64)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title())
     }
 }
 
@@ -130,7 +137,7 @@ impl Session {
             generator::ask(&server.target, operation).await?;
         }
         let sample = generator::measure(&server.target, operation, load, window).await;
-        sample.map_err(|error| format!("{}: {error}\n{}", subject.title(), tail(&server.process)).into())
+        sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(&server.process)).into())
     }
 
     /// A Kith's calls.
@@ -194,5 +201,5 @@ async fn versions(servers: &mut [(Subject, Server)]) -> Result<[String; 2]> {
 fn tail(process: &Process) -> String {
     let log = process.log();
     let lines: Vec<_> = log.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
+    lines[lines.len().saturating_sub(5)..].join("\n")
 }

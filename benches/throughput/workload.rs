@@ -1,6 +1,7 @@
 //! The calls: what is asked, of whom, and whether the answer is one.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 
 use clap::ValueEnum;
@@ -100,6 +101,12 @@ impl Operation {
     /// All but the mixed load.
     pub fn single() -> impl Iterator<Item = Self> {
         Self::value_variants().iter().copied().filter(|operation| *operation != Self::Mixed)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title())
     }
 }
 
