@@ -1,4 +1,5 @@
-//! Draws the plot: a panel for each operation, calls a second by calls in flight. Every axis begins at zero.
+//! Draws the plot: a panel for each operation, calls a second by calls in flight. Every axis begins at zero. The echo
+//! is far above the rest, and is told in words.
 
 use std::fmt::Write as _;
 
@@ -9,23 +10,16 @@ use super::{Result, Results};
 const COLUMNS: usize = 3;
 /// Of one panel: all of it, and the margins around what is drawn in it.
 const WIDTH: f64 = 330.0;
-const HEIGHT: f64 = 230.0;
+const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 42.0;
 const BOTTOM: f64 = 40.0;
 /// Above all panels, for what the colours mean.
 const LEGEND: f64 = 34.0;
 const TICKS: usize = 4;
-
-fn colour(subject: Subject) -> &'static str {
-    match subject {
-        Subject::KithPostgres => "#1f5fa8",
-        Subject::KithSqlite => "#1f8a5b",
-        Subject::Sql => "#b0451f",
-        Subject::Echo => "#8a8a8a",
-    }
-}
+const LINES: [(Subject, &str); 3] =
+    [(Subject::KithPostgres, "#1f5fa8"), (Subject::KithSqlite, "#1f8a5b"), (Subject::Sql, "#b0451f")];
 
 pub fn draw(operations: &[Operation], results: &Results) -> Result<String> {
     let (width, rows) = (WIDTH * COLUMNS as f64, operations.len().div_ceil(COLUMNS));
@@ -35,11 +29,10 @@ pub fn draw(operations: &[Operation], results: &Results) -> Result<String> {
          height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#333\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
     );
-    for (number, subject) in Subject::ALL.into_iter().enumerate() {
+    for (number, (subject, colour)) in LINES.into_iter().enumerate() {
         let x = LEFT + 170.0 * number as f64;
-        let (colour, title) = (colour(subject), subject.title());
         writeln!(svg, "<rect x=\"{x}\" y=\"12\" width=\"14\" height=\"10\" fill=\"{colour}\"/>")?;
-        writeln!(svg, "<text x=\"{}\" y=\"21\">{title}</text>", x + 20.0)?;
+        writeln!(svg, "<text x=\"{}\" y=\"21\">{subject}</text>", x + 20.0)?;
     }
     for (number, operation) in operations.iter().enumerate() {
         let (x, y) = (WIDTH * (number % COLUMNS) as f64, LEGEND + HEIGHT * (number / COLUMNS) as f64);
@@ -51,7 +44,7 @@ pub fn draw(operations: &[Operation], results: &Results) -> Result<String> {
 }
 
 fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()> {
-    let lines = Subject::ALL.map(|subject| (subject, results.levels(operation, subject)));
+    let lines = LINES.map(|(subject, colour)| (colour, results.levels(operation, subject)));
     let points = || lines.iter().flat_map(|(_, line)| line);
     let mut levels: Vec<_> = points().map(|(level, _)| *level).collect();
     levels.sort_unstable();
@@ -65,7 +58,11 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
         LEFT + (right - LEFT) * (place + 0.5) / levels.len() as f64
     };
 
-    writeln!(svg, "<text x=\"{LEFT}\" y=\"20\" font-size=\"13\" font-weight=\"bold\">{}</text>", operation.title())?;
+    writeln!(svg, "<text x=\"{LEFT}\" y=\"18\" font-size=\"13\" font-weight=\"bold\">{operation}</text>")?;
+    if let Some(peak) = results.peak(operation, Subject::Echo) {
+        let above = TOP - 8.0;
+        writeln!(svg, "<text x=\"{LEFT}\" y=\"{above}\" fill=\"#888\">{}: up to {peak:.0}</text>", Subject::Echo)?;
+    }
     for tick in 0..=TICKS {
         let value = step * tick as f64;
         let (at, left) = (y(value), LEFT - 6.0);
@@ -79,8 +76,7 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
     let (middle, below) = ((LEFT + right) / 2.0, bottom + 30.0);
     writeln!(svg, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">calls/s by calls in flight</text>")?;
 
-    for (subject, line) in &lines {
-        let colour = colour(*subject);
+    for (colour, line) in &lines {
         let path: Vec<_> =
             line.iter().map(|(level, [median, ..])| format!("{:.1} {:.1}", x(*level), y(*median))).collect();
         if !path.is_empty() {
