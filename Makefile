@@ -3,7 +3,7 @@
 BUF_VERSION := 1.75.0
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run test soak check breaking image
+.PHONY: run test soak bench bench-smoke check breaking image
 .DEFAULT_GOAL := check
 
 run:
@@ -17,6 +17,17 @@ test:
 soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
+
+# Measures Kith against SQL and gRPC alone, in about half an hour, and writes docs/performance/latest.md; ARGS=--help
+# says what can be chosen. It needs a quiet machine.
+bench:
+	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
+	cargo bench --locked --bench throughput -- $(ARGS)
+
+# That the benchmark works, within a minute: its numbers mean nothing.
+bench-smoke:
+	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
+	cargo bench --locked --bench throughput -- --smoke --out=target/bench/smoke $(ARGS)
 
 check: $(BUF)
 	cargo fmt --check

@@ -1,0 +1,142 @@
+//! Whether calls cost the same on a database of any size, and on any page of a list of any length.
+
+use std::fmt::Write as _;
+
+use kith::proto::v1 as pb;
+use prost::Message;
+
+use super::generator::{Load, ask_call};
+use super::layout::Layout;
+use super::measure::Sample;
+use super::report::{Machine, save, with_range};
+use super::session::{Session, Subject};
+use super::workload::{Call, Operation};
+use super::{Options, Result};
+
+/// Users; each database has ten times as many requests and connections.
+const SIZES: [i64; 2] = [10_000, 1_000_000];
+const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
+const IN_FLIGHT: [usize; 2] = [1, 64];
+const DEEP_PAGES: i32 = 1_000;
+
+const HEAD: &str = "\
+<!-- Written by `make bench ARGS=--flat`; changes made here are lost. -->
+
+# Flat cost, measured
+
+The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
+connections and 5,000 pending requests. The words are those of [latest.md](latest.md).
+
+";
+
+/// A line of the table: what was asked, of whom, and the samples of each column.
+type Line = (String, Subject, usize, Vec<Vec<Sample>>);
+
+pub async fn run(options: &Options, machine: Machine) -> Result<()> {
+    let sizes = if options.smoke { SMOKE_SIZES } else { SIZES };
+    let mut lines: Vec<Line> = Vec::new();
+    let (mut pages, mut versions) = (Vec::new(), Vec::new());
+    for (column, users) in sizes.into_iter().enumerate() {
+        let large = column == 1;
+        let layout = Layout::new(users, 10 * users, large)?;
+        let mut session = Session::start(&options.directory, layout, true).await?;
+        for operation in &options.operations {
+            for (place, (subject, calls)) in each().enumerate() {
+                let samples = samples(&mut session, options, subject, *operation, calls).await?;
+                if large {
+                    let at = options.operations.iter().position(|one| one == operation).unwrap_or(0);
+                    lines[at * each().count() + place].3.push(samples);
+                } else {
+                    lines.push((operation.title().to_owned(), subject, calls, vec![samples]));
+                }
+            }
+        }
+        if large {
+            pages = deep(&mut session, options).await?;
+        }
+        session.check().await?;
+        versions = session.versions.to_vec();
+    }
+    let mut text = HEAD.to_owned();
+    text += &machine.table(options, &versions, "ten requests and connections for each user")?;
+    text += &table(&lines, &sizes.map(|users| format!("{users} users")))?;
+    text += &table(&pages, &["First page".to_owned(), "Deep page".to_owned()])?;
+    save(&options.out.with_file_name("flat.md"), &text)
+}
+
+fn each() -> impl Iterator<Item = (Subject, usize)> {
+    Subject::KITH.into_iter().flat_map(|subject| IN_FLIGHT.map(|calls| (subject, calls)))
+}
+
+async fn samples(
+    session: &mut Session,
+    options: &Options,
+    subject: Subject,
+    operation: Operation,
+    calls: usize,
+) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for _ in 0..options.rounds {
+        let sample = session.measure(subject, operation, Load::InFlight(calls), options.window()).await?;
+        eprintln!("{operation}, {subject}, {calls} in flight: {sample}");
+        samples.push(sample);
+    }
+    Ok(samples)
+}
+
+/// The first page of the hub's lists against one near their end.
+async fn deep(session: &mut Session, options: &Options) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (operation, name) in [(Operation::Received, "20 received"), (Operation::Connections, "20 connections")] {
+        for (subject, calls) in each() {
+            let target = session.target(subject)?;
+            let mut columns = Vec::new();
+            for token in [String::new(), last_token(session, subject, operation).await?] {
+                target.workload.borrow_mut().fixed = Some(Call::hub(operation, 20, token));
+                columns.push(samples(session, options, subject, operation, calls).await?);
+            }
+            target.workload.borrow_mut().fixed = None;
+            lines.push((name.to_owned(), subject, calls, columns));
+        }
+    }
+    Ok(lines)
+}
+
+/// Asks for the last full page, of large pages.
+async fn last_token(session: &mut Session, subject: Subject, operation: Operation) -> Result<String> {
+    let target = session.target(subject)?;
+    let (mut before, mut token) = (String::new(), String::new());
+    loop {
+        let answer = ask_call(&target, Call::hub(operation, DEEP_PAGES, token.clone())).await?;
+        let next = match operation {
+            Operation::Received => pb::ListConnectionRequestsResponse::decode(&answer[..])?.next_page_token,
+            _ => pb::ListConnectionsResponse::decode(&answer[..])?.next_page_token,
+        };
+        if next.is_empty() {
+            return Ok(before);
+        }
+        before = std::mem::replace(&mut token, next);
+    }
+}
+
+fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
+    let mut text = String::from("| | | In flight |");
+    for column in columns {
+        write!(text, " {column}: calls/s | p99 ms | CPU ms, server and database |")?;
+    }
+    text += "\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    for (name, subject, calls, columns) in lines {
+        write!(text, "| {name} | {} | {calls} |", subject.title())?;
+        for samples in columns {
+            write!(
+                text,
+                " {} | {} | {} |",
+                with_range(samples, 0, |sample| sample.per_second),
+                with_range(samples, 2, |sample| sample.latency[1]),
+                with_range(samples, 3, |sample| sample.cpu[0] + sample.cpu[1]),
+            )?;
+        }
+        text.push('\n');
+    }
+    Ok(text + "\n")
+}

@@ -1,0 +1,288 @@
+//! Makes calls and measures them: gRPC on HTTP/2 without a client library, so that asking costs little.
+//!
+//! All of it runs on one thread. A few connections carry the calls in flight.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use kith::proto::v1 as pb;
+use prost::Message;
+use prost::bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet, spawn_local};
+use tokio::time::sleep;
+
+use super::Result;
+use super::measure::{Histogram, Sample, Watched};
+use super::workload::{Call, Operation, Workload, check};
+
+/// Calls in flight on one connection before another one is opened, up to this many connections.
+const CALLS_OF_CONNECTION: usize = 16;
+const CONNECTIONS: usize = 4;
+/// Calls under way at a fixed rate beyond which the server is taken not to keep up.
+const BACKLOG: usize = 20_000;
+
+/// A server to call.
+pub struct Target {
+    pub address: String,
+    pub watched: Watched,
+    pub workload: RefCell<Workload>,
+    /// Whether its revision tells how many changes were made.
+    pub is_kith: bool,
+}
+
+/// How long to measure, after how long a start that is not measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub start: Duration,
+    pub length: Duration,
+}
+
+/// How calls are made.
+#[derive(Clone, Copy, Debug)]
+pub enum Load {
+    /// So many at a time: the next one when one is answered.
+    InFlight(usize),
+    /// So many a second, whether or not those before are answered. Waiting counts from when a call was due.
+    PerSecond(f64),
+}
+
+/// What the calls of one measurement write down.
+#[derive(Default)]
+struct Notes {
+    histogram: RefCell<Histogram>,
+    bytes: Cell<u64>,
+    measuring: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+impl Notes {
+    fn add(&self, time: Duration, bytes: usize) {
+        self.histogram.borrow_mut().record(time);
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+}
+
+/// Connections to one server.
+struct Client {
+    senders: Vec<SendRequest<Bytes>>,
+    connections: Vec<JoinHandle<()>>,
+    heads: Vec<(Operation, Request<()>)>,
+}
+
+impl Client {
+    async fn connect(address: &str, connections: usize) -> Result<Self> {
+        let head = |operation: Operation| -> Result<_> {
+            let request = Request::post(format!("http://{address}{}", operation.path()));
+            Ok((operation, request.header("content-type", "application/grpc").header("te", "trailers").body(())?))
+        };
+        let heads = Operation::single().map(head).collect::<Result<_>>()?;
+        let mut client = Self { senders: Vec::new(), connections: Vec::new(), heads };
+        for _ in 0..connections {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let mut builder = h2::client::Builder::new();
+            builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+            let (sender, connection) = builder.handshake(stream).await?;
+            client.senders.push(sender);
+            client.connections.push(spawn_local(async move { _ = connection.await }));
+        }
+        Ok(client)
+    }
+
+    /// One call on the connection of this number. Hands over the answer piece by piece, and answers how many bytes
+    /// the call had. Fails unless the answer is OK.
+    async fn call(&self, number: usize, call: Call, mut take: impl FnMut(&[u8])) -> Result<usize> {
+        let head = self.heads.iter().find(|(operation, _)| *operation == call.operation).ok_or("no such call")?;
+        let sender = self.senders[number % self.senders.len()].clone();
+        let mut bytes = call.frame.len();
+        let (response, mut stream) = sender.ready().await?.send_request(head.1.clone(), false)?;
+        stream.send_data(call.frame, true)?;
+        let (parts, mut body) = response.await?.into_parts();
+        while let Some(piece) = body.data().await {
+            let piece = piece?;
+            body.flow_control().release_capacity(piece.len())?;
+            bytes += piece.len();
+            take(&piece);
+        }
+        let trailers = body.trailers().await?;
+        refuse_other_than_ok(call.operation, trailers.as_ref().unwrap_or(&parts.headers))?;
+        Ok(bytes)
+    }
+
+    /// The message that is answered.
+    async fn ask(&self, call: Call) -> Result<Vec<u8>> {
+        let mut frame = Vec::new();
+        self.call(0, call, |piece| frame.extend_from_slice(piece)).await?;
+        Ok(frame.split_off(5.min(frame.len())))
+    }
+
+    async fn revision(&self) -> Result<i64> {
+        let answer = self.ask(Call::revision()).await?;
+        Ok(pb::GetConnectionCountsResponse::decode(&answer[..])?.revision)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.connections.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn refuse_other_than_ok(operation: Operation, trailers: &HeaderMap) -> Result<()> {
+    let text = |name| trailers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    match text("grpc-status").as_deref() {
+        Some("0") => Ok(()),
+        status => {
+            let message = text("grpc-message").unwrap_or_default();
+            Err(format!("{operation:?} was answered {}: {message}", status.unwrap_or("nothing")).into())
+        }
+    }
+}
+
+/// One call; answers its message, which is the one wanted.
+pub async fn ask(target: &Target, operation: Operation) -> Result<Vec<u8>> {
+    let call = target.workload.borrow_mut().next(operation)?;
+    let answer = ask_call(target, call).await?;
+    check(operation, &answer)?;
+    Ok(answer)
+}
+
+/// One call; answers its message.
+pub async fn ask_call(target: &Target, call: Call) -> Result<Vec<u8>> {
+    Client::connect(&target.address, 1).await?.ask(call).await
+}
+
+/// Measures calls of one kind. Fails if any of them does, or if a change that was answered was not made.
+pub async fn measure(target: &Rc<Target>, operation: Operation, load: Load, window: Window) -> Result<Sample> {
+    let connections = match load {
+        Load::InFlight(calls) => calls.div_ceil(CALLS_OF_CONNECTION).min(CONNECTIONS),
+        Load::PerSecond(_) => CONNECTIONS,
+    };
+    let client = Rc::new(Client::connect(&target.address, connections).await?);
+    let asked = target.workload.borrow().changes;
+    let before = if target.is_kith { client.revision().await? } else { 0 };
+    let sample = match load {
+        Load::InFlight(calls) => in_flight(target, &client, operation, calls, window).await?,
+        Load::PerSecond(rate) => per_second(target, &client, operation, rate, window).await?,
+    };
+    let asked = target.workload.borrow().changes - asked;
+    if target.is_kith {
+        let made = client.revision().await? - before;
+        if made != asked {
+            return Err(format!("{operation:?}: {asked} changes were answered, {made} were made").into());
+        }
+    }
+    Ok(sample)
+}
+
+async fn in_flight(
+    target: &Rc<Target>,
+    client: &Rc<Client>,
+    operation: Operation,
+    calls: usize,
+    window: Window,
+) -> Result<Sample> {
+    let notes = Rc::new(Notes::default());
+    let mut workers = JoinSet::new();
+    for number in 0..calls {
+        let (target, client, notes) = (Rc::clone(target), Rc::clone(client), Rc::clone(&notes));
+        workers.spawn_local(async move {
+            while !notes.ended.get() {
+                let call = target.workload.borrow_mut().next(operation)?;
+                let begun = Instant::now();
+                let bytes = client.call(number, call, |_| ()).await?;
+                if notes.measuring.get() {
+                    notes.add(begun.elapsed(), bytes);
+                }
+            }
+            Result::Ok(())
+        });
+    }
+    sleep(window.start).await;
+    let (begun, used) = (Instant::now(), target.watched.used());
+    notes.measuring.set(true);
+    sleep(window.length).await;
+    notes.measuring.set(false);
+    let sample = sample(&notes, begun, used, target.watched.used());
+    notes.ended.set(true);
+    while let Some(worker) = workers.join_next().await {
+        worker??;
+    }
+    sample
+}
+
+async fn per_second(
+    target: &Rc<Target>,
+    client: &Rc<Client>,
+    operation: Operation,
+    rate: f64,
+    window: Window,
+) -> Result<Sample> {
+    let notes = Rc::new(Notes::default());
+    let mut due = calls_due(rate, window.start + window.length);
+    let mut calls = JoinSet::new();
+    let (mut begun, mut used) = (Instant::now(), target.watched.used());
+    let measured_from = begun + window.start;
+    let mut number = 0;
+    while let Some(at) = due.recv().await {
+        if at >= measured_from && !notes.measuring.replace(true) {
+            (begun, used) = (Instant::now(), target.watched.used());
+        }
+        let (measuring, call) = (notes.measuring.get(), target.workload.borrow_mut().next(operation)?);
+        let (client, notes) = (Rc::clone(client), Rc::clone(&notes));
+        number += 1;
+        calls.spawn_local(async move {
+            let bytes = client.call(number, call, |_| ()).await?;
+            if measuring {
+                notes.add(at.elapsed(), bytes);
+            }
+            Result::Ok(())
+        });
+        while let Some(ended) = calls.try_join_next() {
+            ended??;
+        }
+        if calls.len() > BACKLOG {
+            return Err(format!("{operation:?}: {rate:.0} calls a second are too many").into());
+        }
+    }
+    while let Some(ended) = calls.join_next().await {
+        ended??;
+    }
+    sample(&notes, begun, used, target.watched.used())
+}
+
+/// Tells when each call is due, from a thread of its own: the runtime's timer knows only whole milliseconds.
+fn calls_due(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::spawn(move || {
+        let begun = Instant::now();
+        let times = (0_u64..).map(|number| Duration::from_secs_f64(number as f64 / rate));
+        for at in times.take_while(|at| *at < length).map(|at| begun + at) {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            if sender.send(at).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn sample(notes: &Notes, begun: Instant, before: [f64; 3], after: [f64; 3]) -> Result<Sample> {
+    let (seconds, histogram) = (begun.elapsed().as_secs_f64(), notes.histogram.borrow());
+    if histogram.count == 0 {
+        return Err("no call was answered within the measurement".into());
+    }
+    let calls = histogram.count as f64;
+    Ok(Sample {
+        per_second: calls / seconds,
+        latency: [0.5, 0.99, 0.999].map(|part| histogram.quantile(part)),
+        cpu: [0, 1, 2].map(|who| (after[who] - before[who]) * 1e3 / calls),
+        bytes: notes.bytes.get() as f64 / calls,
+    })
+}

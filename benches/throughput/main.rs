@@ -1,0 +1,208 @@
+//! How much Kith takes, next to what PostgreSQL and gRPC allow on the same machine in the same run: `make bench`.
+//!
+//! `session` starts and fills all that is measured; `generator` makes the calls that `workload` names; `raw` has
+//! pgbench make the same changes and reads in SQL; `report` and `plot` write down what came of it.
+
+#![allow(unreachable_pub, reason = "a program has no public")]
+#![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a benchmark names what it looks for")]
+
+mod database;
+mod echo;
+mod flat;
+mod generator;
+mod layout;
+mod measure;
+mod plot;
+mod process;
+mod raw;
+mod report;
+mod seed;
+mod session;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+
+use self::generator::{Load, Window};
+use self::layout::Layout;
+use self::measure::{Sample, spread};
+use self::session::{Session, Subject};
+use self::workload::Operation;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What and how long to measure.
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Users in the seed; a multiple of 8.
+    #[arg(long, env = "KITH_BENCH_USERS", default_value_t = 100_000)]
+    users: i64,
+    /// Requests and connections in the seed.
+    #[arg(long, env = "KITH_BENCH_ROWS", default_value_t = 1_000_000)]
+    rows: i64,
+    /// Seconds of one measurement. pgbench takes whole ones, at least 1.
+    #[arg(long, env = "KITH_BENCH_SECONDS", default_value_t = 3.0)]
+    seconds: f64,
+    /// How often each measurement is made.
+    #[arg(long, env = "KITH_BENCH_ROUNDS", default_value_t = 3)]
+    rounds: usize,
+    /// Calls in flight.
+    #[arg(long, env = "KITH_BENCH_LEVELS", value_delimiter = ',', default_value = "1,16,64,256")]
+    levels: Vec<usize>,
+    /// Only these operations.
+    #[arg(long, env = "KITH_BENCH_OPERATIONS", value_delimiter = ',', value_enum)]
+    operations: Vec<Operation>,
+    /// The report is this path with `.md`, the plot with `.svg`.
+    #[arg(long, env = "KITH_BENCH_OUT", default_value = "docs/performance/latest")]
+    out: PathBuf,
+    /// Where the databases are, on a disk: they are deleted afterwards.
+    #[arg(long, env = "KITH_BENCH_DIRECTORY", default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// A minute to see that the benchmark works; the numbers mean nothing.
+    #[arg(long)]
+    smoke: bool,
+    /// The same calls on a small and on a large database, and on pages far down a long list.
+    #[arg(long)]
+    flat: bool,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    fn parsed() -> Self {
+        let mut options = Self::parse();
+        if options.smoke {
+            (options.users, options.rows) = (2_000, 20_000);
+            (options.seconds, options.rounds, options.levels) = (0.15, 1, vec![1, 64]);
+        }
+        if options.operations.is_empty() {
+            options.operations = Operation::value_variants().to_vec();
+        }
+        options
+    }
+
+    fn window(&self) -> Window {
+        let length = Duration::from_secs_f64(self.seconds);
+        Window { start: length / 6, length }
+    }
+}
+
+/// What was measured: for each operation, subject and number of calls in flight, a sample of each round.
+#[derive(Default)]
+struct Results {
+    in_flight: BTreeMap<(Operation, Subject, usize), Vec<Sample>>,
+    half: BTreeMap<(Operation, Subject), Vec<Sample>>,
+    /// Measurements that failed; if there are any, so does the run.
+    failures: Vec<String>,
+}
+
+impl Results {
+    /// Tells of a measurement; answers its sample unless it failed.
+    fn note(&mut self, what: &str, measured: Result<Sample>) -> Option<Sample> {
+        match &measured {
+            Ok(sample) => eprintln!("{what}: {sample}"),
+            Err(error) => {
+                eprintln!("{what}: FAILED: {error}");
+                self.failures.push(format!("{what}: {error}"));
+            }
+        }
+        measured.ok()
+    }
+
+    /// An error if anything failed.
+    fn verdict(&self) -> Result<()> {
+        if self.failures.is_empty() { Ok(()) } else { Err(self.failures.join("\n").into()) }
+    }
+
+    /// Calls a second at each level: the median, the least and the most.
+    fn levels(&self, operation: Operation, subject: Subject) -> Vec<(usize, [f64; 3])> {
+        let of_these = self.in_flight.iter().filter(|((one, other, _), _)| (*one, *other) == (operation, subject));
+        of_these.map(|((.., level), samples)| (*level, spread(samples.iter().map(|one| one.per_second)))).collect()
+    }
+
+    /// The most calls a second that any level has.
+    fn peak(&self, operation: Operation, subject: Subject) -> Option<f64> {
+        self.levels(operation, subject).into_iter().map(|(_, [median, ..])| median).max_by(f64::total_cmp)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let ended = if arguments.get(1).is_some_and(|first| first == echo::ARGUMENT) {
+        serve_echo(&arguments.get(2).map(PathBuf::from).unwrap_or_default())
+    } else {
+        let options = Options::parsed();
+        // One thread, so that what asks takes as little as it can from what is asked.
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(Into::into);
+        runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, run(options)))
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the benchmark failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_echo(directory: &Path) -> Result<()> {
+    Builder::new_multi_thread().enable_all().build()?.block_on(echo::serve(directory))
+}
+
+async fn run(options: Options) -> Result<()> {
+    let machine = report::Machine::read(&options.directory)?;
+    if options.flat {
+        return flat::run(&options, machine).await;
+    }
+    let layout = Layout::new(options.users, options.rows, false)?;
+    let mut session = Session::start(&options.directory, layout, false).await?;
+    let mut results = Results::default();
+    for operation in &options.operations {
+        rounds(&mut session, &options, *operation, &mut results).await;
+        half_of_peak(&mut session, &options, *operation, &mut results).await;
+    }
+    if let Err(error) = session.check().await {
+        results.failures.push(error.to_string());
+    }
+    report::write(&options, &machine, &session, &results)?;
+    results.verdict()
+}
+
+/// Every subject in turn, at each level, in each round: what disturbs the machine meets them all.
+async fn rounds(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
+    for round in 1..=options.rounds {
+        for level in &options.levels {
+            for subject in Subject::ALL.into_iter().filter(|subject| subject.takes(operation, *level)) {
+                let load = Load::InFlight(*level);
+                let measured = session.measure(subject, operation, load, options.window()).await;
+                let what = format!("{operation}, {subject}, {level} in flight, round {round}");
+                if let Some(sample) = results.note(&what, measured) {
+                    results.in_flight.entry((operation, subject, *level)).or_default().push(sample);
+                }
+            }
+        }
+    }
+}
+
+/// How long calls take when they come at half of the rate that each Kith reached.
+async fn half_of_peak(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
+    for round in 1..=options.rounds {
+        for subject in Subject::KITH {
+            let Some(peak) = results.peak(operation, subject) else { continue };
+            let measured = session.measure(subject, operation, Load::PerSecond(peak / 2.0), options.window()).await;
+            let what = format!("{operation}, {subject}, half of the peak, round {round}");
+            if let Some(sample) = results.note(&what, measured) {
+                results.half.entry((operation, subject)).or_default().push(sample);
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The processes that are measured: each ends with this one, however this one ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use super::Result;
+
+/// Tells its process's id, waits until the pipe it reads is closed, ends the process, and cleans up.
+const WATCHDOG: &str = r#"trap '' INT; signal=$1; log=$2; remove=$3; shift 3
+"$@" >"$log" 2>&1 & echo $!; read -r _; kill -s "$signal" $!; wait $!; [ -z "$remove" ] || rm -rf "$remove""#;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process that runs in the background.
+pub struct Process {
+    watchdog: Child,
+    pipe: Option<ChildStdin>,
+    pub pid: u32,
+    log: PathBuf,
+}
+
+impl Process {
+    /// `signal` is what ends it; `remove` is what is deleted then.
+    pub fn start(command: &Command, log: &Path, signal: &str, remove: Option<&Path>) -> Result<Self> {
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, "sh", signal]).arg(log).arg(remove.unwrap_or_else(|| Path::new("")));
+        watchdog.arg(command.get_program()).args(command.get_args());
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KITH_")) {
+            watchdog.env_remove(name);
+        }
+        if let Some(directory) = command.get_current_dir() {
+            watchdog.current_dir(directory);
+        }
+        // The shell would say that it was ended.
+        let mut watchdog = watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut pid = String::new();
+        BufReader::new(watchdog.stdout.take().ok_or("no output")?).read_line(&mut pid)?;
+        let pipe = watchdog.stdin.take();
+        Ok(Self { watchdog, pipe, pid: pid.trim().parse()?, log: log.to_owned() })
+    }
+
+    /// What follows these words in its log, once it has written them.
+    pub fn told(&self, words: &str) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            if let Some((_, rest)) = log.split_once(words)
+                && let Some((line, _)) = rest.split_once('\n')
+            {
+                return Ok(line.trim().to_owned());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("not told within {PATIENCE:?}: {words}\n{log}").into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All that it has written.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        // It fails when the process has ended before.
+        _ = self.watchdog.wait();
+    }
+}
+
+/// A PostgreSQL server of our own, with its defaults for durability.
+pub struct Postgres {
+    pub process: Process,
+    pub port: u16,
+    /// Where its programs are, pgbench among them.
+    pub bin: PathBuf,
+}
+
+/// What differs from PostgreSQL's defaults; the report tells it.
+pub const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_connections=400"];
+
+impl Postgres {
+    /// Starts one in `directory`, which is deleted when it ends.
+    pub fn start(directory: &Path) -> Result<Self> {
+        let (bin, data) = (binaries()?, directory.join("data"));
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let user = unprivileged()?;
+        if let Some(user) = &user {
+            run(Command::new("chown").arg("-R").arg(user).arg(directory))?;
+        }
+        let stepped_down = |name: &str| match &user {
+            // PostgreSQL refuses to run as root.
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", user, "--regid", user, "--init-groups"]).arg(bin.join(name));
+                command
+            }
+            None => Command::new(bin.join(name)),
+        };
+        run(stepped_down("initdb")
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(&data)
+            .current_dir(directory))?;
+        let mut server = stepped_down("postgres");
+        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k"]).arg(directory).current_dir(directory);
+        for setting in ["listen_addresses=localhost"].iter().chain(&SETTINGS) {
+            server.args(["-c", setting]);
+        }
+        let process = Process::start(&server, &directory.join("postgres.log"), "INT", Some(directory))?;
+        process.told("ready to accept connections")?;
+        Ok(Self { process, port, bin })
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@localhost:{}/{database}", self.port)
+    }
+}
+
+/// Makes Kith's tables.
+pub fn migrate(url: &str) -> Result<()> {
+    run(Command::new(env!("CARGO_BIN_EXE_kith")).args(["migrate", "--database-url", url])).map(|_| ())
+}
+
+/// A serving Kith: the release binary, with its defaults but for the limits of a user.
+pub fn kith(url: &str, log: &Path) -> Result<(Process, String)> {
+    let mut kith = Command::new(env!("CARGO_BIN_EXE_kith"));
+    kith.args(["serve", "--listen=127.0.0.1:0", "--database-url", url]);
+    kith.args(["--max-sends-per-hour=0", "--max-sent-requests=0", "--max-connections=0"]);
+    let process = Process::start(&kith, log, "TERM", None)?;
+    let address = process.told("listening on ")?;
+    Ok((process, address))
+}
+
+/// What a command that ends by itself writes.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        return Err(format!("{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(text)
+}
+
+/// The newest PostgreSQL that has all that is needed.
+fn binaries() -> Result<PathBuf> {
+    let mut packaged: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+        .unwrap_or_default();
+    packaged.sort();
+    let on_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
+    let complete =
+        |directory: &&PathBuf| ["postgres", "initdb", "pgbench"].iter().all(|name| directory.join(name).exists());
+    let found = packaged.iter().rev().chain(&on_path).find(complete);
+    Ok(found.ok_or("no PostgreSQL server with pgbench: run scripts/install-test-tools, or install both")?.clone())
+}
+
+/// The user to run the server as, if this process is root.
+fn unprivileged() -> Result<Option<String>> {
+    if run(Command::new("id").arg("-u"))?.trim() != "0" {
+        return Ok(None);
+    }
+    let known = |user: &&str| run(Command::new("id").args(["-u", user])).is_ok();
+    let user = ["postgres", "nobody"].into_iter().find(known).ok_or("no unprivileged user")?;
+    Ok(Some(user.to_owned()))
+}

@@ -1,0 +1,143 @@
+//! The same operation as one SQL statement, asked by pgbench: what PostgreSQL itself allows.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Result;
+use super::database::Database;
+use super::layout::Layout;
+use super::measure::{Sample, Watched, used_by_ended};
+use super::process::{Postgres, run};
+use super::seed;
+use super::workload::Operation;
+
+/// Ids of requests that the statements make begin here.
+const FIRST_ID: i64 = 1_000_000_000_000;
+
+/// A copy of the seeded database, to which no Kith is connected.
+pub struct Raw {
+    layout: Layout,
+    database: Database,
+    /// What is added to a waiting request's number to have its id.
+    offset: i64,
+    /// The first number that waits, and the first that does not yet.
+    waiting: [i64; 2],
+}
+
+impl Raw {
+    /// Copies a database to which nobody is connected.
+    pub async fn copy(postgres: &Postgres, from: &str, layout: Layout) -> Result<Self> {
+        let mut database = Database::postgres(&postgres.url("postgres")).await?;
+        database.execute(&format!("CREATE DATABASE raw TEMPLATE {from} STRATEGY file_copy")).await?;
+        let mut database = Database::postgres(&postgres.url("raw")).await?;
+        database.execute(&format!("CREATE SEQUENCE raw_ids START {FIRST_ID} CACHE 1")).await?;
+        let offset = database.number("(SELECT last_sequence FROM feed)").await? + 1;
+        Ok(Self { layout, database, offset, waiting: [0, 0] })
+    }
+
+    /// Whether the operation has a statement.
+    pub fn has(operation: Operation) -> bool {
+        script(operation).is_some()
+    }
+
+    /// Adds requests that wait to be answered until there are so many.
+    pub async fn prepare(&mut self, count: i64) -> Result<()> {
+        while self.waiting[1] - self.waiting[0] < count {
+            let first = self.waiting[1];
+            let numbers = first..(first + 100_000).min((first / self.layout.users + 1) * self.layout.users);
+            self.waiting[1] = numbers.end;
+            let id = seed::add_waiting(&mut self.database, self.layout, numbers).await?;
+            if id != self.offset + first {
+                return Err("somebody else wrote to the copied database".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the statement of an operation on so many connections for whole seconds.
+    pub async fn measure(
+        &mut self,
+        postgres: &Postgres,
+        operation: Operation,
+        connections: usize,
+        length: Duration,
+    ) -> Result<Sample> {
+        let script = script(operation).ok_or("no statement")?;
+        let watched = Watched { server: None, database: Some(postgres.process.pid) };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/throughput/sql").join(script);
+        let mut pgbench = Command::new(postgres.bin.join("pgbench"));
+        pgbench.args(["-n", "-M", "prepared", "-h", "localhost", "-U", "postgres", "-p", &postgres.port.to_string()]);
+        pgbench.args(["-c", &connections.to_string(), "-T", &length.as_secs().max(1).to_string()]);
+        for (name, value) in [
+            ("users", self.layout.users),
+            ("listed", self.layout.ranks_with(69)),
+            ("clients", connections as i64),
+            ("first", self.waiting[0]),
+            ("offset", self.offset),
+            ("call", 0),
+        ] {
+            pgbench.arg("-D").arg(format!("{name}={value}"));
+        }
+        let before = self.made(operation).await?;
+        let (used, asking, begun) = (watched.used(), used_by_ended(), Instant::now());
+        let told = run(pgbench.arg("-f").arg(path).arg("raw"))?;
+        let (after, asked, _) = (watched.used(), used_by_ended(), begun.elapsed());
+        let calls = number(&told, "number of transactions actually processed: ")?;
+        if let Some(made) = self.made(operation).await?.map(|made| made - before.unwrap_or(0)) {
+            // A pair that was picked twice by chance is not a failure; it is rare.
+            if (made as f64) < calls * 0.99 || number(&told, "number of failed transactions: ")? > 0.0 {
+                return Err(format!("{operation:?}: {calls} statements made {made} changes\n{told}").into());
+            }
+        }
+        self.take(operation).await?;
+        Ok(Sample {
+            per_second: number(&told, "tps = ")?,
+            cpu: [0.0, (after[1] - used[1]) * 1e3 / calls, (asked - asking) * 1e3 / calls],
+            ..Sample::default()
+        })
+    }
+
+    /// How many changes the statements of a kind have made.
+    async fn made(&mut self, operation: Operation) -> Result<Option<i64>> {
+        let made = match operation {
+            Operation::Send => format!("(SELECT count(*) FROM connection_requests WHERE id >= {FIRST_ID})"),
+            Operation::Accept => {
+                format!("(SELECT count(*) FROM connection_requests WHERE id >= {} AND state <> 'PENDING')", self.offset)
+            }
+            _ => return Ok(None),
+        };
+        self.database.number(&made).await.map(Some)
+    }
+
+    /// Leaves out what the connections have answered; each of them is at its own place.
+    async fn take(&mut self, operation: Operation) -> Result<()> {
+        if operation == Operation::Accept {
+            let last = format!(
+                "(SELECT max(id) FROM connection_requests WHERE id BETWEEN {} AND {} AND state <> 'PENDING')",
+                self.offset, FIRST_ID
+            );
+            self.waiting[0] = self.database.number(&last).await? - self.offset + 1;
+        }
+        Ok(())
+    }
+}
+
+fn script(operation: Operation) -> Option<&'static str> {
+    match operation {
+        Operation::Send => Some("send.sql"),
+        Operation::Accept => Some("accept.sql"),
+        Operation::Received => Some("received.sql"),
+        Operation::Status => Some("status.sql"),
+        Operation::Counts => Some("counts.sql"),
+        Operation::User => Some("user.sql"),
+        _ => None,
+    }
+}
+
+/// The number that follows these words.
+fn number(told: &str, words: &str) -> Result<f64> {
+    let rest = told.split_once(words).ok_or_else(|| format!("pgbench does not tell {words:?}:\n{told}"))?.1;
+    let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(rest.len());
+    Ok(rest[..end].parse()?)
+}

@@ -1,0 +1,198 @@
+//! Writes the report: Markdown with the numbers, and the plot next to it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use chrono::{DateTime, Utc};
+
+use super::measure::{Sample, spread};
+use super::process::{SETTINGS, run};
+use super::session::{Session, Subject};
+use super::workload::Operation;
+use super::{Options, Result, Results, plot};
+
+const HEAD: &str = "\
+<!-- Written by `make bench`; changes made here are lost. -->
+
+# Performance, measured
+
+`make bench` measures all of this in one run and writes this page, in about half an hour. `make bench-smoke` shows
+within a minute that it works. `make bench ARGS='--operations=send,accept --levels=64'` measures less,
+`make bench ARGS=--help` says what else there is.
+
+- **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
+  limits of a user. Every change is one of a pair or a request that no call before has touched, and after each
+  measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
+  and is told below.
+- **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
+  events or gRPC ([the statements](../../benches/throughput/sql)).
+- **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
+- The generator, the server and the database share the processors. The subjects take turns within each round; a number
+  is the median of the rounds, with the least and the most in parentheses.
+
+";
+
+/// What the numbers depend on.
+pub struct Machine {
+    lines: Vec<(&'static str, String)>,
+}
+
+impl Machine {
+    pub fn read(directory: &Path) -> Result<Self> {
+        let told = |program: &str, args: &[&str]| match run(Command::new(program).args(args)) {
+            Ok(text) => text.trim().to_owned(),
+            Err(_) => "unknown".to_owned(),
+        };
+        let of_file = |path: &str, name: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown");
+            line.trim_start_matches([' ', '\t', ':']).to_owned()
+        };
+        let cores = std::thread::available_parallelism()?;
+        let memory: f64 = of_file("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0);
+        let changed = if told("git", &["status", "--porcelain"]).is_empty() { "" } else { ", with changes" };
+        let now: DateTime<Utc> = SystemTime::now().into();
+        let file_system = told("df", &["--output=fstype", &directory.to_string_lossy()]);
+        let lines = vec![
+            ("Date", now.format("%Y-%m-%d %H:%M UTC").to_string()),
+            ("Commit", told("git", &["rev-parse", "--short=12", "HEAD"]) + changed),
+            ("Processor", format!("{}, {cores} cores", of_file("/proc/cpuinfo", "model name"))),
+            ("Memory", format!("{:.0} GiB", memory / 1_048_576.0)),
+            ("System", told("uname", &["-sr"])),
+            ("File system", file_system.lines().last().unwrap_or_default().to_owned()),
+            ("Load average before", load_average()),
+            ("Rust", told("rustc", &["--version"])),
+        ];
+        Ok(Self { lines })
+    }
+
+    /// As a table, with what is known after the run.
+    pub fn table(&self, options: &Options, versions: &[String], seeds: &str) -> Result<String> {
+        let mut text = String::from("| | |\n|---|---|\n");
+        let settings = SETTINGS.join(", ");
+        let after = [
+            ("Load average after", load_average()),
+            ("Databases", format!("{}; PostgreSQL's defaults but for {settings}", versions.join(", "))),
+            ("Seed", seeds.to_owned()),
+            ("Measurements", format!("{} rounds of {} s each", options.rounds, options.seconds)),
+        ];
+        for (name, value) in self.lines.iter().chain(&after) {
+            writeln!(text, "| {name} | {value} |")?;
+        }
+        Ok(text + "\n")
+    }
+}
+
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// Writes a file, and its directory if there is none.
+pub fn save(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(path, text)?;
+    eprintln!("written: {}", path.display());
+    Ok(())
+}
+
+/// Writes the page and the plot.
+pub fn write(options: &Options, machine: &Machine, session: &Session, results: &Results) -> Result<()> {
+    let (page, picture) = (options.out.with_extension("md"), options.out.with_extension("svg"));
+    let seed = format!("{} users, {} requests and connections", options.users, session.rows);
+    let name = picture.file_name().unwrap_or_default().to_string_lossy();
+    let mut text = HEAD.to_owned();
+    text += &machine.table(options, &session.versions, &seed)?;
+    for failure in &results.failures {
+        write!(text, "**Failed:** {}\n\n", failure.lines().next().unwrap_or_default())?;
+    }
+    write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
+    text += &summary(options, results)?;
+    for operation in &options.operations {
+        text += &details(*operation, results)?;
+    }
+    save(&page, &text)?;
+    save(&picture, &plot::draw(&options.operations, results)?)
+}
+
+/// The best that each reaches, and how long calls take at half of it.
+fn summary(options: &Options, results: &Results) -> Result<String> {
+    let mut text = String::from(
+        "## The most calls a second\n\n\
+         The best level of each, and Kith on PostgreSQL as a part of SQL alone. p99 is at half of the peak: so many calls\n\
+         come each second, whether or not those before are answered, and a call's time counts from when it was due.\n\n\
+         | | Kith on PostgreSQL | p99 ms | Kith on SQLite | p99 ms | SQL alone | Kith / SQL | gRPC echo |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for operation in &options.operations {
+        let peak = |subject| results.peak(*operation, subject);
+        let shown = |subject| peak(subject).map_or("–".to_owned(), |peak| format!("{peak:.0}"));
+        let at_half = |subject| match results.half.get(&(*operation, subject)) {
+            Some(samples) => with_range(samples, 2, |sample| sample.latency[1]),
+            None => "–".to_owned(),
+        };
+        let ratio = peak(Subject::KithPostgres).zip(peak(Subject::Sql));
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            operation.title(),
+            shown(Subject::KithPostgres),
+            at_half(Subject::KithPostgres),
+            shown(Subject::KithSqlite),
+            at_half(Subject::KithSqlite),
+            shown(Subject::Sql),
+            ratio.map_or("–".to_owned(), |(kith, sql)| format!("{:.2}", kith / sql)),
+            shown(Subject::Echo),
+        )?;
+    }
+    Ok(text + "\n")
+}
+
+fn details(operation: Operation, results: &Results) -> Result<String> {
+    let mut text = format!("## {}\n\n", operation.title());
+    text += "| In flight | | Calls/s | of SQL's best | p50 ms | p99 ms | p99.9 ms | Server CPU ms | Database CPU ms \
+             | Generator CPU ms | Bytes |\n|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    let limit = results.peak(operation, Subject::Sql);
+    let mut rows: Vec<_> = results.in_flight.iter().filter(|((one, ..), _)| *one == operation).collect();
+    rows.sort_by_key(|((_, subject, level), _)| (*level, *subject));
+    for ((_, subject, level), samples) in rows {
+        let ratio = limit.filter(|_| Subject::KITH.contains(subject)).map(|limit| {
+            let [median, ..] = spread(samples.iter().map(|sample| sample.per_second));
+            format!("{:.2}", median / limit)
+        });
+        // A zero is what nobody looked at, or what is not there.
+        let median = |digits: usize, value: &dyn Fn(&Sample) -> f64| match spread(samples.iter().map(value))[0] {
+            0.0 => "–".to_owned(),
+            median => format!("{median:.digits$}"),
+        };
+        writeln!(
+            text,
+            "| {level} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            subject.title(),
+            with_range(samples, 0, |sample| sample.per_second),
+            ratio.unwrap_or_else(|| "–".to_owned()),
+            median(2, &|sample| sample.latency[0]),
+            median(2, &|sample| sample.latency[1]),
+            median(2, &|sample| sample.latency[2]),
+            median(3, &|sample| sample.cpu[0]),
+            median(3, &|sample| sample.cpu[1]),
+            median(4, &|sample| sample.cpu[2]),
+            median(0, &|sample| sample.bytes),
+        )?;
+    }
+    Ok(text + "\n")
+}
+
+/// The median of the rounds, with the least and the most.
+pub fn with_range(samples: &[Sample], digits: usize, value: impl Fn(&Sample) -> f64) -> String {
+    let [median, least, most] = spread(samples.iter().map(value));
+    if samples.len() == 1 {
+        return format!("{median:.digits$}");
+    }
+    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+}

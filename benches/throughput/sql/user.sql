@@ -1,0 +1,3 @@
+-- One user, whole.
+\set user random(1, :users)
+SELECT * FROM users WHERE id = :user;

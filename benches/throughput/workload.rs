@@ -1,0 +1,358 @@
+//! The calls: what is asked, of whom, and whether the answer is one.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+
+use clap::ValueEnum;
+use kith::proto::v1 as pb;
+use prost::Message;
+use prost::bytes::{BufMut, Bytes, BytesMut};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::Result;
+use super::database::Database;
+use super::layout::{HUB, Layout};
+use super::seed;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Operation {
+    /// Send a request.
+    Send,
+    /// Accept a request.
+    Accept,
+    /// Reject a request.
+    Reject,
+    /// Mark a request viewed.
+    View,
+    /// List 20 received requests, both users whole.
+    Received,
+    /// List 20 connections, the users whole.
+    Connections,
+    /// How two users stand.
+    Status,
+    /// How a user stands towards 100 others.
+    Statuses,
+    /// A user's counts.
+    Counts,
+    /// One user.
+    User,
+    /// All of them: 90 % reads.
+    Mixed,
+}
+
+/// The mixed load: of 100 calls.
+const MIX: [(Operation, u32); 10] = [
+    (Operation::Status, 25),
+    (Operation::Received, 15),
+    (Operation::Connections, 15),
+    (Operation::Counts, 15),
+    (Operation::User, 15),
+    (Operation::Statuses, 5),
+    (Operation::Send, 4),
+    (Operation::Accept, 2),
+    (Operation::View, 3),
+    (Operation::Reject, 1),
+];
+
+impl Operation {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Send => "Send a request",
+            Self::Accept => "Accept a request",
+            Self::Reject => "Reject a request",
+            Self::View => "Mark a request viewed",
+            Self::Received => "List 20 received, both users whole",
+            Self::Connections => "List 20 connections",
+            Self::Status => "Status of a pair",
+            Self::Statuses => "Statuses of 100 pairs",
+            Self::Counts => "Counts of a user",
+            Self::User => "One user",
+            Self::Mixed => "Mixed, 90 % reads",
+        }
+    }
+
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Send => "/kith.v1.ConnectionRequestService/SendConnectionRequest",
+            Self::Accept => "/kith.v1.ConnectionRequestService/AcceptConnectionRequest",
+            Self::Reject => "/kith.v1.ConnectionRequestService/RejectConnectionRequest",
+            Self::View => "/kith.v1.ConnectionRequestService/MarkConnectionRequestViewed",
+            Self::Received => "/kith.v1.ConnectionRequestService/ListConnectionRequests",
+            Self::Connections => "/kith.v1.ConnectionService/ListConnections",
+            Self::Status => "/kith.v1.ConnectionService/GetConnectionStatus",
+            Self::Statuses => "/kith.v1.ConnectionService/BatchGetConnectionStatuses",
+            Self::Counts | Self::Mixed => "/kith.v1.ConnectionService/GetConnectionCounts",
+            Self::User => "/kith.v1.UserService/GetUser",
+        }
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Self::Send | Self::Accept | Self::Reject | Self::View)
+    }
+
+    /// Whether this measurement uses up requests that wait to be answered.
+    pub fn answers(self) -> bool {
+        matches!(self, Self::Accept | Self::Reject | Self::View | Self::Mixed)
+    }
+
+    /// All but the mixed load.
+    pub fn single() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied().filter(|operation| *operation != Self::Mixed)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title())
+    }
+}
+
+/// One call, ready for the wire.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub operation: Operation,
+    pub frame: Bytes,
+}
+
+impl Call {
+    fn new(operation: Operation, message: &impl Message) -> Self {
+        let length = message.encoded_len();
+        let mut frame = BytesMut::with_capacity(5 + length);
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        frame.put_slice(&message.encode_to_vec());
+        Self { operation, frame: frame.freeze() }
+    }
+
+    /// The first page of user 1's list, or the one that the token asks for.
+    pub fn hub(operation: Operation, page_size: i32, page_token: String) -> Self {
+        match operation {
+            Operation::Received => Self::new(
+                operation,
+                &pb::ListConnectionRequestsRequest {
+                    user_id: HUB,
+                    direction: pb::ConnectionRequestDirection::Received.into(),
+                    page_size,
+                    page_token,
+                    ..Default::default()
+                },
+            ),
+            _ => Self::new(
+                operation,
+                &pb::ListConnectionsRequest { user_id: HUB, page_size, page_token, ..Default::default() },
+            ),
+        }
+    }
+
+    /// The revision that a database is at.
+    pub fn revision() -> Self {
+        Self::new(Operation::Counts, &pb::GetConnectionCountsRequest { user_id: 1, min_revision: 0 })
+    }
+}
+
+/// The requests that wait to be answered, in the order in which they are taken.
+#[derive(Default)]
+struct Waiting {
+    /// The id of the first of these numbers; the others follow it.
+    ranges: VecDeque<(i64, Range<i64>)>,
+    next: i64,
+    /// For an echo, that needs none.
+    endless: bool,
+}
+
+impl Waiting {
+    /// One that was not taken before, by id and receiver.
+    fn take(&mut self, layout: Layout) -> Result<(i64, i64)> {
+        if self.endless {
+            self.next += 1;
+            return Ok((self.next, layout.waiting(self.next).1));
+        }
+        let Some((id, numbers)) = self.ranges.front_mut() else {
+            return Err("no request waits any more: ask for shorter measurements, or more users".into());
+        };
+        let taken = (*id, layout.waiting(numbers.start).1);
+        (*id, numbers.start) = (*id + 1, numbers.start + 1);
+        if numbers.is_empty() {
+            self.ranges.pop_front();
+        }
+        Ok(taken)
+    }
+}
+
+/// The calls to one database, each valid when it is made.
+pub struct Workload {
+    pub layout: Layout,
+    rng: StdRng,
+    waiting: Waiting,
+    sent: i64,
+    listed: [i64; 2],
+    /// Changes asked for so far: each is one event.
+    pub changes: i64,
+    /// The same call again and again, where there is one.
+    pub fixed: Option<Call>,
+}
+
+impl Workload {
+    pub fn new(layout: Layout) -> Self {
+        let rng = StdRng::seed_from_u64(2);
+        // With so many rows a user has 20 pending requests, or 20 connections; see `Layout::edge`.
+        let listed = [layout.ranks_with(69), layout.ranks_with(33)];
+        Self { layout, rng, waiting: Waiting::default(), sent: 0, listed, changes: 0, fixed: None }
+    }
+
+    /// For a server that answers always the same.
+    pub fn endless(layout: Layout) -> Self {
+        Self { waiting: Waiting { endless: true, ..Waiting::default() }, ..Self::new(layout) }
+    }
+
+    /// Sees to it that so many requests wait to be answered.
+    pub async fn prepare(&mut self, database: &mut Database, count: i64) -> Result<()> {
+        while self.waiting.ranges.iter().map(|(_, numbers)| numbers.end - numbers.start).sum::<i64>() < count {
+            let (first, users) = (self.waiting.next, self.layout.users);
+            let numbers = first..(first + 100_000).min((first / users + 1) * users);
+            self.waiting.next = numbers.end;
+            let id = seed::add_waiting(database, self.layout, numbers.clone()).await?;
+            self.waiting.ranges.push_back((id, numbers));
+            seed::flush(database).await?;
+        }
+        Ok(())
+    }
+
+    /// The next call of this kind.
+    pub fn next(&mut self, operation: Operation) -> Result<Call> {
+        if let Some(call) = &self.fixed {
+            return Ok(call.clone());
+        }
+        if operation == Operation::Mixed {
+            let mut left = self.rng.random_range(0..100);
+            let chosen = MIX.iter().find(|(_, share)| {
+                let found = left < *share;
+                left = left.saturating_sub(*share);
+                found
+            });
+            return self.next(chosen.map_or(Operation::User, |(operation, _)| *operation));
+        }
+        self.changes += i64::from(operation.writes());
+        self.single(operation)
+    }
+
+    fn single(&mut self, operation: Operation) -> Result<Call> {
+        let request_id = String::new();
+        Ok(match operation {
+            Operation::Send => {
+                if self.sent >= self.layout.sends() {
+                    return Err("all pairs are used: ask for more users".into());
+                }
+                let (from_user_id, to_user_id) = self.layout.sent(self.sent);
+                self.sent += 1;
+                let message = "I liked your talk. Shall we connect?".to_owned();
+                Call::new(
+                    operation,
+                    &pb::SendConnectionRequestRequest { from_user_id, to_user_id, message, request_id },
+                )
+            }
+            Operation::Accept => {
+                let (id, user_id) = self.waiting.take(self.layout)?;
+                Call::new(operation, &pb::AcceptConnectionRequestRequest { id, user_id, request_id })
+            }
+            Operation::Reject => {
+                let (id, user_id) = self.waiting.take(self.layout)?;
+                Call::new(operation, &pb::RejectConnectionRequestRequest { id, user_id, request_id })
+            }
+            Operation::View => {
+                let (id, user_id) = self.waiting.take(self.layout)?;
+                Call::new(operation, &pb::MarkConnectionRequestViewedRequest { id, user_id, request_id })
+            }
+            Operation::Received => {
+                let direction = pb::ConnectionRequestDirection::Received.into();
+                let user_id = self.listed(0);
+                let request = pb::ListConnectionRequestsRequest { user_id, direction, ..Default::default() };
+                Call::new(operation, &request)
+            }
+            Operation::Connections => {
+                Call::new(operation, &pb::ListConnectionsRequest { user_id: self.listed(1), ..Default::default() })
+            }
+            Operation::Status => {
+                let user_id = self.anyone();
+                let other_user_id = self.other(user_id, 4);
+                Call::new(operation, &pb::GetConnectionStatusRequest { user_id, other_user_id, min_revision: 0 })
+            }
+            Operation::Statuses => {
+                let user_id = self.listed(1);
+                let other_user_ids = (0..100).map(|_| self.other(user_id, 33)).collect();
+                let request = pb::BatchGetConnectionStatusesRequest { user_id, other_user_ids, min_revision: 0 };
+                Call::new(operation, &request)
+            }
+            Operation::Counts | Operation::Mixed => {
+                Call::new(operation, &pb::GetConnectionCountsRequest { user_id: self.anyone(), min_revision: 0 })
+            }
+            Operation::User => {
+                let key = Some(pb::get_user_request::Key::Id(self.anyone()));
+                Call::new(operation, &pb::GetUserRequest { key, min_revision: 0 })
+            }
+        })
+    }
+
+    fn anyone(&mut self) -> i64 {
+        self.rng.random_range(1..=self.layout.users)
+    }
+
+    /// A user with 20 pending requests (0) or 20 connections (1).
+    fn listed(&mut self, kind: usize) -> i64 {
+        let rank = self.rng.random_range(0..self.listed[kind]);
+        self.layout.user(rank)
+    }
+
+    /// Half the time somebody to whom the user has some relation, half the time anybody.
+    fn other(&mut self, user: i64, relations: i64) -> i64 {
+        if self.rng.random_bool(0.5) {
+            let edge = self.layout.edge(user, self.rng.random_range(0..relations));
+            return if edge.from == user { edge.to } else { edge.from };
+        }
+        let other = self.anyone();
+        if other == user { other % self.layout.users + 1 } else { other }
+    }
+}
+
+/// Fails if a message is not the whole answer that is wanted.
+pub fn check(operation: Operation, message: &[u8]) -> Result<()> {
+    let whole = |user: &Option<pb::User>| user.as_ref().is_some_and(|user| user.bio.len() > 200);
+    let right = match operation {
+        Operation::Send => {
+            let answer = pb::SendConnectionRequestResponse::decode(message)?;
+            answer.status() == pb::ConnectionStatus::RequestSent
+        }
+        Operation::Accept => {
+            let answer = pb::AcceptConnectionRequestResponse::decode(message)?;
+            answer.status() == pb::ConnectionStatus::Connected
+        }
+        Operation::Reject => {
+            let answer = pb::RejectConnectionRequestResponse::decode(message)?;
+            answer.status() == pb::ConnectionStatus::RequestRejected
+        }
+        Operation::View => {
+            let answer = pb::MarkConnectionRequestViewedResponse::decode(message)?;
+            answer.connection_request.is_some_and(|request| request.viewed.is_some())
+        }
+        Operation::Received => {
+            let answer = pb::ListConnectionRequestsResponse::decode(message)?.connection_requests;
+            answer.len() == 20 && answer.iter().all(|row| whole(&row.from_user) && whole(&row.to_user))
+        }
+        Operation::Connections => {
+            let answer = pb::ListConnectionsResponse::decode(message)?.connections;
+            answer.len() == 20 && answer.iter().all(|row| whole(&row.user))
+        }
+        Operation::Status => pb::GetConnectionStatusResponse::decode(message)?.revision > 0,
+        Operation::Statuses => {
+            let answer = pb::BatchGetConnectionStatusesResponse::decode(message)?.statuses;
+            answer.len() == 100
+                && answer.iter().filter(|one| one.status() == pb::ConnectionStatus::Connected).count() > 10
+        }
+        Operation::Counts | Operation::Mixed => pb::GetConnectionCountsResponse::decode(message)?.connections > 0,
+        Operation::User => whole(&pb::GetUserResponse::decode(message)?.user),
+    };
+    if right { Ok(()) } else { Err(format!("{operation:?}: this is not the answer: {message:?}").into()) }
+}
