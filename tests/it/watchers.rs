@@ -10,7 +10,7 @@ use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
 use crate::harness::process::{self, Kith};
 use crate::harness::watching::{from, sequences};
-use crate::harness::{App, Database, Engine, refused};
+use crate::harness::{App, Database, Engine, refused, until};
 use crate::on_each_engine;
 
 on_each_engine! {
@@ -171,4 +171,32 @@ async fn copy(database: &Database) -> Database {
         }
     }
     copy
+}
+
+/// Without being asked: the reader asks once a second anyway, which would hide that nobody tells it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_hears_of_the_others_commits_again_after_it_lost_the_connection_that_listens() {
+    let one = App::start(Engine::Postgres).await;
+    let other = one.another(|_| {}).await;
+    let mut changes = one.store.changes();
+    let listening = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let listeners = async || one.database.number(&format!("SELECT count(*) AS value {listening}")).await;
+    until("both servers listen", async || listeners().await == 2).await;
+
+    changes.mark_unchanged();
+    other.user("ann").await;
+    changes.changed().await.expect("a store");
+
+    let ended = one.database.number(&format!("SELECT count(pg_terminate_backend(pid)) AS value {listening}")).await;
+    assert_eq!(ended, 2);
+    let mut watching = one.watch(from(0, 15_000)).await;
+    other.user("bob").await;
+    assert_eq!(sequences(&watching.until(2).await), [1, 2], "the reader asks although nobody tells it");
+
+    until("both servers listen again", async || listeners().await == 2).await;
+    // Told once more that they listen again; only then does a change come from a commit.
+    changes.mark_unchanged();
+    other.user("eve").await;
+    changes.changed().await.expect("a store");
+    assert_eq!(sequences(&watching.until(3).await), [3]);
 }
