@@ -45,8 +45,13 @@ fn status<const N: usize>(
     Status::with_error_details(code, message, details(reason, metadata))
 }
 
-fn retry(code: Code, reason: ErrorReason, message: &str) -> Status {
-    let mut details = details(reason, []);
+fn retry<const N: usize>(
+    code: Code,
+    reason: ErrorReason,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
+    let mut details = details(reason, metadata);
     details.set_retry_info(Some(PAUSE));
     Status::with_error_details(code, message, details)
 }
@@ -189,6 +194,7 @@ impl From<CommitError> for Status {
                 Code::Unavailable,
                 ErrorReason::OutcomeUnknown,
                 "the change may or may not have been made; retry with the same request_id to learn which",
+                [],
             ),
             CommitError::Internal => internal(),
         }
@@ -226,7 +232,7 @@ impl From<Lost> for Status {
             ),
             Lost::TooMany => overloaded(),
             Lost::ShuttingDown => {
-                retry(Code::Unavailable, ErrorReason::ShuttingDown, "the server ends; resume on another one")
+                retry(Code::Unavailable, ErrorReason::ShuttingDown, "the server ends; resume on another one", [])
             }
             Lost::Silent => unavailable(),
             Lost::Store(error) => error.into(),
@@ -236,18 +242,17 @@ impl From<Lost> for Status {
 
 /// The database has not reached the revision that the caller asks for.
 pub fn revision_not_reached(reached: Sequence) -> Status {
-    let mut details = details(ErrorReason::RevisionNotReached, [("revision", reached.to_string())]);
-    details.set_retry_info(Some(PAUSE));
     let message = format!("the database is at revision {reached}, which is before min_revision");
-    Status::with_error_details(Code::Unavailable, message, details)
+    let metadata = [("revision", reached.to_string())];
+    retry(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
 fn overloaded() -> Status {
-    retry(Code::ResourceExhausted, ErrorReason::Overloaded, "there is more to do than can be held; retry later")
+    retry(Code::ResourceExhausted, ErrorReason::Overloaded, "there is more to do than can be held; retry later", [])
 }
 
 fn unavailable() -> Status {
-    retry(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database does not answer; retry later")
+    retry(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database does not answer; retry later", [])
 }
 
 /// A fault of ours.

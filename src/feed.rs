@@ -24,7 +24,7 @@ use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, Recorded, Store};
+use crate::store::{Events, FeedSlice, Recorded, Store, StoreError};
 
 /// How many events are read at once.
 const SLICE: usize = 512;
@@ -100,6 +100,14 @@ fn told(mut events: Vec<Recorded>, limit: usize) -> (Vec<Told>, bool) {
     commits.push(beyond);
     let mark = |(Recorded { commit, event }, next)| Told { event, ends: next != Some(commit) };
     (events.into_iter().zip(commits).map(mark).collect(), all)
+}
+
+/// Whether all that follows `after` was read. Commits are serial, so a gap is a fault, and is told as one.
+fn unbroken(slice: &FeedSlice, after: Sequence) -> Result<(), StoreError> {
+    match hole(slice, after) {
+        None => Ok(()),
+        Some(last) => Err(StoreError::Corrupt { column: "events.sequence", value: format!("a gap after {last}") }),
+    }
 }
 
 /// The event after which the feed has a hole, if it has one in what was read after `after`.

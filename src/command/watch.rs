@@ -37,8 +37,8 @@ pub(super) async fn run(args: Watch) -> Result<(), Failure> {
     }
 }
 
-/// Whether another try may do: the server ends, lacks its database or has no seat, or the connection was lost. What the service
-/// itself answers has details, and what the transport makes up has none.
+/// Whether another try may do: the server ends, lacks its database or has no seat, or the connection was lost. What
+/// the service itself answers has details, and what the transport makes up has none.
 fn is_passing(status: &Status) -> bool {
     let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()

@@ -1,7 +1,7 @@
 //! Pages of the feed.
 
 use super::place::{Lost, Place, still_there};
-use super::{Feed, SLICE, hole};
+use super::{Feed, SLICE, unbroken};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::selection::Selection;
@@ -38,9 +38,8 @@ impl Feed {
         let mut page = Page { events: Vec::new(), next: None, revision: slice.last, epoch: slice.epoch.clone() };
         let mut looked_at = 0;
         loop {
-            if let Some(last) = hole(&slice, cursor).filter(|_| which == Events::All) {
-                let value = format!("a gap after {last}");
-                return Err(StoreError::Corrupt { column: "events.sequence", value }.into());
+            if which == Events::All {
+                unbroken(&slice, cursor)?;
             }
             let count = slice.events.len();
             looked_at += count;

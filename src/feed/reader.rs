@@ -8,7 +8,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::place::{Lost, still_there};
-use super::{SLICE, Told, hole, told};
+use super::{SLICE, Told, told, unbroken};
 use crate::domain::id::Sequence;
 use crate::store::{Events, Store, StoreError};
 
@@ -113,22 +113,15 @@ impl Reader {
             return Ok(false);
         };
         let slice = self.store.events(Events::All, *until, limit()).await?;
-        match still_there(*until, epoch, &slice) {
-            Ok(()) => {}
-            Err(Lost::WrongEpoch { epoch }) => {
+        if let Err(lost) = still_there(*until, epoch, &slice) {
+            if let Lost::WrongEpoch { epoch } = lost {
                 self.tell(News::Replaced { epoch });
-                *position = None;
-                return Ok(true);
             }
-            // So far behind that what follows is deleted: the watchers read the table, and are told the same there.
-            Err(_) => {
-                *position = None;
-                return Ok(true);
-            }
+            // Or so far behind that what follows is deleted: the watchers read the table, and are told the same there.
+            *position = None;
+            return Ok(true);
         }
-        if let Some(last) = hole(&slice, *until) {
-            return Err(StoreError::Corrupt { column: "events.sequence", value: format!("a gap after {last}") });
-        }
+        unbroken(&slice, *until)?;
         let (events, all) = told(slice.events, SLICE);
         if let Some(last) = events.last() {
             let (after, last) = (*until, last.event.sequence);

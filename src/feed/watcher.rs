@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::place::{Lost, still_there};
 use super::reader::{News, PATIENCE, limit};
-use super::{Feed, SLICE, Told, hole, told};
+use super::{Feed, SLICE, Told, told, unbroken};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::selection::Selection;
@@ -45,11 +45,9 @@ pub struct Watcher {
     /// Whether there may be events after the cursor that the news do not have.
     behind: bool,
     ready: VecDeque<Message>,
-    /// What was gathered of a commit that has not ended yet.
-    gathered: Vec<Event>,
     /// Whether the last message said that its commit continues.
     continues: bool,
-    told: Instant,
+    last_message: Instant,
     /// Since when the table cannot be read.
     failing: Option<Instant>,
 }
@@ -76,9 +74,8 @@ impl Watcher {
             cursor: start,
             behind: start < bounds.last,
             ready: VecDeque::new(),
-            gathered: Vec::new(),
             continues: false,
-            told: Instant::now(),
+            last_message: Instant::now(),
             failing: None,
         };
         // At once: the caller learns where it is.
@@ -95,7 +92,7 @@ impl Watcher {
     pub async fn next(&mut self) -> Result<Message, Lost> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                self.told = Instant::now();
+                self.last_message = Instant::now();
                 return Ok(message);
             }
             let mut stopped = self.stopped.clone();
@@ -113,7 +110,7 @@ impl Watcher {
         }
         let news = tokio::select! {
             news = self.news.recv() => news,
-            () = sleep_until(self.told + self.heartbeat) => {
+            () = sleep_until(self.last_message + self.heartbeat) => {
                 self.beat();
                 return Ok(());
             }
@@ -124,7 +121,8 @@ impl Watcher {
             // It was told from the table.
             Ok(News::Part(_)) => {}
             Ok(News::Replaced { epoch }) if *epoch != *self.epoch => return Err(Lost::WrongEpoch { epoch }),
-            // It began in the new feed before the reader did; or the feed is shorter now, and the table tells by how much.
+            // It began in the new feed before the reader did; or the feed is shorter now, and the table tells by how
+            // much.
             Ok(News::Replaced { .. }) => self.behind = true,
             Ok(News::Silent) | Err(RecvError::Closed) => return Err(Lost::Silent),
             Err(RecvError::Lagged(_)) => {
@@ -142,18 +140,15 @@ impl Watcher {
         let which = subject.map_or(Events::All, Events::Of);
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
         still_there(self.cursor, &self.epoch, &slice)?;
-        if which == Events::All
-            && let Some(last) = hole(&slice, self.cursor)
-        {
-            let value = format!("a gap after {last}");
-            return Err(StoreError::Corrupt { column: "events.sequence", value }.into());
+        if which == Events::All {
+            unbroken(&slice, self.cursor)?;
         }
         let end = slice.last;
         let (events, all) = told(slice.events, SLICE);
         let last = events.last().map_or(self.cursor, |told| told.event.sequence);
         self.behind = !all;
         self.gather(&events, if all { last.max(end) } else { last });
-        if self.ready.is_empty() && self.told.elapsed() >= self.heartbeat {
+        if self.ready.is_empty() && self.last_message.elapsed() >= self.heartbeat {
             self.beat();
         }
         Ok(())
@@ -184,24 +179,24 @@ impl Watcher {
     /// Makes messages of what is selected, and moves the cursor. What was told before is left out.
     fn gather(&mut self, events: &[Told], until: Sequence) {
         let cursor = self.cursor;
+        let mut selected = Vec::new();
         for Told { event, ends } in events.iter().filter(|told| told.event.sequence > cursor) {
-            self.gathered.extend(self.selection.told(event, &self.feed.policy));
+            selected.extend(self.selection.told(event, &self.feed.policy));
             if *ends {
-                self.close(event.sequence, false);
+                self.close(std::mem::take(&mut selected), event.sequence, false);
             }
         }
         self.cursor = until;
-        if !self.gathered.is_empty() {
-            self.close(until, true);
+        if !selected.is_empty() {
+            self.close(selected, until, true);
         }
     }
 
     /// Ends a message, if there is something to tell.
-    fn close(&mut self, at: Sequence, continues: bool) {
-        if self.gathered.is_empty() && !self.continues {
+    fn close(&mut self, events: Vec<Event>, at: Sequence, continues: bool) {
+        if events.is_empty() && !self.continues {
             return;
         }
-        let events = std::mem::take(&mut self.gathered);
         // Not the end of the commit: that could tell a viewer of events that they may not see.
         let revision = events.last().map_or(at, |event| event.sequence);
         self.ready.push_back(Message { events, revision, continues });

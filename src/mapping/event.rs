@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::event::{Actor, Cause, Event, EventKind};
-use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
 use crate::domain::view::Viewer;
 use crate::feed::{Message, Place};
@@ -138,9 +138,4 @@ pub fn message(message: &Message, epoch: &str) -> pb::WatchEventsResponse {
         epoch: epoch.to_owned(),
         continues: message.continues,
     }
-}
-
-/// The cursor of a page that goes on after this event.
-pub fn cursor(after: Sequence) -> super::page::Cursor {
-    super::page::Cursor { section: 0, last: Some(after) }
 }

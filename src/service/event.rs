@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status};
 
 use super::Core;
 use crate::feed::{Feed, Watcher};
-use crate::mapping::{event as mapping, page};
+use crate::mapping::event as mapping;
+use crate::mapping::page::{self, Cursor};
 use crate::proto::v1 as pb;
 use crate::proto::v1::event_service_server::EventService;
 
@@ -41,7 +42,9 @@ impl EventService for Events {
         let (selection, place, page) = mapping::list(request.get_ref(), key)?;
         let read = || self.feed.list(&selection, &place, page.size);
         let part = self.core.read(&request, page.min_revision, read).await?;
-        let next = part.next.map(|after| page::token(request.get_ref(), mapping::cursor(after), key));
+        let next = part
+            .next
+            .map(|after| page::token(request.get_ref(), Cursor { last: Some(after), ..Cursor::default() }, key));
         Ok(Response::new(pb::ListEventsResponse {
             events: part.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),

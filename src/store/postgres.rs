@@ -283,9 +283,10 @@ impl Store for PostgresStore {
             };
             Ok(rows)
         };
-        // Last: what a sweep deletes while the events are read is not taken for something that never was.
-        let oldest = async { Ok(feed::oldest().first(&mut &*conn).await.optional()?) };
-        let (head, rows, oldest) = try_join!(biased; head, rows, oldest)?;
+        let (head, rows) = try_join!(biased; head, rows)?;
+        // Only now: what a sweep deletes while the events are read is not taken for something that never was. In the
+        // same flight this could overtake them, while they are not prepared yet.
+        let oldest = feed::oldest().first(&mut &*conn).await.optional()?;
         FeedSlice::new(head, rows, oldest)
     }
 

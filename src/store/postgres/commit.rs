@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::try_join;
 use uuid::Uuid;
 
-use super::listen::NOTIFY;
+use super::listen::NOTIFY_AND_COMMIT;
 use super::{BlocksSql, RequestsSql, open, requests_of_pairs};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, REPLAY_KEPT, Reply};
@@ -140,7 +140,7 @@ async fn transact(mut conn: &AsyncPgConnection, batch: &Batch) -> Result<Replies
     let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
     save::save(conn, &changes, batch_id).await?;
     // Only now that every statement has been answered: a failed one would make this a rollback without a word.
-    match conn.batch_execute(&format!("{NOTIFY}; COMMIT")).await {
+    match conn.batch_execute(NOTIFY_AND_COMMIT).await {
         Ok(()) => Ok(replies),
         Err(error) => {
             let error = error.into();

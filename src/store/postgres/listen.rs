@@ -12,8 +12,9 @@ use super::open;
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
-/// Said with each commit. PostgreSQL tells those who listen when the commit is done, and only then.
-pub(super) const NOTIFY: &str = "NOTIFY kith_feed";
+/// How each commit ends. PostgreSQL tells those who listen when it is done, and only then.
+pub(super) const NOTIFY_AND_COMMIT: &str = "NOTIFY kith_feed; COMMIT";
+const LISTEN: &str = "LISTEN kith_feed";
 /// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -37,7 +38,7 @@ async fn listen(
     warned: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut conn = open(config).await?;
-    conn.batch_execute("LISTEN kith_feed").await?;
+    conn.batch_execute(LISTEN).await?;
     if std::mem::take(warned) {
         tracing::info!("commits are heard of again");
     }
