@@ -26,16 +26,10 @@ async fn cluster(engine: Engine, users: i64) -> Cluster {
     let mut creations = JoinSet::new();
     for id in 1..=users {
         let clients = cluster.clients(0);
-        creations.spawn(async move { create(&clients, id).await.expect("a user") });
+        creations.spawn(async move { clients.create(id).await.expect("a user") });
     }
     assert_eq!(creations.join_all().await.len(), usize::try_from(users).unwrap());
     cluster
-}
-
-async fn create(clients: &Clients, id: i64) -> Result<(), Status> {
-    let user = pb::User { id, username: format!("user-{id}"), ..Default::default() };
-    clients.users().create_user(pb::CreateUserRequest { user: Some(user), ..Default::default() }).await?;
-    Ok(())
 }
 
 async fn delete(clients: &Clients, id: i64) -> Result<(), Status> {
@@ -370,7 +364,7 @@ async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64,
                 let deleted = delete(&clients, one).await;
                 if deleted.is_ok() {
                     // Nobody else creates a user whom this call deleted.
-                    create(&clients, one).await.expect("a user");
+                    clients.create(one).await.expect("a user");
                 }
                 deleted
             }),

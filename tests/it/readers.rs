@@ -157,9 +157,7 @@ async fn change(clients: &Clients, rng: &mut StdRng) {
 
 async fn create_users(clients: &Clients) {
     for id in 1..=USERS {
-        let user = pb::User { id, username: format!("user-{id}"), ..Default::default() };
-        let request = pb::CreateUserRequest { user: Some(user), ..Default::default() };
-        clients.users().create_user(request).await.expect("a user");
+        clients.create(id).await.expect("a user");
     }
 }
 

@@ -111,7 +111,7 @@ on_each_engine! {
         let (epoch, _) = place(&kith.clients(), None, "").await.expect("a place");
         kith.signal("TERM");
         assert!(kith.wait().await.status.success());
-        let backup = copy(&database).await;
+        let backup = database.copy().await;
 
         // What the backup does not have.
         let kith = Kith::serve(&database.url, &[]).await;
@@ -155,22 +155,6 @@ async fn place(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> R
     let request = WatchEventsRequest { after_sequence, epoch: epoch.to_owned(), ..Default::default() };
     let first = clients.try_watch(request).await?.message().await?;
     Ok((first.epoch, first.revision))
-}
-
-/// A copy of a database that nobody uses now.
-async fn copy(database: &Database) -> Database {
-    let copy = Database::empty(database.engine).await;
-    match database.engine {
-        Engine::Sqlite => _ = std::fs::copy(database.path(), copy.path()).expect("a copy"),
-        Engine::Postgres => {
-            let name = |url: &str| url.rsplit('/').next().expect("a name").split('?').next().expect("one").to_owned();
-            let (from, to) = (name(&database.url), name(&copy.url));
-            let server = Database::at(&crate::harness::postgres::server().url("postgres"), Engine::Postgres);
-            server.execute(&format!("DROP DATABASE {to}")).await;
-            server.execute(&format!("CREATE DATABASE {to} TEMPLATE {from}")).await;
-        }
-    }
-    copy
 }
 
 /// Without being asked: the reader asks once a second anyway, which would hide that nobody tells it.

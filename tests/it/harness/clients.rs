@@ -44,6 +44,12 @@ impl Clients {
         response.user.expect("a user").id
     }
 
+    /// A new user with this id.
+    pub async fn create(&self, id: i64) -> Result<(), Status> {
+        let user = pb::User { id, username: format!("user-{id}"), ..Default::default() };
+        self.users().create_user(pb::CreateUserRequest { user: Some(user), ..Default::default() }).await.map(drop)
+    }
+
     /// Changes what a user says of themselves.
     pub async fn update(&self, id: i64, bio: &str) {
         let user = pb::User { id, bio: bio.to_owned(), ..Default::default() };
