@@ -23,13 +23,13 @@ use crate::committer::Committer;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
 use crate::proto::FILE_DESCRIPTOR_SET;
-use crate::proto::v1::block_service_server::{BlockServiceServer, SERVICE_NAME as BLOCK};
-use crate::proto::v1::connection_request_service_server::{
+use crate::proto::server::block_service_server::{BlockServiceServer, SERVICE_NAME as BLOCK};
+use crate::proto::server::connection_request_service_server::{
     ConnectionRequestServiceServer, SERVICE_NAME as CONNECTION_REQUEST,
 };
-use crate::proto::v1::connection_service_server::{ConnectionServiceServer, SERVICE_NAME as CONNECTION};
-use crate::proto::v1::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
-use crate::proto::v1::user_service_server::{SERVICE_NAME as USER, UserServiceServer};
+use crate::proto::server::connection_service_server::{ConnectionServiceServer, SERVICE_NAME as CONNECTION};
+use crate::proto::server::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
+use crate::proto::server::user_service_server::{SERVICE_NAME as USER, UserServiceServer};
 use crate::service::Core;
 use crate::service::block::Blocks;
 use crate::service::connection::Connections;

@@ -5,12 +5,13 @@ use uuid::Uuid;
 use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
+use super::user::encoded;
 use crate::domain::command::{Command, Outcome, Relation};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::Block;
 use crate::domain::user::User;
 use crate::domain::view::Status;
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 use crate::store::{Connection, Sharing};
 
 /// A valid removal, block or unblock.
@@ -108,7 +109,7 @@ impl From<Status> for pb::ConnectionStatus {
 /// A connection with the user at its other end.
 pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     pb::Connection {
-        user: Some(user.into()),
+        user: encoded(user),
         connected: Some(timestamp(connection.connected)),
         connection_request_id: connection.request.get(),
     }
@@ -116,7 +117,7 @@ pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
 
 /// A block with the user it is against.
 pub fn block(block: &Block, user: &User) -> pb::Block {
-    pb::Block { user: Some(user.into()), created: Some(timestamp(block.created)) }
+    pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
 }
 
 impl From<&Outcome> for pb::RemoveConnectionResponse {

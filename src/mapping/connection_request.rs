@@ -5,12 +5,13 @@ use uuid::Uuid;
 use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
+use super::user::encoded;
 use crate::domain::command::{Answer, Command, Outcome, WholeRequest};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::domain::view::Viewer;
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 use crate::store::Requests;
 
 /// A valid send.
@@ -89,8 +90,8 @@ impl From<&WholeRequest> for pb::ConnectionRequest {
     fn from(WholeRequest { request, from, to }: &WholeRequest) -> Self {
         Self {
             id: request.id.get(),
-            from_user: Some(from.as_ref().into()),
-            to_user: Some(to.as_ref().into()),
+            from_user: encoded(from),
+            to_user: encoded(to),
             created: Some(timestamp(request.created)),
             rejected: request.rejected.map(timestamp),
             viewed: request.viewed.map(timestamp),

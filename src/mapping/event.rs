@@ -10,7 +10,7 @@ use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
 use crate::domain::view::Viewer;
 use crate::feed::{Message, Place};
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 
 /// How long nothing is told before a heartbeat, where the caller does not say.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::invalid::{Fields, Kind};
 use crate::domain::id::Sequence;
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 
 const DEFAULT_SIZE: i32 = 20;
 const MAX_SIZE: i32 = 1_000;

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::domain::command::{Outcome, ReplayKey};
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 
 /// A request that changes something.
 pub trait Mutation: Message + Clone {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::DateTime;
+use prost::Message;
 use prost_types::Timestamp;
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 use crate::store::UserKey;
 
 /// The fields of a user that nobody updates: they are told apart from unknown ones.
@@ -215,8 +217,13 @@ impl From<&User> for pb::User {
     }
 }
 
-fn user(outcome: &Outcome) -> Option<pb::User> {
-    outcome.user.as_deref().map(pb::User::from)
+/// A user as answers have one: encoded the first time, and kept.
+pub fn encoded(user: &User) -> Bytes {
+    user.encoded.or_make(|| pb::User::from(user).encode_to_vec().into())
+}
+
+fn user(outcome: &Outcome) -> Bytes {
+    outcome.user.as_deref().map(encoded).unwrap_or_default()
 }
 
 impl From<&Outcome> for pb::CreateUserResponse {
@@ -272,6 +279,6 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
 }
 
 /// A list of users.
-pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<pb::User> {
-    users.into_iter().map(|user| pb::User::from(user.as_ref())).collect()
+pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<Bytes> {
+    users.into_iter().map(|user| encoded(user)).collect()
 }

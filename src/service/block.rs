@@ -6,8 +6,8 @@ use super::{Core, cut, slice};
 use crate::domain::command::Relation;
 use crate::error;
 use crate::mapping::connection as mapping;
-use crate::proto::v1 as pb;
-use crate::proto::v1::block_service_server::BlockService;
+use crate::proto::server as pb;
+use crate::proto::server::block_service_server::BlockService;
 
 /// Keeps the blocks.
 #[derive(Clone)]

@@ -10,8 +10,8 @@ use crate::domain::view::{self, Status as Standing};
 use crate::error;
 use crate::mapping::connection as mapping;
 use crate::mapping::page::{self, Cursor, Page};
-use crate::proto::v1 as pb;
-use crate::proto::v1::connection_service_server::ConnectionService;
+use crate::proto::server as pb;
+use crate::proto::server::connection_service_server::ConnectionService;
 use crate::store::{Listed, Sharing};
 
 /// Keeps the connections.

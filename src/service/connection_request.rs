@@ -10,8 +10,8 @@ use crate::domain::pair::Request as Asked;
 use crate::domain::view::{Viewer, visible};
 use crate::error;
 use crate::mapping::connection_request as mapping;
-use crate::proto::v1 as pb;
-use crate::proto::v1::connection_request_service_server::ConnectionRequestService;
+use crate::proto::server as pb;
+use crate::proto::server::connection_request_service_server::ConnectionRequestService;
 use crate::store::{Listed, Requests, StoreError, Users};
 
 /// Keeps the connection requests.

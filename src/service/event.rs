@@ -9,8 +9,8 @@ use super::Core;
 use crate::feed::{Feed, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
-use crate::proto::v1 as pb;
-use crate::proto::v1::event_service_server::EventService;
+use crate::proto::server as pb;
+use crate::proto::server::event_service_server::EventService;
 
 /// Tells the feed.
 #[derive(Clone)]

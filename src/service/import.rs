@@ -12,7 +12,7 @@ use crate::error;
 use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::replay::{Fingerprint, encode};
 use crate::mapping::user as mapping;
-use crate::proto::v1 as pb;
+use crate::proto::server as pb;
 
 /// How many rows of one import are under way at once: a batch's worth, so that imports do not crowd out callers.
 const UNDER_WAY: usize = 256;

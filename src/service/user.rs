@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Core, cut, import, slice};
 use crate::error;
 use crate::mapping::user as mapping;
-use crate::proto::v1 as pb;
-use crate::proto::v1::user_service_server::UserService;
+use crate::proto::server as pb;
+use crate::proto::server::user_service_server::UserService;
 use crate::store::UserKey;
 
 /// Keeps the users.
@@ -32,7 +32,7 @@ impl UserService for Users {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::Name(name) => error::username_not_found(&name),
         })?;
-        Ok(Response::new(pb::GetUserResponse { user: Some(user.as_ref().into()), revision: read.revision.get() }))
+        Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user), revision: read.revision.get() }))
     }
 
     async fn batch_get_users(

@@ -16,7 +16,7 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::ledger::{Due, Head};
 use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
-use crate::domain::user::{Gender, User, UserStatus};
+use crate::domain::user::{Encoded, Gender, User, UserStatus};
 
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = feed, check_for_backend(Pg, Sqlite))]
@@ -106,6 +106,7 @@ impl TryFrom<UserRow> for User {
             website: Url::stored(row.website),
             avatar: Url::stored(row.avatar),
             cover: Url::stored(row.cover),
+            encoded: Encoded::default(),
         })
     }
 }
