@@ -9,6 +9,7 @@ WORKDIR /build
 
 # The dependencies in a layer of their own: it is made again only when the manifests change. The tests and benchmarks
 # that the manifest names are not in the context, and cargo insists on every file that is named.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN sed -i '/^\[\[/,/^$/d' Cargo.toml \
     && mkdir src && touch src/lib.rs \
