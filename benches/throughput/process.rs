@@ -77,6 +77,8 @@ impl Drop for Process {
 pub struct Postgres {
     pub process: Process,
     pub port: u16,
+    /// Deleted when it ends.
+    pub directory: PathBuf,
     /// Where its programs are, pgbench among them.
     pub bin: PathBuf,
 }
@@ -113,7 +115,7 @@ impl Postgres {
         }
         let process = Process::start(&server, &directory.join("postgres.log"), "INT", Some(directory))?;
         process.told("ready to accept connections")?;
-        Ok(Self { process, port, bin })
+        Ok(Self { process, port, directory: directory.to_owned(), bin })
     }
 
     pub fn url(&self, database: &str) -> String {

@@ -28,7 +28,7 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
   measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
   and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
-  events or gRPC ([the statements](../../benches/throughput/sql)).
+  events or gRPC ([the statements](../../benches/throughput/sql)). pgbench times one statement in ten.
 - **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
 - The generator, the server and the database share the processors. The subjects take turns within each round; a number
   is the median of the rounds, with the least and the most in parentheses.
