@@ -7,6 +7,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a benchmark names what it looks for")]
 
+mod aims;
 mod database;
 mod echo;
 mod flat;
@@ -127,6 +128,17 @@ impl Results {
     fn levels(&self, operation: Operation, subject: Subject) -> Vec<(usize, [f64; 3])> {
         let of_these = self.in_flight.iter().filter(|((one, other, _), _)| (*one, *other) == (operation, subject));
         of_these.map(|((.., level), samples)| (*level, spread(samples.iter().map(|one| one.per_second)))).collect()
+    }
+
+    /// The median of the rounds at a level, if that was measured.
+    fn median(
+        &self,
+        operation: Operation,
+        subject: Subject,
+        level: usize,
+        value: impl Fn(&Sample) -> f64,
+    ) -> Option<f64> {
+        self.in_flight.get(&(operation, subject, level)).map(|samples| spread(samples.iter().map(value))[0])
     }
 
     /// The most calls a second that any level has.

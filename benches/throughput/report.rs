@@ -12,7 +12,7 @@ use super::measure::{Sample, spread};
 use super::process::{SETTINGS, run};
 use super::session::{Session, Subject};
 use super::workload::Operation;
-use super::{Options, Result, Results, plot};
+use super::{Options, Result, Results, aims, plot};
 
 const HEAD: &str = "\
 <!-- Written by `make bench`; changes made here are lost. -->
@@ -113,6 +113,7 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     }
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
+    text += &aims::section(results)?;
     for operation in &options.operations {
         text += &details(*operation, results)?;
     }
