@@ -13,6 +13,7 @@ mod echo;
 mod flat;
 mod generator;
 mod layout;
+mod lean;
 mod measure;
 mod plot;
 mod process;

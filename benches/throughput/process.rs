@@ -132,14 +132,17 @@ impl Postgres {
     }
 }
 
+/// The release binary.
+pub const KITH: &str = env!("CARGO_BIN_EXE_kith");
+
 /// Makes Kith's tables.
 pub fn migrate(url: &str) -> Result<()> {
-    run(Command::new(env!("CARGO_BIN_EXE_kith")).args(["migrate", "--database-url", url])).map(|_| ())
+    run(Command::new(KITH).args(["migrate", "--database-url", url])).map(|_| ())
 }
 
-/// A serving Kith: the release binary, with its defaults but for the limits of a user.
+/// A serving Kith and its address: the release binary, with its defaults but for the limits of a user.
 pub fn kith(url: &str, log: &Path) -> Result<(Process, String)> {
-    let mut kith = Command::new(env!("CARGO_BIN_EXE_kith"));
+    let mut kith = Command::new(KITH);
     kith.args(["serve", "--listen=127.0.0.1:0", "--database-url", url]);
     kith.args(["--max-sends-per-hour=0", "--max-sent-requests=0", "--max-connections=0"]);
     let process = Process::start(&kith, log, "TERM", None)?;

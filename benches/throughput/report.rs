@@ -12,7 +12,7 @@ use super::measure::{Sample, spread};
 use super::process::{SETTINGS, run};
 use super::session::{Session, Subject};
 use super::workload::Operation;
-use super::{Options, Result, Results, aims, plot};
+use super::{Options, Result, Results, aims, lean, plot};
 
 const HEAD: &str = "\
 <!-- Written by `make bench`; changes made here are lost. -->
@@ -114,6 +114,7 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
     text += &aims::section(results)?;
+    text += &lean::section(&session.lean)?;
     for operation in &options.operations {
         text += &details(*operation, results)?;
     }

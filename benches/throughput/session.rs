@@ -6,9 +6,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
+
 use super::database::Database;
 use super::generator::{self, Load, Target, Window};
 use super::layout::Layout;
+use super::lean::{Lean, Memory};
 use super::measure::{Sample, Watched};
 use super::process::{Postgres, Process, kith, migrate};
 use super::raw::Raw;
@@ -17,6 +20,8 @@ use super::{Result, echo, seed};
 
 /// More answers a second than any Kith gives: so many requests wait before each measurement.
 const ANSWERS_PER_SECOND: f64 = 30_000.0;
+/// How often each Kith is started, to see how long that takes.
+const STARTS: usize = 5;
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +71,8 @@ pub struct Session {
     servers: Vec<(Subject, Server)>,
     raw: Option<Raw>,
     postgres: Postgres,
+    /// The Kiths as they were after their start.
+    pub lean: Vec<Lean>,
     /// How many requests and connections the seed has.
     pub rows: usize,
     /// The versions of PostgreSQL and SQLite.
@@ -91,8 +98,11 @@ impl Session {
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
 
         let watched = |server: &Process, database| Watched { server: Some(server.pid), database };
-        let serve = |subject, url: &str, database: Database, behind: Option<u32>| -> Result<_> {
-            let (process, address) = kith(url, &directory.join(format!("{subject:?}.log")))?;
+        let mut lean = Vec::new();
+        let mut serve = |subject, url: &str, database: Database, behind: Option<u32>| -> Result<_> {
+            let log = directory.join(format!("{subject:?}.log"));
+            let ((process, address), ready) = started(url, &log, if alone { 1 } else { STARTS })?;
+            lean.push(Lean { subject, pid: process.pid, ready, rest: Memory::default() });
             let (watched, workload) = (watched(&process, behind), RefCell::new(Workload::new(layout)));
             let target = Rc::new(Target { address, watched, workload, is_kith: true });
             Ok((subject, Server { target, database: Some(database), process }))
@@ -102,6 +112,10 @@ impl Session {
             serve(Subject::KithPostgres, &url, on_postgres, Some(postgres.process.pid))?,
             serve(Subject::KithSqlite, &sqlite_url, on_sqlite, None)?,
         ];
+        sleep(Duration::from_secs(1)).await;
+        for one in &mut lean {
+            one.rest = Memory::of(one.pid)?;
+        }
         if !alone {
             let answers = answers(&mut servers[0].1).await?;
             let (process, address) = echo::start(&directory, &answers)?;
@@ -110,7 +124,7 @@ impl Session {
             servers.push((Subject::Echo, Server { target, database: None, process }));
         }
         let versions = versions(&mut servers).await?;
-        Ok(Self { servers, raw, postgres, rows, versions })
+        Ok(Self { servers, raw, postgres, lean, rows, versions })
     }
 
     /// One measurement.
@@ -169,6 +183,19 @@ async fn fill(database: &mut Database, layout: Layout, subject: Subject) -> Resu
     let (users, time) = (layout.users, begun.elapsed());
     eprintln!("{}: {users} users, {rows} requests and connections in {time:.1?}", subject.title());
     Ok(rows)
+}
+
+/// Starts a Kith so many times; answers the last one, and how many milliseconds each start took.
+fn started(url: &str, log: &Path, times: usize) -> Result<((Process, String), Vec<f64>)> {
+    let mut ready = Vec::new();
+    loop {
+        let begun = Instant::now();
+        let kith = kith(url, log)?;
+        ready.push(begun.elapsed().as_secs_f64() * 1e3);
+        if ready.len() == times {
+            return Ok((kith, ready));
+        }
+    }
 }
 
 /// How many requests a measurement may answer.
