@@ -39,7 +39,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     for (column, users) in sizes.into_iter().enumerate() {
         let large = column == 1;
         let layout = Layout::new(users, 10 * users, large)?;
-        let mut session = Session::start(&options.directory, layout, true).await?;
+        let mut session = Session::start(&options.directory, layout, &options.kith_flags, true).await?;
         for operation in &options.operations {
             for (place, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;

@@ -62,6 +62,9 @@ struct Options {
     /// Only these operations.
     #[arg(long, env = "KITH_BENCH_OPERATIONS", value_delimiter = ',', value_enum)]
     operations: Vec<Operation>,
+    /// One more flag of each Kith, such as `--kith-flag=--read-connections=4`; may be given several times.
+    #[arg(long = "kith-flag", value_name = "FLAG")]
+    kith_flags: Vec<String>,
     /// The report is this path with `.md`, the plot with `.svg`.
     #[arg(long, env = "KITH_BENCH_OUT", default_value = "docs/performance/latest")]
     out: PathBuf,
@@ -177,7 +180,7 @@ async fn run(options: Options) -> Result<()> {
         return flat::run(&options, machine).await;
     }
     let layout = Layout::new(options.users, options.rows, false)?;
-    let mut session = Session::start(&options.directory, layout, false).await?;
+    let mut session = Session::start(&options.directory, layout, &options.kith_flags, false).await?;
     let mut results = Results::default();
     for operation in &options.operations {
         rounds(&mut session, &options, *operation, &mut results).await;

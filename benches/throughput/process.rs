@@ -140,11 +140,13 @@ pub fn migrate(url: &str) -> Result<()> {
     run(Command::new(KITH).args(["migrate", "--database-url", url])).map(|_| ())
 }
 
-/// A serving Kith and its address: the release binary, with its defaults but for the limits of a user.
-pub fn kith(url: &str, log: &Path) -> Result<(Process, String)> {
+/// A serving Kith and its address: the release binary, with its defaults but for the limits of a user
+/// and these flags.
+pub fn kith(url: &str, log: &Path, flags: &[String]) -> Result<(Process, String)> {
     let mut kith = Command::new(KITH);
     kith.args(["serve", "--listen=127.0.0.1:0", "--database-url", url]);
     kith.args(["--max-sends-per-hour=0", "--max-sent-requests=0", "--max-connections=0"]);
+    kith.args(flags);
     let process = Process::start(&kith, log, "TERM", None)?;
     let address = process.told("listening on ")?;
     Ok((process, address))

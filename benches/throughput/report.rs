@@ -24,7 +24,7 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
 `make bench ARGS=--help` says what else there is.
 
 - **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
-  limits of a user. Every change is one of a pair or a request that no call before has touched, and after each
+  limits of a user and the flags below. Every change is one of a pair or a request that no call before has touched, and after each
   measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
   and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
@@ -72,12 +72,13 @@ impl Machine {
     /// As a table, with what is known after the run.
     pub fn table(&self, options: &Options, versions: &[String], seeds: &str) -> Result<String> {
         let mut text = String::from("| | |\n|---|---|\n");
-        let settings = SETTINGS.join(", ");
+        let (settings, flags) = (SETTINGS.join(", "), options.kith_flags.join(" "));
         let after = [
             ("Load average after", load_average()),
             ("Databases", format!("{}; PostgreSQL's defaults but for {settings}", versions.join(", "))),
             ("Seed", seeds.to_owned()),
             ("Measurements", format!("{} rounds of {} s each", options.rounds, options.seconds)),
+            ("Flags of Kith", if flags.is_empty() { "none".to_owned() } else { format!("`{flags}`") }),
         ];
         for (name, value) in self.lines.iter().chain(&after) {
             writeln!(text, "| {name} | {value} |")?;

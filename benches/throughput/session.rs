@@ -59,16 +59,18 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A server with the database behind it.
+/// A server that is measured.
 struct Server {
+    subject: Subject,
     target: Rc<Target>,
-    database: Option<Database>,
     process: Process,
 }
 
 /// All of them. They end in this order.
 pub struct Session {
-    servers: Vec<(Subject, Server)>,
+    servers: Vec<Server>,
+    /// Those behind the Kiths.
+    databases: Vec<(Subject, Database)>,
     raw: Option<Raw>,
     postgres: Postgres,
     /// The Kiths as they were after their start.
@@ -80,8 +82,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts and fills all that is measured below `parent`; with `alone`, the two Kiths only.
-    pub async fn start(parent: &Path, layout: Layout, alone: bool) -> Result<Self> {
+    /// Starts and fills all that is measured below `parent`; with `alone`, the two Kiths only, with these flags.
+    pub async fn start(parent: &Path, layout: Layout, flags: &[String], alone: bool) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("kith-bench-").tempdir_in(parent.canonicalize()?)?.keep();
         let postgres = Postgres::start(&directory)?;
         Database::postgres(&postgres.url("postgres")).await?.execute("CREATE DATABASE kith").await?;
@@ -97,34 +99,58 @@ impl Session {
         fill(&mut on_sqlite, layout, Subject::KithSqlite).await?;
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
 
-        let watched = |server: &Process, database| Watched { server: Some(server.pid), database };
-        let mut lean = Vec::new();
-        let mut serve = |subject, url: &str, database: Database, behind: Option<u32>| -> Result<_> {
-            let log = directory.join(format!("{subject:?}.log"));
-            let ((process, address), ready) = started(url, &log, if alone { 1 } else { STARTS })?;
-            lean.push(Lean { subject, pid: process.pid, ready, rest: Memory::default() });
-            let (watched, workload) = (watched(&process, behind), RefCell::new(Workload::new(layout)));
-            let target = Rc::new(Target { address, watched, workload, is_kith: true });
-            Ok((subject, Server { target, database: Some(database), process }))
-        };
-        let on_postgres = Database::postgres(&url).await?;
-        let mut servers = vec![
-            serve(Subject::KithPostgres, &url, on_postgres, Some(postgres.process.pid))?,
-            serve(Subject::KithSqlite, &sqlite_url, on_sqlite, None)?,
-        ];
+        let mut on_postgres = Database::postgres(&url).await?;
+        let versions = [on_postgres.version().await?, on_sqlite.version().await?];
+        let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
+        let mut session = Self { servers: Vec::new(), databases, raw, postgres, lean: Vec::new(), rows, versions };
+        session.serve(Subject::KithPostgres, &url, layout, flags)?;
+        session.serve(Subject::KithSqlite, &sqlite_url, layout, flags)?;
         sleep(Duration::from_secs(1)).await;
-        for one in &mut lean {
+        for one in &mut session.lean {
             one.rest = Memory::of(one.pid)?;
         }
         if !alone {
-            let answers = answers(&mut servers[0].1).await?;
-            let (process, address) = echo::start(&directory, &answers)?;
-            let (watched, workload) = (watched(&process, None), RefCell::new(Workload::endless(layout)));
-            let target = Rc::new(Target { address, watched, workload, is_kith: false });
-            servers.push((Subject::Echo, Server { target, database: None, process }));
+            session.serve_echo(layout).await?;
         }
-        let versions = versions(&mut servers).await?;
-        Ok(Self { servers, raw, postgres, lean, rows, versions })
+        Ok(session)
+    }
+
+    /// Starts a Kith.
+    fn serve(&mut self, subject: Subject, url: &str, layout: Layout, flags: &[String]) -> Result<()> {
+        let log = self.postgres.directory.join(format!("{subject:?}.log"));
+        let starts = if self.raw.is_some() { STARTS } else { 1 };
+        let ((process, address), ready) = started(url, &log, flags, starts)?;
+        let database = (subject == Subject::KithPostgres).then_some(self.postgres.process.pid);
+        let watched = Watched { server: Some(process.pid), database };
+        self.lean.push(Lean { subject, pid: process.pid, ready, rest: Memory::default() });
+        let workload = RefCell::new(Workload::new(layout));
+        let target = Rc::new(Target { address, watched, workload, is_kith: true });
+        self.servers.push(Server { subject, target, process });
+        Ok(())
+    }
+
+    /// Starts the echo of what Kith answers.
+    async fn serve_echo(&mut self, layout: Layout) -> Result<()> {
+        let answers = self.answers(layout).await?;
+        let (process, address) = echo::start(&self.postgres.directory, &answers)?;
+        let watched = Watched { server: Some(process.pid), database: None };
+        let workload = RefCell::new(Workload::endless(layout));
+        let target = Rc::new(Target { address, watched, workload, is_kith: false });
+        self.servers.push(Server { subject: Subject::Echo, target, process });
+        Ok(())
+    }
+
+    /// One answer of each kind, as Kith gives it.
+    async fn answers(&mut self, layout: Layout) -> Result<Vec<(Operation, Vec<u8>)>> {
+        let target = self.target(Subject::KithPostgres)?;
+        let mut workload = Workload::new(layout);
+        workload.prepare(&mut self.databases[0].1, 10).await?;
+        target.workload.replace(workload);
+        let mut answers = Vec::new();
+        for operation in Operation::single() {
+            answers.push((operation, generator::ask(&target, operation).await?));
+        }
+        Ok(answers)
     }
 
     /// One measurement.
@@ -143,35 +169,37 @@ impl Session {
             }
             return raw.measure(&self.postgres, operation, connections, window.length).await;
         }
-        let server = self.server(subject)?;
-        if let (Some(database), true) = (&mut server.database, operation.answers()) {
-            server.target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
+        let target = self.target(subject)?;
+        if let (Some(database), true) = (self.database(subject), operation.answers()) {
+            target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
         }
-        if server.target.is_kith && operation != Operation::Mixed && server.target.workload.borrow().fixed.is_none() {
-            generator::ask(&server.target, operation).await?;
+        if target.is_kith && operation != Operation::Mixed && target.workload.borrow().fixed.is_none() {
+            generator::ask(&target, operation).await?;
         }
-        let sample = generator::measure(&server.target, operation, load, window).await;
-        sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(&server.process)).into())
+        let sample = generator::measure(&target, operation, load, window).await;
+        let process = &self.server(subject)?.process;
+        sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
     }
 
-    /// A Kith's calls.
-    pub fn target(&mut self, subject: Subject) -> Result<Rc<Target>> {
+    /// A server's calls.
+    pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
         Ok(Rc::clone(&self.server(subject)?.target))
     }
 
     /// Fails if a database is not as it should be after all of this.
     pub async fn check(&mut self) -> Result<()> {
-        for (_, server) in &mut self.servers {
-            if let Some(database) = &mut server.database {
-                seed::check(database).await?;
-            }
+        for (_, database) in &mut self.databases {
+            seed::check(database).await?;
         }
         Ok(())
     }
 
-    fn server(&mut self, subject: Subject) -> Result<&mut Server> {
-        let found = self.servers.iter_mut().find(|(is, _)| *is == subject);
-        Ok(&mut found.ok_or("it was not started")?.1)
+    fn server(&self, subject: Subject) -> Result<&Server> {
+        Ok(self.servers.iter().find(|server| server.subject == subject).ok_or("it was not started")?)
+    }
+
+    fn database(&mut self, subject: Subject) -> Option<&mut Database> {
+        self.databases.iter_mut().find(|(behind, _)| *behind == subject).map(|(_, database)| database)
     }
 }
 
@@ -186,11 +214,11 @@ async fn fill(database: &mut Database, layout: Layout, subject: Subject) -> Resu
 }
 
 /// Starts a Kith so many times; answers the last one, and how many milliseconds each start took.
-fn started(url: &str, log: &Path, times: usize) -> Result<((Process, String), Vec<f64>)> {
+fn started(url: &str, log: &Path, flags: &[String], times: usize) -> Result<((Process, String), Vec<f64>)> {
     let mut ready = Vec::new();
     loop {
         let begun = Instant::now();
-        let kith = kith(url, log)?;
+        let kith = kith(url, log, flags)?;
         ready.push(begun.elapsed().as_secs_f64() * 1e3);
         if ready.len() == times {
             return Ok((kith, ready));
@@ -202,26 +230,6 @@ fn started(url: &str, log: &Path, times: usize) -> Result<((Process, String), Ve
 fn enough(window: Window, operation: Operation) -> i64 {
     let share = if operation == Operation::Mixed { 0.1 } else { 1.0 };
     ((window.start + window.length).max(Duration::from_secs(1)).as_secs_f64() * ANSWERS_PER_SECOND * share) as i64
-}
-
-/// One answer of each kind, as Kith gives it.
-async fn answers(server: &mut Server) -> Result<Vec<(Operation, Vec<u8>)>> {
-    let mut workload = Workload::new(server.target.workload.borrow().layout);
-    workload.prepare(server.database.as_mut().ok_or("no database")?, 10).await?;
-    server.target.workload.replace(workload);
-    let mut answers = Vec::new();
-    for operation in Operation::single() {
-        answers.push((operation, generator::ask(&server.target, operation).await?));
-    }
-    Ok(answers)
-}
-
-async fn versions(servers: &mut [(Subject, Server)]) -> Result<[String; 2]> {
-    let mut versions = [String::new(), String::new()];
-    for (version, (_, server)) in versions.iter_mut().zip(servers) {
-        *version = server.database.as_mut().ok_or("no database")?.version().await?;
-    }
-    Ok(versions)
 }
 
 /// The end of what a process wrote.
