@@ -1,6 +1,7 @@
 //! Whether calls cost the same on a database of any size, and on any page of a list of any length.
 
 use std::fmt::Write as _;
+use std::slice;
 
 use kith::proto::v1 as pb;
 use prost::Message;
@@ -16,7 +17,8 @@ use super::{Options, Result};
 /// Users; each database has ten times as many requests and connections.
 const SIZES: [i64; 2] = [10_000, 1_000_000];
 const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
-const IN_FLIGHT: [usize; 2] = [1, 64];
+/// Calls in flight, where it is not asked how many there may be.
+pub const IN_FLIGHT: [usize; 2] = [1, 64];
 const DEEP_PAGES: i32 = 1_000;
 
 const HEAD: &str = "\
@@ -39,7 +41,8 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     for (column, users) in sizes.into_iter().enumerate() {
         let large = column == 1;
         let layout = Layout::new(users, 10 * users, large)?;
-        let mut session = Session::start(&options.directory, layout, &options.kith_flags, true).await?;
+        let flags = slice::from_ref(&options.kith_flags);
+        let mut session = Session::start(&options.directory, layout, flags, true).await?;
         for operation in &options.operations {
             for (place, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;

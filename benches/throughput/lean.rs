@@ -8,7 +8,6 @@ use super::measure::spread;
 use super::process::KITH;
 use super::session::Subject;
 
-const MEGABYTE: f64 = 1e6;
 /// What is to be reached.
 const BINARY_MEGABYTES: f64 = 25.0;
 const READY_MILLISECONDS: f64 = 200.0;
@@ -17,6 +16,8 @@ const REST_MEGABYTES: f64 = 30.0;
 /// A Kith before it was asked anything.
 pub struct Lean {
     pub subject: Subject,
+    /// Which of the Kiths on its database.
+    pub variant: usize,
     pub pid: u32,
     /// Milliseconds from each of its starts until it listened.
     pub ready: Vec<f64>,
@@ -39,6 +40,16 @@ impl Memory {
         };
         Ok(Self { now: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
     }
+
+    /// Megabytes of a process now; none if it has ended.
+    pub fn now_of(pid: u32) -> String {
+        Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.now))
+    }
+
+    /// The most megabytes that a process had.
+    fn most_of(pid: u32) -> String {
+        Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.most))
+    }
 }
 
 /// The section of the report, to be written after the load.
@@ -59,18 +70,17 @@ pub fn section(lean: &[Lean]) -> Result<String> {
         let aim = aim.map_or("–".to_owned(), |aim| format!("≤ {aim}"));
         writeln!(text, "| {name} |{values} {aim} |")
     };
-    let megabytes = |bytes: f64| format!("{:.1}", bytes / MEGABYTE);
     row("Binary, MB", Some(BINARY_MEGABYTES), &|_| megabytes(binary))?;
     row("From start to ready, ms", Some(READY_MILLISECONDS), &|one| {
         let [median, least, most] = spread(one.ready.iter().copied());
         format!("{median:.0} ({least:.0}–{most:.0})")
     })?;
     row("Memory at rest, MB", Some(REST_MEGABYTES), &|one| megabytes(one.rest.now))?;
-    // One that has ended since has none.
-    let after = |one: &Lean, value: fn(Memory) -> f64| {
-        Memory::of(one.pid).map_or("–".to_owned(), |memory| megabytes(value(memory)))
-    };
-    row("Memory after the load, MB", None, &|one| after(one, |memory| memory.now))?;
-    row("Most memory at any time, MB", None, &|one| after(one, |memory| memory.most))?;
+    row("Memory after the load, MB", None, &|one| Memory::now_of(one.pid))?;
+    row("Most memory at any time, MB", None, &|one| Memory::most_of(one.pid))?;
     Ok(text + "\n")
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.1}", bytes / 1e6)
 }

@@ -109,9 +109,7 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     let name = picture.file_name().unwrap_or_default().to_string_lossy();
     let mut text = HEAD.to_owned();
     text += &machine.table(options, &session.versions, &seed)?;
-    for failure in &results.failures {
-        write!(text, "**Failed:** {}\n\n", failure.lines().next().unwrap_or_default())?;
-    }
+    text += &results.failures.section();
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
     text += &aims::section(results)?;

@@ -1,4 +1,4 @@
-//! What is measured side by side, started once: two Kiths, PostgreSQL by itself, and an echo.
+//! What is measured side by side, started once: a Kith on each engine or several, PostgreSQL by itself, and an echo.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -62,6 +62,8 @@ impl fmt::Display for Subject {
 /// A server that is measured.
 struct Server {
     subject: Subject,
+    /// Which of the Kiths on its database, by the place of its flags.
+    variant: usize,
     target: Rc<Target>,
     process: Process,
 }
@@ -82,8 +84,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts and fills all that is measured below `parent`; with `alone`, the two Kiths only, with these flags.
-    pub async fn start(parent: &Path, layout: Layout, flags: &[String], alone: bool) -> Result<Self> {
+    /// Starts and fills all that is measured below `parent`: on each engine a Kith with each of these lists of flags.
+    /// With `alone` nothing but Kiths.
+    pub async fn start(parent: &Path, layout: Layout, variants: &[Vec<String>], alone: bool) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("kith-bench-").tempdir_in(parent.canonicalize()?)?.keep();
         let postgres = Postgres::start(&directory)?;
         Database::postgres(&postgres.url("postgres")).await?.execute("CREATE DATABASE kith").await?;
@@ -103,8 +106,8 @@ impl Session {
         let versions = [on_postgres.version().await?, on_sqlite.version().await?];
         let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
         let mut session = Self { servers: Vec::new(), databases, raw, postgres, lean: Vec::new(), rows, versions };
-        session.serve(Subject::KithPostgres, &url, layout, flags)?;
-        session.serve(Subject::KithSqlite, &sqlite_url, layout, flags)?;
+        session.serve(Subject::KithPostgres, &url, layout, variants)?;
+        session.serve(Subject::KithSqlite, &sqlite_url, layout, variants)?;
         sleep(Duration::from_secs(1)).await;
         for one in &mut session.lean {
             one.rest = Memory::of(one.pid)?;
@@ -115,17 +118,19 @@ impl Session {
         Ok(session)
     }
 
-    /// Starts a Kith.
-    fn serve(&mut self, subject: Subject, url: &str, layout: Layout, flags: &[String]) -> Result<()> {
-        let log = self.postgres.directory.join(format!("{subject:?}.log"));
+    /// Starts the Kiths on a database. They share the workload: no change is asked of two of them.
+    fn serve(&mut self, subject: Subject, url: &str, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
+        let workload = Rc::new(RefCell::new(Workload::new(layout)));
         let starts = if self.raw.is_some() { STARTS } else { 1 };
-        let ((process, address), ready) = started(url, &log, flags, starts)?;
-        let database = (subject == Subject::KithPostgres).then_some(self.postgres.process.pid);
-        let watched = Watched { server: Some(process.pid), database };
-        self.lean.push(Lean { subject, pid: process.pid, ready, rest: Memory::default() });
-        let workload = RefCell::new(Workload::new(layout));
-        let target = Rc::new(Target { address, watched, workload, is_kith: true });
-        self.servers.push(Server { subject, target, process });
+        for (variant, flags) in variants.iter().enumerate() {
+            let log = self.postgres.directory.join(format!("{subject:?}-{variant}.log"));
+            let ((process, address), ready) = started(url, &log, flags, starts)?;
+            let database = (subject == Subject::KithPostgres).then_some(self.postgres.process.pid);
+            let watched = Watched { server: Some(process.pid), database };
+            self.lean.push(Lean { subject, variant, pid: process.pid, ready, rest: Memory::default() });
+            let target = Rc::new(Target { address, watched, workload: Rc::clone(&workload), is_kith: true });
+            self.servers.push(Server { subject, variant, target, process });
+        }
         Ok(())
     }
 
@@ -134,9 +139,9 @@ impl Session {
         let answers = self.answers(layout).await?;
         let (process, address) = echo::start(&self.postgres.directory, &answers)?;
         let watched = Watched { server: Some(process.pid), database: None };
-        let workload = RefCell::new(Workload::endless(layout));
+        let workload = Rc::new(RefCell::new(Workload::endless(layout)));
         let target = Rc::new(Target { address, watched, workload, is_kith: false });
-        self.servers.push(Server { subject: Subject::Echo, target, process });
+        self.servers.push(Server { subject: Subject::Echo, variant: 0, target, process });
         Ok(())
     }
 
@@ -154,7 +159,6 @@ impl Session {
     }
 
     /// One measurement.
-    #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
     pub async fn measure(
         &mut self,
         subject: Subject,
@@ -169,7 +173,20 @@ impl Session {
             }
             return raw.measure(&self.postgres, operation, connections, window.length).await;
         }
-        let target = self.target(subject)?;
+        self.measure_variant(subject, 0, operation, load, window).await
+    }
+
+    /// One measurement of this Kith of those on an engine.
+    #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
+    pub async fn measure_variant(
+        &mut self,
+        subject: Subject,
+        variant: usize,
+        operation: Operation,
+        load: Load,
+        window: Window,
+    ) -> Result<Sample> {
+        let target = Rc::clone(&self.server(subject, variant)?.target);
         if let (Some(database), true) = (self.database(subject), operation.answers()) {
             target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
         }
@@ -177,13 +194,13 @@ impl Session {
             generator::ask(&target, operation).await?;
         }
         let sample = generator::measure(&target, operation, load, window).await;
-        let process = &self.server(subject)?.process;
+        let process = &self.server(subject, variant)?.process;
         sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
     }
 
     /// A server's calls.
     pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
-        Ok(Rc::clone(&self.server(subject)?.target))
+        Ok(Rc::clone(&self.server(subject, 0)?.target))
     }
 
     /// Fails if a database is not as it should be after all of this.
@@ -194,8 +211,9 @@ impl Session {
         Ok(())
     }
 
-    fn server(&self, subject: Subject) -> Result<&Server> {
-        Ok(self.servers.iter().find(|server| server.subject == subject).ok_or("it was not started")?)
+    fn server(&self, subject: Subject, variant: usize) -> Result<&Server> {
+        let found = self.servers.iter().find(|server| (server.subject, server.variant) == (subject, variant));
+        Ok(found.ok_or("it was not started")?)
     }
 
     fn database(&mut self, subject: Subject) -> Option<&mut Database> {
