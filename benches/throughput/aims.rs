@@ -72,9 +72,7 @@ impl Figure {
                 let of = |subject| results.median(operation, subject, level, |sample| sample.latency[0]);
                 of(postgres)? / of(Subject::Sql).filter(|timed| *timed > 0.0)?
             }
-            Self::Cpu(operation, level) => {
-                results.median(operation, postgres, level, |sample| sample.cpu[0] + sample.cpu[1])?
-            }
+            Self::Cpu(operation, level) => results.median(operation, postgres, level, Sample::cost)?,
             Self::RateOnSqlite(operation, level) => results.median(operation, Subject::KithSqlite, level, rate)?,
             Self::WorstAtHalf => return worst_at_half(results),
         };

@@ -120,7 +120,7 @@ fn table(options: &Options, subject: Subject, samples: &Samples) -> Result<Strin
         write!(text, "| {operation} | {level} |{}", columns(all))?;
         for variant in 1..VARIANTS.len() {
             let without = of(variant);
-            let (brings, saves) = (times(all, without, rate), times(without, all, cpu));
+            let (brings, saves) = (times(all, without, rate), times(without, all, Sample::cost));
             write!(text, "{} {brings} | {saves} |", columns(without))?;
         }
         text.push('\n');
@@ -132,8 +132,8 @@ fn columns(samples: &[Sample]) -> String {
     if samples.is_empty() {
         return " – | – | – |".to_owned();
     }
-    let [rate, cpu] = [with_range(samples, 0, rate), with_range(samples, 3, cpu)];
-    format!(" {rate} | {} | {cpu} |", with_range(samples, 2, |sample| sample.latency[1]))
+    let [rate, cost] = [with_range(samples, 0, rate), with_range(samples, 3, Sample::cost)];
+    format!(" {rate} | {} | {cost} |", with_range(samples, 2, |sample| sample.latency[1]))
 }
 
 /// How many times the second median is in the first.
@@ -144,10 +144,6 @@ fn times(one: &[Sample], other: &[Sample], value: impl Fn(&Sample) -> f64) -> St
 
 fn rate(sample: &Sample) -> f64 {
     sample.per_second
-}
-
-fn cpu(sample: &Sample) -> f64 {
-    sample.cpu[0] + sample.cpu[1]
 }
 
 /// What each server of an engine has in memory after all of this.

@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::generator::{Load, ask_call};
 use super::layout::Layout;
-use super::measure::Sample;
+use super::measure::{Sample, spread};
 use super::report::{Machine, save, with_range};
 use super::session::{Session, Subject};
 use super::workload::{Call, Operation};
@@ -20,6 +20,8 @@ const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
 /// Calls in flight, where it is not asked how many there may be.
 pub const IN_FLIGHT: [usize; 2] = [1, 64];
 const DEEP_PAGES: i32 = 1_000;
+/// A call may cost so many times as much.
+const AIM: f64 = 1.3;
 
 const HEAD: &str = "\
 <!-- Written by `make bench ARGS=--flat`; changes made here are lost. -->
@@ -27,7 +29,8 @@ const HEAD: &str = "\
 # Flat cost, measured
 
 The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
-connections and 5,000 pending requests. The words are those of [latest.md](latest.md).
+connections and 5,000 pending requests. The words are those of [latest.md](latest.md). The last columns tell how
+many times the first case's CPU of server and database a call of the second takes, and whether that is flat: at most 1.3.
 
 ";
 
@@ -127,7 +130,7 @@ fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
     for column in columns {
         write!(text, " {column}: calls/s | p99 ms | CPU ms, server and database |")?;
     }
-    text += "\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    text += " CPU, times | |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n";
     for (name, subject, calls, columns) in lines {
         write!(text, "| {name} | {} | {calls} |", subject.title())?;
         for samples in columns {
@@ -136,10 +139,23 @@ fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
                 " {} | {} | {} |",
                 with_range(samples, 0, |sample| sample.per_second),
                 with_range(samples, 2, |sample| sample.latency[1]),
-                with_range(samples, 3, |sample| sample.cpu[0] + sample.cpu[1]),
+                with_range(samples, 3, Sample::cost),
             )?;
         }
-        text.push('\n');
+        text += &verdict(columns);
     }
     Ok(text + "\n")
+}
+
+/// How the second column's cost stands to the first's, and whether that is flat.
+fn verdict(columns: &[Vec<Sample>]) -> String {
+    let costs: Vec<_> = columns.iter().map(|samples| spread(samples.iter().map(Sample::cost))[0]).collect();
+    match costs[..] {
+        [before, after] if before > 0.0 => {
+            let times = after / before;
+            format!(" {times:.2} | {} |\n", if times <= AIM { "yes" } else { "**no**" })
+        }
+        // Too short to tell.
+        _ => " – | |\n".to_owned(),
+    }
 }
