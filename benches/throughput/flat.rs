@@ -39,6 +39,9 @@ type Line = (String, Subject, usize, Vec<Vec<Sample>>);
 
 pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let sizes = if options.smoke { SMOKE_SIZES } else { SIZES };
+    let mut operations = options.operations.clone();
+    // Reads first: a small database that was written to for minutes is no longer small.
+    operations.sort_by_key(|operation| operation.grows());
     let mut lines: Vec<Line> = Vec::new();
     let (mut pages, mut versions) = (Vec::new(), Vec::new());
     for (column, users) in sizes.into_iter().enumerate() {
@@ -46,11 +49,11 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         let layout = Layout::new(users, 10 * users, large)?;
         let flags = slice::from_ref(&options.kith_flags);
         let mut session = Session::start(&options.directory, layout, flags, true).await?;
-        for operation in &options.operations {
+        for operation in &operations {
             for (place, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;
                 if large {
-                    let at = options.operations.iter().position(|one| one == operation).unwrap_or(0);
+                    let at = operations.iter().position(|one| one == operation).unwrap_or(0);
                     lines[at * each().count() + place].3.push(samples);
                 } else {
                     lines.push((operation.title().to_owned(), subject, calls, vec![samples]));
