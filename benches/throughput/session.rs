@@ -95,14 +95,11 @@ impl Session {
         migrate(&url)?;
         migrate(&sqlite_url)?;
 
-        let mut on_postgres = Database::postgres(&url).await?;
-        let rows = fill(&mut on_postgres, layout, Subject::KithPostgres).await?;
-        on_postgres.close().await?;
-        let mut on_sqlite = Database::sqlite(&file)?;
-        fill(&mut on_sqlite, layout, Subject::KithSqlite).await?;
+        let rows = fill(Database::postgres(&url).await?, layout, Subject::KithPostgres).await?;
+        fill(Database::sqlite(&file)?, layout, Subject::KithSqlite).await?;
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
 
-        let mut on_postgres = Database::postgres(&url).await?;
+        let (mut on_postgres, mut on_sqlite) = (Database::postgres(&url).await?, Database::sqlite(&file)?);
         let versions = [on_postgres.version().await?, on_sqlite.version().await?];
         let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
         let mut session = Self { servers: Vec::new(), databases, raw, postgres, lean: Vec::new(), rows, versions };
@@ -221,11 +218,12 @@ impl Session {
     }
 }
 
-async fn fill(database: &mut Database, layout: Layout, subject: Subject) -> Result<usize> {
+async fn fill(mut database: Database, layout: Layout, subject: Subject) -> Result<usize> {
     let begun = Instant::now();
-    let rows = seed::fill(database, layout).await?;
-    seed::settle(database).await?;
-    seed::check(database).await?;
+    let rows = seed::fill(&mut database, layout).await?;
+    seed::settle(&mut database).await?;
+    seed::check(&mut database).await?;
+    database.close().await?;
     let (users, time) = (layout.users, begun.elapsed());
     eprintln!("{}: {users} users, {rows} requests and connections in {time:.1?}", subject.title());
     Ok(rows)
