@@ -127,7 +127,7 @@ impl fmt::Display for Bound {
 pub fn section(results: &Results) -> Result<String> {
     let mut text = String::from(
         "## Figures to reach\n\n\
-         From the medians of this run, over the calls and the levels that it measured; an aim without any is left out.\n\n\
+         From the medians of this run, over the calls and levels that it measured; an aim without any is left out.\n\n\
          | | Aim | Reached | |\n\
          |---|--:|--:|---|\n",
     );

@@ -30,7 +30,7 @@ const HEAD: &str = "\
 
 The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
 connections and 5,000 pending requests. The words are those of [latest.md](latest.md). The last columns tell how
-many times the first case's CPU of server and database a call of the second takes, and whether that is flat: at most 1.3.
+many times as much CPU of server and database a call takes in the second case, and whether that is flat: at most 1.3.
 
 ";
 

@@ -56,8 +56,8 @@ impl Memory {
 pub fn section(lean: &[Lean]) -> Result<String> {
     let mut text = String::from(
         "## Lean\n\n\
-         Each Kith on the database that is seeded; what the database's own processes take is not counted. Ready is when\n\
-         it tells that it listens. At rest is a second after the start, before any call; the load is all of this page.\n\n\
+         Each Kith on the seeded database, without what PostgreSQL's processes take. Ready is when it tells that it\n\
+         listens. At rest is a second after the start, before any call; the load is all of this page.\n\n\
          | |",
     );
     for one in lean {

@@ -24,9 +24,9 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
 `make bench ARGS=--help` says what else there is.
 
 - **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
-  limits of a user and the flags below. Every change is one of a pair or a request that no call before has touched, and after each
-  measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
-  and is told below.
+  limits of a user and the flags below. Every change is one of a pair or a request that no call before has touched,
+  and after each measurement the feed tells whether all that were answered were made. Any other answer than OK fails
+  the run and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
   events or gRPC ([the statements](../../benches/throughput/sql)). pgbench times one statement in ten.
 - **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
