@@ -18,8 +18,8 @@ soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
 
-# Measures Kith against SQL and gRPC alone, in about half an hour, and writes docs/performance/latest.md; ARGS=--help
-# says what can be chosen. It needs a quiet machine.
+# Measures Kith against SQL and gRPC alone, in about half an hour, and writes docs/performance/latest.md. ARGS=--flat
+# and ARGS=--devices ask other questions, ARGS=--help says what can be chosen. It needs a quiet machine.
 bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	cargo bench --locked --bench throughput -- $(ARGS)

@@ -82,17 +82,21 @@ impl Database {
         }
     }
 
+    /// What an expression of SQL says.
+    pub async fn text(&mut self, expression: &str) -> Result<String> {
+        match self {
+            Self::Postgres(client, _) => {
+                Ok(client.query_one(&format!("SELECT ({expression})::text"), &[]).await?.try_get(0)?)
+            }
+            Self::Sqlite(conn) => Ok(diesel::select(sql::<Text>(expression)).get_result(&mut **conn)?),
+        }
+    }
+
     /// The engine and its version.
     pub async fn version(&mut self) -> Result<String> {
         match self {
-            Self::Postgres(client, _) => {
-                let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
-                Ok(format!("PostgreSQL {version}"))
-            }
-            Self::Sqlite(conn) => {
-                let version: String = diesel::select(sql::<Text>("sqlite_version()")).get_result(&mut **conn)?;
-                Ok(format!("SQLite {version}"))
-            }
+            Self::Postgres(..) => Ok(format!("PostgreSQL {}", self.text("current_setting('server_version')").await?)),
+            Self::Sqlite(_) => Ok(format!("SQLite {}", self.text("sqlite_version()").await?)),
         }
     }
 

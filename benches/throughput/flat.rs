@@ -1,13 +1,14 @@
 //! Whether calls cost the same on a database of any size, and on any page of a list of any length.
 
 use std::fmt::Write as _;
+use std::slice;
 
 use kith::proto::v1 as pb;
 use prost::Message;
 
 use super::generator::{Load, ask_call};
 use super::layout::Layout;
-use super::measure::Sample;
+use super::measure::{Sample, spread};
 use super::report::{Machine, save, with_range};
 use super::session::{Session, Subject};
 use super::workload::{Call, Operation};
@@ -16,8 +17,11 @@ use super::{Options, Result};
 /// Users; each database has ten times as many requests and connections.
 const SIZES: [i64; 2] = [10_000, 1_000_000];
 const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
-const IN_FLIGHT: [usize; 2] = [1, 64];
+/// Calls in flight, where it is not asked how many there may be.
+pub const IN_FLIGHT: [usize; 2] = [1, 64];
 const DEEP_PAGES: i32 = 1_000;
+/// A call may cost so many times as much.
+const AIM: f64 = 1.3;
 
 const HEAD: &str = "\
 <!-- Written by `make bench ARGS=--flat`; changes made here are lost. -->
@@ -25,7 +29,8 @@ const HEAD: &str = "\
 # Flat cost, measured
 
 The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
-connections and 5,000 pending requests. The words are those of [latest.md](latest.md).
+connections and 5,000 pending requests. The words are those of [latest.md](latest.md). The last columns tell how
+many times as much CPU of server and database a call takes in the second case, and whether that is flat: at most 1.3.
 
 ";
 
@@ -34,17 +39,21 @@ type Line = (String, Subject, usize, Vec<Vec<Sample>>);
 
 pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let sizes = if options.smoke { SMOKE_SIZES } else { SIZES };
+    let mut operations = options.operations.clone();
+    // Reads first: a small database that was written to for minutes is no longer small.
+    operations.sort_by_key(|operation| operation.grows());
     let mut lines: Vec<Line> = Vec::new();
     let (mut pages, mut versions) = (Vec::new(), Vec::new());
     for (column, users) in sizes.into_iter().enumerate() {
         let large = column == 1;
         let layout = Layout::new(users, 10 * users, large)?;
-        let mut session = Session::start(&options.directory, layout, true).await?;
-        for operation in &options.operations {
+        let flags = slice::from_ref(&options.kith_flags);
+        let mut session = Session::start(&options.directory, layout, flags, true).await?;
+        for operation in &operations {
             for (place, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;
                 if large {
-                    let at = options.operations.iter().position(|one| one == operation).unwrap_or(0);
+                    let at = operations.iter().position(|one| one == operation).unwrap_or(0);
                     lines[at * each().count() + place].3.push(samples);
                 } else {
                     lines.push((operation.title().to_owned(), subject, calls, vec![samples]));
@@ -124,7 +133,7 @@ fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
     for column in columns {
         write!(text, " {column}: calls/s | p99 ms | CPU ms, server and database |")?;
     }
-    text += "\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    text += " CPU, times | |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n";
     for (name, subject, calls, columns) in lines {
         write!(text, "| {name} | {} | {calls} |", subject.title())?;
         for samples in columns {
@@ -133,10 +142,23 @@ fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
                 " {} | {} | {} |",
                 with_range(samples, 0, |sample| sample.per_second),
                 with_range(samples, 2, |sample| sample.latency[1]),
-                with_range(samples, 3, |sample| sample.cpu[0] + sample.cpu[1]),
+                with_range(samples, 3, Sample::cost),
             )?;
         }
-        text.push('\n');
+        text += &verdict(columns);
     }
     Ok(text + "\n")
+}
+
+/// How the second column's cost stands to the first's, and whether that is flat.
+fn verdict(columns: &[Vec<Sample>]) -> String {
+    let costs: Vec<_> = columns.iter().map(|samples| spread(samples.iter().map(Sample::cost))[0]).collect();
+    match costs[..] {
+        [before, after] if before > 0.0 => {
+            let times = after / before;
+            format!(" {times:.2} | {} |\n", if times <= AIM { "yes" } else { "**no**" })
+        }
+        // Too short to tell.
+        _ => " – | |\n".to_owned(),
+    }
 }

@@ -31,7 +31,8 @@ const BACKLOG: usize = 20_000;
 pub struct Target {
     pub address: String,
     pub watched: Watched,
-    pub workload: RefCell<Workload>,
+    /// Shared by all servers on one database.
+    pub workload: Rc<RefCell<Workload>>,
     /// Whether its revision tells how many changes were made.
     pub is_kith: bool,
 }

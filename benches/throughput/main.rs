@@ -1,17 +1,22 @@
 //! How much Kith takes, next to what PostgreSQL and gRPC allow on the same machine in the same run: `make bench`.
 //!
 //! `session` starts and fills all that is measured; `generator` makes the calls that `workload` names; `raw` has
-//! pgbench make the same changes and reads in SQL; `report` and `plot` write down what came of it.
+//! pgbench make the same changes and reads in SQL; `report` and `plot` write down what came of it. `flat` and `devices`
+//! are runs of their own, that ask other questions.
 
 #![allow(unreachable_pub, reason = "a program has no public")]
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a benchmark names what it looks for")]
 
+mod aims;
+mod bulk;
 mod database;
+mod devices;
 mod echo;
 mod flat;
 mod generator;
 mod layout;
+mod lean;
 mod measure;
 mod plot;
 mod process;
@@ -25,6 +30,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::slice;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -60,6 +66,9 @@ struct Options {
     /// Only these operations.
     #[arg(long, env = "KITH_BENCH_OPERATIONS", value_delimiter = ',', value_enum)]
     operations: Vec<Operation>,
+    /// One more flag of each Kith, such as `--kith-flag=--read-connections=4`; may be given several times.
+    #[arg(long = "kith-flag", value_name = "FLAG")]
+    kith_flags: Vec<String>,
     /// The report is this path with `.md`, the plot with `.svg`.
     #[arg(long, env = "KITH_BENCH_OUT", default_value = "docs/performance/latest")]
     out: PathBuf,
@@ -72,6 +81,9 @@ struct Options {
     /// The same calls on a small and on a large database, and on pages far down a long list.
     #[arg(long)]
     flat: bool,
+    /// The same calls with each device for speed switched off, against all of them, at 1 and 64 in flight.
+    #[arg(long, conflicts_with = "flat")]
+    devices: bool,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -85,7 +97,8 @@ impl Options {
             (options.seconds, options.rounds, options.levels) = (0.15, 1, vec![1, 64]);
         }
         if options.operations.is_empty() {
-            options.operations = Operation::value_variants().to_vec();
+            let all = if options.devices { &devices::OPERATIONS } else { Operation::value_variants() };
+            options.operations = all.to_vec();
         }
         options
     }
@@ -101,32 +114,58 @@ impl Options {
 struct Results {
     in_flight: BTreeMap<(Operation, Subject, usize), Vec<Sample>>,
     half: BTreeMap<(Operation, Subject), Vec<Sample>>,
-    /// Measurements that failed; if there are any, so does the run.
-    failures: Vec<String>,
+    failures: Failures,
 }
 
-impl Results {
+/// Measurements that failed; if there are any, so does the run.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
     /// Tells of a measurement; answers its sample unless it failed.
     fn note(&mut self, what: &str, measured: Result<Sample>) -> Option<Sample> {
         match &measured {
             Ok(sample) => eprintln!("{what}: {sample}"),
             Err(error) => {
                 eprintln!("{what}: FAILED: {error}");
-                self.failures.push(format!("{what}: {error}"));
+                self.0.push(format!("{what}: {error}"));
             }
         }
         measured.ok()
     }
 
-    /// An error if anything failed.
-    fn verdict(&self) -> Result<()> {
-        if self.failures.is_empty() { Ok(()) } else { Err(self.failures.join("\n").into()) }
+    /// Tells of what else may have failed.
+    fn note_check(&mut self, checked: Result<()>) {
+        self.0.extend(checked.err().map(|error| error.to_string()));
     }
 
+    /// The failures as the reports tell them.
+    fn section(&self) -> String {
+        self.0.iter().map(|text| format!("**Failed:** {}\n\n", text.lines().next().unwrap_or_default())).collect()
+    }
+
+    /// An error if anything failed.
+    fn verdict(&self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0.join("\n").into()) }
+    }
+}
+
+impl Results {
     /// Calls a second at each level: the median, the least and the most.
     fn levels(&self, operation: Operation, subject: Subject) -> Vec<(usize, [f64; 3])> {
         let of_these = self.in_flight.iter().filter(|((one, other, _), _)| (*one, *other) == (operation, subject));
         of_these.map(|((.., level), samples)| (*level, spread(samples.iter().map(|one| one.per_second)))).collect()
+    }
+
+    /// The median of the rounds at a level, if that was measured.
+    fn median(
+        &self,
+        operation: Operation,
+        subject: Subject,
+        level: usize,
+        value: impl Fn(&Sample) -> f64,
+    ) -> Option<f64> {
+        self.in_flight.get(&(operation, subject, level)).map(|samples| spread(samples.iter().map(value))[0])
     }
 
     /// The most calls a second that any level has.
@@ -163,18 +202,20 @@ async fn run(options: Options) -> Result<()> {
     if options.flat {
         return flat::run(&options, machine).await;
     }
+    if options.devices {
+        return devices::run(&options, machine).await;
+    }
     let layout = Layout::new(options.users, options.rows, false)?;
-    let mut session = Session::start(&options.directory, layout, false).await?;
+    let flags = slice::from_ref(&options.kith_flags);
+    let mut session = Session::start(&options.directory, layout, flags, false).await?;
     let mut results = Results::default();
     for operation in &options.operations {
         rounds(&mut session, &options, *operation, &mut results).await;
         half_of_peak(&mut session, &options, *operation, &mut results).await;
     }
-    if let Err(error) = session.check().await {
-        results.failures.push(error.to_string());
-    }
+    results.failures.note_check(session.check().await);
     report::write(&options, &machine, &session, &results)?;
-    results.verdict()
+    results.failures.verdict()
 }
 
 /// Every subject in turn, at each level, in each round: what disturbs the machine meets them all.
@@ -185,7 +226,7 @@ async fn rounds(session: &mut Session, options: &Options, operation: Operation, 
                 let load = Load::InFlight(*level);
                 let measured = session.measure(subject, operation, load, options.window()).await;
                 let what = format!("{operation}, {subject}, {level} in flight, round {round}");
-                if let Some(sample) = results.note(&what, measured) {
+                if let Some(sample) = results.failures.note(&what, measured) {
                     results.in_flight.entry((operation, subject, *level)).or_default().push(sample);
                 }
             }
@@ -200,7 +241,7 @@ async fn half_of_peak(session: &mut Session, options: &Options, operation: Opera
             let Some(peak) = results.peak(operation, subject) else { continue };
             let measured = session.measure(subject, operation, Load::PerSecond(peak / 2.0), options.window()).await;
             let what = format!("{operation}, {subject}, half of the peak, round {round}");
-            if let Some(sample) = results.note(&what, measured) {
+            if let Some(sample) = results.failures.note(&what, measured) {
                 results.half.entry((operation, subject)).or_default().push(sample);
             }
         }

@@ -55,6 +55,13 @@ pub struct Sample {
     pub bytes: f64,
 }
 
+impl Sample {
+    /// What a call costs: the milliseconds of processor time of server and database together.
+    pub fn cost(&self) -> f64 {
+        self.cpu[0] + self.cpu[1]
+    }
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([median, most, _], [server, database, generator]) = (self.latency, self.cpu);

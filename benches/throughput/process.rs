@@ -1,6 +1,6 @@
 //! The processes that are measured: each ends with this one, however this one ends.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -25,6 +25,8 @@ pub struct Process {
 impl Process {
     /// `signal` is what ends it; `remove` is what is deleted then.
     pub fn start(command: &Command, log: &Path, signal: &str, remove: Option<&Path>) -> Result<Self> {
+        // What a process before this one wrote there is not to be taken for its words.
+        _ = fs::remove_file(log);
         let mut watchdog = Command::new("sh");
         watchdog.args(["-c", WATCHDOG, "sh", signal]).arg(log).arg(remove.unwrap_or_else(|| Path::new("")));
         watchdog.arg(command.get_program()).args(command.get_args());
@@ -46,17 +48,24 @@ impl Process {
     pub fn told(&self, words: &str) -> Result<String> {
         let begun = Instant::now();
         loop {
-            let log = self.log();
+            let (ended, log) = (self.ended(), self.log());
             if let Some((_, rest)) = log.split_once(words)
                 && let Some((line, _)) = rest.split_once('\n')
             {
                 return Ok(line.trim().to_owned());
             }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("not told within {PATIENCE:?}: {words}\n{log}").into());
+            if ended || begun.elapsed() > PATIENCE {
+                let when = if ended { "before its end".to_owned() } else { format!("within {PATIENCE:?}") };
+                return Err(format!("not told {when}: {words}\n{log}").into());
             }
-            thread::sleep(Duration::from_millis(20));
+            // How long a start takes is measured by this.
+            thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether it runs no program any more: it is not a child of this process, so the system does not tell.
+    fn ended(&self) -> bool {
+        fs::read_link(format!("/proc/{}/exe", self.pid)).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// All that it has written.
@@ -77,6 +86,8 @@ impl Drop for Process {
 pub struct Postgres {
     pub process: Process,
     pub port: u16,
+    /// Deleted when it ends.
+    pub directory: PathBuf,
     /// Where its programs are, pgbench among them.
     pub bin: PathBuf,
 }
@@ -113,7 +124,7 @@ impl Postgres {
         }
         let process = Process::start(&server, &directory.join("postgres.log"), "INT", Some(directory))?;
         process.told("ready to accept connections")?;
-        Ok(Self { process, port, bin })
+        Ok(Self { process, port, directory: directory.to_owned(), bin })
     }
 
     pub fn url(&self, database: &str) -> String {
@@ -121,16 +132,21 @@ impl Postgres {
     }
 }
 
+/// The release binary.
+pub const KITH: &str = env!("CARGO_BIN_EXE_kith");
+
 /// Makes Kith's tables.
 pub fn migrate(url: &str) -> Result<()> {
-    run(Command::new(env!("CARGO_BIN_EXE_kith")).args(["migrate", "--database-url", url])).map(|_| ())
+    run(Command::new(KITH).args(["migrate", "--database-url", url])).map(|_| ())
 }
 
-/// A serving Kith: the release binary, with its defaults but for the limits of a user.
-pub fn kith(url: &str, log: &Path) -> Result<(Process, String)> {
-    let mut kith = Command::new(env!("CARGO_BIN_EXE_kith"));
+/// A serving Kith and its address: the release binary, with its defaults but for the limits of a user
+/// and these flags.
+pub fn kith(url: &str, log: &Path, flags: &[String]) -> Result<(Process, String)> {
+    let mut kith = Command::new(KITH);
     kith.args(["serve", "--listen=127.0.0.1:0", "--database-url", url]);
     kith.args(["--max-sends-per-hour=0", "--max-sent-requests=0", "--max-connections=0"]);
+    kith.args(flags);
     let process = Process::start(&kith, log, "TERM", None)?;
     let address = process.told("listening on ")?;
     Ok((process, address))

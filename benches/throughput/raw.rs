@@ -1,19 +1,22 @@
 //! The same operation as one SQL statement, asked by pgbench: what PostgreSQL itself allows.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Result;
 use super::database::Database;
 use super::layout::Layout;
-use super::measure::{Sample, Watched, used_by_ended};
+use super::measure::{Histogram, Sample, Watched, used_by_ended};
 use super::process::{Postgres, run};
 use super::seed;
 use super::workload::Operation;
 
 /// Ids of requests that the statements make begin here.
 const FIRST_ID: i64 = 1_000_000_000_000;
+/// The part of the statements whose time pgbench writes down: all of them would cost it what is to be measured.
+const TIMED: f64 = 0.1;
 
 /// A copy of the seeded database, to which no Kith is connected.
 pub struct Raw {
@@ -79,10 +82,13 @@ impl Raw {
         ] {
             pgbench.arg("-D").arg(format!("{name}={value}"));
         }
+        let times = tempfile::tempdir_in(&postgres.directory)?;
+        pgbench.args(["--log".to_owned(), format!("--sampling-rate={TIMED}")]);
+        pgbench.arg("--log-prefix").arg(times.path().join("times"));
         let before = self.made(operation).await?;
-        let (used, asking, begun) = (watched.used(), used_by_ended(), Instant::now());
+        let (used, asking) = (watched.used(), used_by_ended());
         let told = run(pgbench.arg("-f").arg(path).arg("raw"))?;
-        let (after, asked, _) = (watched.used(), used_by_ended(), begun.elapsed());
+        let (after, asked) = (watched.used(), used_by_ended());
         let calls = number(&told, "number of transactions actually processed: ")?;
         if let Some(made) = self.made(operation).await?.map(|made| made - before.unwrap_or(0)) {
             // A pair that was picked twice by chance is not a failure; it is rare.
@@ -93,6 +99,7 @@ impl Raw {
         self.take(operation).await?;
         Ok(Sample {
             per_second: number(&told, "tps = ")?,
+            latency: latency(times.path())?,
             cpu: [0.0, (after[1] - used[1]) * 1e3 / calls, (asked - asking) * 1e3 / calls],
             ..Sample::default()
         })
@@ -133,6 +140,19 @@ fn script(operation: Operation) -> Option<&'static str> {
         Operation::User => Some("user.sql"),
         _ => None,
     }
+}
+
+/// Milliseconds within which half and 99 % of the statements were answered; too few are timed to tell of 99.9 %.
+fn latency(times: &Path) -> Result<[f64; 3]> {
+    let mut histogram = Histogram::default();
+    for file in fs::read_dir(times)? {
+        for line in fs::read_to_string(file?.path())?.lines() {
+            // The connection, the statement's number, and its microseconds.
+            let time = line.split(' ').nth(2).and_then(|time| time.parse().ok());
+            histogram.record(Duration::from_micros(time.ok_or_else(|| format!("pgbench tells no time: {line}"))?));
+        }
+    }
+    Ok([histogram.quantile(0.5), histogram.quantile(0.99), 0.0])
 }
 
 /// The number that follows these words.

@@ -12,7 +12,7 @@ use super::measure::{Sample, spread};
 use super::process::{SETTINGS, run};
 use super::session::{Session, Subject};
 use super::workload::Operation;
-use super::{Options, Result, Results, plot};
+use super::{Options, Result, Results, aims, lean, plot};
 
 const HEAD: &str = "\
 <!-- Written by `make bench`; changes made here are lost. -->
@@ -24,11 +24,11 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
 `make bench ARGS=--help` says what else there is.
 
 - **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
-  limits of a user. Every change is one of a pair or a request that no call before has touched, and after each
-  measurement the feed tells whether all that were answered were made. Any other answer than OK fails the run
-  and is told below.
+  limits of a user and the flags below. Every change is one of a pair or a request that no call before has touched,
+  and after each measurement the feed tells whether all that were answered were made. Any other answer than OK fails
+  the run and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
-  events or gRPC ([the statements](../../benches/throughput/sql)).
+  events or gRPC ([the statements](../../benches/throughput/sql)). pgbench times one statement in ten.
 - **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
 - The generator, the server and the database share the processors. The subjects take turns within each round; a number
   is the median of the rounds, with the least and the most in parentheses.
@@ -72,12 +72,13 @@ impl Machine {
     /// As a table, with what is known after the run.
     pub fn table(&self, options: &Options, versions: &[String], seeds: &str) -> Result<String> {
         let mut text = String::from("| | |\n|---|---|\n");
-        let settings = SETTINGS.join(", ");
+        let (settings, flags) = (SETTINGS.join(", "), options.kith_flags.join(" "));
         let after = [
             ("Load average after", load_average()),
             ("Databases", format!("{}; PostgreSQL's defaults but for {settings}", versions.join(", "))),
             ("Seed", seeds.to_owned()),
             ("Measurements", format!("{} rounds of {} s each", options.rounds, options.seconds)),
+            ("Flags of Kith", if flags.is_empty() { "none".to_owned() } else { format!("`{flags}`") }),
         ];
         for (name, value) in self.lines.iter().chain(&after) {
             writeln!(text, "| {name} | {value} |")?;
@@ -108,11 +109,11 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     let name = picture.file_name().unwrap_or_default().to_string_lossy();
     let mut text = HEAD.to_owned();
     text += &machine.table(options, &session.versions, &seed)?;
-    for failure in &results.failures {
-        write!(text, "**Failed:** {}\n\n", failure.lines().next().unwrap_or_default())?;
-    }
+    text += &results.failures.section();
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
+    text += &aims::section(results)?;
+    text += &lean::section(&session.lean)?;
     for operation in &options.operations {
         text += &details(*operation, results)?;
     }

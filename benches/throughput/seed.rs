@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use super::Result;
+use super::bulk::Bulk;
 use super::database::{Cell, Database};
 use super::layout::{Edge, Layout, State};
 
@@ -65,7 +66,8 @@ fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Fills a database that was migrated and is empty. Answers how many requests and connections it has then.
+/// Fills a database that was migrated and is empty, on a connection that is closed afterwards. Answers how many
+/// requests and connections it has then.
 pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     let edges = edges(layout);
     let answered = edges.iter().filter(|edge| edge.state != State::Pending).count() as i64;
@@ -74,6 +76,7 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     let answers = requests + edges.len() as i64;
     let last = answers + answered + blocks.len() as i64 - 1;
     let times = Times::over(last);
+    let bulk = Bulk::begin(database).await?;
     database.execute("BEGIN").await?;
     users(database, layout, &edges, &times).await?;
 
@@ -98,6 +101,7 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     let time = database.time(times.of(last));
     let head = format!("last_sequence = {last}, last_time = {time}, last_user_id = {}", layout.users);
     database.execute(&format!("UPDATE feed SET {head}; COMMIT")).await?;
+    bulk.end(database).await?;
     Ok(edges.len())
 }
 

@@ -1,4 +1,4 @@
-//! What is measured side by side, started once: two Kiths, PostgreSQL by itself, and an echo.
+//! What is measured side by side, started once: a Kith on each engine or several, PostgreSQL by itself, and an echo.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -6,9 +6,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
+
 use super::database::Database;
 use super::generator::{self, Load, Target, Window};
 use super::layout::Layout;
+use super::lean::{Lean, Memory};
 use super::measure::{Sample, Watched};
 use super::process::{Postgres, Process, kith, migrate};
 use super::raw::Raw;
@@ -17,6 +20,8 @@ use super::{Result, echo, seed};
 
 /// More answers a second than any Kith gives: so many requests wait before each measurement.
 const ANSWERS_PER_SECOND: f64 = 30_000.0;
+/// How often each Kith is started, to see how long that takes.
+const STARTS: usize = 5;
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,18 +59,24 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A server with the database behind it.
+/// A server that is measured.
 struct Server {
+    subject: Subject,
+    /// Which of the Kiths on its database, by the place of its flags.
+    variant: usize,
     target: Rc<Target>,
-    database: Option<Database>,
     process: Process,
 }
 
 /// All of them. They end in this order.
 pub struct Session {
-    servers: Vec<(Subject, Server)>,
+    servers: Vec<Server>,
+    /// Those behind the Kiths.
+    databases: Vec<(Subject, Database)>,
     raw: Option<Raw>,
     postgres: Postgres,
+    /// The Kiths as they were after their start.
+    pub lean: Vec<Lean>,
     /// How many requests and connections the seed has.
     pub rows: usize,
     /// The versions of PostgreSQL and SQLite.
@@ -73,8 +84,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts and fills all that is measured below `parent`; with `alone`, the two Kiths only.
-    pub async fn start(parent: &Path, layout: Layout, alone: bool) -> Result<Self> {
+    /// Starts and fills all that is measured below `parent`: on each engine a Kith with each of these lists of flags.
+    /// With `alone` nothing but Kiths.
+    pub async fn start(parent: &Path, layout: Layout, variants: &[Vec<String>], alone: bool) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("kith-bench-").tempdir_in(parent.canonicalize()?)?.keep();
         let postgres = Postgres::start(&directory)?;
         Database::postgres(&postgres.url("postgres")).await?.execute("CREATE DATABASE kith").await?;
@@ -83,38 +95,67 @@ impl Session {
         migrate(&url)?;
         migrate(&sqlite_url)?;
 
-        let mut on_postgres = Database::postgres(&url).await?;
-        let rows = fill(&mut on_postgres, layout, Subject::KithPostgres).await?;
-        on_postgres.close().await?;
-        let mut on_sqlite = Database::sqlite(&file)?;
-        fill(&mut on_sqlite, layout, Subject::KithSqlite).await?;
+        let rows = fill(Database::postgres(&url).await?, layout, Subject::KithPostgres).await?;
+        fill(Database::sqlite(&file)?, layout, Subject::KithSqlite).await?;
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
 
-        let watched = |server: &Process, database| Watched { server: Some(server.pid), database };
-        let serve = |subject, url: &str, database: Database, behind: Option<u32>| -> Result<_> {
-            let (process, address) = kith(url, &directory.join(format!("{subject:?}.log")))?;
-            let (watched, workload) = (watched(&process, behind), RefCell::new(Workload::new(layout)));
-            let target = Rc::new(Target { address, watched, workload, is_kith: true });
-            Ok((subject, Server { target, database: Some(database), process }))
-        };
-        let on_postgres = Database::postgres(&url).await?;
-        let mut servers = vec![
-            serve(Subject::KithPostgres, &url, on_postgres, Some(postgres.process.pid))?,
-            serve(Subject::KithSqlite, &sqlite_url, on_sqlite, None)?,
-        ];
-        if !alone {
-            let answers = answers(&mut servers[0].1).await?;
-            let (process, address) = echo::start(&directory, &answers)?;
-            let (watched, workload) = (watched(&process, None), RefCell::new(Workload::endless(layout)));
-            let target = Rc::new(Target { address, watched, workload, is_kith: false });
-            servers.push((Subject::Echo, Server { target, database: None, process }));
+        let (mut on_postgres, mut on_sqlite) = (Database::postgres(&url).await?, Database::sqlite(&file)?);
+        let versions = [on_postgres.version().await?, on_sqlite.version().await?];
+        let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
+        let mut session = Self { servers: Vec::new(), databases, raw, postgres, lean: Vec::new(), rows, versions };
+        session.serve(Subject::KithPostgres, &url, layout, variants)?;
+        session.serve(Subject::KithSqlite, &sqlite_url, layout, variants)?;
+        sleep(Duration::from_secs(1)).await;
+        for one in &mut session.lean {
+            one.rest = Memory::of(one.pid)?;
         }
-        let versions = versions(&mut servers).await?;
-        Ok(Self { servers, raw, postgres, rows, versions })
+        if !alone {
+            session.serve_echo(layout).await?;
+        }
+        Ok(session)
+    }
+
+    /// Starts the Kiths on a database. They share the workload: no change is asked of two of them.
+    fn serve(&mut self, subject: Subject, url: &str, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
+        let workload = Rc::new(RefCell::new(Workload::new(layout)));
+        let starts = if self.raw.is_some() { STARTS } else { 1 };
+        for (variant, flags) in variants.iter().enumerate() {
+            let log = self.postgres.directory.join(format!("{subject:?}-{variant}.log"));
+            let ((process, address), ready) = started(url, &log, flags, starts)?;
+            let database = (subject == Subject::KithPostgres).then_some(self.postgres.process.pid);
+            let watched = Watched { server: Some(process.pid), database };
+            self.lean.push(Lean { subject, variant, pid: process.pid, ready, rest: Memory::default() });
+            let target = Rc::new(Target { address, watched, workload: Rc::clone(&workload), is_kith: true });
+            self.servers.push(Server { subject, variant, target, process });
+        }
+        Ok(())
+    }
+
+    /// Starts the echo of what Kith answers.
+    async fn serve_echo(&mut self, layout: Layout) -> Result<()> {
+        let answers = self.answers(layout).await?;
+        let (process, address) = echo::start(&self.postgres.directory, &answers)?;
+        let watched = Watched { server: Some(process.pid), database: None };
+        let workload = Rc::new(RefCell::new(Workload::endless(layout)));
+        let target = Rc::new(Target { address, watched, workload, is_kith: false });
+        self.servers.push(Server { subject: Subject::Echo, variant: 0, target, process });
+        Ok(())
+    }
+
+    /// One answer of each kind, as Kith gives it.
+    async fn answers(&mut self, layout: Layout) -> Result<Vec<(Operation, Vec<u8>)>> {
+        let target = self.target(Subject::KithPostgres)?;
+        let mut workload = Workload::new(layout);
+        workload.prepare(&mut self.databases[0].1, 10).await?;
+        target.workload.replace(workload);
+        let mut answers = Vec::new();
+        for operation in Operation::single() {
+            answers.push((operation, generator::ask(&target, operation).await?));
+        }
+        Ok(answers)
     }
 
     /// One measurement.
-    #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
     pub async fn measure(
         &mut self,
         subject: Subject,
@@ -129,72 +170,82 @@ impl Session {
             }
             return raw.measure(&self.postgres, operation, connections, window.length).await;
         }
-        let server = self.server(subject)?;
-        if let (Some(database), true) = (&mut server.database, operation.answers()) {
-            server.target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
-        }
-        if server.target.is_kith && operation != Operation::Mixed && server.target.workload.borrow().fixed.is_none() {
-            generator::ask(&server.target, operation).await?;
-        }
-        let sample = generator::measure(&server.target, operation, load, window).await;
-        sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(&server.process)).into())
+        self.measure_variant(subject, 0, operation, load, window).await
     }
 
-    /// A Kith's calls.
-    pub fn target(&mut self, subject: Subject) -> Result<Rc<Target>> {
-        Ok(Rc::clone(&self.server(subject)?.target))
+    /// One measurement of this Kith of those on an engine.
+    #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
+    pub async fn measure_variant(
+        &mut self,
+        subject: Subject,
+        variant: usize,
+        operation: Operation,
+        load: Load,
+        window: Window,
+    ) -> Result<Sample> {
+        let target = Rc::clone(&self.server(subject, variant)?.target);
+        if let (Some(database), true) = (self.database(subject), operation.answers()) {
+            target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
+        }
+        if target.is_kith && operation != Operation::Mixed && target.workload.borrow().fixed.is_none() {
+            generator::ask(&target, operation).await?;
+        }
+        let sample = generator::measure(&target, operation, load, window).await;
+        let process = &self.server(subject, variant)?.process;
+        sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
+    }
+
+    /// A server's calls.
+    pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
+        Ok(Rc::clone(&self.server(subject, 0)?.target))
     }
 
     /// Fails if a database is not as it should be after all of this.
     pub async fn check(&mut self) -> Result<()> {
-        for (_, server) in &mut self.servers {
-            if let Some(database) = &mut server.database {
-                seed::check(database).await?;
-            }
+        for (_, database) in &mut self.databases {
+            seed::check(database).await?;
         }
         Ok(())
     }
 
-    fn server(&mut self, subject: Subject) -> Result<&mut Server> {
-        let found = self.servers.iter_mut().find(|(is, _)| *is == subject);
-        Ok(&mut found.ok_or("it was not started")?.1)
+    fn server(&self, subject: Subject, variant: usize) -> Result<&Server> {
+        let found = self.servers.iter().find(|server| (server.subject, server.variant) == (subject, variant));
+        Ok(found.ok_or("it was not started")?)
+    }
+
+    fn database(&mut self, subject: Subject) -> Option<&mut Database> {
+        self.databases.iter_mut().find(|(behind, _)| *behind == subject).map(|(_, database)| database)
     }
 }
 
-async fn fill(database: &mut Database, layout: Layout, subject: Subject) -> Result<usize> {
+async fn fill(mut database: Database, layout: Layout, subject: Subject) -> Result<usize> {
     let begun = Instant::now();
-    let rows = seed::fill(database, layout).await?;
-    seed::settle(database).await?;
-    seed::check(database).await?;
+    let rows = seed::fill(&mut database, layout).await?;
+    seed::settle(&mut database).await?;
+    seed::check(&mut database).await?;
+    database.close().await?;
     let (users, time) = (layout.users, begun.elapsed());
     eprintln!("{}: {users} users, {rows} requests and connections in {time:.1?}", subject.title());
     Ok(rows)
+}
+
+/// Starts a Kith so many times; answers the last one, and how many milliseconds each start took.
+fn started(url: &str, log: &Path, flags: &[String], times: usize) -> Result<((Process, String), Vec<f64>)> {
+    let mut ready = Vec::new();
+    loop {
+        let begun = Instant::now();
+        let kith = kith(url, log, flags)?;
+        ready.push(begun.elapsed().as_secs_f64() * 1e3);
+        if ready.len() == times {
+            return Ok((kith, ready));
+        }
+    }
 }
 
 /// How many requests a measurement may answer.
 fn enough(window: Window, operation: Operation) -> i64 {
     let share = if operation == Operation::Mixed { 0.1 } else { 1.0 };
     ((window.start + window.length).max(Duration::from_secs(1)).as_secs_f64() * ANSWERS_PER_SECOND * share) as i64
-}
-
-/// One answer of each kind, as Kith gives it.
-async fn answers(server: &mut Server) -> Result<Vec<(Operation, Vec<u8>)>> {
-    let mut workload = Workload::new(server.target.workload.borrow().layout);
-    workload.prepare(server.database.as_mut().ok_or("no database")?, 10).await?;
-    server.target.workload.replace(workload);
-    let mut answers = Vec::new();
-    for operation in Operation::single() {
-        answers.push((operation, generator::ask(&server.target, operation).await?));
-    }
-    Ok(answers)
-}
-
-async fn versions(servers: &mut [(Subject, Server)]) -> Result<[String; 2]> {
-    let mut versions = [String::new(), String::new()];
-    for (version, (_, server)) in versions.iter_mut().zip(servers) {
-        *version = server.database.as_mut().ok_or("no database")?.version().await?;
-    }
-    Ok(versions)
 }
 
 /// The end of what a process wrote.

@@ -98,6 +98,11 @@ impl Operation {
         matches!(self, Self::Accept | Self::Reject | Self::View | Self::Mixed)
     }
 
+    /// Whether the database is larger after it.
+    pub fn grows(self) -> bool {
+        self.writes() || self.answers()
+    }
+
     /// All but the mixed load.
     pub fn single() -> impl Iterator<Item = Self> {
         Self::value_variants().iter().copied().filter(|operation| *operation != Self::Mixed)

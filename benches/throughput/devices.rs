@@ -1,0 +1,157 @@
+//! What each device for speed brings: the same calls with all of them, and with each of them switched off.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::flat::IN_FLIGHT;
+use super::generator::Load;
+use super::layout::Layout;
+use super::lean::{Lean, Memory};
+use super::measure::{Sample, spread};
+use super::report::{Machine, save, with_range};
+use super::session::{Session, Subject};
+use super::workload::Operation;
+use super::{Failures, Options, Result};
+
+/// A Kith whose settings differ from the others'.
+struct Variant {
+    title: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// The first has all devices: the others are compared with it.
+const VARIANTS: [Variant; 3] = [
+    Variant { title: "All devices", flags: &[] },
+    Variant { title: "No cache of users", flags: &["--user-cache-mib=0"] },
+    Variant { title: "No shared reads", flags: &["--reads-per-flight=1"] },
+];
+
+/// What is measured if nothing else is asked for: what a device could make faster, and the writes it could burden.
+pub const OPERATIONS: [Operation; 8] = [
+    Operation::Received,
+    Operation::Connections,
+    Operation::Status,
+    Operation::Statuses,
+    Operation::Counts,
+    Operation::User,
+    Operation::Send,
+    Operation::Accept,
+];
+
+const HEAD: &str = "\
+<!-- Written by `make bench ARGS=--devices`; changes made here are lost. -->
+
+# What each device brings, measured
+
+The same Kith with its defaults, and with one device for speed switched off by its setting. All Kiths of an engine are
+on one database and take turns within each round. Those whose turn it is not are asked nothing, but hear of each change
+as any server beside others does: that takes from the machine for each variant alike, and what PostgreSQL spends on it
+is in the numbers.
+
+CPU is the milliseconds of server and database a call. *Brings* is calls a second with all devices, as a multiple of
+those without this one; *saves* is the CPU without it, as a multiple of that with all. Above 1 the device is worth it.
+The other words are those of [latest.md](latest.md).
+
+";
+
+/// The samples of each operation, engine, number of calls in flight, and variant.
+type Samples = BTreeMap<(Operation, Subject, usize, usize), Vec<Sample>>;
+
+pub async fn run(options: &Options, machine: Machine) -> Result<()> {
+    let layout = Layout::new(options.users, options.rows, false)?;
+    let with = |variant: &Variant| {
+        let own = variant.flags.iter().map(|flag| (*flag).to_owned());
+        options.kith_flags.iter().cloned().chain(own).collect::<Vec<_>>()
+    };
+    let mut session = Session::start(&options.directory, layout, &VARIANTS.each_ref().map(with), true).await?;
+    let (mut samples, mut failures) = (Samples::new(), Failures::default());
+    for operation in &options.operations {
+        rounds(&mut session, options, *operation, &mut samples, &mut failures).await;
+    }
+    failures.note_check(session.check().await);
+
+    let mut text = HEAD.to_owned();
+    for variant in &VARIANTS[1..] {
+        writeln!(text, "- **{}**: `{}`", variant.title, variant.flags.join(" "))?;
+    }
+    let seed = format!("{} users, {} requests and connections", options.users, session.rows);
+    write!(text, "\n{}", machine.table(options, &session.versions, &seed)?)?;
+    text += &failures.section();
+    for subject in Subject::KITH {
+        text += &table(options, subject, &samples)?;
+        text += &memory(&session.lean, subject)?;
+    }
+    save(&options.out.with_file_name("devices.md"), &text)?;
+    failures.verdict()
+}
+
+/// Every variant in turn, in each round: what disturbs the machine meets them all.
+async fn rounds(
+    session: &mut Session,
+    options: &Options,
+    operation: Operation,
+    samples: &mut Samples,
+    failures: &mut Failures,
+) {
+    for round in 1..=options.rounds {
+        for (level, subject) in IN_FLIGHT.into_iter().flat_map(|level| Subject::KITH.map(|subject| (level, subject))) {
+            for (variant, Variant { title, .. }) in VARIANTS.iter().enumerate() {
+                let (load, window) = (Load::InFlight(level), options.window());
+                let measured = session.measure_variant(subject, variant, operation, load, window).await;
+                let what = format!("{operation}, {subject}, {title}, {level} in flight, round {round}");
+                if let Some(sample) = failures.note(&what, measured) {
+                    samples.entry((operation, subject, level, variant)).or_default().push(sample);
+                }
+            }
+        }
+    }
+}
+
+/// An engine's section.
+fn table(options: &Options, subject: Subject, samples: &Samples) -> Result<String> {
+    let mut text = format!("## {subject}\n\n| | In flight | {}: calls/s | p99 ms | CPU ms |", VARIANTS[0].title);
+    for variant in &VARIANTS[1..] {
+        write!(text, " {}: calls/s | p99 ms | CPU ms | Brings | Saves |", variant.title)?;
+    }
+    writeln!(text, "\n|---|--:|--:|--:|--:|{}", "--:|--:|--:|--:|--:|".repeat(VARIANTS.len() - 1))?;
+    for (operation, level) in options.operations.iter().flat_map(|one| IN_FLIGHT.map(|level| (*one, level))) {
+        let of = |variant| samples.get(&(operation, subject, level, variant)).map_or(&[][..], Vec::as_slice);
+        let all = of(0);
+        write!(text, "| {operation} | {level} |{}", columns(all))?;
+        for variant in 1..VARIANTS.len() {
+            let without = of(variant);
+            let (brings, saves) = (times(all, without, rate), times(without, all, Sample::cost));
+            write!(text, "{} {brings} | {saves} |", columns(without))?;
+        }
+        text.push('\n');
+    }
+    Ok(text + "\n")
+}
+
+fn columns(samples: &[Sample]) -> String {
+    if samples.is_empty() {
+        return " – | – | – |".to_owned();
+    }
+    let [rate, cost] = [with_range(samples, 0, rate), with_range(samples, 3, Sample::cost)];
+    format!(" {rate} | {} | {cost} |", with_range(samples, 2, |sample| sample.latency[1]))
+}
+
+/// How many times the second median is in the first.
+fn times(one: &[Sample], other: &[Sample], value: impl Fn(&Sample) -> f64) -> String {
+    let [[one, ..], [other, ..]] = [one, other].map(|samples| spread(samples.iter().map(&value)));
+    if one > 0.0 && other > 0.0 { format!("{:.2}", one / other) } else { "–".to_owned() }
+}
+
+fn rate(sample: &Sample) -> f64 {
+    sample.per_second
+}
+
+/// What each server of an engine has in memory after all of this.
+fn memory(lean: &[Lean], subject: Subject) -> Result<String> {
+    let mut text = String::from("Memory of the server after all of this, MB: ");
+    for (place, one) in lean.iter().filter(|one| one.subject == subject).enumerate() {
+        let between = if place == 0 { "" } else { ", " };
+        write!(text, "{between}{} {}", VARIANTS[one.variant].title.to_lowercase(), Memory::now_of(one.pid))?;
+    }
+    Ok(text + ".\n\n")
+}

@@ -1,0 +1,86 @@
+//! What a Kith takes besides processor time: its file, its start, its memory.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use super::Result;
+use super::measure::spread;
+use super::process::KITH;
+use super::session::Subject;
+
+/// What is to be reached.
+const BINARY_MEGABYTES: f64 = 25.0;
+const READY_MILLISECONDS: f64 = 200.0;
+const REST_MEGABYTES: f64 = 30.0;
+
+/// A Kith before it was asked anything.
+pub struct Lean {
+    pub subject: Subject,
+    /// Which of the Kiths on its database.
+    pub variant: usize,
+    pub pid: u32,
+    /// Milliseconds from each of its starts until it listened.
+    pub ready: Vec<f64>,
+    pub rest: Memory,
+}
+
+/// Bytes of a process that are in memory, those that it shares too: now, and the most so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    now: f64,
+    most: f64,
+}
+
+impl Memory {
+    pub fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let bytes = |name: &str| -> Result<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such memory")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1_024.0)
+        };
+        Ok(Self { now: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
+    }
+
+    /// Megabytes of a process now; none if it has ended.
+    pub fn now_of(pid: u32) -> String {
+        Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.now))
+    }
+
+    /// The most megabytes that a process had.
+    fn most_of(pid: u32) -> String {
+        Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.most))
+    }
+}
+
+/// The section of the report, to be written after the load.
+pub fn section(lean: &[Lean]) -> Result<String> {
+    let mut text = String::from(
+        "## Lean\n\n\
+         Each Kith on the seeded database, without what PostgreSQL's processes take. Ready is when it tells that it\n\
+         listens. At rest is a second after the start, before any call; the load is all of this page.\n\n\
+         | |",
+    );
+    for one in lean {
+        write!(text, " {} |", one.subject)?;
+    }
+    writeln!(text, " Aim |\n|---|{}--:|", "--:|".repeat(lean.len()))?;
+    let binary = fs::metadata(KITH)?.len() as f64;
+    let mut row = |name: &str, aim: Option<f64>, value: &dyn Fn(&Lean) -> String| {
+        let values: String = lean.iter().map(|one| format!(" {} |", value(one))).collect();
+        let aim = aim.map_or("–".to_owned(), |aim| format!("≤ {aim}"));
+        writeln!(text, "| {name} |{values} {aim} |")
+    };
+    row("Binary, MB", Some(BINARY_MEGABYTES), &|_| megabytes(binary))?;
+    row("From start to ready, ms", Some(READY_MILLISECONDS), &|one| {
+        let [median, least, most] = spread(one.ready.iter().copied());
+        format!("{median:.0} ({least:.0}–{most:.0})")
+    })?;
+    row("Memory at rest, MB", Some(REST_MEGABYTES), &|one| megabytes(one.rest.now))?;
+    row("Memory after the load, MB", None, &|one| Memory::now_of(one.pid))?;
+    row("Most memory at any time, MB", None, &|one| Memory::most_of(one.pid))?;
+    Ok(text + "\n")
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.1}", bytes / 1e6)
+}
