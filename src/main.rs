@@ -6,6 +6,10 @@ use clap::Parser;
 use kith::command;
 use kith::config::Cli;
 
+/// Answering takes many small pieces of memory, on several threads.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match command::run(Cli::parse()).await {

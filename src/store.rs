@@ -5,6 +5,7 @@
 
 mod check;
 mod connect;
+mod counts;
 mod epoch;
 mod feed;
 mod migration;
@@ -16,6 +17,7 @@ mod session;
 mod sqlite;
 mod statement;
 mod tls;
+mod users;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -58,8 +60,12 @@ pub trait Store: Send + Sync + 'static {
     /// on another server, is decided meanwhile. Answers one reply for each command, in order. Replies are durable:
     /// they survive a kill of this process and of the database.
     ///
+    /// Batches are decided in the order in which they are handed over. A store that can take the next one while this one
+    /// is being written [passes](Turn::pass) the turn on. If this one fails after that, the next fails too, with nothing
+    /// stored.
+    ///
     /// On an error nothing was stored, but for [`StoreError::OutcomeUnknown`].
-    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
+    async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
 
     /// The newest revision. Fails when the database cannot be used; this is what health follows.
     async fn revision(&self) -> Result<Sequence, StoreError>;
@@ -114,6 +120,24 @@ pub trait Store: Send + Sync + 'static {
 
     /// The secret with which page tokens are signed: the same for all servers on one database.
     fn token_key(&self) -> &[u8];
+}
+
+/// A batch's turn to be handed over to the store.
+#[derive(Clone, Debug, Default)]
+pub struct Turn(watch::Sender<bool>);
+
+impl Turn {
+    /// The next batch may be handed over.
+    pub fn pass(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until the turn is passed.
+    pub async fn passed(&self) {
+        // The sender is here, so it is not closed.
+        let mut passed = self.0.subscribe();
+        let _closed = passed.wait_for(|passed| *passed).await;
+    }
 }
 
 /// An answer and the revision that it reflects.
@@ -241,6 +265,27 @@ pub enum StoreError {
 impl StoreError {
     fn corrupt(column: &'static str, value: &str) -> Self {
         Self::Corrupt { column, value: value.to_owned() }
+    }
+
+    /// The same for another caller whom it concerns, with its causes as one text.
+    fn again(&self) -> Self {
+        let cause = || {
+            let mut text = self.to_string();
+            let mut source = self.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            text.into()
+        };
+        match self {
+            Self::Refused(_) => Self::Refused(cause()),
+            Self::Unavailable(_) => Self::Unavailable(cause()),
+            Self::OutcomeUnknown(_) => Self::OutcomeUnknown(cause()),
+            Self::Overloaded => Self::Overloaded,
+            Self::Corrupt { column, value } => Self::corrupt(column, value),
+            Self::Internal(_) => Self::Internal(cause()),
+        }
     }
 }
 

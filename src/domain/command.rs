@@ -1,6 +1,6 @@
 //! What can be asked of the one way to write: commands, and what a batch of them needs to be loaded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -219,6 +219,18 @@ pub struct Batch {
     pub now: Time,
 }
 
+impl Batch {
+    /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
+    /// room.
+    pub fn full_senders(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {
+        let Some(maximum) = self.policy.max_sent_requests else { return Vec::new() };
+        let full = |member: &&Member| {
+            needs.senders.get(&member.user.id).is_some_and(|more| member.counts.requests_sent + more > maximum)
+        };
+        members.iter().filter(full).map(|member| member.user.id).collect()
+    }
+}
+
 /// What must be loaded before a batch can be decided. What is not there is known to be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -230,8 +242,8 @@ pub struct Needs {
     pub pairs: BTreeSet<PairKey>,
     /// Pairs by their request's id, with both users.
     pub requests: BTreeSet<RequestId>,
-    /// Senders whose oldest open requests may be due, which would make room for another.
-    pub senders: BTreeSet<UserId>,
+    /// Senders, and how many requests each sends.
+    pub senders: BTreeMap<UserId, i64>,
     /// Users whose every pair is needed.
     pub all_pairs_of: BTreeSet<UserId>,
     /// Users whose unviewed pending requests are needed.
@@ -265,7 +277,7 @@ impl Needs {
             }
             Command::Send { from, to, message: _ } => {
                 self.add_pair(*from, *to);
-                self.senders.insert(*from);
+                *self.senders.entry(*from).or_default() += 1;
             }
             Command::Answer(id, user, _) => {
                 self.requests.insert(*id);

@@ -30,6 +30,16 @@ pub struct User {
     pub encoded: Encoded,
 }
 
+impl User {
+    /// How many bytes all the texts have.
+    pub fn text_len(&self) -> usize {
+        let names = self.username.as_str().len() + self.real_name.as_str().len() + self.email.as_str().len();
+        let words = self.bio.as_str().len() + self.location.as_str().len() + self.description.as_str().len();
+        let links = self.website.as_str().len() + self.avatar.as_str().len() + self.cover.as_str().len();
+        names + words + links + self.birthday.as_str().len()
+    }
+}
+
 /// Where a user's encoding is kept once somebody needed it, for as long as the user stays as they are. It is no part
 /// of the value: all are equal, and a copy, which may be changed, begins without one.
 #[derive(Debug, Default)]

@@ -24,10 +24,29 @@ pub(super) enum Engine {
 /// How to use the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many connections read at the same time; one more writes.
-    pub readers: u32,
+    /// How many connections read, at least two: most of them for reads that take little, the others for those that may
+    /// take long. One more writes.
+    pub readers: usize,
+    /// The most reads that are asked together, in one flight or one snapshot. 1: each by itself.
+    pub reads_per_flight: usize,
+    /// The most bytes, about, of users that are kept in memory; 0: none are.
+    pub user_cache: u64,
     /// Whether to bring the tables up to date first; if not, a database that is behind is refused.
     pub migrate: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { readers: 4, reads_per_flight: 32, user_cache: 256 << 20, migrate: true }
+    }
+}
+
+impl Options {
+    /// How many connections for which kind of reads.
+    pub(super) fn fast_and_slow(self) -> (usize, usize) {
+        let slow = (self.readers / 3).max(1);
+        (self.readers.saturating_sub(slow).max(1), slow)
+    }
 }
 
 impl FromStr for DatabaseUrl {
@@ -79,11 +98,10 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {
-            let readers = usize::try_from(options.readers).unwrap_or(1);
-            let store = blocking(move || Ok(SqliteStore::open(&path, readers)?)).await?;
+            let store = blocking(move || Ok(SqliteStore::open(&path, options)?)).await?;
             Ok(Arc::new(store))
         }
-        Engine::Postgres { config, .. } => Ok(Arc::new(PostgresStore::connect(*config, options.readers).await?)),
+        Engine::Postgres { config, .. } => Ok(Arc::new(PostgresStore::connect(*config, options).await?)),
     }
 }
 

@@ -106,10 +106,23 @@ pub(super) fn all_after(after: i64, limit: i64) -> _ {
     events::table.filter(events::sequence.gt(after)).order(events::sequence.asc()).limit(limit)
 }
 
+/// The users that were changed or deleted after one event, and up to another.
+#[diesel::dsl::auto_type]
+pub(super) fn users_changed(after: i64, until: i64) -> _ {
+    events::table
+        .filter(events::sequence.gt(after))
+        .filter(events::sequence.le(until))
+        .filter(events::kind.eq("USER_UPDATED").or(events::kind.eq("USER_DELETED")))
+        .select(events::user_id)
+}
+
 #[diesel::dsl::auto_type]
 pub(super) fn oldest() -> _ {
     events::table.order(events::sequence.asc()).select(events::sequence).limit(1_i64)
 }
+
+/// Users share a bucket of the indexes that find a user's events, one in so many: `migrations/` tells why.
+const BUCKETS: i64 = 256;
 
 /// The events of one user, out of as many from either place that an event names: each has its own index, and no event
 /// is in both.
@@ -118,17 +131,19 @@ where
     Bound<BigInt, i64>: QueryFragment<DB>,
 {
     let text = "SELECT * FROM ( \
-                    SELECT * FROM (SELECT * FROM events WHERE user_id = ? AND sequence > ? \
+                    SELECT * FROM (SELECT * FROM events WHERE user_id % 256 = ? AND user_id = ? AND sequence > ? \
                         ORDER BY sequence LIMIT ?) AS first \
-                    UNION ALL SELECT * FROM (SELECT * FROM events WHERE other_user_id = ? AND sequence > ? \
+                    UNION ALL SELECT * FROM (SELECT * FROM events \
+                        WHERE other_user_id % 256 = ? AND other_user_id = ? AND sequence > ? \
                         ORDER BY sequence LIMIT ?) AS second \
                 ) AS events ORDER BY sequence LIMIT ?";
-    Statement::new(text)
-        .bind::<BigInt, _>(user)
-        .bind::<BigInt, _>(after)
-        .bind::<BigInt, _>(limit)
-        .bind::<BigInt, _>(user)
-        .bind::<BigInt, _>(after)
-        .bind::<BigInt, _>(limit)
-        .bind::<BigInt, _>(limit)
+    let mut statement = Statement::new(text);
+    for _place in 0..2 {
+        statement = statement
+            .bind::<BigInt, _>(user % BUCKETS)
+            .bind::<BigInt, _>(user)
+            .bind::<BigInt, _>(after)
+            .bind::<BigInt, _>(limit);
+    }
+    statement.bind::<BigInt, _>(limit)
 }

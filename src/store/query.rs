@@ -27,8 +27,8 @@ pub(super) fn head() -> _ {
 }
 
 #[auto_type]
-pub(super) fn revision() -> _ {
-    feed::table.find(1_i64).select(feed::last_sequence)
+pub(super) fn mark() -> _ {
+    feed::table.find(1_i64).select((feed::epoch, feed::last_sequence, feed::users_changed))
 }
 
 /// Of the oldest events, those of `until` or before.
@@ -68,16 +68,6 @@ pub(super) fn user_by_name(key: String) -> _ {
 #[auto_type]
 pub(super) fn users_page(before: i64, limit: i64) -> _ {
     users::table.filter(users::position.lt(before)).order(users::position.desc()).limit(limit)
-}
-
-#[auto_type]
-pub(super) fn member(id: i64) -> _ {
-    users::table.inner_join(user_counts::table).filter(users::id.eq(id))
-}
-
-#[auto_type]
-pub(super) fn member_by_name(key: String) -> _ {
-    users::table.inner_join(user_counts::table).filter(users::username_key.eq(key))
 }
 
 #[auto_type]

@@ -8,9 +8,10 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
+use super::users::Mark;
 use super::{Connection, StoreError};
-use crate::domain::command::{Member, Replay};
-use crate::domain::counts::{Counts, SendWindow};
+use crate::domain::command::Replay;
+use crate::domain::counts::Counts;
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::ledger::{Due, Head};
@@ -28,15 +29,42 @@ pub(super) struct FeedRow {
     pub(super) last_sequence: i64,
     pub(super) last_time: Stamp,
     pub(super) last_user_id: i64,
+    pub(super) users_changed: i64,
 }
 
 impl FeedRow {
+    pub(super) fn mark(&self) -> Mark {
+        let (revision, users_changed) = (self.last_sequence, self.users_changed);
+        Mark {
+            epoch: self.epoch.clone(),
+            revision: Sequence::new(revision),
+            users_changed: Sequence::new(users_changed),
+        }
+    }
+
     pub(super) fn head(&self) -> Head {
         Head {
             sequence: Sequence::new(self.last_sequence),
             time: self.last_time.0,
             last_user: UserId::new(self.last_user_id),
+            users_changed: Sequence::new(self.users_changed),
         }
+    }
+}
+
+/// The columns of a [`Mark`].
+#[derive(Clone, Debug, Queryable)]
+#[diesel(check_for_backend(Pg, Sqlite))]
+pub(super) struct MarkRow {
+    epoch: String,
+    last_sequence: i64,
+    users_changed: i64,
+}
+
+impl MarkRow {
+    pub(super) fn mark(self) -> Mark {
+        let Self { epoch, last_sequence, users_changed } = self;
+        Mark { epoch, revision: Sequence::new(last_sequence), users_changed: Sequence::new(users_changed) }
     }
 }
 
@@ -114,7 +142,6 @@ impl TryFrom<UserRow> for User {
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = user_counts, check_for_backend(Pg, Sqlite))]
 pub(super) struct CountsRow {
-    #[expect(dead_code, reason = "the key, known to who asks")]
     pub(super) user_id: i64,
     pub(super) requests_sent: i64,
     pub(super) requests_received: i64,
@@ -133,14 +160,6 @@ impl CountsRow {
             connections: self.connections,
         }
     }
-}
-
-pub(super) fn member((user, counts): (UserRow, CountsRow)) -> Result<Member, StoreError> {
-    Ok(Member {
-        counts: counts.counts(),
-        sends: SendWindow { since: counts.sends_since.map(|stamp| stamp.0), count: counts.sends },
-        user: Arc::new(user.try_into()?),
-    })
 }
 
 #[derive(Clone, Debug, Queryable, Selectable)]

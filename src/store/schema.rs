@@ -58,6 +58,7 @@ diesel::table! {
         last_sequence -> BigInt,
         last_time -> Instant,
         last_user_id -> BigInt,
+        users_changed -> BigInt,
     }
 }
 

@@ -75,7 +75,7 @@ impl Session {
     pub(super) async fn lock(&mut self) -> Result<(), ConnectError> {
         let begin = match self {
             Self::Sqlite(_) => "BEGIN IMMEDIATE;",
-            Self::Postgres(_) => postgres::BEGIN,
+            Self::Postgres(_) => postgres::LOCK,
         };
         self.execute(begin.to_owned()).await
     }

@@ -4,6 +4,7 @@
 //! `diesel::sql_query` is parsed anew at every call, and so are Diesel's updates and upserts. A [`Statement`] is
 //! kept prepared by its text, which must therefore never depend on values.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use diesel::QueryResult;
@@ -16,14 +17,31 @@ use diesel::sql_types::SqlType;
 /// A text in which each `?` stands for the next of its parts: a value, or columns. `Row` is the SQL type of what it
 /// answers.
 pub(super) struct Statement<'a, DB, Row = ()> {
-    text: &'static str,
+    text: Cow<'static, str>,
     parts: Vec<Box<dyn QueryFragment<DB> + Send + 'a>>,
     row: PhantomData<fn() -> Row>,
 }
 
 impl<'a, DB: Backend, Row> Statement<'a, DB, Row> {
     pub(super) fn new(text: &'static str) -> Self {
-        Self { text, parts: Vec::new(), row: PhantomData }
+        Self { text: Cow::Borrowed(text), parts: Vec::new(), row: PhantomData }
+    }
+
+    /// Several changes, and `last`, as one statement. All of them see the rows as they were before any of them.
+    pub(super) fn at_once(changes: Vec<Self>, last: Self) -> Self {
+        if changes.is_empty() {
+            return last;
+        }
+        let (mut text, mut parts) = (String::new(), Vec::new());
+        for (number, change) in changes.into_iter().enumerate() {
+            text.push_str(if number == 0 { "WITH change_" } else { ", change_" });
+            text.push_str(&format!("{number} AS ({})", change.text));
+            parts.extend(change.parts);
+        }
+        text.push(' ');
+        text.push_str(&last.text);
+        parts.extend(last.parts);
+        Self { text: Cow::Owned(text), parts, row: PhantomData }
     }
 
     /// A value of the SQL type `ST` for the next `?`.

@@ -12,8 +12,10 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_postgres::NoTls;
+use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// A PostgreSQL database and how to talk to it.
@@ -45,6 +47,17 @@ impl PostgresConfig {
         Ok(Self { config, tls: tls.map(Arc::new) })
     }
 
+    /// A connection of which can be asked, by several who use it at the same time, whether it still stands.
+    pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
+        let Some(tls) = &self.tls else {
+            let (client, connection) = self.config.connect(NoTls).await?;
+            return share(client, connection).await;
+        };
+        let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+        let (client, connection) = self.config.connect(tls).await?;
+        share(client, connection).await
+    }
+
     pub(super) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
         let Some(tls) = &self.tls else {
             let (client, connection) = self.config.connect(NoTls).await?;
@@ -54,6 +67,29 @@ impl PostgresConfig {
         let (client, connection) = self.config.connect(tls).await?;
         Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
     }
+}
+
+/// A connection that many use at the same time.
+pub(super) struct SharedConnection {
+    pub(super) conn: AsyncPgConnection,
+    /// Carries the messages; ends with the connection.
+    driver: JoinHandle<()>,
+}
+
+impl SharedConnection {
+    /// Whether the database or the network has ended it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.driver.is_finished()
+    }
+}
+
+async fn share<S>(client: Client, connection: Connection<Socket, S>) -> Result<SharedConnection, Cause>
+where
+    S: TlsStream + Unpin + Send + 'static,
+{
+    // How it ended is told to whoever waits for an answer.
+    let driver = tokio::spawn(async move { _ = connection.await });
+    Ok(SharedConnection { conn: AsyncPgConnection::try_from(client).await?, driver })
 }
 
 /// Takes `sslmode` and `sslrootcert` out of the URL: the driver knows neither `verify-full` nor root files.

@@ -21,7 +21,8 @@ impl Ledger {
         for (key, Tracked { before, now }) in self.pairs {
             match now.request {
                 request if request == before.request => {}
-                Some(request) => changes.requests_put.push(request),
+                Some(request) if before.request.is_some() => changes.requests_updated.push(request),
+                Some(request) => changes.requests_created.push(request),
                 None => changes.requests_deleted.push(key),
             }
             for (user, before, now) in

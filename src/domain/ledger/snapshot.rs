@@ -20,6 +20,8 @@ pub struct Head {
     pub time: Time,
     /// The largest id that any user ever had.
     pub last_user: UserId,
+    /// The sequence of the newest event that changed or deleted a user.
+    pub users_changed: Sequence,
 }
 
 /// What was loaded for a batch: see [`Needs`](crate::domain::command::Needs).
@@ -79,8 +81,10 @@ pub struct Changes {
     pub users_created: Vec<(Arc<User>, Sequence)>,
     /// Users to replace.
     pub users_updated: Vec<Arc<User>>,
-    /// Requests to insert or replace, by pair.
-    pub requests_put: Vec<Request>,
+    /// Requests of pairs that had none.
+    pub requests_created: Vec<Request>,
+    /// Requests in the place of what their pairs had.
+    pub requests_updated: Vec<Request>,
     /// Pairs whose request is to be deleted.
     pub requests_deleted: Vec<PairKey>,
     /// Blocks to insert: who, whom.

@@ -58,7 +58,7 @@ impl Ledger {
                 let sequence = self.note_user(EventKind::UserCreated, user.id);
                 self.created.insert(user.id, sequence);
             }
-            Imported::Updated => _ = self.note_user(EventKind::UserUpdated, user.id),
+            Imported::Updated => self.head.users_changed = self.note_user(EventKind::UserUpdated, user.id),
             Imported::Unchanged => {}
         }
         if let Some(before) = &before {
@@ -85,7 +85,7 @@ impl Ledger {
             user.now = None;
         }
         self.created.remove(&id);
-        self.note_user(EventKind::UserDeleted, id);
+        self.head.users_changed = self.note_user(EventKind::UserDeleted, id);
         Ok(Outcome::default())
     }
 

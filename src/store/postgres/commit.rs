@@ -1,45 +1,52 @@
-//! The commit on PostgreSQL: three flights for a batch of any size (four for one that creates or deletes users).
+//! The commit on PostgreSQL: two flights for a batch of any size.
 //!
-//! The first begins, locks the head and loads; the second saves; the third commits. Statements work on arrays, so
-//! that their text never depends on how much a batch holds and they stay prepared.
+//! The first begins, locks the head and loads; the second saves and commits. Statements work on arrays, so that their
+//! text never depends on how much a batch holds and they stay prepared. A third flight, between the two, loads what
+//! only few batches need: users that are not kept, and what may be due of senders at their limit.
+//!
+//! The first flight of the next batch follows the second of this one on the same connection, without waiting for its
+//! answer: PostgreSQL goes from one to the other without a pause. If this one fails, so does the next.
 
+mod load;
 mod save;
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use tokio::sync::Mutex;
-use tokio::try_join;
+use futures_util::poll;
+use tokio::join;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::unconstrained;
 use uuid::Uuid;
 
-use super::listen::NOTIFY_AND_COMMIT;
-use super::{BlocksSql, RequestsSql, open, requests_of_pairs};
-use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, REPLAY_KEPT, Reply};
+use self::load::Loaded;
+use super::open;
+use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
-use crate::domain::id::UserId;
-use crate::domain::ledger::{self, Due, Head, Snapshot};
-use crate::domain::pair::RequestState;
-use crate::store::row::{BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, member};
-use crate::store::schema::{Instant, Stamp, blocks, connection_requests, events, request_ids, user_counts, users};
+use crate::domain::ledger::{self, Changes, Head};
+use crate::store::counts::KeptCounts;
+use crate::store::schema::events;
 use crate::store::statement::Statement;
 use crate::store::tls::PostgresConfig;
-use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, query};
+use crate::store::users::KeptUsers;
+use crate::store::{StoreError, Turn};
 
 type Replies = Vec<Result<Reply, Rejection>>;
-type MembersSql = (
-    <users::table as diesel::query_builder::AsQuery>::SqlType,
-    <user_counts::table as diesel::query_builder::AsQuery>::SqlType,
-);
 
-/// Begins, and locks the head before anything else is read. One message of plain text: nothing that follows it on
-/// the wire can overtake it, whether prepared or not. At READ COMMITTED each later statement sees what the batch
-/// before committed.
-pub(in crate::store) const BEGIN: &str =
+/// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that
+/// follows the lock sees what the batch before committed.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+const COMMIT: &str = "COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
+
+/// Begins, and locks the head.
+pub(in crate::store) const LOCK: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
 /// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
@@ -48,17 +55,88 @@ pub(in crate::store) const BEGIN: &str =
 pub(in crate::store) const WRITER: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
                       SET idle_in_transaction_session_timeout = '5s';";
 
+/// How many batches follow each other without a pause. PostgreSQL gives a free lock to who asks at that moment, and not
+/// to who waits for it: in the pause another server gets it.
+const WITHOUT_PAUSE: u32 = 32;
+/// How many batches are handed over with a pause each after another server has committed.
+const WITH_PAUSE: u32 = 64;
+
 /// The one connection that writes. It is made when needed, and dropped when in doubt.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
-    conn: Mutex<Option<AsyncPgConnection>>,
+    kept: Kept,
+    /// Held until all of a batch is on the wire: the next one's statements follow it there.
+    line: Mutex<Option<Arc<Wire>>>,
+    /// Held from when a batch is loaded until it is known what became of it.
+    settled: Mutex<Pace>,
+    /// The batches that failed so far: one that was handed over before the failure of the one before fails too.
+    failed: AtomicU64,
+}
+
+/// What need not be read again.
+struct Kept {
+    users: Arc<KeptUsers>,
+    counts: KeptCounts,
+}
+
+/// The connection, and whether something is wrong with it.
+struct Wire {
+    conn: AsyncPgConnection,
+    lost: AtomicBool,
+}
+
+/// Whether the next batch may follow without a pause.
+#[derive(Default)]
+struct Pace {
+    without_pause: u32,
+    with_pause: u32,
+}
+
+impl Pace {
+    fn pauses(&mut self, others_commit: bool) -> bool {
+        if others_commit {
+            self.with_pause = WITH_PAUSE;
+        }
+        if self.with_pause > 0 || self.without_pause == WITHOUT_PAUSE {
+            (self.with_pause, self.without_pause) = (self.with_pause.saturating_sub(1), 0);
+            return true;
+        }
+        self.without_pause += 1;
+        false
+    }
+}
+
+/// What is to become of a batch.
+struct Decided {
+    /// Whether the head was not where this server left it.
+    others_commit: bool,
+    before: Head,
+    replies: Replies,
+    changes: Changes,
+}
+
+/// Marks the connection as lost unless told that all is well: also when its future is dropped.
+struct UnderWay<'a>(Option<&'a AtomicBool>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(|lost| lost.store(true, Ordering::Release));
+    }
+}
+
+enum NotSaved {
+    /// Nothing was stored.
+    Refused(StoreError),
+    /// It is not known.
+    Lost(StoreError),
 }
 
 /// How a transaction failed.
 enum Failure {
     /// Nothing was stored.
     Before(StoreError),
-    /// The commit was sent and not answered. The head before it, and the batch's mark on its events.
+    /// The commit was sent, and it is not known what became of it. The head before it, and the batch's mark on its
+    /// events.
     During { error: StoreError, before: Head, batch_id: i64, replies: Replies },
 }
 
@@ -68,39 +146,17 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<diesel::result::Error> for Failure {
-    fn from(error: diesel::result::Error) -> Self {
-        Self::Before(error.into())
-    }
-}
-
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>) -> Self {
-        Self { config, conn: Mutex::new(None) }
+    pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<KeptUsers>, counts: KeptCounts) -> Self {
+        let (line, settled) = (Mutex::default(), Mutex::default());
+        Self { config, kept: Kept { users, counts }, line, settled, failed: AtomicU64::new(0) }
     }
 
-    pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
-        // Held to the end: batches of this server do not overlap. The connection is taken out, so that a future
-        // that is dropped half-way drops it with its transaction.
-        let mut slot = self.conn.lock().await;
-        let conn = match slot.take() {
-            Some(conn) => conn,
-            None => self.connect().await?,
-        };
-        match transact(&conn, batch).await {
-            Ok(replies) => {
-                *slot = Some(conn);
-                Ok(replies)
-            }
-            Err(Failure::Before(error)) => {
-                // What cannot be rolled back is dropped, and the database rolls it back.
-                if (&conn).batch_execute("ROLLBACK").await.is_ok() {
-                    *slot = Some(conn);
-                }
-                Err(error)
-            }
+    pub(super) async fn commit(&self, batch: &Batch, turn: &Turn) -> Result<Replies, StoreError> {
+        match self.transact(batch, turn).await {
+            Ok(replies) => Ok(replies),
+            Err(Failure::Before(error)) => Err(error),
             Err(Failure::During { error, before, batch_id, replies }) => {
-                drop(conn);
                 tracing::warn!(error = &error as &dyn Error, "a commit was not answered; asking the database again");
                 self.settle(before, batch_id).await.map_or_else(
                     |unsettled| Err(StoreError::OutcomeUnknown(unsettled.into())),
@@ -108,6 +164,100 @@ impl Writer {
                 )
             }
         }
+    }
+
+    async fn transact(&self, batch: &Batch, turn: &Turn) -> Result<Replies, Failure> {
+        let mut line = self.line.lock().await;
+        // Taken out, so that a future that is dropped half-way drops it with its transaction.
+        let wire = match line.take().filter(|wire| !AtomicBool::load(&wire.lost, Ordering::Acquire)) {
+            Some(wire) => wire,
+            None => Arc::new(Wire { conn: self.connect().await?, lost: AtomicBool::new(false) }),
+        };
+        let (needs, failed) = (Needs::of(batch), AtomicU64::load(&self.failed, Ordering::Acquire));
+        let loading = load::begin(&wire.conn, &self.kept, &needs, batch).await;
+        // From here on it is known what became of the batch before.
+        let mut pace = self.settled.lock().await;
+        let loaded = loading.and_then(|loaded| match AtomicU64::load(&self.failed, Ordering::Acquire) == failed {
+            true => Ok(loaded),
+            false => Err(StoreError::Unavailable("the batch before this one failed".into())),
+        });
+        let decided = self.decide(&wire.conn, &needs, batch, loaded).await;
+        let Decided { others_commit, before, replies, changes } = match decided {
+            Ok(decided) if !decided.changes.is_empty() => decided,
+            // Nothing to make durable. What cannot be rolled back is dropped, and the database rolls it back.
+            ended => {
+                if order(&wire.conn, ROLLBACK).await.is_ok() {
+                    *line = Some(wire);
+                }
+                return ended.map(|decided| decided.replies).map_err(Failure::Before);
+            }
+        };
+        let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
+        let early = (!pace.pauses(others_commit)).then_some(turn);
+        let failure = match self.save(line, wire, &changes, batch_id, early).await {
+            Ok(()) => {
+                self.kept.users.committed(&before, &changes);
+                self.kept.counts.committed(&changes);
+                return Ok(replies);
+            }
+            Err(NotSaved::Refused(error)) => Failure::Before(error),
+            Err(NotSaved::Lost(error)) => {
+                self.kept.counts.forget();
+                Failure::During { error, before, batch_id, replies }
+            }
+        };
+        self.failed.fetch_add(1, Ordering::Release);
+        Err(failure)
+    }
+
+    async fn decide(
+        &self,
+        conn: &AsyncPgConnection,
+        needs: &Needs,
+        batch: &Batch,
+        loaded: Result<Loaded, StoreError>,
+    ) -> Result<Decided, StoreError> {
+        let loaded = loaded?;
+        let others_commit = self.kept.counts.check(&loaded.head);
+        let snapshot = load::finish(conn, &self.kept, needs, batch, loaded).await?;
+        let before = snapshot.head;
+        let (replies, changes) = ledger::run(batch, snapshot);
+        Ok(Decided { others_commit, before, replies, changes })
+    }
+
+    /// Saves and commits; passes the turn on, if there is one, as soon as all of it is on the wire.
+    async fn save(
+        &self,
+        mut line: MutexGuard<'_, Option<Arc<Wire>>>,
+        wire: Arc<Wire>,
+        changes: &Changes,
+        batch_id: i64,
+        early: Option<&Turn>,
+    ) -> Result<(), NotSaved> {
+        let mut under_way = UnderWay(Some(&wire.lost));
+        // The commit goes out with what it commits. If one of the saves is refused it is a rollback, and says nothing.
+        let flight = async { join!(biased; save::save(&wire.conn, changes, batch_id), order(&wire.conn, COMMIT)) };
+        // Without the runtime's limit on what a task does at once, each statement has its place in the line once it was
+        // polled, and what comes next cannot overtake it.
+        let mut flight = pin!(unconstrained(flight));
+        let sent = poll!(&mut flight);
+        *line = Some(Arc::clone(&wire));
+        let held = early.is_none().then_some(line);
+        early.into_iter().for_each(Turn::pass);
+        let outcomes = match sent {
+            Poll::Ready(outcomes) => outcomes,
+            Poll::Pending => flight.await,
+        };
+        let outcome = match outcomes {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), Ok(())) | (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::Refused(error)),
+            (Ok(()), Err(error)) | (Err(error), Err(_)) => Err(NotSaved::Lost(error)),
+        };
+        if !matches!(outcome, Err(NotSaved::Lost(_))) {
+            under_way.0 = None;
+        }
+        drop(held);
+        outcome
     }
 
     async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
@@ -120,7 +270,7 @@ impl Writer {
     async fn settle(&self, before: Head, batch_id: i64) -> Result<bool, StoreError> {
         let conn = self.connect().await?;
         // The lock waits until the lost transaction has ended one way or the other.
-        (&conn).batch_execute(BEGIN).await?;
+        (&conn).batch_execute(LOCK).await?;
         let first = events::table.find(before.sequence.next().get()).select(events::batch_id);
         let found: Option<i64> = first.first(&mut &conn).await.optional()?;
         (&conn).batch_execute("ROLLBACK").await?;
@@ -128,203 +278,10 @@ impl Writer {
     }
 }
 
-async fn transact(mut conn: &AsyncPgConnection, batch: &Batch) -> Result<Replies, Failure> {
-    let snapshot = load(conn, &Needs::of(batch), batch).await?;
-    let before = snapshot.head;
-    let (replies, changes) = ledger::run(batch, snapshot);
-    if changes.is_empty() {
-        // Nothing to make durable.
-        conn.batch_execute("ROLLBACK").await?;
-        return Ok(replies);
-    }
-    let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
-    save::save(conn, &changes, batch_id).await?;
-    // Only now that every statement has been answered: a failed one would make this a rollback without a word.
-    match conn.batch_execute(NOTIFY_AND_COMMIT).await {
-        Ok(()) => Ok(replies),
-        Err(error) => {
-            let error = error.into();
-            if matches!(error, StoreError::Refused(_)) {
-                return Err(Failure::Before(error));
-            }
-            Err(Failure::During { error, before, batch_id, replies })
-        }
-    }
-}
-
-async fn load(conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
-    let (low, high): (Vec<_>, Vec<_>) = needs.pairs.iter().map(|key| (key.low().get(), key.high().get())).unzip();
-    let requests: Vec<i64> = needs.requests.iter().map(|id| id.get()).collect();
-    let (_, head, by_pair, by_id, blocks, members, replays, rare, due) = try_join!(
-        // In this order on the wire: what is loaded before the lock is held may not be true.
-        biased;
-        begin(conn),
-        head(conn),
-        requests_of_pairs(conn, low.clone(), high.clone()),
-        requests_by_id(conn, requests.clone()),
-        blocks_of(conn, low, high, requests.clone()),
-        members(conn, needs, requests),
-        replays(conn, needs),
-        load_rare(conn, needs, batch),
-        due(conn, needs, batch),
-    )?;
-    let mut snapshot = Snapshot { head: head.head(), due, ..Snapshot::default() };
-    for row in by_pair.into_iter().chain(by_id).chain(rare.0) {
-        snapshot.add_request(row.try_into()?);
-    }
-    for row in blocks.into_iter().chain(rare.1) {
-        snapshot.add_block(UserId::new(row.user_id), UserId::new(row.other_user_id), row.block());
-    }
-    snapshot.members = members.into_iter().map(member).collect::<Result<_, _>>()?;
-    snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    Ok(snapshot)
-}
-
-async fn begin(mut conn: &AsyncPgConnection) -> Result<(), StoreError> {
-    Ok(conn.batch_execute(BEGIN).await?)
-}
-
-async fn head(mut conn: &AsyncPgConnection) -> Result<FeedRow, StoreError> {
-    Ok(query::head().first(&mut conn).await?)
-}
-
-async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(connection_requests::table.filter(connection_requests::id.eq_any(ids)).load(&mut conn).await?)
-}
-
-/// The blocks both ways of these pairs, and of the pairs of these requests.
-async fn blocks_of(
-    mut conn: &AsyncPgConnection,
-    low: Vec<i64>,
-    high: Vec<i64>,
-    requests: Vec<i64>,
-) -> Result<Vec<BlockRow>, StoreError> {
-    if low.is_empty() && requests.is_empty() {
-        return Ok(Vec::new());
-    }
-    let text = "WITH pair (one, two) AS ( \
-                    SELECT low, high FROM unnest(?, ?) AS key (low, high) \
-                    UNION ALL SELECT low_user_id, high_user_id FROM connection_requests WHERE id = ANY(?) \
-                ), key (user_id, other_user_id) AS ( \
-                    SELECT one, two FROM pair UNION ALL SELECT two, one FROM pair \
-                ) \
-                SELECT ? FROM key \
-                JOIN blocks ON blocks.user_id = key.user_id AND blocks.other_user_id = key.other_user_id";
-    let load = Statement::<Pg, BlocksSql>::new(text)
-        .bind::<Array<BigInt>, _>(low)
-        .bind::<Array<BigInt>, _>(high)
-        .bind::<Array<BigInt>, _>(requests)
-        .part(blocks::all_columns);
-    Ok(load.load(&mut conn).await?)
-}
-
-/// The users that are asked for by id, by name, or as the users of requests; with their counts.
-async fn members(
-    mut conn: &AsyncPgConnection,
-    needs: &Needs,
-    requests: Vec<i64>,
-) -> Result<Vec<(UserRow, CountsRow)>, StoreError> {
-    let ids: Vec<i64> = needs.users.iter().map(|id| id.get()).collect();
-    if requests.is_empty() && needs.names.is_empty() {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let load = users::table.inner_join(user_counts::table).filter(users::id.eq_any(ids));
-        return Ok(load.load(&mut conn).await?);
-    }
-    let text = "SELECT ?, ? FROM ( \
-                    SELECT id FROM unnest(?) AS key (id) \
-                    UNION SELECT from_user_id FROM connection_requests WHERE id = ANY(?) \
-                    UNION SELECT to_user_id FROM connection_requests WHERE id = ANY(?) \
-                    UNION SELECT id FROM users WHERE username_key = ANY(?) \
-                ) AS key \
-                JOIN users ON users.id = key.id JOIN user_counts ON user_counts.user_id = users.id";
-    let load = Statement::<Pg, MembersSql>::new(text)
-        .part(users::all_columns)
-        .part(user_counts::all_columns)
-        .bind::<Array<BigInt>, _>(ids)
-        .bind::<Array<BigInt>, _>(requests.clone())
-        .bind::<Array<BigInt>, _>(requests)
-        .bind::<Array<Text>, _>(needs.names.iter().cloned().collect::<Vec<_>>());
-    Ok(load.load(&mut conn).await?)
-}
-
-async fn replays(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Vec<ReplayRow>, StoreError> {
-    if needs.replays.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
-    Ok(request_ids::table.filter(request_ids::id.eq_any(ids)).load(&mut conn).await?)
-}
-
-/// What a sweep deletes beside requests.
-async fn due(mut conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<Due, StoreError> {
-    if !needs.due {
-        return Ok(Due::default());
-    }
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(&mut conn).await?;
-    let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::due_events(Stamp(until)).get_result(&mut conn).await?,
-        None => DueRow::default(),
-    };
-    Ok(events.due(replays))
-}
-
-/// What only some commands need: one after the other, since they are rare.
-async fn load_rare(
-    mut conn: &AsyncPgConnection,
-    needs: &Needs,
-    batch: &Batch,
-) -> Result<(Vec<RequestRow>, Vec<BlockRow>), StoreError> {
-    let conn = &mut conn;
-    let (mut rows, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
-    let ever = Stamp(Time::UNIX_EPOCH);
-    for user in &needs.unviewed_of {
-        let pending = RequestState::Pending.name();
-        rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
-    }
-    for user in &needs.all_pairs_of {
-        rows.extend(query::all_sent_open(user.get()).load(conn).await?);
-        rows.extend(query::all_sent_connected(user.get()).load(conn).await?);
-        rows.extend(query::all_sent_withdrawn(user.get()).load(conn).await?);
-        rows.extend(query::all_received(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_by(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_against(user.get()).load(conn).await?);
-    }
-    if let Some(expired) = batch.policy.expired_before(batch.now) {
-        if !needs.senders.is_empty() {
-            rows.extend(oldest_sent(conn, needs, expired).await?);
-        }
-        if needs.due {
-            rows.extend(query::due_open(Stamp(expired), DUE_AT_ONCE).load(conn).await?);
-        }
-    }
-    if needs.due {
-        let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-        rows.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn).await?);
-    }
-    Ok((rows, blocks))
-}
-
-/// Of the oldest open requests of each sender, those that are due.
-async fn oldest_sent(
-    conn: &mut &AsyncPgConnection,
-    needs: &Needs,
-    expired: Time,
-) -> Result<Vec<RequestRow>, StoreError> {
-    let text = "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
-                    SELECT ? FROM connection_requests \
-                    WHERE from_user_id = sender.id AND state IN ('PENDING', 'REJECTED') \
-                    ORDER BY connection_requests.id LIMIT ? \
-                ) AS connection_requests WHERE created <= ?";
-    let load = Statement::<Pg, RequestsSql>::new(text)
-        .part(connection_requests::all_columns)
-        .bind::<Array<BigInt>, _>(needs.senders.iter().map(|id| id.get()).collect::<Vec<_>>())
-        .part(connection_requests::all_columns)
-        .bind::<BigInt, _>(OLDEST_OF_A_SENDER)
-        .bind::<Instant, _>(Stamp(expired));
-    Ok(load.load(conn).await?)
+/// Begins or ends the transaction. Not by `batch_execute`, which would overtake what is not prepared yet: all that is
+/// [kept prepared](Statement) waits for its turn at the cache of prepared statements, in the order in which it was
+/// first polled.
+async fn order(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
+    Statement::<Pg>::new(text).execute(&mut conn).await?;
+    Ok(())
 }

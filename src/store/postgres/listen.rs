@@ -12,8 +12,7 @@ use super::open;
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
-/// How each commit ends. PostgreSQL tells those who listen when it is done, and only then.
-pub(super) const NOTIFY_AND_COMMIT: &str = "NOTIFY kith_feed; COMMIT";
+/// What each save of the head tells; PostgreSQL passes it on when the commit is done, and only then.
 const LISTEN: &str = "LISTEN kith_feed";
 /// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(1);

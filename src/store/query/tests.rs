@@ -52,12 +52,10 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
     }
     check! {
         head() => "feed USING INTEGER PRIMARY KEY",
-        revision() => "feed USING INTEGER PRIMARY KEY",
+        mark() => "feed USING INTEGER PRIMARY KEY",
         user(1) => "users USING INTEGER PRIMARY KEY",
         user_by_name(String::new()) => "(username_key=?)",
         users_page(1, 1) => "(position<?)",
-        member(1) => "users USING INTEGER PRIMARY KEY",
-        member_by_name(String::new()) => "(username_key=?)",
         counts(1) => "user_counts USING INTEGER PRIMARY KEY",
         request(1) => "(id=?)",
         request_of_pair(1, 2) => "PRIMARY KEY (low_user_id=? AND high_user_id=?)",
@@ -86,10 +84,33 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         replay(String::new()) => "PRIMARY KEY (id=?)",
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
-        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_user (user_id=? AND sequence>?)",
-        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_other (other_user_id=? AND sequence>?)",
+        feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_user (<expr>=? AND sequence>?)",
+        feed::of_user_after::<Sqlite>(1, 1, 1) => "events_other (<expr>=? AND sequence>?)",
         due_events::<Sqlite>(now) => "events",
         due_replays::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 39);
+    assert_eq!(plans, 38);
+}
+
+/// `.cargo/config.toml` says why each matters.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "asked once")]
+fn sqlite_is_compiled_as_it_is_meant_to_be() {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        compile_options: String,
+    }
+    let mut conn = SqliteConnection::establish(":memory:").expect("a database");
+    let rows: Vec<Row> = diesel::sql_query("PRAGMA compile_options").load(&mut conn).expect("options");
+    let options: Vec<_> = rows.iter().map(|row| row.compile_options.as_str()).collect();
+    for (option, wanted) in [
+        ("ENABLE_QPSG", true),
+        ("DEFAULT_MEMSTATUS=0", true),
+        ("ENABLE_MEMORY_MANAGEMENT", false),
+        ("ENABLE_FTS5", false),
+    ] {
+        assert_eq!(options.contains(&option), wanted, "{option} in {options:?}");
+    }
 }

@@ -1,14 +1,16 @@
 //! The commit on SQLite: one immediate transaction on the one writer, with single-row statements that stay prepared.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
+use super::reading::users;
 use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, REPLAY_KEPT, Reply};
+use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT, Reply};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::decide::Rejection;
 use crate::domain::event::Event;
@@ -16,30 +18,43 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{self, Changes, Due, Snapshot};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::user::User;
+use crate::store::counts::{Counted, KeptCounts};
 use crate::store::row::{
-    BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, member,
-    user_status_name,
+    BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, user_status_name,
 };
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
+use crate::store::users::KeptUsers;
 use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, query};
 
 type Write<'a> = Statement<'a, Sqlite>;
 type Replies = Vec<Result<Reply, Rejection>>;
 
-pub(super) fn commit(conn: &mut SqliteConnection, batch: &Batch) -> Result<Replies, StoreError> {
+/// What need not be read again.
+pub(super) struct Kept {
+    pub(super) users: Arc<KeptUsers>,
+    pub(super) counts: KeptCounts,
+}
+
+pub(super) fn commit(conn: &mut SqliteConnection, kept: &Kept, batch: &Batch) -> Result<Replies, StoreError> {
     // Immediate: the write lock, which is SQLite's head row, comes before the first read.
-    conn.immediate_transaction(|conn| {
-        let snapshot = load(conn, &Needs::of(batch), batch)?;
+    let (replies, before, changes) = conn.immediate_transaction(|conn| {
+        let snapshot = load(conn, kept, &Needs::of(batch), batch)?;
+        let before = snapshot.head;
         let (replies, changes) = ledger::run(batch, snapshot);
         if !changes.is_empty() {
             save(conn, &changes)?;
         }
-        Ok(replies)
-    })
+        Ok::<_, StoreError>((replies, before, changes))
+    })?;
+    if !changes.is_empty() {
+        kept.users.committed(&before, &changes);
+        kept.counts.committed(&changes);
+    }
+    Ok(replies)
 }
 
-fn load(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
+fn load(conn: &mut SqliteConnection, kept: &Kept, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
     let head: FeedRow = query::head().first(conn)?;
     let mut snapshot = Snapshot { head: head.head(), due: due(conn, needs, batch)?, ..Snapshot::default() };
     let mut wanted = needs.users.clone();
@@ -53,15 +68,16 @@ fn load(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Sna
         snapshot.add_block(UserId::new(block.user_id), UserId::new(block.other_user_id), block.block());
     }
     for name in &needs.names {
-        let owner: Option<(UserRow, CountsRow)> = query::member_by_name(name.clone()).first(conn).optional()?;
-        if let Some(owner) = owner.map(member).transpose()? {
-            wanted.remove(&owner.user.id);
-            snapshot.members.push(owner);
-        }
+        let owner: Option<UserRow> = query::user_by_name(name.clone()).first(conn).optional()?;
+        wanted.extend(owner.map(|owner| UserId::new(owner.id)));
     }
-    for id in wanted {
-        let row: Option<(UserRow, CountsRow)> = query::member(id.get()).first(conn).optional()?;
-        snapshot.members.extend(row.map(member).transpose()?);
+    kept.counts.check(&head);
+    for (id, user) in users(conn, &kept.users, &head.mark(), wanted)? {
+        let Counted { counts, sends } = counted(conn, &kept.counts, id)?;
+        snapshot.members.push(Member { user, counts, sends });
+    }
+    for request in oldest_sent(conn, needs, batch, &snapshot)? {
+        snapshot.add_request(request.try_into()?);
     }
     for id in &needs.replays {
         let row: Option<ReplayRow> = query::replay(id.to_string()).first(conn).optional()?;
@@ -101,20 +117,40 @@ fn load_requests(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> R
         rows.extend(query::all_sent_withdrawn(user.get()).load(conn)?);
         rows.extend(query::all_received(user.get()).load(conn)?);
     }
-    if let Some(expired) = batch.policy.expired_before(batch.now) {
-        for user in &needs.senders {
-            let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
-            rows.extend(oldest.into_iter().filter(|row| row.created.0 <= expired));
-        }
-        if needs.due {
-            rows.extend(query::due_open(Stamp(expired), DUE_AT_ONCE).load(conn)?);
-        }
+    if let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| needs.due) {
+        rows.extend(query::due_open(Stamp(expired), DUE_AT_ONCE).load(conn)?);
     }
     if needs.due {
         let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
         rows.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn)?);
     }
     rows.into_iter().map(Request::try_from).collect()
+}
+
+fn counted(conn: &mut SqliteConnection, kept: &KeptCounts, id: UserId) -> Result<Counted, StoreError> {
+    if let Some(counted) = kept.get(id) {
+        return Ok(counted);
+    }
+    let row: CountsRow = query::counts(id.get()).first(conn)?;
+    let counted = Counted::from(&row);
+    kept.keep(&[(id, counted)].into());
+    Ok(counted)
+}
+
+/// Of the oldest open requests of each sender who may pass their limit, those that are due.
+fn oldest_sent(
+    conn: &mut SqliteConnection,
+    needs: &Needs,
+    batch: &Batch,
+    loaded: &Snapshot,
+) -> Result<Vec<RequestRow>, StoreError> {
+    let Some(expired) = batch.policy.expired_before(batch.now) else { return Ok(Vec::new()) };
+    let mut rows = Vec::new();
+    for user in batch.full_senders(needs, &loaded.members) {
+        let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
+        rows.extend(oldest.into_iter().filter(|row| row.created.0 <= expired));
+    }
+    Ok(rows)
 }
 
 fn load_blocks(conn: &mut SqliteConnection, needs: &Needs, loaded: &Snapshot) -> Result<Vec<BlockRow>, StoreError> {
@@ -150,8 +186,11 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
         let text = "DELETE FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?";
         run(conn, Write::new(text).bind::<BigInt, _>(key.low().get()).bind::<BigInt, _>(key.high().get()))?;
     }
-    for request in &changes.requests_put {
-        save_request(conn, request)?;
+    for request in &changes.requests_created {
+        create_request(conn, request)?;
+    }
+    for request in &changes.requests_updated {
+        update_request(conn, request)?;
     }
     for (user, other) in &changes.blocks_deleted {
         let text = "DELETE FROM blocks WHERE user_id = ? AND other_user_id = ?";
@@ -190,11 +229,12 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
     if let Some(until) = changes.events_deleted {
         run(conn, Write::new("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }
-    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ? WHERE id = 1";
+    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1";
     let head = Write::new(text)
         .bind::<BigInt, _>(changes.head.sequence.get())
         .bind::<Instant, _>(Stamp(changes.head.time))
-        .bind::<BigInt, _>(changes.head.last_user.get());
+        .bind::<BigInt, _>(changes.head.last_user.get())
+        .bind::<BigInt, _>(changes.head.users_changed.get());
     run(conn, head)
 }
 
@@ -231,17 +271,22 @@ fn profile<'a>(write: Write<'a>, user: &'a User) -> Write<'a> {
         .bind::<Text, _>(user.cover.as_str())
 }
 
-fn save_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
-    let Some(key) = request.key() else { return Ok(()) };
-    let text = "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
-                position, message, created, viewed, rejected, accepted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-                ON CONFLICT (low_user_id, high_user_id) DO UPDATE SET id = excluded.id, \
-                from_user_id = excluded.from_user_id, to_user_id = excluded.to_user_id, state = excluded.state, \
-                position = excluded.position, message = excluded.message, created = excluded.created, \
-                viewed = excluded.viewed, rejected = excluded.rejected, accepted = excluded.accepted";
-    let write = Write::new(text)
-        .bind::<BigInt, _>(key.low().get())
-        .bind::<BigInt, _>(key.high().get())
+fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
+                viewed, rejected, accepted, low_user_id, high_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    run(conn, whole_request(Write::new(text), request))
+}
+
+fn update_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let text = "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, position = ?, \
+                message = ?, created = ?, viewed = ?, rejected = ?, accepted = ? \
+                WHERE low_user_id = ? AND high_user_id = ?";
+    run(conn, whole_request(Write::new(text), request))
+}
+
+fn whole_request<'a>(write: Write<'a>, request: &'a Request) -> Write<'a> {
+    let (low, high) = (request.from.min(request.to), request.from.max(request.to));
+    write
         .bind::<BigInt, _>(request.id.get())
         .bind::<BigInt, _>(request.from.get())
         .bind::<BigInt, _>(request.to.get())
@@ -251,8 +296,9 @@ fn save_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), St
         .bind::<Instant, _>(Stamp(request.created))
         .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
         .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
-        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp));
-    run(conn, write)
+        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
+        .bind::<BigInt, _>(low.get())
+        .bind::<BigInt, _>(high.get())
 }
 
 fn save_counts(

@@ -1,0 +1,75 @@
+//! A few connections that read, each for many at the same time: what they ask goes out at once, and is answered in its
+//! order. A connection for each would cost PostgreSQL a process each, and every answer its own round trip.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use super::SESSION;
+use crate::store::StoreError;
+use crate::store::tls::{PostgresConfig, SharedConnection};
+
+/// How long a read waits for its turn, or for a new connection, before it is refused.
+const WAIT: Duration = Duration::from_secs(1);
+
+pub(super) struct SharedConnections {
+    config: Arc<PostgresConfig>,
+    slots: Vec<Mutex<Option<Arc<SharedConnection>>>>,
+    turns: Semaphore,
+}
+
+/// A connection to ask something. Others may be asking it too.
+pub(super) struct Turn<'a> {
+    shared: Arc<SharedConnection>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Deref for Turn<'_> {
+    type Target = AsyncPgConnection;
+
+    fn deref(&self) -> &AsyncPgConnection {
+        &self.shared.conn
+    }
+}
+
+impl SharedConnections {
+    /// So many connections, each of which is asked by at most `depth` at the same time.
+    pub(super) fn new(config: Arc<PostgresConfig>, count: usize, depth: usize) -> Self {
+        let slots = (0..count).map(|_| Mutex::default()).collect();
+        Self { config, slots, turns: Semaphore::new(count * depth) }
+    }
+
+    /// The connection that the fewest ask now, made anew if it has ended.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, StoreError> {
+        let permit = timeout(WAIT, self.turns.acquire()).await.map_err(|_| StoreError::Overloaded)?;
+        let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
+        let shared = timeout(WAIT, self.connection()).await;
+        let shared =
+            shared.map_err(|_| StoreError::Unavailable("the database does not take a connection".into()))??;
+        Ok(Turn { shared, _permit: permit })
+    }
+
+    async fn connection(&self) -> Result<Arc<SharedConnection>, StoreError> {
+        let mut slot = self.least_used().lock().await;
+        if let Some(shared) = slot.as_ref().filter(|shared| !shared.is_closed()) {
+            return Ok(Arc::clone(shared));
+        }
+        let shared = self.config.connect_shared().await.map_err(StoreError::Unavailable)?;
+        (&shared.conn).batch_execute(SESSION).await?;
+        Ok(Arc::clone(slot.insert(Arc::new(shared))))
+    }
+
+    fn least_used(&self) -> &Mutex<Option<Arc<SharedConnection>>> {
+        let users = |slot: &&Mutex<Option<Arc<SharedConnection>>>| match slot.try_lock() {
+            Ok(slot) => slot.as_ref().map_or(0, Arc::strong_count),
+            // It is being made.
+            Err(_) => usize::MAX,
+        };
+        // There is at least one.
+        self.slots.iter().min_by_key(users).unwrap_or(&self.slots[0])
+    }
+}
