@@ -349,7 +349,7 @@ async fn connections_that_postgresql_ends_are_replaced() {
 
 async fn behind(proxy: &Proxy, database: Database) -> App {
     let url = proxy.url.parse().expect("a URL");
-    let store = store::connect(&url, Options { readers: 2, migrate: false }).await.expect("a store");
+    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
     App::over(database, store, |settings| settings.policy.max_sends_per_hour = None).await
 }
 

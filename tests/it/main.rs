@@ -13,6 +13,7 @@ mod check;
 mod concurrency;
 mod conformance;
 mod coverage;
+mod devices;
 mod faults;
 mod feed;
 mod freshness;

@@ -110,7 +110,9 @@ async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
 async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> i64 {
     let (scans, read) = counters(url).await;
     assert_eq!(scans.len(), 6);
-    let store = store::connect(&url.parse().unwrap(), Options { readers: 1, migrate: false }).await.expect("a store");
+    let store = store::connect(&url.parse().unwrap(), Options { readers: 2, migrate: false, ..Options::default() })
+        .await
+        .expect("a store");
     let app = App::over(Database::at(url, Engine::Postgres), store, |settings| {
         settings.policy.max_sends_per_hour = None;
         settings.sweep_interval = Duration::from_millis(20);

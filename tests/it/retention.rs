@@ -35,7 +35,8 @@ async fn seed(database: &Database, events: usize, answers: usize) {
 }
 
 async fn served(database: Database, change: fn(&mut kith::server::Settings)) -> App {
-    let store = store::connect(&database.url(), Options { readers: 2, migrate: false }).await.expect("a store");
+    let store =
+        store::connect(&database.url(), Options { migrate: false, ..Options::default() }).await.expect("a store");
     App::over(database, store, change).await
 }
 

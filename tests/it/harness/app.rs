@@ -71,8 +71,13 @@ impl App {
 
     /// The same with other settings.
     pub async fn with(engine: Engine, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::with_options(engine, options(), change).await
+    }
+
+    /// The same with other ways to use the database.
+    pub async fn with_options(engine: Engine, options: Options, change: impl FnOnce(&mut Settings)) -> Self {
         let database = Database::migrated(engine).await;
-        let store = store::connect(&database.url(), Options { readers: 4, migrate: false }).await.expect("a store");
+        let store = store::connect(&database.url(), options).await.expect("a store");
         Self::over(database, store, change).await
     }
 
@@ -92,7 +97,7 @@ impl App {
 
     /// Another service on the same database, with a clock of its own.
     pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
-        let store = store::connect(&self.database.url(), Options { readers: 4, migrate: false }).await;
+        let store = store::connect(&self.database.url(), options()).await;
         let database = Database::at(&self.database.url, self.database.engine);
         Self::over(database, store.expect("a store"), change).await
     }
@@ -110,6 +115,25 @@ impl App {
     pub async fn revision(&self) -> i64 {
         self.store.revision().await.expect("a revision").get()
     }
+}
+
+/// How the services of this process use their databases. With `KITH_TEST_DEVICES=off` without the devices that only make
+/// them faster, and with `small` with so little memory that they forget all the time.
+pub fn options() -> Options {
+    match std::env::var("KITH_TEST_DEVICES").as_deref() {
+        Err(_) | Ok("on") => Options { migrate: false, ..Options::default() },
+        Ok("off") => without_devices(),
+        Ok("small") => with_little_memory(),
+        Ok(other) => panic!("KITH_TEST_DEVICES is {other}: it can be on, off or small"),
+    }
+}
+
+pub fn without_devices() -> Options {
+    Options { migrate: false, user_cache: 0, reads_per_flight: 1, ..Options::default() }
+}
+
+pub fn with_little_memory() -> Options {
+    Options { migrate: false, user_cache: 4 << 10, reads_per_flight: 2, ..Options::default() }
 }
 
 /// The details of an error that was expected, with this code and this reason.

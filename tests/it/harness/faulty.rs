@@ -13,13 +13,13 @@ use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
 use kith::domain::pair::{Block, Pair, Request};
 use kith::domain::user::User;
 use kith::store::{
-    self, Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey,
+    self, Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, Turn, UserKey,
     Users,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::app::App;
+use super::app::{App, options};
 use super::database::{Database, Engine};
 
 /// What a broken database says of itself. No caller may ever see any of it.
@@ -52,7 +52,7 @@ impl Faulty {
     /// A service over such a store; its first sweep is done, so that only the test's commands are committed.
     pub async fn app(engine: Engine, change: impl FnOnce(&mut kith::server::Settings)) -> (App, Arc<Self>) {
         let database = Database::migrated(engine).await;
-        let inner = store::connect(&database.url(), Options { readers: 4, migrate: false }).await.expect("a store");
+        let inner = store::connect(&database.url(), options()).await.expect("a store");
         let store = Arc::new(Self {
             inner,
             reads: watch::channel(Fault::None).0,
@@ -107,9 +107,9 @@ impl Faulty {
 
 #[async_trait]
 impl Store for Faulty {
-    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+    async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         if batch.submissions.iter().any(|submission| matches!(submission.command, Command::Sweep)) {
-            let swept = self.inner.commit(batch).await;
+            let swept = self.inner.commit(batch, turn).await;
             self.swept.send_replace(true);
             return swept;
         }
@@ -125,7 +125,7 @@ impl Store for Faulty {
         match fault {
             Fault::Fails(error) => Err(error()),
             Fault::Poison(words, error) if has(words) => Err(error()),
-            Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch).await,
+            Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch, turn).await,
         }
     }
 

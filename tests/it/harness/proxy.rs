@@ -79,22 +79,43 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     let (mut from_client, mut to_server, state) = (clone(client), clone(server), Arc::clone(state));
     let cut_off = clone(client);
     std::thread::spawn(move || {
+        let mut commit = Commit::default();
         copy(&mut from_client, |bytes| {
-            // The end of a batch's last message: those who listen are notified, and it is committed.
-            let is_commit = bytes.windows(9).any(|part| part == b"; COMMIT\0");
-            let next = if is_commit { take(&state) } else { Cut::Never };
+            let at = commit.find(bytes);
+            let next = if at.is_some() { take(&state) } else { Cut::Never };
             if next == Cut::Never || next == Cut::Down {
                 return to_server.write_all(bytes).is_ok();
             }
             // Before the server can answer.
             _ = cut_off.shutdown(Shutdown::Both);
-            if next != Cut::BeforeCommit {
-                to_server.write_all(bytes).expect("a server");
-            }
+            let end = at.filter(|_| next == Cut::BeforeCommit).unwrap_or(bytes.len());
+            to_server.write_all(&bytes[..end]).expect("a server");
             false
         });
         _ = to_server.shutdown(Shutdown::Both);
     });
+}
+
+/// Finds the message that commits. (PostgreSQL manual, "Message Formats": `Parse` prepares a statement under a name,
+/// `Bind` runs it.)
+#[derive(Default)]
+struct Commit {
+    name: Option<Vec<u8>>,
+}
+
+impl Commit {
+    /// Where it begins, if it is among these bytes.
+    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        const PREPARED: &[u8] = b"\0COMMIT\0";
+        if let Some(end) = bytes.windows(PREPARED.len()).position(|part| part == PREPARED) {
+            let start = bytes[..end].iter().rposition(|byte| !byte.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
+            self.name = Some([b"\0", &bytes[start..end], b"\0"].concat());
+        }
+        let name = self.name.as_ref()?;
+        // A letter and the length stand before the name of the portal, which is empty.
+        let is_bind = |at: &usize| *at >= 5 && bytes[at - 5] == b'B' && bytes[*at..].starts_with(name);
+        (0..bytes.len()).find(is_bind).map(|at| at - 5)
+    }
 }
 
 fn take(state: &Mutex<State>) -> Cut {
