@@ -15,7 +15,7 @@ use super::workload::{Call, Operation};
 use super::{Options, Result};
 
 /// Users; each database has ten times as many requests and connections.
-const SIZES: [i64; 2] = [10_000, 1_000_000];
+const SMALL: i64 = 10_000;
 const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
 /// Calls in flight, where it is not asked how many there may be.
 pub const IN_FLIGHT: [usize; 2] = [1, 64];
@@ -38,7 +38,7 @@ many times as much CPU of server and database a call takes in the second case, a
 type Line = (String, Subject, usize, Vec<Vec<Sample>>);
 
 pub async fn run(options: &Options, machine: Machine) -> Result<()> {
-    let sizes = if options.smoke { SMOKE_SIZES } else { SIZES };
+    let sizes = if options.smoke { SMOKE_SIZES } else { [SMALL, options.large_users] };
     let mut operations = options.operations.clone();
     // Reads first: a small database that was written to for minutes is no longer small.
     operations.sort_by_key(|operation| operation.grows());

@@ -69,6 +69,9 @@ struct Options {
     /// One more flag of each Kith, such as `--kith-flag=--read-connections=4`; may be given several times.
     #[arg(long = "kith-flag", value_name = "FLAG")]
     kith_flags: Vec<String>,
+    /// Users in the large database of `--flat`; a multiple of 8, and not below 300,000.
+    #[arg(long, env = "KITH_BENCH_LARGE_USERS", default_value_t = 1_000_000)]
+    large_users: i64,
     /// The report is this path with `.md`, the plot with `.svg`.
     #[arg(long, env = "KITH_BENCH_OUT", default_value = "docs/performance/latest")]
     out: PathBuf,

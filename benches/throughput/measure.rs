@@ -123,6 +123,6 @@ pub fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => [0.0; 3],
-        count => [values[count / 2], values[0], values[count - 1]],
+        count => [f64::midpoint(values[(count - 1) / 2], values[count / 2]), values[0], values[count - 1]],
     }
 }

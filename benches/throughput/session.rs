@@ -1,10 +1,10 @@
 //! What is measured side by side, started once: a Kith on each engine or several, PostgreSQL by itself, and an echo.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use tokio::time::sleep;
 
@@ -97,6 +97,8 @@ impl Session {
 
         let rows = fill(Database::postgres(&url).await?, layout, Subject::KithPostgres).await?;
         fill(Database::sqlite(&file)?, layout, Subject::KithSqlite).await?;
+        // What the seed left to the system would be written while calls are measured.
+        fs::File::open(&file)?.sync_all()?;
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
 
         let (mut on_postgres, mut on_sqlite) = (Database::postgres(&url).await?, Database::sqlite(&file)?);

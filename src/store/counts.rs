@@ -1,8 +1,8 @@
 //! Counts that the writer keeps between its commits.
 //!
 //! As long as nobody else commits, the writer knows what its own commits made of the counts. The head of the feed, which
-//! it locks first, tells: its last sequence is that of the writer's own last commit, or somebody else was there, and all
-//! is read anew.
+//! it locks first, tells: its last sequence and time are those of the writer's own last commit, or somebody else was
+//! there, and all is read anew. (Who mends counts changes the time.)
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quick_cache::sync::Cache;
 
 use super::row::{CountsRow, FeedRow};
+use crate::domain::Time;
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::Changes;
@@ -31,10 +32,13 @@ impl From<&CountsRow> for Counted {
     }
 }
 
+/// What tells one head from another: the feed's epoch, its last sequence and its last time.
+type At = (String, Sequence, Time);
+
 pub(super) struct KeptCounts {
     counted: Cache<UserId, Counted>,
-    /// Of which feed, and as of which of its events, all of them are true.
-    at: Mutex<(String, Sequence)>,
+    /// As of which head all of them are true.
+    at: Mutex<At>,
     enabled: bool,
 }
 
@@ -45,7 +49,7 @@ impl KeptCounts {
         Self { counted: Cache::new(most), at: Mutex::default(), enabled: bytes > 0 }
     }
 
-    fn at(&self) -> MutexGuard<'_, (String, Sequence)> {
+    fn at(&self) -> MutexGuard<'_, At> {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,12 +61,12 @@ impl KeptCounts {
     /// Under the head's lock: forgets all unless the last commit was our own. Answers whether it was another server's.
     pub(super) fn check(&self, head: &FeedRow) -> bool {
         let mut at = self.at();
-        if at.0 == head.epoch && at.1.get() == head.last_sequence {
+        let now = (head.epoch.clone(), Sequence::new(head.last_sequence), head.last_time.0);
+        if *at == now {
             return false;
         }
         self.counted.clear();
-        let before = std::mem::replace(&mut *at, (head.epoch.clone(), Sequence::new(head.last_sequence)));
-        !before.0.is_empty()
+        !std::mem::replace(&mut *at, now).0.is_empty()
     }
 
     /// Takes what was read under the same lock.
@@ -86,7 +90,8 @@ impl KeptCounts {
             }
         }
         changes.users_deleted.iter().for_each(|id| _ = self.counted.remove(id));
-        self.at().1 = changes.head.sequence;
+        let mut at = self.at();
+        (at.1, at.2) = (changes.head.sequence, changes.head.time);
     }
 
     /// It is not known what became of a commit.

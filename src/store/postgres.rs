@@ -105,7 +105,7 @@ impl Store for PostgresStore {
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
-        Ok(mark(&*self.reads.fast.turn().await?).await?.revision)
+        Ok(mark(&*self.reads.fast.lease().await?).await?.revision)
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError> {
@@ -116,7 +116,7 @@ impl Store for PostgresStore {
             }
             UserKey::Name(name) => name,
         };
-        let conn = &*self.reads.fast.turn().await?;
+        let conn = &*self.reads.fast.lease().await?;
         let user = async {
             let row: Option<UserRow> = query::user_by_name(name).first(&mut &*conn).await.optional()?;
             row.map(User::try_from).transpose()
@@ -130,7 +130,7 @@ impl Store for PostgresStore {
     }
 
     async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
-        let conn = &*self.reads.slow.turn().await?;
+        let conn = &*self.reads.slow.lease().await?;
         let rows = async {
             let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(&mut &*conn).await?;
             super::row::positioned(rows)
@@ -140,7 +140,7 @@ impl Store for PostgresStore {
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
-        let conn = &*self.reads.fast.turn().await?;
+        let conn = &*self.reads.fast.lease().await?;
         let rows = async { Ok(query::request(id.get()).load(&mut &*conn).await?) };
         let (mark, rows) = try_join!(biased; mark(conn), rows)?;
         self.reads.requests(conn, mark, rows, None).await
@@ -153,7 +153,7 @@ impl Store for PostgresStore {
         after: Time,
         slice: Slice,
     ) -> Result<Listed<Request>, StoreError> {
-        let conn = &*self.reads.fast.turn().await?;
+        let conn = &*self.reads.fast.lease().await?;
         let (id, after, before, limit) = (user.get(), Stamp(after), slice.before(), slice.limit);
         let rows = async {
             let mut conn = conn;
@@ -184,7 +184,7 @@ impl Store for PostgresStore {
     ) -> Result<Listed<Connection>, StoreError> {
         // With a viewer it is as long as the user's list: nobody shall wait behind that.
         let conn = if sharing == Sharing::Any { &self.reads.fast } else { &self.reads.slow };
-        let conn = &*conn.turn().await?;
+        let conn = &*conn.lease().await?;
         let (id, before, limit) = (user.get(), slice.before(), slice.limit);
         let rows = async {
             let mut conn = conn;
@@ -199,7 +199,7 @@ impl Store for PostgresStore {
     }
 
     async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        let conn = &*self.reads.slow.turn().await?;
+        let conn = &*self.reads.slow.lease().await?;
         Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
     }
 
@@ -218,7 +218,7 @@ impl Store for PostgresStore {
     }
 
     async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError> {
-        let conn = &*self.reads.fast.turn().await?;
+        let conn = &*self.reads.fast.lease().await?;
         let rows = async {
             let rows: Vec<BlockRow> =
                 query::blocks_page(user.get(), slice.before(), slice.limit).load(&mut &*conn).await?;
@@ -231,13 +231,13 @@ impl Store for PostgresStore {
     }
 
     async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
-        let conn = &*self.reads.fast.turn().await?;
+        let conn = &*self.reads.fast.lease().await?;
         let row: Option<ReplayRow> = query::replay(id.to_string()).first(&mut &*conn).await.optional()?;
         row.map(Replay::try_from).transpose()
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
-        let conn = &*self.reads.slow.turn().await?;
+        let conn = &*self.reads.slow.lease().await?;
         let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
         let rows = async {
             let rows: Vec<EventRow> = match which {

@@ -260,6 +260,18 @@ cases! {
         assert!(sent > USERS, "{sent}: nothing was written meanwhile");
         assert!(check(&app.database, Repair::Nothing).await.is_clean());
     }
+
+    // Also one that has counted before, and keeps what it knows between its commits.
+    async fn a_server_goes_on_from_the_repaired_counts(app: App) {
+        for id in 1..=4 {
+            assert_eq!(app.user(&format!("user-{id}")).await, id);
+        }
+        app.database.execute("UPDATE user_counts SET requests_sent = 1000 WHERE user_id = 1").await;
+        refused(app.try_send(1, 2).await, Code::ResourceExhausted, ErrorReason::LimitReached);
+        assert_eq!(found(&check(&app.database, Repair::Counts).await, COUNTS).repaired, 1);
+        app.send(1, 2).await;
+        assert!(check(&app.database, Repair::Nothing).await.is_clean());
+    }
 }
 
 /// It said so and nothing else, and did not serve or change anything.

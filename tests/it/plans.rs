@@ -90,10 +90,11 @@ const SEED: &str = "
 async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
     let client = database::connect(url).await;
     // Connections tell what they counted when they end, if not before.
-    let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'kith'";
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
     let deadline = Instant::now() + Duration::from_secs(30);
     while client.query_one(left, &[]).await.expect("a row").get::<_, i64>(0) > 0 {
-        assert!(Instant::now() < deadline, "the service's connections do not end");
+        assert!(Instant::now() < deadline, "the connections of the service, or of the seed, do not end");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let scans = "SELECT relname::text, seq_scan FROM pg_stat_user_tables \

@@ -69,6 +69,7 @@ pub(super) async fn counts(url: &DatabaseUrl, check: &str, users: &[i64]) -> Res
             session.execute(of(some, mend)).await?;
         }
         let left = session.ask(wrong).await?.len();
+        session.touch().await?;
         session.commit().await?;
         repaired += some.len() - left;
     }

@@ -13,7 +13,7 @@ mod save;
 use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use diesel::pg::Pg;
@@ -66,11 +66,17 @@ pub(super) struct Writer {
     config: Arc<PostgresConfig>,
     kept: Kept,
     /// Held until all of a batch is on the wire: the next one's statements follow it there.
-    line: Mutex<Option<Arc<Wire>>>,
+    line: Mutex<Line>,
     /// Held from when a batch is loaded until it is known what became of it.
     settled: Mutex<Pace>,
-    /// The batches that failed so far: one that was handed over before the failure of the one before fails too.
-    failed: AtomicU64,
+}
+
+/// Where the next batch goes on.
+#[derive(Default)]
+struct Line {
+    wire: Option<Arc<Wire>>,
+    /// The batch that passed its turn on before it was known what becomes of it, and whether it failed.
+    before: Option<(Arc<Batch>, Arc<AtomicBool>)>,
 }
 
 /// What need not be read again.
@@ -148,11 +154,10 @@ impl From<StoreError> for Failure {
 
 impl Writer {
     pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<KeptUsers>, counts: KeptCounts) -> Self {
-        let (line, settled) = (Mutex::default(), Mutex::default());
-        Self { config, kept: Kept { users, counts }, line, settled, failed: AtomicU64::new(0) }
+        Self { config, kept: Kept { users, counts }, line: Mutex::default(), settled: Mutex::default() }
     }
 
-    pub(super) async fn commit(&self, batch: &Batch, turn: &Turn) -> Result<Replies, StoreError> {
+    pub(super) async fn commit(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Replies, StoreError> {
         match self.transact(batch, turn).await {
             Ok(replies) => Ok(replies),
             Err(Failure::Before(error)) => Err(error),
@@ -166,20 +171,22 @@ impl Writer {
         }
     }
 
-    async fn transact(&self, batch: &Batch, turn: &Turn) -> Result<Replies, Failure> {
+    async fn transact(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Replies, Failure> {
         let mut line = self.line.lock().await;
         // Taken out, so that a future that is dropped half-way drops it with its transaction.
-        let wire = match line.take().filter(|wire| !AtomicBool::load(&wire.lost, Ordering::Acquire)) {
+        let wire = match line.wire.take().filter(|wire| !is_set(&wire.lost)) {
             Some(wire) => wire,
             None => Arc::new(Wire { conn: self.connect().await?, lost: AtomicBool::new(false) }),
         };
-        let (needs, failed) = (Needs::of(batch), AtomicU64::load(&self.failed, Ordering::Acquire));
+        let (needs, before) = (Needs::of(batch), line.before.take());
         let loading = load::begin(&wire.conn, &self.kept, &needs, batch).await;
         // From here on it is known what became of the batch before.
         let mut pace = self.settled.lock().await;
-        let loaded = loading.and_then(|loaded| match AtomicU64::load(&self.failed, Ordering::Acquire) == failed {
-            true => Ok(loaded),
-            false => Err(StoreError::Unavailable("the batch before this one failed".into())),
+        let loaded = loading.and_then(|loaded| match before {
+            Some((other, failed)) if is_set(&failed) && !Arc::ptr_eq(&other, batch) => {
+                Err(StoreError::Unavailable("the batch before this one failed".into()))
+            }
+            Some(_) | None => Ok(loaded),
         });
         let decided = self.decide(&wire.conn, &needs, batch, loaded).await;
         let Decided { others_commit, before, replies, changes } = match decided {
@@ -187,14 +194,20 @@ impl Writer {
             // Nothing to make durable. What cannot be rolled back is dropped, and the database rolls it back.
             ended => {
                 if order(&wire.conn, ROLLBACK).await.is_ok() {
-                    *line = Some(wire);
+                    line.wire = Some(wire);
                 }
                 return ended.map(|decided| decided.replies).map_err(Failure::Before);
             }
         };
         let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
-        let early = (!pace.pauses(others_commit)).then_some(turn);
-        let failure = match self.save(line, wire, &changes, batch_id, early).await {
+        let failed = Arc::new(AtomicBool::new(false));
+        let early = if pace.pauses(others_commit) {
+            None
+        } else {
+            line.before = Some((Arc::clone(batch), Arc::clone(&failed)));
+            Some(turn)
+        };
+        let failure = match save_and_commit(line, wire, &changes, batch_id, early).await {
             Ok(()) => {
                 self.kept.users.committed(&before, &changes);
                 self.kept.counts.committed(&changes);
@@ -206,7 +219,7 @@ impl Writer {
                 Failure::During { error, before, batch_id, replies }
             }
         };
-        self.failed.fetch_add(1, Ordering::Release);
+        failed.store(true, Ordering::Release);
         Err(failure)
     }
 
@@ -225,41 +238,6 @@ impl Writer {
         Ok(Decided { others_commit, before, replies, changes })
     }
 
-    /// Saves and commits; passes the turn on, if there is one, as soon as all of it is on the wire.
-    async fn save(
-        &self,
-        mut line: MutexGuard<'_, Option<Arc<Wire>>>,
-        wire: Arc<Wire>,
-        changes: &Changes,
-        batch_id: i64,
-        early: Option<&Turn>,
-    ) -> Result<(), NotSaved> {
-        let mut under_way = UnderWay(Some(&wire.lost));
-        // The commit goes out with what it commits. If one of the saves is refused it is a rollback, and says nothing.
-        let flight = async { join!(biased; save::save(&wire.conn, changes, batch_id), order(&wire.conn, COMMIT)) };
-        // Without the runtime's limit on what a task does at once, each statement has its place in the line once it was
-        // polled, and what comes next cannot overtake it.
-        let mut flight = pin!(unconstrained(flight));
-        let sent = poll!(&mut flight);
-        *line = Some(Arc::clone(&wire));
-        let held = early.is_none().then_some(line);
-        early.into_iter().for_each(Turn::pass);
-        let outcomes = match sent {
-            Poll::Ready(outcomes) => outcomes,
-            Poll::Pending => flight.await,
-        };
-        let outcome = match outcomes {
-            (Ok(()), Ok(())) => Ok(()),
-            (Err(error), Ok(())) | (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::Refused(error)),
-            (Ok(()), Err(error)) | (Err(error), Err(_)) => Err(NotSaved::Lost(error)),
-        };
-        if !matches!(outcome, Err(NotSaved::Lost(_))) {
-            under_way.0 = None;
-        }
-        drop(held);
-        outcome
-    }
-
     async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
         let mut conn = open(&self.config).await?;
         conn.batch_execute(WRITER).await?;
@@ -276,6 +254,44 @@ impl Writer {
         (&conn).batch_execute("ROLLBACK").await?;
         Ok(found == Some(batch_id))
     }
+}
+
+/// Saves and commits; passes the turn on, if there is one, as soon as all of it is on the wire.
+async fn save_and_commit(
+    mut line: MutexGuard<'_, Line>,
+    wire: Arc<Wire>,
+    changes: &Changes,
+    batch_id: i64,
+    early: Option<&Turn>,
+) -> Result<(), NotSaved> {
+    let mut under_way = UnderWay(Some(&wire.lost));
+    // The commit goes out with what it commits. If one of the saves is refused it is a rollback, and says nothing.
+    let flight = async { join!(biased; save::save(&wire.conn, changes, batch_id), order(&wire.conn, COMMIT)) };
+    // Without the runtime's limit on what a task does at once, each statement has its place in the line once it was
+    // polled, and what comes next cannot overtake it.
+    let mut flight = pin!(unconstrained(flight));
+    let sent = poll!(&mut flight);
+    line.wire = Some(Arc::clone(&wire));
+    let held = early.is_none().then_some(line);
+    early.into_iter().for_each(Turn::pass);
+    let outcomes = match sent {
+        Poll::Ready(outcomes) => outcomes,
+        Poll::Pending => flight.await,
+    };
+    let outcome = match outcomes {
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(error), Ok(())) | (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::Refused(error)),
+        (Ok(()), Err(error)) | (Err(error), Err(_)) => Err(NotSaved::Lost(error)),
+    };
+    if !matches!(outcome, Err(NotSaved::Lost(_))) {
+        under_way.0 = None;
+    }
+    drop(held);
+    outcome
+}
+
+fn is_set(flag: &AtomicBool) -> bool {
+    AtomicBool::load(flag, Ordering::Acquire)
 }
 
 /// Begins or ends the transaction. Not by `batch_execute`, which would overtake what is not prepared yet: all that is

@@ -82,7 +82,7 @@ impl Reads {
 
     /// For each of the questions, those of its users that exist.
     pub(super) async fn users_of_all(self: Arc<Self>, asked: Vec<Vec<UserId>>) -> Result<Vec<Read<Users>>, StoreError> {
-        let conn = &*self.fast.turn().await?;
+        let conn = &*self.fast.lease().await?;
         let mark = mark(conn).await?;
         let users = self.users(conn, &mark, asked.iter().flatten().copied().collect()).await?;
         let of = |ids: Vec<UserId>| ids.into_iter().filter_map(|id| Some((id, Arc::clone(users.get(&id)?)))).collect();
@@ -94,7 +94,7 @@ impl Reads {
         self: Arc<Self>,
         asked: Vec<(UserId, Vec<UserId>)>,
     ) -> Result<Vec<Read<Pairs>>, StoreError> {
-        let conn = &*self.fast.turn().await?;
+        let conn = &*self.fast.lease().await?;
         let each = || asked.iter().flat_map(|(user, others)| others.iter().map(|other| (*user, *other)));
         let keys: BTreeSet<_> = each().filter_map(|(user, other)| PairKey::of(user, other)).collect();
         let (low, high) = keys.into_iter().map(|key| (key.low().get(), key.high().get())).unzip();
@@ -120,7 +120,7 @@ impl Reads {
         self: Arc<Self>,
         asked: Vec<(UserId, Option<Time>)>,
     ) -> Result<Vec<Read<CountsFound>>, StoreError> {
-        let conn = &*self.fast.turn().await?;
+        let conn = &*self.fast.lease().await?;
         let ids: BTreeSet<i64> = asked.iter().map(|(user, _)| user.get()).collect();
         let counts = async {
             let load = user_counts::table.filter(user_counts::user_id.eq_any(ids.into_iter().collect::<Vec<_>>()));
@@ -143,7 +143,7 @@ impl Reads {
     }
 
     pub(super) async fn counts_without_due(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
-        let conn = &*self.slow.turn().await?;
+        let conn = &*self.slow.lease().await?;
         let load = query::counts_without_due(user.get(), Stamp(expired));
         let row: Option<CountsRow> = load.get_result(&mut &*conn).await.optional()?;
         Ok(row.map(|row| row.counts()))

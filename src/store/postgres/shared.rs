@@ -19,16 +19,16 @@ const WAIT: Duration = Duration::from_secs(1);
 pub(super) struct SharedConnections {
     config: Arc<PostgresConfig>,
     slots: Vec<Mutex<Option<Arc<SharedConnection>>>>,
-    turns: Semaphore,
+    leases: Semaphore,
 }
 
 /// A connection to ask something. Others may be asking it too.
-pub(super) struct Turn<'a> {
+pub(super) struct Lease<'a> {
     shared: Arc<SharedConnection>,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Deref for Turn<'_> {
+impl Deref for Lease<'_> {
     type Target = AsyncPgConnection;
 
     fn deref(&self) -> &AsyncPgConnection {
@@ -40,17 +40,17 @@ impl SharedConnections {
     /// So many connections, each of which is asked by at most `depth` at the same time.
     pub(super) fn new(config: Arc<PostgresConfig>, count: usize, depth: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
-        Self { config, slots, turns: Semaphore::new(count * depth) }
+        Self { config, slots, leases: Semaphore::new(count * depth) }
     }
 
     /// The connection that the fewest ask now, made anew if it has ended.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>, StoreError> {
-        let permit = timeout(WAIT, self.turns.acquire()).await.map_err(|_| StoreError::Overloaded)?;
+    pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
         let shared = timeout(WAIT, self.connection()).await;
         let shared =
             shared.map_err(|_| StoreError::Unavailable("the database does not take a connection".into()))??;
-        Ok(Turn { shared, _permit: permit })
+        Ok(Lease { shared, _permit: permit })
     }
 
     async fn connection(&self) -> Result<Arc<SharedConnection>, StoreError> {
