@@ -1,6 +1,6 @@
 -- What a user takes part in, in the order of the feed: one index for each of the two places that an event names. By
 -- bucket of users first: an event goes to the end of its two buckets, into pages that are in memory anyway. With the
--- user first each event would touch two pages anywhere in the index, and cost its writer three times as much.
+-- user first each event would touch two pages anywhere in the indexes.
 DROP INDEX events_user;
 DROP INDEX events_other;
 CREATE INDEX events_user ON events ((user_id % 256), sequence, user_id);
