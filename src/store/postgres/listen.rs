@@ -12,7 +12,7 @@ use super::open;
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
-/// What each save of the head tells; PostgreSQL passes it on when the commit is done, and only then.
+/// Hears what each save of the head tells. PostgreSQL passes that on when the commit is done, and only then.
 const LISTEN: &str = "LISTEN kith_feed";
 /// The pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_secs(1);
