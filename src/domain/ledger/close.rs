@@ -19,11 +19,13 @@ impl Ledger {
             }
         }
         for (key, Tracked { before, now }) in self.pairs {
-            match now.request {
-                request if request == before.request => {}
-                Some(request) if before.request.is_some() => changes.requests_updated.push(request),
-                Some(request) => changes.requests_created.push(request),
-                None => changes.requests_deleted.push(key),
+            match (before.request, now.request) {
+                (before, now) if before == now => {}
+                (None, Some(now)) => changes.requests_created.push(now),
+                (Some(before), Some(now)) if before.id != now.id => changes.requests_replaced.push(now),
+                (Some(before), Some(now)) if before.position != now.position => changes.requests_answered.push(now),
+                (Some(_), Some(now)) => changes.requests_viewed.push(now),
+                (_, None) => changes.requests_deleted.push(key),
             }
             for (user, before, now) in
                 [(key.low(), before.low_block, now.low_block), (key.high(), before.high_block, now.high_block)]

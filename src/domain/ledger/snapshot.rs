@@ -83,8 +83,12 @@ pub struct Changes {
     pub users_updated: Vec<Arc<User>>,
     /// Requests of pairs that had none.
     pub requests_created: Vec<Request>,
-    /// Requests in the place of what their pairs had.
-    pub requests_updated: Vec<Request>,
+    /// New requests in the place of what their pairs had.
+    pub requests_replaced: Vec<Request>,
+    /// Requests that came into another state, or into the same anew.
+    pub requests_answered: Vec<Request>,
+    /// Requests of which nothing changed but that they were viewed.
+    pub requests_viewed: Vec<Request>,
     /// Pairs whose request is to be deleted.
     pub requests_deleted: Vec<PairKey>,
     /// Blocks to insert: who, whom.

@@ -189,8 +189,16 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
     for request in &changes.requests_created {
         create_request(conn, request)?;
     }
-    for request in &changes.requests_updated {
-        update_request(conn, request)?;
+    for request in &changes.requests_replaced {
+        replace_request(conn, request)?;
+    }
+    for request in &changes.requests_answered {
+        answer_request(conn, request)?;
+    }
+    for request in &changes.requests_viewed {
+        let text = "UPDATE connection_requests SET viewed = ? WHERE id = ?";
+        let write = Write::new(text).bind::<Nullable<Instant>, _>(request.viewed.map(Stamp));
+        run(conn, write.bind::<BigInt, _>(request.id.get()))?;
     }
     for (user, other) in &changes.blocks_deleted {
         let text = "DELETE FROM blocks WHERE user_id = ? AND other_user_id = ?";
@@ -277,28 +285,39 @@ fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), 
     run(conn, whole_request(Write::new(text), request))
 }
 
-fn update_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
     let text = "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, position = ?, \
                 message = ?, created = ?, viewed = ?, rejected = ?, accepted = ? \
                 WHERE low_user_id = ? AND high_user_id = ?";
     run(conn, whole_request(Write::new(text), request))
 }
 
+/// Without the columns that do not change, so that their indexes are left alone.
+fn answer_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let text = "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ? \
+                WHERE id = ?";
+    let write = Write::new(text).bind::<Text, _>(request.state.name()).bind::<BigInt, _>(request.position.get());
+    run(conn, times(write, request).bind::<BigInt, _>(request.id.get()))
+}
+
+fn times<'a>(write: Write<'a>, request: &Request) -> Write<'a> {
+    write
+        .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
+}
+
 fn whole_request<'a>(write: Write<'a>, request: &'a Request) -> Write<'a> {
     let (low, high) = (request.from.min(request.to), request.from.max(request.to));
-    write
+    let write = write
         .bind::<BigInt, _>(request.id.get())
         .bind::<BigInt, _>(request.from.get())
         .bind::<BigInt, _>(request.to.get())
         .bind::<Text, _>(request.state.name())
         .bind::<BigInt, _>(request.position.get())
         .bind::<Text, _>(request.message.as_str())
-        .bind::<Instant, _>(Stamp(request.created))
-        .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
-        .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
-        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
-        .bind::<BigInt, _>(low.get())
-        .bind::<BigInt, _>(high.get())
+        .bind::<Instant, _>(Stamp(request.created));
+    times(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
 }
 
 fn save_counts(

@@ -102,7 +102,8 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
 }
 
 fn requests<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    let Changes { requests_deleted, requests_created, requests_updated, .. } = changes;
+    let Changes { requests_deleted, requests_created, requests_replaced, requests_answered, requests_viewed, .. } =
+        changes;
     if !requests_deleted.is_empty() {
         let text = "DELETE FROM connection_requests USING unnest(?, ?) AS gone (low, high) \
                     WHERE low_user_id = gone.low AND high_user_id = gone.high";
@@ -114,14 +115,33 @@ fn requests<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
                     SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         writes.push(whole_requests(Write::new(text), requests_created));
     }
-    if !requests_updated.is_empty() {
+    if !requests_replaced.is_empty() {
         let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
                     to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
                     created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
                     FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, state, \
                     position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
                     WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
-        writes.push(whole_requests(Write::new(text), requests_updated));
+        writes.push(whole_requests(Write::new(text), requests_replaced));
+    }
+    if !requests_answered.is_empty() {
+        let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
+                    viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
+                    FROM unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
+                    WHERE old.id = new.id";
+        let write = Write::new(text)
+            .bind::<Bigints, _>(column(requests_answered, |request| request.id.get()))
+            .bind::<Texts, _>(column(requests_answered, |request| request.state.name()))
+            .bind::<Bigints, _>(column(requests_answered, |request| request.position.get()));
+        writes.push(times(write, requests_answered));
+    }
+    if !requests_viewed.is_empty() {
+        let text = "UPDATE connection_requests AS old SET viewed = new.viewed \
+                    FROM unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
+        let write = Write::new(text)
+            .bind::<Bigints, _>(column(requests_viewed, |request| request.id.get()))
+            .bind::<MaybeInstants, _>(column(requests_viewed, |request| request.viewed.map(Stamp)));
+        writes.push(write);
     }
 }
 
@@ -134,11 +154,15 @@ fn whole_requests<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
         .bind::<Texts, _>(column(requests, |request| request.state.name()))
         .bind::<Bigints, _>(column(requests, |request| request.position.get()))
         .bind::<Texts, _>(requests.iter().map(|request| request.message.as_str()).collect::<Vec<_>>())
-        .bind::<Instants, _>(column(requests, |request| Stamp(request.created)))
+        .bind::<Instants, _>(column(requests, |request| Stamp(request.created)));
+    pairs(times(write, requests), &keys)
+}
+
+fn times<'a>(write: Write<'a>, requests: &[Request]) -> Write<'a> {
+    write
         .bind::<MaybeInstants, _>(column(requests, |request| request.viewed.map(Stamp)))
         .bind::<MaybeInstants, _>(column(requests, |request| request.rejected.map(Stamp)))
-        .bind::<MaybeInstants, _>(column(requests, |request| request.accepted.map(Stamp)));
-    pairs(write, &keys)
+        .bind::<MaybeInstants, _>(column(requests, |request| request.accepted.map(Stamp)))
 }
 
 fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {
