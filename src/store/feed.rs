@@ -121,29 +121,75 @@ pub(super) fn oldest() -> _ {
     events::table.order(events::sequence.asc()).select(events::sequence).limit(1_i64)
 }
 
-/// Users share a bucket of the indexes that find a user's events, one in so many: `migrations/` tells why.
-const BUCKETS: i64 = 256;
+/// So many events are a stretch of the feed, within which the indexes find those of a user: `migrations/` tells why.
+const STRETCH: i64 = 4_096;
+/// How many stretches are looked through first, and at most, at once.
+const STRETCHES: (i64, i64) = (16, 4_096);
 
-/// The events of one user, out of as many from either place that an event names: each has its own index, and no event
-/// is in both.
-pub(super) fn of_user_after<DB: Backend>(user: i64, after: i64, limit: i64) -> Statement<'static, DB, EventsSql>
+/// From which stretch to which one, one after the other, to look for the events after one and up to another, of which the
+/// oldest that is kept is this. More of them each time: whoever has few events is soon looked for everywhere, and of one
+/// who has many only few are sorted.
+pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Iterator<Item = (i64, i64)> {
+    let first = oldest.map(|oldest| oldest.max(after + 1)).filter(|first| *first <= until);
+    let (mut next, last) = (first.map(|first| first / STRETCH), until / STRETCH);
+    let mut many = STRETCHES.0;
+    std::iter::from_fn(move || {
+        let here = next.filter(|next| *next <= last)?;
+        next = Some(here + many);
+        many = STRETCHES.1.min(many * 2);
+        Some((here, last.min(next? - 1)))
+    })
+}
+
+/// The first events of one user after some event, in these stretches of the feed. Each of the two places that an event
+/// names has its own index, and no event is in both. (`CROSS JOIN` has SQLite go through its left side first.)
+pub(super) fn of_user_in<DB: Backend>(
+    (first, last): (i64, i64),
+    user: i64,
+    after: i64,
+    limit: i64,
+) -> Statement<'static, DB, EventsSql>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
 {
-    let text = "SELECT * FROM ( \
-                    SELECT * FROM (SELECT * FROM events WHERE user_id % 256 = ? AND user_id = ? AND sequence > ? \
-                        ORDER BY sequence LIMIT ?) AS first \
-                    UNION ALL SELECT * FROM (SELECT * FROM events \
-                        WHERE other_user_id % 256 = ? AND other_user_id = ? AND sequence > ? \
-                        ORDER BY sequence LIMIT ?) AS second \
-                ) AS events ORDER BY sequence LIMIT ?";
-    let mut statement = Statement::new(text);
+    let text = "WITH RECURSIVE stretches (number) AS ( \
+                    SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
+                ) SELECT events.* FROM ( \
+                    SELECT sequence FROM stretches CROSS JOIN events AS first \
+                        WHERE first.sequence / 4096 = number AND first.user_id = ? AND first.sequence > ? \
+                    UNION ALL SELECT sequence FROM stretches CROSS JOIN events AS second \
+                        WHERE second.sequence / 4096 = number AND second.other_user_id = ? AND second.sequence > ? \
+                    ORDER BY sequence LIMIT ? \
+                ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence";
+    let mut statement = Statement::new(text).bind::<BigInt, _>(first).bind::<BigInt, _>(last);
     for _place in 0..2 {
-        statement = statement
-            .bind::<BigInt, _>(user % BUCKETS)
-            .bind::<BigInt, _>(user)
-            .bind::<BigInt, _>(after)
-            .bind::<BigInt, _>(limit);
+        statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(after);
     }
     statement.bind::<BigInt, _>(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_cover_all_that_is_looked_for_once() {
+        for (after, until, oldest, first, last) in [
+            (0, 1, 1, 0, 0),
+            (0, 4_096, 1, 0, 1),
+            (4_094, 4_096, 1, 0, 1),
+            (4_095, 70_000, 5, 1, 17),
+            (5, 70_000, 20_000, 4, 17),
+            (5, 900_000_000, 6, 0, 219_726),
+        ] {
+            let found: Vec<_> = stretches(after, until, Some(oldest)).collect();
+            assert_eq!((found[0].0, found[found.len() - 1].1), (first, last), "{after} {until}: {found:?}");
+            assert!(found.iter().all(|(first, last)| first <= last && last - first < STRETCHES.1), "{found:?}");
+            assert!(found.windows(2).all(|two| two[0].1 + 1 == two[1].0), "{found:?}");
+        }
+        assert_eq!(stretches(0, 900_000_000, Some(1)).take(3).collect::<Vec<_>>(), [(0, 15), (16, 47), (48, 111)]);
+        for (after, until, oldest) in [(0, 0, None), (9, 9, Some(1)), (9, 3, Some(1)), (0, 9, Some(10)), (0, 9, None)] {
+            assert_eq!(stretches(after, until, oldest).next(), None, "{after} {until} {oldest:?}");
+        }
+    }
 }

@@ -239,18 +239,20 @@ impl Store for PostgresStore {
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
         let conn = &*self.reads.slow.lease().await?;
         let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
-        let rows = async {
-            let rows: Vec<EventRow> = match which {
-                Events::All => feed::all_after(after.get(), limit).load(&mut &*conn).await?,
-                Events::Of(user) => feed::of_user_after(user.get(), after.get(), limit).load(&mut &*conn).await?,
-            };
-            Ok(rows)
+        let (head, rows) = match which {
+            Events::All => {
+                let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
+                try_join!(biased; head, rows)?
+            }
+            Events::Of(user) => {
+                let head = head.await?;
+                let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
+                (head, rows)
+            }
         };
-        let (head, rows) = try_join!(biased; head, rows)?;
         // Only now: what a sweep deletes while the events are read is not taken for something that never was. In the
         // same flight this could overtake them, while they are not prepared yet.
-        let oldest = feed::oldest().first(&mut &*conn).await.optional()?;
-        FeedSlice::new(head, rows, oldest)
+        FeedSlice::new(head, rows, oldest_event(conn).await?)
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -260,4 +262,27 @@ impl Store for PostgresStore {
     fn token_key(&self) -> &[u8] {
         &self.token_key
     }
+}
+
+async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, StoreError> {
+    Ok(feed::oldest().first(&mut conn).await.optional()?)
+}
+
+/// The first events of a user after one event, and up to another.
+async fn events_of(
+    mut conn: &AsyncPgConnection,
+    user: UserId,
+    after: i64,
+    until: i64,
+    limit: i64,
+) -> Result<Vec<EventRow>, StoreError> {
+    let mut rows: Vec<EventRow> = Vec::new();
+    for stretches in feed::stretches(after, until, oldest_event(conn).await?) {
+        let missing = limit - rows.len() as i64;
+        if missing == 0 {
+            break;
+        }
+        rows.extend(feed::of_user_in(stretches, user.get(), after, missing).load(&mut conn).await?);
+    }
+    Ok(rows)
 }

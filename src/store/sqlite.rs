@@ -137,8 +137,9 @@ fn writer(path: &Path, kept: Kept) -> Result<Threads<Write>, StoreError> {
 /// own. A cache of 8 MiB: with SQLite's 2 MiB most look-ups in a large database would ask the system for a page.
 const SESSION: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
-/// What the writer has beyond that. It moves the log by itself only if [`Checkpoint`] could not for long.
-const WRITER: &str = "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 131072;";
+/// What the writer has beyond that: a cache of 16 MiB, and no more, since SQLite goes through all of it after a commit
+/// that split a page. It moves the log by itself only if [`Checkpoint`] could not for long.
+const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072;";
 
 /// Opens a connection with the settings that every connection has.
 pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
@@ -306,11 +307,21 @@ impl Store for SqliteStore {
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
         self.read_long(move |reading| {
             let head: FeedRow = query::head().first(reading.conn)?;
-            let rows: Vec<EventRow> = match which {
-                Events::All => feed::all_after(after.get(), limit).load(reading.conn)?,
-                Events::Of(user) => feed::of_user_after(user.get(), after.get(), limit).load(reading.conn)?,
-            };
-            FeedSlice::new(head, rows, feed::oldest().first(reading.conn).optional()?)
+            let oldest = feed::oldest().first(reading.conn).optional()?;
+            let mut rows: Vec<EventRow> = Vec::new();
+            match which {
+                Events::All => rows = feed::all_after(after.get(), limit).load(reading.conn)?,
+                Events::Of(user) => {
+                    for stretches in feed::stretches(after.get(), head.last_sequence, oldest) {
+                        let missing = limit - rows.len() as i64;
+                        if missing == 0 {
+                            break;
+                        }
+                        rows.extend(feed::of_user_in(stretches, user.get(), after.get(), missing).load(reading.conn)?);
+                    }
+                }
+            }
+            FeedSlice::new(head, rows, oldest)
         })
         .await
     }
