@@ -55,7 +55,7 @@ pub struct Serve {
     /// Bring the database's tables up to date at the start
     #[arg(long, env = "KITH_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
-    /// Connections that read from the database; one more writes
+    /// Connections that read from the database; two more write
     #[arg(long, env = "KITH_READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub read_connections: u32,
     /// Reads that are asked together at the most, when they come at the same time; 1 = each by itself

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! request → mapping → valid command or query, or all that is wrong at once
-//!    write: service → committer (queue, batches) → Store::commit → lock the head, load, ledger decides, save, commit
+//!    write: service → committer (queue, batches) → Store::commit → load, ledger decides, save where the head did not move
 //!    read:  service → Store::<query> → rows → domain
 //! → mapping → reply                         errors leave through one door: error
 //! ```

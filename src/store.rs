@@ -56,13 +56,13 @@ const OLDEST_OF_A_SENDER: i64 = 4;
 pub trait Store: Send + Sync + 'static {
     /// Decides the batch's commands in their order and stores what they change, in one transaction.
     ///
-    /// The transaction locks the head of the feed before it reads anything else, so that no other batch, here or
-    /// on another server, is decided meanwhile. Answers one reply for each command, in order. Replies are durable:
+    /// No other batch, here or on another server, is committed between what this one is decided from and its own
+    /// commit: the head of the feed is locked first, or nothing is stored if it has moved. Answers one reply for each command, in order. Replies are durable:
     /// they survive a kill of this process and of the database.
     ///
-    /// Batches are decided in the order in which they are handed over. A store that can take the next one while this one
-    /// is being written [passes](Turn::pass) the turn on. If this one fails after that, the next fails too, with nothing
-    /// stored.
+    /// Batches are decided in the order in which they are handed over, but for those that fail and are tried again. A
+    /// store that can take the next one while this one is being written [passes](Turn::pass) the turn on; not for one
+    /// that changes users, which an import brings in an order that matters.
     ///
     /// On an error nothing was stored, but for [`StoreError::OutcomeUnknown`].
     async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;

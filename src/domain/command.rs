@@ -220,6 +220,19 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether all of it is about what is between users: it changes no user, and nothing that is kept for a time only.
+    pub fn is_about_pairs(&self) -> bool {
+        self.submissions.iter().all(|submission| match submission.command {
+            Command::Send { .. } | Command::Answer(..) | Command::MarkAllViewed(_) | Command::Relate(..) => true,
+            Command::CreateUser(_)
+            | Command::ImportUser(..)
+            | Command::FinishImport(_)
+            | Command::UpdateUser(..)
+            | Command::DeleteUser(_)
+            | Command::Sweep => false,
+        })
+    }
+
     /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
     /// room.
     pub fn full_senders(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {

@@ -1,6 +1,6 @@
 //! Runs a batch of commands over what was loaded for it, in memory: each caller's answer, and what to save.
 //!
-//! Between loading and saving the database's head row is locked, so that what was loaded is the truth.
+//! Nobody else commits between loading and saving, or nothing is saved: so what was loaded is the truth.
 
 mod close;
 mod pair;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::snapshot::{Changes, Due, Head, Snapshot};
+pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
 use super::command::{Batch, Command, Member, Outcome, Replay, Reply, Submission};
 use super::counts::{Counts, SendWindow};
@@ -151,3 +151,6 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

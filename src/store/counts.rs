@@ -1,7 +1,7 @@
 //! Counts that the writer keeps between its commits.
 //!
 //! As long as nobody else commits, the writer knows what its own commits made of the counts. The head of the feed, which
-//! it locks first, tells: its last sequence and time are those of the writer's own last commit, or somebody else was
+//! it loads first, tells: its last sequence and time are those of the writer's own last commit, or somebody else was
 //! there, and all is read anew. (Who mends counts changes the time.)
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::row::{CountsRow, FeedRow};
 use crate::domain::Time;
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::Changes;
+use crate::domain::ledger::{Changes, CountsChange};
 
 /// About how much is spent on users for each whose counts are kept.
 const BYTES_OF_A_USER: u64 = 2_048;
@@ -69,10 +69,19 @@ impl KeptCounts {
         !std::mem::replace(&mut *at, now).0.is_empty()
     }
 
-    /// Takes what was read under the same lock.
-    pub(super) fn keep(&self, read: &HashMap<UserId, Counted>) {
+    /// Whether this is the head as of which all of them are true. Never if none are kept.
+    pub(super) fn are_of(&self, head: &FeedRow) -> bool {
+        let at = self.at();
+        self.enabled && at.0 == head.epoch && at.1.get() == head.last_sequence && at.2 == head.last_time.0
+    }
+
+    /// Takes what was read as of the same head; but not of users of whom a batch that is being saved is kept already.
+    pub(super) fn keep(&self, read: &HashMap<UserId, Counted>, saving: Option<&Changes>) {
         if self.enabled {
-            read.iter().for_each(|(id, counted)| self.counted.insert(*id, *counted));
+            let is_kept =
+                |id: &UserId| saving.is_some_and(|saving| saving.counts.iter().any(|change| change.user == *id));
+            let read = read.iter().filter(|(id, _)| !is_kept(id));
+            read.for_each(|(id, counted)| self.counted.insert(*id, *counted));
         }
     }
 
@@ -80,13 +89,20 @@ impl KeptCounts {
         self.counted.get(&id)
     }
 
-    /// What was changed under the lock is committed.
-    pub(super) fn committed(&self, changes: &Changes) {
-        for (id, change, sends) in &changes.counts {
-            if let Some(mut counted) = self.get(*id) {
-                counted.counts += *change;
-                counted.sends = sends.unwrap_or(counted.sends);
-                self.counted.insert(*id, counted);
+    /// What a batch of ours makes of the counts: it is committed, or about to be. Should that fail, all is to be
+    /// [forgotten](Self::forget).
+    pub(super) fn change(&self, changes: &Changes) {
+        for CountsChange { user, change, sends, after } in &changes.counts {
+            match (after, self.get(*user)) {
+                (Some((counts, sends)), _) if self.enabled => {
+                    self.counted.insert(*user, Counted { counts: *counts, sends: *sends });
+                }
+                (None, Some(mut counted)) => {
+                    counted.counts += *change;
+                    counted.sends = sends.unwrap_or(counted.sends);
+                    self.counted.insert(*user, counted);
+                }
+                (_, _) => {}
             }
         }
         changes.users_deleted.iter().for_each(|id| _ = self.counted.remove(id));

@@ -1,11 +1,22 @@
 //! What is left to save when a batch is decided: the difference between what was loaded and what is now.
 
-use super::{Changes, Ledger, Tracked};
-use crate::domain::counts::{Counts, SendWindow};
+use super::{Changes, CountsChange, Ledger, Tracked};
+use crate::domain::counts::Counts;
 
 impl Ledger {
+    fn counts(&self) -> Vec<CountsChange> {
+        let all = self.counts.iter().map(|(user, (change, sends))| CountsChange {
+            user: *user,
+            change: *change,
+            sends: *sends,
+            after: self.member(*user).map(|member| (member.counts, member.sends)),
+        });
+        all.filter(|change| change.change != Counts::default() || change.sends.is_some()).collect()
+    }
+
     pub(super) fn close(self) -> Changes {
-        let mut changes = Changes { head: self.head, ..self.changes };
+        let counts = self.counts();
+        let mut changes = Changes { head: self.head, counts, ..self.changes };
         for (id, Tracked { before, now }) in self.users {
             match (before, now, self.created.get(&id)) {
                 (before, Some(now), Some(position)) => {
@@ -38,10 +49,6 @@ impl Ledger {
                 }
             }
         }
-        let changed =
-            |(_, (counts, sends)): &(_, (Counts, Option<SendWindow>))| *counts != Counts::default() || sends.is_some();
-        changes.counts =
-            self.counts.into_iter().filter(changed).map(|(id, (counts, sends))| (id, counts, sends)).collect();
         changes
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::{Block, Pair, Request};
 use crate::domain::user::User;
 
-/// The head of the feed: the one row that every writer locks first.
+/// The head of the feed: the one row that every batch moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The sequence of the newest event.
@@ -27,7 +27,7 @@ pub struct Head {
 /// What was loaded for a batch: see [`Needs`](crate::domain::command::Needs).
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The head, locked.
+    /// The head.
     pub head: Head,
     /// The users that exist.
     pub members: Vec<Member>,
@@ -65,9 +65,53 @@ impl Snapshot {
         }
     }
 
+    /// Makes of what was loaded before this batch was saved, or while it was, what it is afterwards. Of a batch that
+    /// [can be laid over](Changes::can_be_laid_over).
+    pub fn lay_over(&mut self, batch: &Changes) {
+        self.head = batch.head;
+        for key in &batch.requests_deleted {
+            self.pair(*key).request = None;
+        }
+        let Changes { requests_created, requests_replaced, requests_answered, requests_viewed, .. } = batch;
+        for request in [requests_created, requests_replaced, requests_answered, requests_viewed].into_iter().flatten() {
+            self.add_request(request.clone());
+        }
+        for (user, other) in &batch.blocks_deleted {
+            if let Some(key) = PairKey::of(*user, *other) {
+                *self.pair(key).block_by_mut(*user) = None;
+            }
+        }
+        for (user, other, block) in &batch.blocks_put {
+            self.add_block(*user, *other, *block);
+        }
+        let after: HashMap<_, _> =
+            batch.counts.iter().filter_map(|change| Some((change.user, change.after?))).collect();
+        for member in &mut self.members {
+            if let Some(after) = after.get(&member.user.id) {
+                (member.counts, member.sends) = *after;
+            }
+        }
+        let replayed = |replay: &Replay| batch.replays.iter().any(|kept| kept.id == replay.id);
+        self.replays.retain(|replay| !replayed(replay));
+        self.replays.extend(batch.replays.iter().cloned());
+    }
+
     fn pair(&mut self, key: PairKey) -> &mut Pair {
         self.pairs.entry(key).or_insert(Pair::empty(key))
     }
+}
+
+/// What becomes of a user's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountsChange {
+    /// Whose.
+    pub user: UserId,
+    /// What to add to them.
+    pub change: Counts,
+    /// The sends, where these changed.
+    pub sends: Option<SendWindow>,
+    /// The counts and sends after that, where the batch had them loaded.
+    pub after: Option<(Counts, SendWindow)>,
 }
 
 /// What a batch changes. Saved as it is, in one transaction; empty when nothing changed.
@@ -95,8 +139,8 @@ pub struct Changes {
     pub blocks_put: Vec<(UserId, UserId, Block)>,
     /// Blocks to delete: who, whom.
     pub blocks_deleted: Vec<(UserId, UserId)>,
-    /// What to add to users' counts, and their sends where these changed.
-    pub counts: Vec<(UserId, Counts, Option<SendWindow>)>,
+    /// What becomes of users' counts.
+    pub counts: Vec<CountsChange>,
     /// The events.
     pub events: Vec<Event>,
     /// Answers to keep.
@@ -108,6 +152,16 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether what was loaded before this batch was saved can be made what it is afterwards, without loading it anew.
+    pub fn can_be_laid_over(&self) -> bool {
+        self.users_deleted.is_empty()
+            && self.users_created.is_empty()
+            && self.users_updated.is_empty()
+            && self.replays_end.is_none()
+            && self.events_deleted.is_none()
+            && self.counts.iter().all(|change| change.after.is_some())
+    }
+
     /// Whether there is nothing to save.
     pub fn is_empty(&self) -> bool {
         // Every change of a row but two has an event: a lazily removed withdrawn request, and a kept answer.

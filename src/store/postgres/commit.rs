@@ -1,13 +1,19 @@
 //! The commit on PostgreSQL: two flights for a batch of any size.
 //!
-//! The first begins, locks the head and loads; the second saves and commits. Statements work on arrays, so that their
-//! text never depends on how much a batch holds and they stay prepared. A third flight, between the two, loads what
-//! only few batches need: users that are not kept, and what may be due of senders at their limit.
+//! The first loads, and the second saves: one statement that commits by itself, and that is refused if the head of the
+//! feed is no longer what the batch was decided from. So nothing is locked while a batch is decided. Statements work on
+//! arrays, so that their text never depends on how much a batch holds and they stay prepared. A flight between the two
+//! loads what only few batches need: users that are not kept, and what may be due of senders at their limit.
 //!
-//! The first flight of the next batch follows the second of this one on the same connection, without waiting for its
-//! answer: PostgreSQL goes from one to the other without a pause. If this one fails, so does the next.
+//! The next batch is loaded on a connection of its own while this one is saved. What this one changes is laid over what
+//! the next one loads, and its save follows on the wire without waiting: PostgreSQL goes from one to the other without a
+//! pause. If this one fails, so does the next, since the head is not what it is to be.
+//!
+//! Where that does not do, the head is locked before anything is loaded: while another server commits too, and for what
+//! takes several statements to save.
 
 mod load;
+mod locked;
 mod save;
 
 use std::error::Error;
@@ -16,34 +22,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::poll;
-use tokio::join;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::unconstrained;
 use uuid::Uuid;
 
-use self::load::Loaded;
+use self::load::How;
+use self::save::{Saves, is_stale};
 use super::open;
 use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger::{self, Changes, Head};
 use crate::store::counts::KeptCounts;
+use crate::store::row::FeedRow;
 use crate::store::schema::events;
-use crate::store::statement::Statement;
 use crate::store::tls::PostgresConfig;
 use crate::store::users::KeptUsers;
 use crate::store::{StoreError, Turn};
 
 type Replies = Vec<Result<Reply, Rejection>>;
-
-/// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that
-/// follows the lock sees what the batch before committed.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-const COMMIT: &str = "COMMIT";
-const ROLLBACK: &str = "ROLLBACK";
 
 /// Begins, and locks the head.
 pub(in crate::store) const LOCK: &str =
@@ -58,25 +58,29 @@ pub(in crate::store) const WRITER: &str = "SET lock_timeout = '15s'; SET synchro
 /// How many batches follow each other without a pause. PostgreSQL gives a free lock to who asks at that moment, and not
 /// to who waits for it: in the pause another server gets it.
 const WITHOUT_PAUSE: u32 = 32;
-/// How many batches are handed over with a pause each after another server has committed.
-const WITH_PAUSE: u32 = 64;
+/// How many batches lock the head first after another server has committed.
+const LOCKED: u32 = 64;
 
-/// The one connection that writes. It is made when needed, and dropped when in doubt.
+/// The one connection that writes, and the one that loads meanwhile. Each is made when needed, and dropped when in doubt.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
     kept: Kept,
     /// Held until all of a batch is on the wire: the next one's statements follow it there.
     line: Mutex<Line>,
-    /// Held from when a batch is loaded until it is known what became of it.
-    settled: Mutex<Pace>,
+    /// Held from when a batch is on the wire until it is known what became of it.
+    settled: Mutex<()>,
 }
 
 /// Where the next batch goes on.
 #[derive(Default)]
 struct Line {
     wire: Option<Arc<Wire>>,
-    /// The batch that passed its turn on before it was known what becomes of it, and whether it failed.
-    before: Option<(Arc<Batch>, Arc<AtomicBool>)>,
+    loader: Option<AsyncPgConnection>,
+    /// The batch that was put on the wire last, if what the next one loads can do without it.
+    saving: Option<Arc<Saving>>,
+    /// How many batches are still to lock the head first.
+    to_lock: u32,
+    without_pause: u32,
 }
 
 /// What need not be read again.
@@ -91,34 +95,18 @@ struct Wire {
     lost: AtomicBool,
 }
 
-/// Whether the next batch may follow without a pause.
-#[derive(Default)]
-struct Pace {
-    without_pause: u32,
-    with_pause: u32,
-}
-
-impl Pace {
-    fn pauses(&mut self, others_commit: bool) -> bool {
-        if others_commit {
-            self.with_pause = WITH_PAUSE;
-        }
-        if self.with_pause > 0 || self.without_pause == WITHOUT_PAUSE {
-            (self.with_pause, self.without_pause) = (self.with_pause.saturating_sub(1), 0);
-            return true;
-        }
-        self.without_pause += 1;
-        false
-    }
-}
-
-/// What is to become of a batch.
-struct Decided {
-    /// Whether the head was not where this server left it.
-    others_commit: bool,
+/// A batch on the wire.
+struct Saving {
+    epoch: String,
     before: Head,
-    replies: Replies,
     changes: Changes,
+    failed: AtomicBool,
+}
+
+impl Saving {
+    fn is_from(&self, head: &FeedRow) -> bool {
+        self.epoch == head.epoch && self.before == head.head()
+    }
 }
 
 /// Marks the connection as lost unless told that all is well: also when its future is dropped.
@@ -131,10 +119,22 @@ impl Drop for UnderWay<'_> {
 }
 
 enum NotSaved {
+    /// Nothing was stored, since the head is not what it was taken for.
+    Stale,
     /// Nothing was stored.
     Refused(StoreError),
     /// It is not known.
     Lost(StoreError),
+}
+
+impl From<DieselError> for NotSaved {
+    fn from(error: DieselError) -> Self {
+        if is_stale(&error) {
+            return Self::Stale;
+        }
+        let error = StoreError::from(error);
+        if matches!(error, StoreError::Refused(_)) { Self::Refused(error) } else { Self::Lost(error) }
+    }
 }
 
 /// How a transaction failed.
@@ -172,70 +172,118 @@ impl Writer {
     }
 
     async fn transact(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Replies, Failure> {
-        let mut line = self.line.lock().await;
-        // Taken out, so that a future that is dropped half-way drops it with its transaction.
-        let wire = match line.wire.take().filter(|wire| !is_set(&wire.lost)) {
-            Some(wire) => wire,
-            None => Arc::new(Wire { conn: self.connect().await?, lost: AtomicBool::new(false) }),
-        };
-        let (needs, before) = (Needs::of(batch), line.before.take());
-        let loading = load::begin(&wire.conn, &self.kept, &needs, batch).await;
-        // From here on it is known what became of the batch before.
-        let mut pace = self.settled.lock().await;
-        let loaded = loading.and_then(|loaded| match before {
-            Some((other, failed)) if is_set(&failed) && !Arc::ptr_eq(&other, batch) => {
-                Err(StoreError::Unavailable("the batch before this one failed".into()))
-            }
-            Some(_) | None => Ok(loaded),
-        });
-        let decided = self.decide(&wire.conn, &needs, batch, loaded).await;
-        let Decided { others_commit, before, replies, changes } = match decided {
-            Ok(decided) if !decided.changes.is_empty() => decided,
-            // Nothing to make durable. What cannot be rolled back is dropped, and the database rolls it back.
-            ended => {
-                if order(&wire.conn, ROLLBACK).await.is_ok() {
-                    line.wire = Some(wire);
-                }
-                return ended.map(|decided| decided.replies).map_err(Failure::Before);
-            }
-        };
-        let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
-        let failed = Arc::new(AtomicBool::new(false));
-        let early = if pace.pauses(others_commit) {
-            None
-        } else {
-            line.before = Some((Arc::clone(batch), Arc::clone(&failed)));
-            Some(turn)
-        };
-        let failure = match save_and_commit(line, wire, &changes, batch_id, early).await {
-            Ok(()) => {
-                self.kept.users.committed(&before, &changes);
-                self.kept.counts.committed(&changes);
+        let needs = Needs::of(batch);
+        let line = self.line.lock().await;
+        let line = if batch.is_about_pairs() && line.to_lock == 0 {
+            if let Some(replies) = self.without_lock(line, &needs, batch, turn).await? {
                 return Ok(replies);
             }
-            Err(NotSaved::Refused(error)) => Failure::Before(error),
-            Err(NotSaved::Lost(error)) => {
-                self.kept.counts.forget();
-                Failure::During { error, before, batch_id, replies }
-            }
+            let mut line = self.line.lock().await;
+            line.to_lock = LOCKED;
+            line
+        } else {
+            line
         };
-        failed.store(true, Ordering::Release);
-        Err(failure)
+        self.with_lock(line, &needs, batch).await
     }
 
-    async fn decide(
+    /// Commits a batch if the head stays what it is taken for; otherwise nothing is changed, and nothing answered.
+    async fn without_lock(
         &self,
-        conn: &AsyncPgConnection,
+        mut line: MutexGuard<'_, Line>,
         needs: &Needs,
         batch: &Batch,
-        loaded: Result<Loaded, StoreError>,
-    ) -> Result<Decided, StoreError> {
-        let loaded = loaded?;
-        let others_commit = self.kept.counts.check(&loaded.head);
-        let snapshot = load::finish(conn, &self.kept, needs, batch, loaded).await?;
+        turn: &Turn,
+    ) -> Result<Option<Replies>, Failure> {
+        let saving = line.saving.clone().filter(|saving| !AtomicBool::load(&saving.failed, Ordering::Acquire));
+        let how = How::AsItIs(saving.as_ref().map(|saving| &saving.changes));
+        let loader = match line.loader.take() {
+            Some(loader) => loader,
+            None => open(&self.config).await?,
+        };
+        let loaded = load::begin(&loader, &self.kept, how, needs, batch).await?;
+        let expected =
+            self.kept.counts.are_of(&loaded.head) || saving.as_ref().is_some_and(|saving| saving.is_from(&loaded.head));
+        if !expected {
+            line.loader = Some(loader);
+            return Ok(None);
+        }
+        let epoch = loaded.head.epoch.clone();
+        let snapshot = load::finish(&loader, &self.kept, how, needs, batch, loaded).await?;
         let before = snapshot.head;
         let (replies, changes) = ledger::run(batch, snapshot);
-        Ok(Decided { others_commit, before, replies, changes })
+        if changes.is_empty() {
+            // No save that could be refused: the head is asked for once more.
+            let _settled = self.settled.lock().await;
+            let head = load::head(&loader, How::AsItIs(None)).await?;
+            line.loader = Some(loader);
+            return Ok((head.epoch == epoch && head.head() == before).then_some(replies));
+        }
+        line.loader = Some(loader);
+        let wire = self.wire(&mut line).await?;
+        let saving = Arc::new(Saving { epoch, before, changes, failed: AtomicBool::new(false) });
+        let batch_id = new_batch_id();
+        match self.save(line, &wire, &saving, batch_id, turn).await {
+            Ok(()) => Ok(Some(replies)),
+            Err(NotSaved::Stale) => Ok(None),
+            Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
+            Err(NotSaved::Lost(error)) => Err(Failure::During { error, before, batch_id, replies }),
+        }
+    }
+
+    /// Saves a batch by one statement; passes the turn on as soon as that is on the wire and the batch before is settled.
+    async fn save(
+        &self,
+        mut line: MutexGuard<'_, Line>,
+        wire: &Wire,
+        saving: &Arc<Saving>,
+        batch_id: i64,
+        turn: &Turn,
+    ) -> Result<(), NotSaved> {
+        self.kept.counts.change(&saving.changes);
+        line.saving = saving.changes.can_be_laid_over().then(|| Arc::clone(saving));
+        let mut under_way = UnderWay(Some(&wire.lost));
+        let saves = Saves::new(&saving.epoch, &saving.before, &saving.changes, batch_id);
+        // Once it was polled it has its place on the wire, and what comes next cannot overtake it: without the runtime's
+        // limit on what a task does at once.
+        let mut flight = pin!(unconstrained(saves.save(&wire.conn)));
+        let sent = poll!(&mut flight);
+        let _settled = self.settled.lock().await;
+        let early = line.saving.is_some() && line.without_pause < WITHOUT_PAUSE;
+        line.without_pause = if early { line.without_pause + 1 } else { 0 };
+        let held = if early {
+            drop(line);
+            turn.pass();
+            None
+        } else {
+            Some(line)
+        };
+        let outcome = match sent {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => flight.await,
+        };
+        drop(held);
+        let outcome = outcome.map_err(NotSaved::from);
+        match &outcome {
+            Ok(()) => under_way.0 = None,
+            Err(error) => {
+                saving.failed.store(true, Ordering::Release);
+                self.kept.counts.forget();
+                if !matches!(error, NotSaved::Lost(_)) {
+                    under_way.0 = None;
+                }
+            }
+        }
+        outcome
+    }
+
+    /// The connection that writes, made anew if something is wrong with it.
+    async fn wire(&self, line: &mut Line) -> Result<Arc<Wire>, StoreError> {
+        if let Some(wire) = line.wire.as_ref().filter(|wire| !AtomicBool::load(&wire.lost, Ordering::Acquire)) {
+            return Ok(Arc::clone(wire));
+        }
+        let wire = Wire { conn: self.connect().await?, lost: AtomicBool::new(false) };
+        Ok(Arc::clone(line.wire.insert(Arc::new(wire))))
     }
 
     async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
@@ -256,48 +304,6 @@ impl Writer {
     }
 }
 
-/// Saves and commits; passes the turn on, if there is one, as soon as all of it is on the wire.
-async fn save_and_commit(
-    mut line: MutexGuard<'_, Line>,
-    wire: Arc<Wire>,
-    changes: &Changes,
-    batch_id: i64,
-    early: Option<&Turn>,
-) -> Result<(), NotSaved> {
-    let mut under_way = UnderWay(Some(&wire.lost));
-    // The commit goes out with what it commits. If one of the saves is refused it is a rollback, and says nothing.
-    let flight = async { join!(biased; save::save(&wire.conn, changes, batch_id), order(&wire.conn, COMMIT)) };
-    // Without the runtime's limit on what a task does at once, each statement has its place in the line once it was
-    // polled, and what comes next cannot overtake it.
-    let mut flight = pin!(unconstrained(flight));
-    let sent = poll!(&mut flight);
-    line.wire = Some(Arc::clone(&wire));
-    let held = early.is_none().then_some(line);
-    early.into_iter().for_each(Turn::pass);
-    let outcomes = match sent {
-        Poll::Ready(outcomes) => outcomes,
-        Poll::Pending => flight.await,
-    };
-    let outcome = match outcomes {
-        (Ok(()), Ok(())) => Ok(()),
-        (Err(error), Ok(())) | (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::Refused(error)),
-        (Ok(()), Err(error)) | (Err(error), Err(_)) => Err(NotSaved::Lost(error)),
-    };
-    if !matches!(outcome, Err(NotSaved::Lost(_))) {
-        under_way.0 = None;
-    }
-    drop(held);
-    outcome
-}
-
-fn is_set(flag: &AtomicBool) -> bool {
-    AtomicBool::load(flag, Ordering::Acquire)
-}
-
-/// Begins or ends the transaction. Not by `batch_execute`, which would overtake what is not prepared yet: all that is
-/// [kept prepared](Statement) waits for its turn at the cache of prepared statements, in the order in which it was
-/// first polled.
-async fn order(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
-    Statement::<Pg>::new(text).execute(&mut conn).await?;
-    Ok(())
+fn new_batch_id() -> i64 {
+    Uuid::new_v4().as_u64_pair().0.cast_signed()
 }

@@ -11,11 +11,10 @@ use uuid::Uuid;
 use super::reading::users;
 use crate::domain::Time;
 use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT, Reply};
-use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::decide::Rejection;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{self, Changes, Due, Snapshot};
+use crate::domain::ledger::{self, Changes, CountsChange, Due, Snapshot};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::user::User;
 use crate::store::counts::{Counted, KeptCounts};
@@ -49,7 +48,7 @@ pub(super) fn commit(conn: &mut SqliteConnection, kept: &Kept, batch: &Batch) ->
     })?;
     if !changes.is_empty() {
         kept.users.committed(&before, &changes);
-        kept.counts.committed(&changes);
+        kept.counts.change(&changes);
     }
     Ok(replies)
 }
@@ -133,7 +132,7 @@ fn counted(conn: &mut SqliteConnection, kept: &KeptCounts, id: UserId) -> Result
     }
     let row: CountsRow = query::counts(id.get()).first(conn)?;
     let counted = Counted::from(&row);
-    kept.keep(&[(id, counted)].into());
+    kept.keep(&[(id, counted)].into(), None);
     Ok(counted)
 }
 
@@ -213,8 +212,8 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
             .bind::<BigInt, _>(block.position.get());
         run(conn, write)?;
     }
-    for (user, counts, sends) in &changes.counts {
-        save_counts(conn, *user, *counts, *sends)?;
+    for counts in &changes.counts {
+        save_counts(conn, counts)?;
     }
     let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
     for event in &changes.events {
@@ -320,12 +319,8 @@ fn whole_request<'a>(write: Write<'a>, request: &'a Request) -> Write<'a> {
     times(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
 }
 
-fn save_counts(
-    conn: &mut SqliteConnection,
-    user: UserId,
-    change: Counts,
-    sends: Option<SendWindow>,
-) -> Result<(), StoreError> {
+fn save_counts(conn: &mut SqliteConnection, counts: &CountsChange) -> Result<(), StoreError> {
+    let CountsChange { user, change, sends, .. } = counts;
     let text = "UPDATE user_counts SET requests_sent = requests_sent + ?, requests_received = requests_received + ?, \
                 requests_unviewed = requests_unviewed + ?, connections = connections + ?, \
                 sends = coalesce(?, sends), sends_since = coalesce(?, sends_since) WHERE user_id = ?";

@@ -1,12 +1,16 @@
 //! Between the service and PostgreSQL: passes all on, until it is told to cut.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::database::Database;
 
-/// What happens at the next COMMIT, once.
+/// What a statement that saves a batch says.
+const SAVE: &[u8] = b"UPDATE feed SET last_sequence";
+
+/// What happens at the next commit, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     Never,
@@ -96,25 +100,81 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     });
 }
 
-/// Finds the message that commits. (PostgreSQL manual, "Message Formats": `Parse` prepares a statement under a name,
-/// `Bind` runs it.)
+/// Finds what commits among the messages of a client: `COMMIT`, or the one statement that saves a batch outside of a
+/// transaction. (PostgreSQL manual, "Message Formats": `Parse` prepares a statement under a name, `Bind` runs it, `Sync`
+/// ends what belongs together.)
 #[derive(Default)]
 struct Commit {
-    name: Option<Vec<u8>>,
+    /// What is not a whole message yet.
+    rest: Vec<u8>,
+    has_started: bool,
+    prepared: HashMap<Vec<u8>, Prepared>,
+    in_transaction: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Prepared {
+    Begin,
+    End { commits: bool },
+    Save,
 }
 
 impl Commit {
-    /// Where it begins, if it is among these bytes.
+    /// Where it begins, if it ends among these bytes.
     fn find(&mut self, bytes: &[u8]) -> Option<usize> {
-        const PREPARED: &[u8] = b"\0COMMIT\0";
-        if let Some(end) = bytes.windows(PREPARED.len()).position(|part| part == PREPARED) {
-            let start = bytes[..end].iter().rposition(|byte| !byte.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
-            self.name = Some([b"\0", &bytes[start..end], b"\0"].concat());
+        let before = self.rest.len();
+        self.rest.extend(bytes);
+        let (mut at, mut begins, mut found) = (0, None, None);
+        // The first message has no letter before its length.
+        while let Some(header) = Some(usize::from(self.has_started)).filter(|header| self.rest.len() >= at + header + 4)
+        {
+            let length = self.rest[at + header..at + header + 4].try_into().expect("four bytes");
+            let end = at + header + u32::from_be_bytes(length) as usize;
+            if self.rest.len() < end {
+                break;
+            }
+            let (letter, body) = (self.rest[at], self.rest[at + header + 4..end].to_vec());
+            if !std::mem::replace(&mut self.has_started, true) {
+                at = end;
+                continue;
+            }
+            if self.is_commit(letter, &body) {
+                begins = Some(at);
+            }
+            if letter == b'S' {
+                found = found.or(begins.take());
+            }
+            at = end;
         }
-        let name = self.name.as_ref()?;
-        // A letter and the length stand before the name of the portal, which is empty.
-        let is_bind = |at: &usize| *at >= 5 && bytes[at - 5] == b'B' && bytes[*at..].starts_with(name);
-        (0..bytes.len()).find(is_bind).map(|at| at - 5)
+        // One that has begun is found with its end.
+        let done = begins.unwrap_or(at);
+        self.rest.drain(..done);
+        found.map(|at: usize| at.saturating_sub(before))
+    }
+
+    fn is_commit(&mut self, letter: u8, body: &[u8]) -> bool {
+        let mut texts = body.split(|byte| *byte == 0);
+        let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+        if letter == b'P' {
+            let kind = match second {
+                b"COMMIT" => Some(Prepared::End { commits: true }),
+                b"ROLLBACK" => Some(Prepared::End { commits: false }),
+                text if text.starts_with(b"BEGIN") => Some(Prepared::Begin),
+                text => text.windows(SAVE.len()).any(|part| part == SAVE).then_some(Prepared::Save),
+            };
+            self.prepared.extend(kind.map(|kind| (first.to_vec(), kind)));
+        }
+        // Of `Bind` the first is the portal, which has no name.
+        match self.prepared.get(second).filter(|_| letter == b'B') {
+            Some(Prepared::Begin) => self.in_transaction = true,
+            Some(Prepared::End { commits }) => {
+                self.in_transaction = false;
+                return *commits;
+            }
+            Some(Prepared::Save) => return !self.in_transaction,
+            None => {}
+        }
+        false
     }
 }
 

@@ -10,11 +10,12 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 use uuid::Uuid;
 
-use super::{BEGIN, Kept, order};
+use super::Kept;
+use super::locked::{BEGIN, order};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT};
 use crate::domain::id::UserId;
-use crate::domain::ledger::{Due, Snapshot};
+use crate::domain::ledger::{Changes, Due, Snapshot};
 use crate::domain::pair::RequestState;
 use crate::store::counts::Counted;
 use crate::store::postgres::read::{BlocksSql, RequestsSql, blocks_of, requests_of_pairs, users, users_by_id, whole};
@@ -38,10 +39,29 @@ pub(super) struct Loaded {
     due: Due,
 }
 
-/// Begins, locks the head and loads.
+/// How to load.
+#[derive(Clone, Copy)]
+pub(super) enum How<'a> {
+    /// Within a transaction that begins with it, and with the head locked first.
+    Locked,
+    /// As it is. It is true if the head is still the same when the batch is saved. Laid over it is to be what the
+    /// batch changes that is being saved meanwhile.
+    AsItIs(Option<&'a Changes>),
+}
+
+impl How<'_> {
+    fn lay_over(self, snapshot: &mut Snapshot) {
+        if let Self::AsItIs(Some(saving)) = self {
+            snapshot.lay_over(saving);
+        }
+    }
+}
+
+/// Loads, and the head before all else: what is loaded before it may be older.
 pub(super) async fn begin(
     conn: &AsyncPgConnection,
     kept: &Kept,
+    how: How<'_>,
     needs: &Needs,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
@@ -52,10 +72,10 @@ pub(super) async fn begin(
     let unknown = kept.users.absent(needs.users.iter().copied());
     let (one, other) = ([low.as_slice(), &high].concat(), [high.as_slice(), &low].concat());
     let (_, head, by_pair, by_id, blocks, of_requests, counted, known, named, replays, rare, due) = try_join!(
-        // In this order on the wire: what is loaded before the lock is held may not be true.
+        // In this order on the wire.
         biased;
-        order(conn, BEGIN),
-        lock_head(conn),
+        begin_transaction(conn, how),
+        head(conn, how),
         requests_of_pairs(conn, low, high),
         requests_by_id(conn, requests.clone()),
         blocks_of(conn, one, other),
@@ -78,6 +98,7 @@ pub(super) async fn begin(
 pub(super) async fn finish(
     conn: &AsyncPgConnection,
     kept: &Kept,
+    how: How<'_>,
     needs: &Needs,
     batch: &Batch,
     loaded: Loaded,
@@ -91,11 +112,16 @@ pub(super) async fn finish(
         snapshot.add_block(UserId::new(row.user_id), UserId::new(row.other_user_id), row.block());
     }
     let ids = needs.users.iter().copied().chain(parties).chain(known.keys().copied()).collect();
-    snapshot.members = members(conn, kept, &head, ids, (asked, counted), known).await?;
-    for row in oldest_sent(conn, needs, batch, &snapshot).await? {
-        snapshot.add_request(row.try_into()?);
-    }
+    snapshot.members = members(conn, kept, how, &head, ids, (asked, counted), known).await?;
     snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+    how.lay_over(&mut snapshot);
+    let oldest = oldest_sent(conn, needs, batch, &snapshot).await?;
+    if !oldest.is_empty() {
+        for row in oldest {
+            snapshot.add_request(row.try_into()?);
+        }
+        how.lay_over(&mut snapshot);
+    }
     Ok(snapshot)
 }
 
@@ -104,20 +130,22 @@ pub(super) async fn finish(
 async fn members(
     conn: &AsyncPgConnection,
     kept: &Kept,
+    how: How<'_>,
     head: &FeedRow,
     ids: BTreeSet<UserId>,
     (asked, mut counted): (Vec<UserId>, HashMap<UserId, Counted>),
     read: Users,
 ) -> Result<Vec<Member>, StoreError> {
     let mark = head.mark();
-    kept.counts.keep(&counted);
+    let saving = if let How::AsItIs(saving) = how { saving } else { None };
+    kept.counts.keep(&counted, saving);
     kept.users.keep(&read, &mark);
     // Taken out now: what is kept later may need their place.
     counted.extend(ids.iter().filter_map(|id| Some((*id, kept.counts.get(*id)?))));
     let uncounted = ids.iter().copied().filter(|id| !counted.contains_key(id) && !asked.contains(id)).collect();
     let others = ids.iter().copied().filter(|id| !read.contains_key(id)).collect();
     let (more, mut known) = try_join!(biased; counts(conn, uncounted), users(conn, &kept.users, &mark, others))?;
-    kept.counts.keep(&more);
+    kept.counts.keep(&more, saving);
     counted.extend(more);
     known.extend(read);
     let member = |id: UserId| {
@@ -127,8 +155,15 @@ async fn members(
     Ok(ids.into_iter().filter_map(member).collect())
 }
 
-async fn lock_head(mut conn: &AsyncPgConnection) -> Result<FeedRow, StoreError> {
-    Ok(query::head().for_update().first(&mut conn).await?)
+async fn begin_transaction(conn: &AsyncPgConnection, how: How<'_>) -> Result<(), StoreError> {
+    if matches!(how, How::Locked) { order(conn, BEGIN).await } else { Ok(()) }
+}
+
+pub(super) async fn head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedRow, StoreError> {
+    match how {
+        How::Locked => Ok(query::head().for_update().first(&mut conn).await?),
+        How::AsItIs(_) => Ok(query::head().first(&mut conn).await?),
+    }
 }
 
 async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {

@@ -1,21 +1,20 @@
 //! Saves what a batch changes: one statement a table and kind of change, whatever the number of rows.
 
-use diesel::QueryResult;
 use diesel::pg::Pg;
+use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
 
-use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, UserId};
-use crate::domain::ledger::Changes;
+use crate::domain::ledger::{Changes, CountsChange, Head};
 use crate::domain::pair::Request;
 use crate::domain::user::User;
+use crate::store::DUE_AT_ONCE;
 use crate::store::row::{actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
-use crate::store::{DUE_AT_ONCE, StoreError};
 
 type Write<'a> = Statement<'a, Pg>;
 
@@ -25,20 +24,45 @@ type Texts = Array<Text>;
 type Instants = Array<Instant>;
 type MaybeInstants = Array<Nullable<Instant>>;
 
-/// All in one flight: what may meet in a row one after the other, and all the rest as one statement.
-pub(super) async fn save(conn: &AsyncPgConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
-    let (mut first, mut rest) = (Vec::new(), Vec::new());
-    users(&mut first, changes);
-    replays_deleted(&mut first, changes);
-    requests(&mut rest, changes);
-    blocks(&mut rest, changes);
-    counts(&mut rest, &changes.counts);
-    events(&mut rest, changes, batch_id);
-    replays(&mut rest, changes);
-    first.push(Write::at_once(rest, head(changes)));
-    let outcomes = join_all(first.into_iter().map(|write| run(conn, write))).await;
-    // The first is the cause. After it all that follow in the transaction fail, for no reason of their own.
-    outcomes.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(error.into()))
+/// What is to be saved: what must come before the rest, since it is about the same rows, and the rest as one statement.
+pub(super) struct Saves<'a> {
+    first: Vec<Write<'a>>,
+    rest: Write<'a>,
+}
+
+impl<'a> Saves<'a> {
+    /// Of a batch that was decided from `before`, the head of the feed with this epoch. If the head is another one by
+    /// now the rest [is refused](is_stale), and with it all that it saves.
+    pub(super) fn new(epoch: &'a str, before: &Head, changes: &'a Changes, batch_id: i64) -> Self {
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        users(&mut first, changes);
+        replays_deleted(&mut first, changes);
+        requests(&mut rest, changes);
+        blocks(&mut rest, changes);
+        counts(&mut rest, &changes.counts);
+        events(&mut rest, changes, batch_id);
+        replays(&mut rest, changes);
+        Self { first, rest: Write::at_once(rest, head(epoch, before, changes)) }
+    }
+
+    /// Whether one statement saves all.
+    pub(super) fn is_one(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// All in one flight.
+    pub(super) async fn save(self, conn: &AsyncPgConnection) -> QueryResult<()> {
+        let writes = self.first.into_iter().chain([self.rest]);
+        let outcomes = join_all(writes.map(|write| run(conn, write))).await;
+        // The first is the cause. After it all that follow in the transaction fail, for no reason of their own.
+        outcomes.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    }
+}
+
+/// Whether a save was refused because the head is not what the batch was decided from.
+pub(super) fn is_stale(error: &DieselError) -> bool {
+    matches!(error, DieselError::DatabaseError(DatabaseErrorKind::NotNullViolation, info)
+        if info.table_name() == Some("feed"))
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> QueryResult<usize> {
@@ -194,7 +218,7 @@ fn blocks<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     }
 }
 
-fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [(UserId, Counts, Option<SendWindow>)]) {
+fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [CountsChange]) {
     if counts.is_empty() {
         return;
     }
@@ -206,13 +230,13 @@ fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [(UserId, Counts, Option<
                 FROM unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, \
                 connections, sends, sends_since, user_id) WHERE old.user_id = new.user_id";
     let write = Write::new(text)
-        .bind::<Bigints, _>(column(counts, |(_, counts, _)| counts.requests_sent))
-        .bind::<Bigints, _>(column(counts, |(_, counts, _)| counts.requests_received))
-        .bind::<Bigints, _>(column(counts, |(_, counts, _)| counts.requests_unviewed))
-        .bind::<Bigints, _>(column(counts, |(_, counts, _)| counts.connections))
-        .bind::<MaybeBigints, _>(column(counts, |(_, _, sends)| sends.map(|sends| sends.count)))
-        .bind::<MaybeInstants, _>(column(counts, |(_, _, sends)| sends.and_then(|sends| sends.since).map(Stamp)))
-        .bind::<Bigints, _>(column(counts, |(user, _, _)| user.get()));
+        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_sent))
+        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_received))
+        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_unviewed))
+        .bind::<Bigints, _>(column(counts, |counts| counts.change.connections))
+        .bind::<MaybeBigints, _>(column(counts, |counts| counts.sends.map(|sends| sends.count)))
+        .bind::<MaybeInstants, _>(column(counts, |counts| counts.sends.and_then(|sends| sends.since).map(Stamp)))
+        .bind::<Bigints, _>(column(counts, |counts| counts.user.get()));
     writes.push(write);
 }
 
@@ -263,11 +287,16 @@ fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     }
 }
 
-/// The head, and with it the word to those who listen, which they get when the commit is done.
-fn head(changes: &Changes) -> Write<'_> {
-    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1 \
-                RETURNING pg_notify('kith_feed', '')";
+/// The head, and with it the word to those who listen, which they get when the commit is done. Where it is not what it
+/// was the sequence would become null, which its column refuses. (It is the statement's last part, which PostgreSQL
+/// carries out first: whoever saves has the head before all else, so that nobody waits for each other.)
+fn head<'a>(epoch: &'a str, before: &Head, changes: &'a Changes) -> Write<'a> {
+    let text = "UPDATE feed SET last_sequence = CASE WHEN epoch = ? AND last_sequence = ? AND last_time = ? THEN ? END, \
+                last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
+        .bind::<Text, _>(epoch)
+        .bind::<BigInt, _>(before.sequence.get())
+        .bind::<Instant, _>(Stamp(before.time))
         .bind::<BigInt, _>(changes.head.sequence.get())
         .bind::<Instant, _>(Stamp(changes.head.time))
         .bind::<BigInt, _>(changes.head.last_user.get())
