@@ -9,6 +9,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a benchmark names what it looks for")]
 
 mod aims;
+mod bare;
 mod bulk;
 mod database;
 mod devices;

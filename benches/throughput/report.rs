@@ -29,6 +29,8 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
   the run and is told below.
 - **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
   events or gRPC ([the statements](../../benches/throughput/sql)). pgbench times one statement in ten.
+- **SQLite alone** is one thread on a copy of the same file, in groups of 64: the request's row if the pair has none,
+  without other checks, counts or events; a list joined with its senders; the pair's row. A group counts as its rows.
 - **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
 - The generator, the server and the database share the processors. The subjects take turns within each round; a number
   is the median of the rounds, with the least and the most in parentheses.

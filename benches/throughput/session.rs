@@ -8,6 +8,7 @@ use std::{fmt, fs};
 
 use tokio::time::sleep;
 
+use super::bare::{Bare, GROUP};
 use super::database::Database;
 use super::generator::{self, Load, Target, Window};
 use super::layout::Layout;
@@ -30,11 +31,13 @@ pub enum Subject {
     KithSqlite,
     /// PostgreSQL, asked by pgbench.
     Sql,
+    /// SQLite, asked by one thread of this process.
+    Sqlite,
     Echo,
 }
 
 impl Subject {
-    pub const ALL: [Self; 4] = [Self::KithPostgres, Self::KithSqlite, Self::Sql, Self::Echo];
+    pub const ALL: [Self; 5] = [Self::KithPostgres, Self::KithSqlite, Self::Sql, Self::Sqlite, Self::Echo];
     pub const KITH: [Self; 2] = [Self::KithPostgres, Self::KithSqlite];
 
     pub fn title(self) -> &'static str {
@@ -42,14 +45,19 @@ impl Subject {
             Self::KithPostgres => "Kith on PostgreSQL",
             Self::KithSqlite => "Kith on SQLite",
             Self::Sql => "SQL alone",
+            Self::Sqlite => "SQLite alone",
             Self::Echo => "gRPC echo",
         }
     }
 
     /// Whether there is anything to measure.
     pub fn takes(self, operation: Operation, in_flight: usize) -> bool {
-        // PostgreSQL has its best before 64 connections on any machine that this runs on.
-        self != Self::Sql || (Raw::has(operation) && in_flight <= 64)
+        match self {
+            // PostgreSQL has its best before 64 connections on any machine that this runs on.
+            Self::Sql => Raw::has(operation) && in_flight <= 64,
+            Self::Sqlite => Bare::has(operation) && in_flight == GROUP,
+            Self::KithPostgres | Self::KithSqlite | Self::Echo => true,
+        }
     }
 }
 
@@ -74,6 +82,7 @@ pub struct Session {
     /// Those behind the Kiths.
     databases: Vec<(Subject, Database)>,
     raw: Option<Raw>,
+    bare: Option<Bare>,
     postgres: Postgres,
     /// The Kiths as they were after their start.
     pub lean: Vec<Lean>,
@@ -100,11 +109,13 @@ impl Session {
         // What the seed left to the system would be written while calls are measured.
         fs::File::open(&file)?.sync_all()?;
         let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
+        let bare = if alone { None } else { Some(Bare::copy(&file, layout)?) };
 
         let (mut on_postgres, mut on_sqlite) = (Database::postgres(&url).await?, Database::sqlite(&file)?);
         let versions = [on_postgres.version().await?, on_sqlite.version().await?];
         let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
-        let mut session = Self { servers: Vec::new(), databases, raw, postgres, lean: Vec::new(), rows, versions };
+        let mut session =
+            Self { servers: Vec::new(), databases, raw, bare, postgres, lean: Vec::new(), rows, versions };
         session.serve(Subject::KithPostgres, &url, layout, variants)?;
         session.serve(Subject::KithSqlite, &sqlite_url, layout, variants)?;
         sleep(Duration::from_secs(1)).await;
@@ -171,6 +182,9 @@ impl Session {
                 raw.prepare(enough(window, operation)).await?;
             }
             return raw.measure(&self.postgres, operation, connections, window.length).await;
+        }
+        if subject == Subject::Sqlite {
+            return self.bare.as_mut().ok_or("it was not started")?.measure(operation, window.length);
         }
         self.measure_variant(subject, 0, operation, load, window).await
     }
