@@ -75,6 +75,11 @@ impl KeptCounts {
         self.enabled && at.0 == head.epoch && at.1.get() == head.last_sequence && at.2 == head.last_time.0
     }
 
+    /// Whether it is not known as of which head they are true: at the start, and after what [was forgotten](Self::forget).
+    pub(super) fn are_forgotten(&self) -> bool {
+        self.at().0.is_empty()
+    }
+
     /// Takes what was read as of the same head; but not of users of whom a batch that is being saved is kept already.
     pub(super) fn keep(&self, read: &HashMap<UserId, Counted>, saving: Option<&Changes>) {
         if self.enabled {

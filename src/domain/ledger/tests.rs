@@ -62,7 +62,10 @@ fn batches_laid_over_what_was_loaded_before_them_decide_as_one_batch_of_all() {
             assert!(changes.can_be_laid_over(), "seed {seed}: {changes:?}");
             before.push(changes);
         }
-        assert_eq!(replies, expected, "seed {seed}: {submissions:?}");
+        assert_eq!(replies.len(), expected.len());
+        for (place, (reply, expected)) in replies.iter().zip(&expected).enumerate() {
+            assert_eq!(reply, expected, "seed {seed}, {:?}", submissions[place]);
+        }
         assert_eq!(events, all.events, "seed {seed}");
         changed += events.len();
         refused += expected.iter().filter(|reply| reply.is_err()).count();

@@ -49,6 +49,9 @@ type Replies = Vec<Result<Reply, Rejection>>;
 pub(in crate::store) const LOCK: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
+/// Moves the head although nothing was changed.
+const MOVE_AND_COMMIT: &str = "UPDATE feed SET last_time = last_time + interval '1 microsecond' WHERE id = 1; COMMIT;";
+
 /// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
 /// it, and no longer; what it acknowledges is on disk; and when its server stands still within a transaction, the
 /// database ends that, before the callers of the other servers have lost their patience.
@@ -179,7 +182,7 @@ impl Writer {
                 return Ok(replies);
             }
             let mut line = self.line.lock().await;
-            line.to_lock = LOCKED;
+            line.to_lock = line.to_lock.max(1);
             line
         } else {
             line
@@ -206,6 +209,7 @@ impl Writer {
             self.kept.counts.are_of(&loaded.head) || saving.as_ref().is_some_and(|saving| saving.is_from(&loaded.head));
         if !expected {
             line.loader = Some(loader);
+            line.to_lock = if self.kept.counts.are_forgotten() { 1 } else { LOCKED };
             return Ok(None);
         }
         let epoch = loaded.head.epoch.clone();
@@ -225,7 +229,10 @@ impl Writer {
         let batch_id = new_batch_id();
         match self.save(line, &wire, &saving, batch_id, turn).await {
             Ok(()) => Ok(Some(replies)),
-            Err(NotSaved::Stale) => Ok(None),
+            Err(NotSaved::Stale) => {
+                self.line.lock().await.to_lock = LOCKED;
+                Ok(None)
+            }
             Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
             Err(NotSaved::Lost(error)) => Err(Failure::During { error, before, batch_id, replies }),
         }
@@ -292,15 +299,17 @@ impl Writer {
         Ok(conn)
     }
 
-    /// Whether a commit that was not answered took place: whether the first event after `before` bears its mark.
+    /// Whether a commit that was not answered took place: whether the first event after `before` bears its mark. If it did
+    /// not it cannot any more, wherever it is under way: the head is another one, by the least that there is.
     async fn settle(&self, before: Head, batch_id: i64) -> Result<bool, StoreError> {
         let conn = self.connect().await?;
         // The lock waits until the lost transaction has ended one way or the other.
         (&conn).batch_execute(LOCK).await?;
         let first = events::table.find(before.sequence.next().get()).select(events::batch_id);
         let found: Option<i64> = first.first(&mut &conn).await.optional()?;
-        (&conn).batch_execute("ROLLBACK").await?;
-        Ok(found == Some(batch_id))
+        let committed = found == Some(batch_id);
+        (&conn).batch_execute(if committed { "ROLLBACK" } else { MOVE_AND_COMMIT }).await?;
+        Ok(committed)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use super::database::Database;
@@ -18,6 +19,8 @@ pub enum Cut {
     AfterCommit,
     /// It does not reach the server.
     BeforeCommit,
+    /// It reaches the server only when the next commit is on its way, and is carried out before that.
+    Late,
     /// As `AfterCommit`; and nobody reaches the server until told otherwise.
     AfterCommitAndDown,
     Down,
@@ -32,6 +35,22 @@ pub struct Proxy {
 struct State {
     next: Cut,
     cuts: usize,
+    late: Option<Late>,
+}
+
+/// What is still on its way to the server.
+struct Late {
+    server: TcpStream,
+    bytes: Vec<u8>,
+    answers: Receiver<()>,
+}
+
+impl Late {
+    fn arrive(mut self) {
+        while self.answers.try_recv().is_ok() {}
+        self.server.write_all(&self.bytes).expect("a server");
+        self.answers.recv().expect("an answer");
+    }
 }
 
 impl Proxy {
@@ -45,7 +64,7 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let path = rest.split('?').next().unwrap_or_default();
         let url = format!("{}{address}{path}?sslmode=disable", &database.url[..start]);
-        let state = Arc::new(Mutex::new(State { next: Cut::Never, cuts: 0 }));
+        let state = Arc::new(Mutex::new(State { next: Cut::Never, cuts: 0, late: None }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -76,27 +95,45 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     }
     let clone = |socket: &TcpStream| socket.try_clone().expect("a socket");
     let (mut from_server, mut to_client) = (clone(server), clone(client));
+    let (answered, answers) = channel();
     std::thread::spawn(move || {
-        copy(&mut from_server, |bytes| to_client.write_all(bytes).is_ok());
+        copy(&mut from_server, |bytes| {
+            // Nobody may want to know, and the client may be cut off.
+            _ = answered.send(());
+            _ = to_client.write_all(bytes);
+            true
+        });
         _ = to_client.shutdown(Shutdown::Both);
     });
+    let mut answers = Some(answers);
     let (mut from_client, mut to_server, state) = (clone(client), clone(server), Arc::clone(state));
     let cut_off = clone(client);
     std::thread::spawn(move || {
-        let mut commit = Commit::default();
+        let (mut commit, mut is_late) = (Commit::default(), false);
         copy(&mut from_client, |bytes| {
             let at = commit.find(bytes);
+            if at.is_some() {
+                let late = state.lock().expect("a lock").late.take();
+                late.into_iter().for_each(Late::arrive);
+            }
             let next = if at.is_some() { take(&state) } else { Cut::Never };
             if next == Cut::Never || next == Cut::Down {
                 return to_server.write_all(bytes).is_ok();
             }
             // Before the server can answer.
             _ = cut_off.shutdown(Shutdown::Both);
-            let end = at.filter(|_| next == Cut::BeforeCommit).unwrap_or(bytes.len());
+            let end = at.filter(|_| next != Cut::AfterCommit && next != Cut::AfterCommitAndDown).unwrap_or(bytes.len());
             to_server.write_all(&bytes[..end]).expect("a server");
+            if next == Cut::Late {
+                let (server, answers) = (clone(&to_server), answers.take().expect("the first cut"));
+                state.lock().expect("a lock").late = Some(Late { server, bytes: bytes[end..].to_vec(), answers });
+                is_late = true;
+            }
             false
         });
-        _ = to_server.shutdown(Shutdown::Both);
+        if !is_late {
+            _ = to_server.shutdown(Shutdown::Both);
+        }
     });
 }
 
