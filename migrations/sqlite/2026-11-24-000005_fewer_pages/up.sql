@@ -57,11 +57,12 @@ DROP TABLE old_requests;
 -- A sender's list: in the order of sending, since position would tell when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
     WHERE state IN ('PENDING', 'REJECTED');
--- A receiver's lists, and connections from that side.
-CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position);
--- Connections from the sender's side.
-CREATE INDEX connection_requests_connected ON connection_requests (from_user_id, position)
-    WHERE state = 'CONNECTED';
+-- A receiver's lists, and connections from that side. With all that a list of connections tells: it need not look at the
+-- rows, which lie anywhere.
+CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position, from_user_id, accepted);
+-- Connections from the sender's side. (SQLite wants the state although it is the same in all of them.)
+CREATE INDEX connection_requests_connected
+    ON connection_requests (from_user_id, position, to_user_id, accepted, state) WHERE state = 'CONNECTED';
 -- What expires next, and whose cooldown ends next.
 CREATE INDEX connection_requests_open ON connection_requests (created) WHERE state IN ('PENDING', 'REJECTED');
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
