@@ -57,8 +57,8 @@ pub trait Store: Send + Sync + 'static {
     /// Decides the batch's commands in their order and stores what they change, in one transaction.
     ///
     /// No other batch, here or on another server, is committed between what this one is decided from and its own
-    /// commit: the head of the feed is locked first, or nothing is stored if it has moved. Answers one reply for each command, in order. Replies are durable:
-    /// they survive a kill of this process and of the database.
+    /// commit: the head of the feed is locked first, or nothing is stored if it has moved. Answers one reply for each
+    /// command, in order. Replies are durable: they survive a kill of this process and of the database.
     ///
     /// Batches are decided in the order in which they are handed over, but for those that fail and are tried again. A
     /// store that can take the next one while this one is being written [passes](Turn::pass) the turn on; not for one

@@ -83,8 +83,7 @@ impl KeptCounts {
     /// Takes what was read as of the same head; but not of users of whom a batch that is being saved is kept already.
     pub(super) fn keep(&self, read: &HashMap<UserId, Counted>, saving: Option<&Changes>) {
         if self.enabled {
-            let is_kept =
-                |id: &UserId| saving.is_some_and(|saving| saving.counts.iter().any(|change| change.user == *id));
+            let is_kept = |id: &UserId| saving.is_some_and(|saving| saving.counts_of(*id).is_some());
             let read = read.iter().filter(|(id, _)| !is_kept(id));
             read.for_each(|(id, counted)| self.counted.insert(*id, *counted));
         }

@@ -21,7 +21,7 @@ use tokio::try_join;
 use uuid::Uuid;
 
 use self::commit::Writer;
-pub(super) use self::commit::{LOCK, WRITER};
+pub(super) use self::commit::{LOCK, TOUCH, WRITER};
 use self::gather::Gather;
 use self::read::{CountsFound, Pairs, Reads, mark};
 use super::counts::KeptCounts;

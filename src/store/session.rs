@@ -82,11 +82,11 @@ impl Session {
 
     /// Moves the head's time by the least there is, so that writers who keep counts read them anew.
     pub(super) async fn touch(&mut self) -> Result<(), ConnectError> {
-        let step = match self {
-            Self::Sqlite(_) => "1",
-            Self::Postgres(_) => "interval '1 microsecond'",
+        let touch = match self {
+            Self::Sqlite(_) => "UPDATE feed SET last_time = last_time + 1;",
+            Self::Postgres(_) => postgres::TOUCH,
         };
-        self.execute(format!("UPDATE feed SET last_time = last_time + {step};")).await
+        self.execute(touch.to_owned()).await
     }
 
     pub(super) async fn commit(&mut self) -> Result<(), ConnectError> {

@@ -84,11 +84,9 @@ impl Snapshot {
         for (user, other, block) in &batch.blocks_put {
             self.add_block(*user, *other, *block);
         }
-        let after: HashMap<_, _> =
-            batch.counts.iter().filter_map(|change| Some((change.user, change.after?))).collect();
         for member in &mut self.members {
-            if let Some(after) = after.get(&member.user.id) {
-                (member.counts, member.sends) = *after;
+            if let Some(after) = batch.counts_of(member.user.id).and_then(|counts| counts.after) {
+                (member.counts, member.sends) = after;
             }
         }
         let replayed = |replay: &Replay| batch.replays.iter().any(|kept| kept.id == replay.id);
@@ -139,7 +137,7 @@ pub struct Changes {
     pub blocks_put: Vec<(UserId, UserId, Block)>,
     /// Blocks to delete: who, whom.
     pub blocks_deleted: Vec<(UserId, UserId)>,
-    /// What becomes of users' counts.
+    /// What becomes of users' counts, in the order of their ids.
     pub counts: Vec<CountsChange>,
     /// The events.
     pub events: Vec<Event>,
@@ -160,6 +158,12 @@ impl Changes {
             && self.replays_end.is_none()
             && self.events_deleted.is_none()
             && self.counts.iter().all(|change| change.after.is_some())
+    }
+
+    /// What becomes of this user's counts, if anything.
+    pub fn counts_of(&self, user: UserId) -> Option<&CountsChange> {
+        let found = self.counts.binary_search_by_key(&user, |counts| counts.user);
+        found.ok().and_then(|place| self.counts.get(place))
     }
 
     /// Whether there is nothing to save.

@@ -31,6 +31,7 @@ use tokio::task::unconstrained;
 use uuid::Uuid;
 
 use self::load::How;
+use self::locked::COMMIT;
 use self::save::{Saves, is_stale};
 use super::open;
 use crate::domain::command::{Batch, Needs, Reply};
@@ -49,8 +50,8 @@ type Replies = Vec<Result<Reply, Rejection>>;
 pub(in crate::store) const LOCK: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
-/// Moves the head although nothing was changed.
-const MOVE_AND_COMMIT: &str = "UPDATE feed SET last_time = last_time + interval '1 microsecond' WHERE id = 1; COMMIT;";
+/// Moves the head although nothing was changed, by the least that there is.
+pub(in crate::store) const TOUCH: &str = "UPDATE feed SET last_time = last_time + interval '1 microsecond';";
 
 /// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
 /// it, and no longer; what it acknowledges is on disk; and when its server stands still within a transaction, the
@@ -160,7 +161,7 @@ impl Writer {
         Self { config, kept: Kept { users, counts }, line: Mutex::default(), settled: Mutex::default() }
     }
 
-    pub(super) async fn commit(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Replies, StoreError> {
+    pub(super) async fn commit(&self, batch: &Batch, turn: &Turn) -> Result<Replies, StoreError> {
         match self.transact(batch, turn).await {
             Ok(replies) => Ok(replies),
             Err(Failure::Before(error)) => Err(error),
@@ -174,7 +175,7 @@ impl Writer {
         }
     }
 
-    async fn transact(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Replies, Failure> {
+    async fn transact(&self, batch: &Batch, turn: &Turn) -> Result<Replies, Failure> {
         let needs = Needs::of(batch);
         let line = self.line.lock().await;
         let line = if batch.is_about_pairs() && line.to_lock == 0 {
@@ -219,7 +220,7 @@ impl Writer {
         if changes.is_empty() {
             // No save that could be refused: the head is asked for once more.
             let _settled = self.settled.lock().await;
-            let head = load::head(&loader, How::AsItIs(None)).await?;
+            let head = load::head(&loader).await?;
             line.loader = Some(loader);
             return Ok((head.epoch == epoch && head.head() == before).then_some(replies));
         }
@@ -308,7 +309,10 @@ impl Writer {
         let first = events::table.find(before.sequence.next().get()).select(events::batch_id);
         let found: Option<i64> = first.first(&mut &conn).await.optional()?;
         let committed = found == Some(batch_id);
-        (&conn).batch_execute(if committed { "ROLLBACK" } else { MOVE_AND_COMMIT }).await?;
+        if !committed {
+            (&conn).batch_execute(TOUCH).await?;
+        }
+        (&conn).batch_execute(COMMIT).await?;
         Ok(committed)
     }
 }

@@ -49,10 +49,12 @@ pub(super) enum How<'a> {
     AsItIs(Option<&'a Changes>),
 }
 
-impl How<'_> {
-    fn lay_over(self, snapshot: &mut Snapshot) {
-        if let Self::AsItIs(Some(saving)) = self {
-            snapshot.lay_over(saving);
+impl<'a> How<'a> {
+    /// What a batch changes that is being saved meanwhile.
+    fn saving(self) -> Option<&'a Changes> {
+        match self {
+            Self::Locked => None,
+            Self::AsItIs(saving) => saving,
         }
     }
 }
@@ -75,7 +77,7 @@ pub(super) async fn begin(
         // In this order on the wire.
         biased;
         begin_transaction(conn, how),
-        head(conn, how),
+        first_head(conn, how),
         requests_of_pairs(conn, low, high),
         requests_by_id(conn, requests.clone()),
         blocks_of(conn, one, other),
@@ -114,13 +116,13 @@ pub(super) async fn finish(
     let ids = needs.users.iter().copied().chain(parties).chain(known.keys().copied()).collect();
     snapshot.members = members(conn, kept, how, &head, ids, (asked, counted), known).await?;
     snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    how.lay_over(&mut snapshot);
+    how.saving().into_iter().for_each(|saving| snapshot.lay_over(saving));
     let oldest = oldest_sent(conn, needs, batch, &snapshot).await?;
     if !oldest.is_empty() {
         for row in oldest {
             snapshot.add_request(row.try_into()?);
         }
-        how.lay_over(&mut snapshot);
+        how.saving().into_iter().for_each(|saving| snapshot.lay_over(saving));
     }
     Ok(snapshot)
 }
@@ -137,15 +139,14 @@ async fn members(
     read: Users,
 ) -> Result<Vec<Member>, StoreError> {
     let mark = head.mark();
-    let saving = if let How::AsItIs(saving) = how { saving } else { None };
-    kept.counts.keep(&counted, saving);
+    kept.counts.keep(&counted, how.saving());
     kept.users.keep(&read, &mark);
     // Taken out now: what is kept later may need their place.
     counted.extend(ids.iter().filter_map(|id| Some((*id, kept.counts.get(*id)?))));
     let uncounted = ids.iter().copied().filter(|id| !counted.contains_key(id) && !asked.contains(id)).collect();
     let others = ids.iter().copied().filter(|id| !read.contains_key(id)).collect();
     let (more, mut known) = try_join!(biased; counts(conn, uncounted), users(conn, &kept.users, &mark, others))?;
-    kept.counts.keep(&more, saving);
+    kept.counts.keep(&more, how.saving());
     counted.extend(more);
     known.extend(read);
     let member = |id: UserId| {
@@ -159,11 +160,15 @@ async fn begin_transaction(conn: &AsyncPgConnection, how: How<'_>) -> Result<(),
     if matches!(how, How::Locked) { order(conn, BEGIN).await } else { Ok(()) }
 }
 
-pub(super) async fn head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedRow, StoreError> {
+async fn first_head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedRow, StoreError> {
     match how {
         How::Locked => Ok(query::head().for_update().first(&mut conn).await?),
-        How::AsItIs(_) => Ok(query::head().first(&mut conn).await?),
+        How::AsItIs(_) => head(conn).await,
     }
+}
+
+pub(super) async fn head(mut conn: &AsyncPgConnection) -> Result<FeedRow, StoreError> {
+    Ok(query::head().first(&mut conn).await?)
 }
 
 async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {

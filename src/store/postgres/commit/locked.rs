@@ -17,7 +17,7 @@ use crate::store::statement::Statement;
 /// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that
 /// follows the lock sees what the batch before committed.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-const COMMIT: &str = "COMMIT";
+pub(super) const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
 
 impl Writer {
