@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 use crate::clock::Clock;
@@ -99,12 +99,14 @@ impl Queued {
 async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>, closing: Arc<Notify>) {
     let worker = Arc::new(worker);
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    // The batch that was handed over last.
-    let (mut turn, mut last) = (Turn::default(), tokio::spawn(async {}));
+    let mut under_way = JoinSet::new();
+    // Of the batch that was handed over last.
+    let mut turn = Turn::default();
     turn.pass();
     loop {
         // Meanwhile the next batch gathers.
         turn.passed().await;
+        while under_way.try_join_next().is_some() {}
         let received = tokio::select! {
             received = waiting.recv_many(&mut gathered, BATCH_MAX) => received,
             () = closing.notified() => {
@@ -113,8 +115,7 @@ async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>,
             }
         };
         if received == 0 {
-            // An error would be a panic, which was told where it was.
-            let _ended = last.await;
+            while under_way.join_next().await.is_some() {}
             return;
         }
         // Whoever went away, or whose time ran out, is not served.
@@ -124,7 +125,7 @@ async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>,
             continue;
         }
         turn = Turn::default();
-        last = tokio::spawn(Arc::clone(&worker).serve(submissions, answers, turn.clone(), last));
+        under_way.spawn(Arc::clone(&worker).serve(submissions, answers, turn.clone()));
     }
 }
 
@@ -135,41 +136,28 @@ struct Worker {
 }
 
 impl Worker {
-    /// Commits a batch and answers its callers. `before` ends with the batch before: should that fail, this one is not
-    /// tried again until it is known what became of it, so that batches keep their order.
-    async fn serve(
-        self: Arc<Self>,
-        submissions: Vec<Submission>,
-        answers: Vec<Answer>,
-        turn: Turn,
-        mut before: JoinHandle<()>,
-    ) {
-        let outcomes = self.commit(submissions, &turn, &mut before).await;
+    /// Commits a batch and answers its callers.
+    async fn serve(self: Arc<Self>, submissions: Vec<Submission>, answers: Vec<Answer>, turn: Turn) {
+        let outcomes = self.commit(submissions, &turn).await;
         turn.pass();
         for (answer, outcome) in answers.into_iter().zip(outcomes) {
             // An error means that the caller went away meanwhile; there is nobody to tell.
             let _gone = answer.send(outcome);
         }
-        ended(&mut before).await;
     }
 
     /// Commits a batch; when it cannot be committed as a whole, each of its commands alone, so that one that the
     /// database refuses does not take the others with it.
-    async fn commit(
-        &self,
-        submissions: Vec<Submission>,
-        turn: &Turn,
-        before: &mut JoinHandle<()>,
-    ) -> Vec<Result<Reply, CommitError>> {
+    async fn commit(&self, submissions: Vec<Submission>, turn: &Turn) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        match self.attempt(&batch, turn, before).await {
+        match self.attempt(&batch, turn).await {
             Ok(outcomes) => outcomes,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
                 let mut outcomes = Vec::with_capacity(batch.submissions.len());
                 for submission in &batch.submissions {
                     let alone = self.batch(vec![submission.clone()]);
                     // The batch's turn goes on until the last of them.
-                    let outcome = self.attempt(&alone, &Turn::default(), before).await;
+                    let outcome = self.attempt(&alone, &Turn::default()).await;
                     outcomes.extend(outcome.unwrap_or_else(|error| vec![Err(error)]));
                 }
                 outcomes
@@ -184,12 +172,7 @@ impl Worker {
 
     /// Commits a batch, and again when the database refuses it or cannot take it. The cause of a failure is logged
     /// here, once for the batch.
-    async fn attempt(
-        &self,
-        batch: &Arc<Batch>,
-        turn: &Turn,
-        before: &mut JoinHandle<()>,
-    ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+    async fn attempt(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let error = match self.guarded_commit(batch, turn).await {
@@ -198,7 +181,6 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            ended(before).await;
             let commands = batch.submissions.len();
             let last = attempt == ATTEMPTS;
             match &error {
@@ -238,13 +220,5 @@ impl Worker {
         let (store, batch, turn) = (Arc::clone(&self.store), Arc::clone(batch), turn.clone());
         let commit = tokio::spawn(async move { store.commit(batch, turn).await });
         commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
-    }
-}
-
-/// Waits for the end of a task, now or before.
-async fn ended(task: &mut JoinHandle<()>) {
-    if !task.is_finished() {
-        // An error would be a panic, which was told where it was.
-        let _ended = task.await;
     }
 }

@@ -1,18 +1,16 @@
 //! Counts that the writer keeps between its commits.
 //!
 //! As long as nobody else commits, the writer knows what its own commits made of the counts. The head of the feed, which
-//! it loads first, tells: its last sequence and time are those of the writer's own last commit, or somebody else was
-//! there, and all is read anew. (Who mends counts changes the time.)
+//! it loads first, tells: it is what the writer's own last commit left, or somebody else was there, and all is read
+//! anew. (Who mends counts changes the head's time.)
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
 
-use super::row::{CountsRow, FeedRow};
-use crate::domain::Time;
+use super::row::{CountsRow, FeedHead};
 use crate::domain::counts::{Counts, SendWindow};
-use crate::domain::id::{Sequence, UserId};
+use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, CountsChange};
 
 /// About how much is spent on users for each whose counts are kept.
@@ -32,13 +30,10 @@ impl From<&CountsRow> for Counted {
     }
 }
 
-/// What tells one head from another: the feed's epoch, its last sequence and its last time.
-type At = (String, Sequence, Time);
-
 pub(super) struct KeptCounts {
     counted: Cache<UserId, Counted>,
-    /// As of which head all of them are true.
-    at: Mutex<At>,
+    /// As of which head all of them are true; not known at the start, and after what [was forgotten](Self::forget).
+    at: Mutex<Option<FeedHead>>,
     enabled: bool,
 }
 
@@ -49,7 +44,7 @@ impl KeptCounts {
         Self { counted: Cache::new(most), at: Mutex::default(), enabled: bytes > 0 }
     }
 
-    fn at(&self) -> MutexGuard<'_, At> {
+    fn at(&self) -> MutexGuard<'_, Option<FeedHead>> {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,33 +54,26 @@ impl KeptCounts {
     }
 
     /// Under the head's lock: forgets all unless the last commit was our own. Answers whether it was another server's.
-    pub(super) fn check(&self, head: &FeedRow) -> bool {
+    pub(super) fn check(&self, head: &FeedHead) -> bool {
         let mut at = self.at();
-        let now = (head.epoch.clone(), Sequence::new(head.last_sequence), head.last_time.0);
-        if *at == now {
+        if at.as_ref() == Some(head) {
             return false;
         }
         self.counted.clear();
-        !std::mem::replace(&mut *at, now).0.is_empty()
+        at.replace(head.clone()).is_some()
     }
 
-    /// Whether this is the head as of which all of them are true. Never if none are kept.
-    pub(super) fn are_of(&self, head: &FeedRow) -> bool {
-        let at = self.at();
-        self.enabled && at.0 == head.epoch && at.1.get() == head.last_sequence && at.2 == head.last_time.0
-    }
-
-    /// Whether it is not known as of which head they are true: at the start, and after what [was forgotten](Self::forget).
-    pub(super) fn are_forgotten(&self) -> bool {
-        self.at().0.is_empty()
+    /// As of which head all of them are true, where that is known. Never if none are kept.
+    pub(super) fn head(&self) -> Option<FeedHead> {
+        self.at().clone().filter(|_| self.enabled)
     }
 
     /// Takes what was read as of the same head; but not of users of whom a batch that is being saved is kept already.
-    pub(super) fn keep(&self, read: &HashMap<UserId, Counted>, saving: Option<&Changes>) {
+    pub(super) fn keep(&self, read: impl IntoIterator<Item = (UserId, Counted)>, saving: Option<&Changes>) {
         if self.enabled {
-            let is_kept = |id: &UserId| saving.is_some_and(|saving| saving.counts_of(*id).is_some());
-            let read = read.iter().filter(|(id, _)| !is_kept(id));
-            read.for_each(|(id, counted)| self.counted.insert(*id, *counted));
+            let is_kept = |id: UserId| saving.is_some_and(|saving| saving.counts_of(id).is_some());
+            let read = read.into_iter().filter(|(id, _)| !is_kept(*id));
+            read.for_each(|(id, counted)| self.counted.insert(id, counted));
         }
     }
 
@@ -110,13 +98,12 @@ impl KeptCounts {
             }
         }
         changes.users_deleted.iter().for_each(|id| _ = self.counted.remove(id));
-        let mut at = self.at();
-        (at.1, at.2) = (changes.head.sequence, changes.head.time);
+        self.at().iter_mut().for_each(|at| at.head = changes.head);
     }
 
     /// It is not known what became of a commit.
     pub(super) fn forget(&self) {
         self.counted.clear();
-        *self.at() = Default::default();
+        *self.at() = None;
     }
 }

@@ -33,22 +33,28 @@ pub(super) struct FeedRow {
 }
 
 impl FeedRow {
-    pub(super) fn mark(&self) -> Mark {
-        let (revision, users_changed) = (self.last_sequence, self.users_changed);
-        Mark {
-            epoch: self.epoch.clone(),
-            revision: Sequence::new(revision),
-            users_changed: Sequence::new(users_changed),
-        }
-    }
-
-    pub(super) fn head(&self) -> Head {
-        Head {
+    pub(super) fn head(self) -> FeedHead {
+        let head = Head {
             sequence: Sequence::new(self.last_sequence),
             time: self.last_time.0,
             last_user: UserId::new(self.last_user_id),
             users_changed: Sequence::new(self.users_changed),
-        }
+        };
+        FeedHead { epoch: self.epoch, head }
+    }
+}
+
+/// A head, and the epoch of the feed that it is of: no two commits leave the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FeedHead {
+    pub(super) epoch: String,
+    pub(super) head: Head,
+}
+
+impl FeedHead {
+    pub(super) fn mark(&self) -> Mark {
+        let Head { sequence, users_changed, .. } = self.head;
+        Mark { epoch: self.epoch.clone(), revision: sequence, users_changed }
     }
 }
 

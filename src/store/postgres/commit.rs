@@ -38,7 +38,7 @@ use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger::{self, Changes, Head};
 use crate::store::counts::KeptCounts;
-use crate::store::row::FeedRow;
+use crate::store::row::FeedHead;
 use crate::store::schema::events;
 use crate::store::tls::PostgresConfig;
 use crate::store::users::KeptUsers;
@@ -101,16 +101,9 @@ struct Wire {
 
 /// A batch on the wire.
 struct Saving {
-    epoch: String,
-    before: Head,
+    before: FeedHead,
     changes: Changes,
     failed: AtomicBool,
-}
-
-impl Saving {
-    fn is_from(&self, head: &FeedRow) -> bool {
-        self.epoch == head.epoch && self.before == head.head()
-    }
 }
 
 /// Marks the connection as lost unless told that all is well: also when its future is dropped.
@@ -206,27 +199,27 @@ impl Writer {
             None => open(&self.config).await?,
         };
         let loaded = load::begin(&loader, &self.kept, how, needs, batch).await?;
-        let expected =
-            self.kept.counts.are_of(&loaded.head) || saving.as_ref().is_some_and(|saving| saving.is_from(&loaded.head));
-        if !expected {
+        let expected = self.kept.counts.head();
+        let is_before_saving = saving.as_ref().is_some_and(|saving| saving.before == loaded.head);
+        if expected.as_ref() != Some(&loaded.head) && !is_before_saving {
             line.loader = Some(loader);
-            line.to_lock = if self.kept.counts.are_forgotten() { 1 } else { LOCKED };
+            line.to_lock = if expected.is_some() { LOCKED } else { 1 };
             return Ok(None);
         }
         let epoch = loaded.head.epoch.clone();
         let snapshot = load::finish(&loader, &self.kept, how, needs, batch, loaded).await?;
-        let before = snapshot.head;
+        let before = FeedHead { epoch, head: snapshot.head };
         let (replies, changes) = ledger::run(batch, snapshot);
         if changes.is_empty() {
             // No save that could be refused: the head is asked for once more.
             let _settled = self.settled.lock().await;
-            let head = load::head(&loader).await?;
+            let now = load::head(&loader).await?;
             line.loader = Some(loader);
-            return Ok((head.epoch == epoch && head.head() == before).then_some(replies));
+            return Ok((now == before).then_some(replies));
         }
         line.loader = Some(loader);
         let wire = self.wire(&mut line).await?;
-        let saving = Arc::new(Saving { epoch, before, changes, failed: AtomicBool::new(false) });
+        let saving = Arc::new(Saving { before, changes, failed: AtomicBool::new(false) });
         let batch_id = new_batch_id();
         match self.save(line, &wire, &saving, batch_id, turn).await {
             Ok(()) => Ok(Some(replies)),
@@ -235,7 +228,7 @@ impl Writer {
                 Ok(None)
             }
             Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
-            Err(NotSaved::Lost(error)) => Err(Failure::During { error, before, batch_id, replies }),
+            Err(NotSaved::Lost(error)) => Err(Failure::During { error, before: saving.before.head, batch_id, replies }),
         }
     }
 
@@ -251,7 +244,7 @@ impl Writer {
         self.kept.counts.change(&saving.changes);
         line.saving = saving.changes.can_be_laid_over().then(|| Arc::clone(saving));
         let mut under_way = UnderWay(Some(&wire.lost));
-        let saves = Saves::new(&saving.epoch, &saving.before, &saving.changes, batch_id);
+        let saves = Saves::new(&saving.before, &saving.changes, batch_id);
         // Once it was polled it has its place on the wire, and what comes next cannot overtake it: without the runtime's
         // limit on what a task does at once.
         let mut flight = pin!(unconstrained(saves.save(&wire.conn)));

@@ -54,8 +54,8 @@ pub(super) fn commit(conn: &mut SqliteConnection, kept: &Kept, batch: &Batch) ->
 }
 
 fn load(conn: &mut SqliteConnection, kept: &Kept, needs: &Needs, batch: &Batch) -> Result<Snapshot, StoreError> {
-    let head: FeedRow = query::head().first(conn)?;
-    let mut snapshot = Snapshot { head: head.head(), due: due(conn, needs, batch)?, ..Snapshot::default() };
+    let head = query::head().first::<FeedRow>(conn)?.head();
+    let mut snapshot = Snapshot { head: head.head, due: due(conn, needs, batch)?, ..Snapshot::default() };
     let mut wanted = needs.users.clone();
     for request in load_requests(conn, needs, batch)? {
         if needs.requests.contains(&request.id) {
@@ -132,7 +132,7 @@ fn counted(conn: &mut SqliteConnection, kept: &KeptCounts, id: UserId) -> Result
     }
     let row: CountsRow = query::counts(id.get()).first(conn)?;
     let counted = Counted::from(&row);
-    kept.keep(&[(id, counted)].into(), None);
+    kept.keep([(id, counted)], None);
     Ok(counted)
 }
 

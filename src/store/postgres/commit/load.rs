@@ -19,14 +19,14 @@ use crate::domain::ledger::{Changes, Due, Snapshot};
 use crate::domain::pair::RequestState;
 use crate::store::counts::Counted;
 use crate::store::postgres::read::{BlocksSql, RequestsSql, blocks_of, requests_of_pairs, users, users_by_id, whole};
-use crate::store::row::{BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow};
+use crate::store::row::{BlockRow, CountsRow, DueRow, FeedHead, FeedRow, ReplayRow, RequestRow, UserRow};
 use crate::store::schema::{Instant, Stamp, blocks, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::Statement;
 use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, Users, query};
 
 /// What the first flight brings.
 pub(super) struct Loaded {
-    pub(super) head: FeedRow,
+    pub(super) head: FeedHead,
     requests: Vec<RequestRow>,
     blocks: Vec<BlockRow>,
     /// The users whose counts were asked for, and the counts of those that exist.
@@ -105,8 +105,8 @@ pub(super) async fn finish(
     batch: &Batch,
     loaded: Loaded,
 ) -> Result<Snapshot, StoreError> {
-    let mut snapshot = Snapshot { head: loaded.head.head(), due: loaded.due, ..Snapshot::default() };
-    let Loaded { head, requests, blocks, asked, counted, parties, known, replays, due: _ } = loaded;
+    let Loaded { head, requests, blocks, asked, counted, parties, known, replays, due } = loaded;
+    let mut snapshot = Snapshot { head: head.head, due, ..Snapshot::default() };
     for row in requests {
         snapshot.add_request(row.try_into()?);
     }
@@ -133,20 +133,20 @@ async fn members(
     conn: &AsyncPgConnection,
     kept: &Kept,
     how: How<'_>,
-    head: &FeedRow,
+    head: &FeedHead,
     ids: BTreeSet<UserId>,
     (asked, mut counted): (Vec<UserId>, HashMap<UserId, Counted>),
     read: Users,
 ) -> Result<Vec<Member>, StoreError> {
     let mark = head.mark();
-    kept.counts.keep(&counted, how.saving());
+    kept.counts.keep(counted.clone(), how.saving());
     kept.users.keep(&read, &mark);
     // Taken out now: what is kept later may need their place.
     counted.extend(ids.iter().filter_map(|id| Some((*id, kept.counts.get(*id)?))));
     let uncounted = ids.iter().copied().filter(|id| !counted.contains_key(id) && !asked.contains(id)).collect();
     let others = ids.iter().copied().filter(|id| !read.contains_key(id)).collect();
     let (more, mut known) = try_join!(biased; counts(conn, uncounted), users(conn, &kept.users, &mark, others))?;
-    kept.counts.keep(&more, how.saving());
+    kept.counts.keep(more.clone(), how.saving());
     counted.extend(more);
     known.extend(read);
     let member = |id: UserId| {
@@ -160,15 +160,15 @@ async fn begin_transaction(conn: &AsyncPgConnection, how: How<'_>) -> Result<(),
     if matches!(how, How::Locked) { order(conn, BEGIN).await } else { Ok(()) }
 }
 
-async fn first_head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedRow, StoreError> {
+async fn first_head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedHead, StoreError> {
     match how {
-        How::Locked => Ok(query::head().for_update().first(&mut conn).await?),
+        How::Locked => Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head()),
         How::AsItIs(_) => head(conn).await,
     }
 }
 
-pub(super) async fn head(mut conn: &AsyncPgConnection) -> Result<FeedRow, StoreError> {
-    Ok(query::head().first(&mut conn).await?)
+pub(super) async fn head(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
+    Ok(query::head().first::<FeedRow>(&mut conn).await?.head())
 }
 
 async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {

@@ -10,8 +10,9 @@ use super::load::{self, How};
 use super::save::Saves;
 use super::{Failure, LOCKED, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
 use crate::domain::command::{Batch, Needs};
-use crate::domain::ledger::{self, Changes, Head};
+use crate::domain::ledger::{self, Changes};
 use crate::store::StoreError;
+use crate::store::row::FeedHead;
 use crate::store::statement::Statement;
 
 /// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that
@@ -19,6 +20,13 @@ use crate::store::statement::Statement;
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 pub(super) const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
+
+/// What is to become of a batch.
+struct Decided {
+    before: FeedHead,
+    replies: Replies,
+    changes: Changes,
+}
 
 impl Writer {
     /// Commits a batch in a transaction that locks the head before it loads.
@@ -34,27 +42,28 @@ impl Writer {
         let wire = self.wire(&mut line).await?;
         // Until it has ended: a future that is dropped half-way drops the connection with its transaction.
         let mut under_way = UnderWay(Some(&wire.lost));
-        let (epoch, before, replies, changes) = match self.decide(&wire.conn, needs, batch, &mut line.to_lock).await {
-            Ok(decided) if !decided.3.is_empty() => decided,
+        let decided = self.decide(&wire.conn, needs, batch, &mut line.to_lock).await;
+        let Decided { before, replies, changes } = match decided {
+            Ok(decided) if !decided.changes.is_empty() => decided,
             // Nothing to make durable. What cannot be rolled back is dropped, and the database rolls it back.
             ended => {
                 if order(&wire.conn, ROLLBACK).await.is_ok() {
                     under_way.0 = None;
                 }
-                return ended.map(|(_, _, replies, _)| replies).map_err(Failure::Before);
+                return ended.map(|decided| decided.replies).map_err(Failure::Before);
             }
         };
         let batch_id = new_batch_id();
-        match save_and_commit(&wire.conn, Saves::new(&epoch, &before, &changes, batch_id)).await {
+        match save_and_commit(&wire.conn, Saves::new(&before, &changes, batch_id)).await {
             Ok(()) => {
                 under_way.0 = None;
-                self.kept.users.committed(&before, &changes);
+                self.kept.users.committed(&before.head, &changes);
                 self.kept.counts.change(&changes);
                 Ok(replies)
             }
             Err(NotSaved::Lost(error)) => {
                 self.kept.counts.forget();
-                Err(Failure::During { error, before, batch_id, replies })
+                Err(Failure::During { error, before: before.head, batch_id, replies })
             }
             Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
             Err(NotSaved::Stale) => Err(Failure::Before(StoreError::Internal("the head was not locked".into()))),
@@ -67,16 +76,15 @@ impl Writer {
         needs: &Needs,
         batch: &Batch,
         to_lock: &mut u32,
-    ) -> Result<(String, Head, Replies, Changes), StoreError> {
+    ) -> Result<Decided, StoreError> {
         let loaded = load::begin(conn, &self.kept, How::Locked, needs, batch).await?;
         if self.kept.counts.check(&loaded.head) {
             *to_lock = LOCKED;
         }
-        let epoch = loaded.head.epoch.clone();
+        let before = loaded.head.clone();
         let snapshot = load::finish(conn, &self.kept, How::Locked, needs, batch, loaded).await?;
-        let before = snapshot.head;
         let (replies, changes) = ledger::run(batch, snapshot);
-        Ok((epoch, before, replies, changes))
+        Ok(Decided { before, replies, changes })
     }
 }
 

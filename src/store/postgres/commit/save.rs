@@ -8,11 +8,11 @@ use futures_util::future::join_all;
 
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, UserId};
-use crate::domain::ledger::{Changes, CountsChange, Head};
+use crate::domain::ledger::{Changes, CountsChange};
 use crate::domain::pair::Request;
 use crate::domain::user::User;
 use crate::store::DUE_AT_ONCE;
-use crate::store::row::{actor_columns, gender_name, user_status_name};
+use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
 
@@ -31,9 +31,9 @@ pub(super) struct Saves<'a> {
 }
 
 impl<'a> Saves<'a> {
-    /// Of a batch that was decided from `before`, the head of the feed with this epoch. If the head is another one by
-    /// now the rest [is refused](is_stale), and with it all that it saves.
-    pub(super) fn new(epoch: &'a str, before: &Head, changes: &'a Changes, batch_id: i64) -> Self {
+    /// Of a batch that was decided from `before`. If the head is another one by now the rest [is refused](is_stale), and
+    /// with it all that it saves.
+    pub(super) fn new(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Self {
         let (mut first, mut rest) = (Vec::new(), Vec::new());
         users(&mut first, changes);
         replays_deleted(&mut first, changes);
@@ -42,7 +42,7 @@ impl<'a> Saves<'a> {
         counts(&mut rest, &changes.counts);
         events(&mut rest, changes, batch_id);
         replays(&mut rest, changes);
-        Self { first, rest: Write::at_once(rest, head(epoch, before, changes)) }
+        Self { first, rest: Write::at_once(rest, head(before, changes)) }
     }
 
     /// Whether one statement saves all.
@@ -290,11 +290,11 @@ fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
 /// The head, and with it the word to those who listen, which they get when the commit is done. Where it is not what it
 /// was the sequence would become null, which its column refuses. (It is the statement's last part, which PostgreSQL
 /// carries out first: whoever saves has the head before all else, so that nobody waits for each other.)
-fn head<'a>(epoch: &'a str, before: &Head, changes: &'a Changes) -> Write<'a> {
+fn head<'a>(FeedHead { epoch, head: before }: &'a FeedHead, changes: &'a Changes) -> Write<'a> {
     let text = "UPDATE feed SET last_sequence = CASE WHEN epoch = ? AND last_sequence = ? AND last_time = ? THEN ? END, \
                 last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
-        .bind::<Text, _>(epoch)
+        .bind::<Text, _>(epoch.as_str())
         .bind::<BigInt, _>(before.sequence.get())
         .bind::<Instant, _>(Stamp(before.time))
         .bind::<BigInt, _>(changes.head.sequence.get())
