@@ -233,6 +233,11 @@ impl Batch {
         })
     }
 
+    /// Whether this is a single command, and a request to send.
+    pub fn is_one_send(&self) -> bool {
+        matches!(self.submissions.as_slice(), [Submission { command: Command::Send { .. }, .. }])
+    }
+
     /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
     /// room.
     pub fn full_senders(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {

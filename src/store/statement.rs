@@ -27,21 +27,22 @@ impl<'a, DB: Backend, Row> Statement<'a, DB, Row> {
         Self { text: Cow::Borrowed(text), parts: Vec::new(), row: PhantomData }
     }
 
-    /// Several changes, and `last`, as one statement. All of them see the rows as they were before any of them.
-    pub(super) fn at_once(changes: Vec<Self>, last: Self) -> Self {
-        if changes.is_empty() {
-            return last;
+    /// A change, and others that name its rows as `moved`, as one statement: where it changes no row, neither do they.
+    /// All of them see the rows as they were before any of them.
+    pub(super) fn followed_by(self, others: Vec<Self>) -> Self {
+        let (mut text, mut parts) = (format!("WITH moved AS ({})", self.text), self.parts);
+        for (number, other) in others.into_iter().enumerate() {
+            text.push_str(&format!(", other_{number} AS ({})", other.text));
+            parts.extend(other.parts);
         }
-        let (mut text, mut parts) = (String::new(), Vec::new());
-        for (number, change) in changes.into_iter().enumerate() {
-            text.push_str(if number == 0 { "WITH change_" } else { ", change_" });
-            text.push_str(&format!("{number} AS ({})", change.text));
-            parts.extend(change.parts);
-        }
-        text.push(' ');
-        text.push_str(&last.text);
-        parts.extend(last.parts);
+        text.push_str(" SELECT FROM moved");
         Self { text: Cow::Owned(text), parts, row: PhantomData }
+    }
+
+    /// Goes on with more text.
+    pub(super) fn then(mut self, text: &'static str) -> Self {
+        self.text.to_mut().push_str(text);
+        self
     }
 
     /// A value of the SQL type `ST` for the next `?`.

@@ -1,7 +1,7 @@
 //! The commit on PostgreSQL: two flights for a batch of any size.
 //!
-//! The first loads, and the second saves: one statement that commits by itself, and that is refused if the head of the
-//! feed is no longer what the batch was decided from. So nothing is locked while a batch is decided. Statements work on
+//! The first loads, and the second saves: one statement that commits by itself, and that saves nothing if the head of the
+//! feed is no longer what the batch was decided from. A send by itself is guessed instead of loaded where it can be. So nothing is locked while a batch is decided. Statements work on
 //! arrays, so that their text never depends on how much a batch holds and they stay prepared. A flight between the two
 //! loads what only few batches need: users that are not kept, and what may be due of senders at their limit.
 //!
@@ -12,6 +12,7 @@
 //! Where that does not do, the head is locked before anything is loaded: while another server commits too, and for what
 //! takes several statements to save.
 
+mod guess;
 mod load;
 mod locked;
 mod save;
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 use self::load::How;
 use self::locked::COMMIT;
-use self::save::{Saves, is_stale};
+use self::save::Saves;
 use super::open;
 use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
@@ -126,9 +127,6 @@ enum NotSaved {
 
 impl From<DieselError> for NotSaved {
     fn from(error: DieselError) -> Self {
-        if is_stale(&error) {
-            return Self::Stale;
-        }
         let error = StoreError::from(error);
         if matches!(error, StoreError::Refused(_)) { Self::Refused(error) } else { Self::Lost(error) }
     }
@@ -170,17 +168,17 @@ impl Writer {
 
     async fn transact(&self, batch: &Batch, turn: &Turn) -> Result<Replies, Failure> {
         let needs = Needs::of(batch);
-        let line = self.line.lock().await;
-        let line = if batch.is_about_pairs() && line.to_lock == 0 {
+        let mut line = self.line.lock().await;
+        if batch.is_about_pairs() && line.to_lock == 0 {
+            if let Some(replies) = self.guess(&mut line, &needs, batch).await? {
+                return Ok(replies);
+            }
             if let Some(replies) = self.without_lock(line, &needs, batch, turn).await? {
                 return Ok(replies);
             }
-            let mut line = self.line.lock().await;
+            line = self.line.lock().await;
             line.to_lock = line.to_lock.max(1);
-            line
-        } else {
-            line
-        };
+        }
         self.with_lock(line, &needs, batch).await
     }
 
@@ -264,7 +262,6 @@ impl Writer {
             Poll::Pending => flight.await,
         };
         drop(held);
-        let outcome = outcome.map_err(NotSaved::from);
         match &outcome {
             Ok(()) => under_way.0 = None,
             Err(error) => {

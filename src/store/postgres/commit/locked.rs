@@ -103,7 +103,7 @@ async fn save_and_commit(conn: &AsyncPgConnection, saves: Saves<'_>) -> Result<(
     if saves.is_one() {
         // The commit goes out with what it commits. If that is refused it is a rollback, and says nothing.
         let (saved, committed) = join!(biased; saves.save(conn), order(conn, COMMIT));
-        return match (saved.map_err(NotSaved::from), committed) {
+        return match (saved, committed) {
             (Ok(()), Ok(())) => Ok(()),
             (Err(error), Ok(())) => Err(error.undone()),
             (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::Refused(error)),
@@ -114,7 +114,7 @@ async fn save_and_commit(conn: &AsyncPgConnection, saves: Saves<'_>) -> Result<(
     // sent.
     if let Err(error) = saves.save(conn).await {
         order(conn, ROLLBACK).await.map_err(NotSaved::Lost)?;
-        return Err(NotSaved::from(error).undone());
+        return Err(error.undone());
     }
     order(conn, COMMIT).await.map_err(NotSaved::Lost)
 }

@@ -1,11 +1,14 @@
 //! Saves what a batch changes: one statement a table and kind of change, whatever the number of rows.
 
 use diesel::pg::Pg;
-use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
+use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
+use uuid::Uuid;
 
+use super::NotSaved;
+use crate::domain::command::Needs;
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::ledger::{Changes, CountsChange};
@@ -31,9 +34,24 @@ pub(super) struct Saves<'a> {
 }
 
 impl<'a> Saves<'a> {
-    /// Of a batch that was decided from `before`. If the head is another one by now the rest [is refused](is_stale), and
-    /// with it all that it saves.
+    /// Of a batch that was decided from `before`. If the head is another one by now the rest saves nothing.
     pub(super) fn new(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Self {
+        Self::following(head(before, changes), changes, batch_id)
+    }
+
+    /// Of a batch that was decided from `before` as if nothing were there of what it needs about this pair. If the head
+    /// is another one by now, or something is there, the rest saves nothing.
+    pub(super) fn if_nothing(
+        before: &'a FeedHead,
+        changes: &'a Changes,
+        batch_id: i64,
+        pair: PairKey,
+        needs: &Needs,
+    ) -> Self {
+        Self::following(nothing(head(before, changes), pair, needs), changes, batch_id)
+    }
+
+    fn following(moved: Write<'a>, changes: &'a Changes, batch_id: i64) -> Self {
         let (mut first, mut rest) = (Vec::new(), Vec::new());
         users(&mut first, changes);
         replays_deleted(&mut first, changes);
@@ -42,7 +60,8 @@ impl<'a> Saves<'a> {
         counts(&mut rest, &changes.counts);
         events(&mut rest, changes, batch_id);
         replays(&mut rest, changes);
-        Self { first, rest: Write::at_once(rest, head(before, changes)) }
+        let rest = moved.then(" RETURNING pg_notify('kith_feed', '')").followed_by(rest);
+        Self { first, rest }
     }
 
     /// Whether one statement saves all.
@@ -51,18 +70,13 @@ impl<'a> Saves<'a> {
     }
 
     /// All in one flight.
-    pub(super) async fn save(self, conn: &AsyncPgConnection) -> QueryResult<()> {
+    pub(super) async fn save(self, conn: &AsyncPgConnection) -> Result<(), NotSaved> {
         let writes = self.first.into_iter().chain([self.rest]);
         let outcomes = join_all(writes.map(|write| run(conn, write))).await;
-        // The first is the cause. After it all that follow in the transaction fail, for no reason of their own.
-        outcomes.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        // The first failure is the cause. After it all that follow in the transaction fail, for no reason of their own.
+        let moved = outcomes.into_iter().try_fold(0, |_, outcome| outcome)?;
+        if moved == 0 { Err(NotSaved::Stale) } else { Ok(()) }
     }
-}
-
-/// Whether a save was refused because the head is not what the batch was decided from.
-pub(super) fn is_stale(error: &DieselError) -> bool {
-    matches!(error, DieselError::DatabaseError(DatabaseErrorKind::NotNullViolation, info)
-        if info.table_name() == Some("feed"))
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> QueryResult<usize> {
@@ -129,29 +143,29 @@ fn requests<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     let Changes { requests_deleted, requests_created, requests_replaced, requests_answered, requests_viewed, .. } =
         changes;
     if !requests_deleted.is_empty() {
-        let text = "DELETE FROM connection_requests USING unnest(?, ?) AS gone (low, high) \
+        let text = "DELETE FROM connection_requests USING moved, unnest(?, ?) AS gone (low, high) \
                     WHERE low_user_id = gone.low AND high_user_id = gone.high";
         writes.push(pairs(Write::new(text), requests_deleted));
     }
     if !requests_created.is_empty() {
         let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
                     viewed, rejected, accepted, low_user_id, high_user_id) \
-                    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                    SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
         writes.push(whole_requests(Write::new(text), requests_created));
     }
     if !requests_replaced.is_empty() {
         let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
                     to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
                     created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
-                    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, state, \
-                    position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
+                    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
+                    state, position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
                     WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
         writes.push(whole_requests(Write::new(text), requests_replaced));
     }
     if !requests_answered.is_empty() {
         let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
                     viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
-                    FROM unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
+                    FROM moved, unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
                     WHERE old.id = new.id";
         let write = Write::new(text)
             .bind::<Bigints, _>(column(requests_answered, |request| request.id.get()))
@@ -161,7 +175,7 @@ fn requests<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     }
     if !requests_viewed.is_empty() {
         let text = "UPDATE connection_requests AS old SET viewed = new.viewed \
-                    FROM unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
+                    FROM moved, unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
         let write = Write::new(text)
             .bind::<Bigints, _>(column(requests_viewed, |request| request.id.get()))
             .bind::<MaybeInstants, _>(column(requests_viewed, |request| request.viewed.map(Stamp)));
@@ -198,7 +212,7 @@ fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {
 fn blocks<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     let Changes { blocks_deleted, blocks_put, .. } = changes;
     if !blocks_deleted.is_empty() {
-        let text = "DELETE FROM blocks USING unnest(?, ?) AS gone (one, other) \
+        let text = "DELETE FROM blocks USING moved, unnest(?, ?) AS gone (one, other) \
                     WHERE user_id = gone.one AND other_user_id = gone.other";
         let write = Write::new(text)
             .bind::<Bigints, _>(column(blocks_deleted, |(user, _)| user.get()))
@@ -206,8 +220,8 @@ fn blocks<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
         writes.push(write);
     }
     if !blocks_put.is_empty() {
-        let text = "INSERT INTO blocks (user_id, other_user_id, created, position) SELECT * FROM unnest(?, ?, ?, ?) \
-                    ON CONFLICT (user_id, other_user_id) DO UPDATE \
+        let text = "INSERT INTO blocks (user_id, other_user_id, created, position) \
+                    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (user_id, other_user_id) DO UPDATE \
                     SET created = excluded.created, position = excluded.position";
         let write = Write::new(text)
             .bind::<Bigints, _>(column(blocks_put, |(user, _, _)| user.get()))
@@ -227,7 +241,7 @@ fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [CountsChange]) {
                 requests_unviewed = old.requests_unviewed + new.requests_unviewed, \
                 connections = old.connections + new.connections, \
                 sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since) \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, \
+                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, \
                 connections, sends, sends_since, user_id) WHERE old.user_id = new.user_id";
     let write = Write::new(text)
         .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_sent))
@@ -245,7 +259,7 @@ fn events<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes, batch_id: i64) 
     if !events.is_empty() {
         let text = "INSERT INTO events (batch_id, sequence, time, kind, cause, actor, actor_user_id, user_id, \
                     other_user_id, request_id) \
-                    SELECT ?, new.* FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+                    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
         let write = Write::new(text)
             .bind::<BigInt, _>(batch_id)
             .bind::<Bigints, _>(column(events, |event| event.sequence.get()))
@@ -260,7 +274,7 @@ fn events<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes, batch_id: i64) 
         writes.push(write);
     }
     if let Some(until) = changes.events_deleted {
-        writes.push(Write::new("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()));
+        writes.push(Write::new("DELETE FROM events USING moved WHERE sequence <= ?").bind::<BigInt, _>(until.get()));
     }
 }
 
@@ -275,7 +289,8 @@ fn replays_deleted<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
 fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     let replays = &changes.replays;
     if !replays.is_empty() {
-        let text = "INSERT INTO request_ids (id, fingerprint, response, created) SELECT * FROM unnest(?, ?, ?, ?) \
+        let text = "INSERT INTO request_ids (id, fingerprint, response, created) \
+                    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new \
                     ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
                     response = excluded.response, created = excluded.created";
         let write = Write::new(text)
@@ -287,18 +302,31 @@ fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     }
 }
 
-/// The head, and with it the word to those who listen, which they get when the commit is done. Where it is not what it
-/// was the sequence would become null, which its column refuses. (It is the statement's last part, which PostgreSQL
-/// carries out first: whoever saves has the head before all else, so that nobody waits for each other.)
+/// The head, and with it the word to those who listen, which they get when the commit is done. Only from what the batch
+/// was decided from. (PostgreSQL carries this out first, since the statement's result is made of it: whoever saves has
+/// the head before all else, so that nobody waits for each other.)
 fn head<'a>(FeedHead { epoch, head: before }: &'a FeedHead, changes: &'a Changes) -> Write<'a> {
-    let text = "UPDATE feed SET last_sequence = CASE WHEN epoch = ? AND last_sequence = ? AND last_time = ? THEN ? END, \
-                last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
+    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ? \
+                WHERE id = 1 AND epoch = ? AND last_sequence = ? AND last_time = ?";
     Write::new(text)
-        .bind::<Text, _>(epoch.as_str())
-        .bind::<BigInt, _>(before.sequence.get())
-        .bind::<Instant, _>(Stamp(before.time))
         .bind::<BigInt, _>(changes.head.sequence.get())
         .bind::<Instant, _>(Stamp(changes.head.time))
         .bind::<BigInt, _>(changes.head.last_user.get())
         .bind::<BigInt, _>(changes.head.users_changed.get())
+        .bind::<Text, _>(epoch.as_str())
+        .bind::<BigInt, _>(before.sequence.get())
+        .bind::<Instant, _>(Stamp(before.time))
+}
+
+/// Moves the head only where nothing is between the two, and no answer is kept under the ids that the batch names.
+fn nothing<'a>(head: Write<'a>, pair: PairKey, needs: &Needs) -> Write<'a> {
+    let text = " AND NOT EXISTS (SELECT FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?) \
+                AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
+                AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
+                AND NOT EXISTS (SELECT FROM request_ids WHERE id = ANY(?))";
+    let (low, high) = (pair.low().get(), pair.high().get());
+    let replays: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
+    let both_ways = [low, high, low, high, high, low];
+    let moved = both_ways.into_iter().fold(head.then(text), |moved, user| moved.bind::<BigInt, _>(user));
+    moved.bind::<Texts, _>(replays)
 }
