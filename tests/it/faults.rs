@@ -9,7 +9,7 @@ use kith::proto::v1::connection_request_service_client::ConnectionRequestService
 use kith::proto::v1::user_service_client::UserServiceClient;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::server::SERVICES;
-use kith::store::{self, Options, StoreError};
+use kith::store::StoreError;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use crate::harness::faulty::{CAUSE, Fault, Faulty};
 use crate::harness::process::Kith;
-use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw::RawChannel;
 use crate::harness::watching::{fill, from, now};
 use crate::harness::{App, Database, Engine, invariants, refused, until};
@@ -36,7 +35,7 @@ const CORRUPT: Fault = Fault::Fails(|| StoreError::Corrupt { column: "canary", v
 
 /// An error as [`refused`] wants it, which tells nothing of what is behind the service.
 #[track_caller]
-fn tells_nothing<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
+pub fn tells_nothing<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
     if let Err(status) = &result {
         let all = format!("{} {} {:?}", status.message(), String::from_utf8_lossy(status.details()), status.metadata());
         let all = all.to_lowercase();
@@ -54,7 +53,7 @@ fn send(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest 
     pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() }
 }
 
-fn with_id(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
+pub fn with_id(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
     let request_id = Uuid::new_v4().to_string();
     pb::SendConnectionRequestRequest { request_id, ..send(from_user_id, to_user_id) }
 }
@@ -63,13 +62,13 @@ fn key(id: i64) -> pb::GetUserRequest {
     pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(id)), ..Default::default() }
 }
 
-async fn users(app: &App, number: i64) {
+pub async fn users(app: &App, number: i64) {
     for id in 1..=number {
         assert_eq!(app.user(&format!("user-{id}")).await, id);
     }
 }
 
-async fn sent(database: &Database) -> i64 {
+pub async fn sent(database: &Database) -> i64 {
     database.number("SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_CREATED'").await
 }
 
@@ -346,78 +345,6 @@ async fn connections_that_postgresql_ends_are_replaced() {
         }
     }
     assert!(ended >= ROUNDS * 2, "{ended} connections ended");
-    assert_eq!(sent(&app.database).await, ROUNDS);
-    invariants::check(&app.database).await;
-}
-
-async fn behind(proxy: &Proxy, database: Database) -> App {
-    let url = proxy.url.parse().expect("a URL");
-    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
-    App::over(database, store, |settings| settings.policy.max_sends_per_hour = None).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_answer_is_lost_is_settled() {
-    const ROUNDS: i64 = 20;
-    let database = Database::migrated(Engine::Postgres).await;
-    let proxy = Proxy::before(&database);
-    let app = behind(&proxy, database).await;
-    users(&app, ROUNDS * 2 + 1).await;
-    let mut to = 1;
-    for _ in 0..ROUNDS {
-        for cut in [Cut::AfterCommit, Cut::BeforeCommit] {
-            to += 1;
-            proxy.next(cut);
-            // Whether it had taken place, or was made again, the caller need not know.
-            let id = app.send(1, to).await;
-            assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
-        }
-    }
-    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
-    assert_eq!(sent(&app.database).await, ROUNDS * 2);
-    invariants::check(&app.database).await;
-}
-
-/// What was sent on a connection that is lost may still be on its way when it is asked what became of it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_arrives_after_it_was_settled_changes_nothing() {
-    const ROUNDS: i64 = 20;
-    let database = Database::migrated(Engine::Postgres).await;
-    let proxy = Proxy::before(&database);
-    let app = behind(&proxy, database).await;
-    users(&app, ROUNDS + 2).await;
-    app.send(1, 2).await;
-    for to in 3..=ROUNDS + 2 {
-        proxy.next(Cut::Late);
-        let id = app.send(1, to).await;
-        assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
-    }
-    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
-    assert_eq!(sent(&app.database).await, ROUNDS + 1);
-    invariants::check(&app.database).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_cannot_be_settled_is_told_as_unknown_and_its_repetition_tells() {
-    const ROUNDS: i64 = 10;
-    let database = Database::migrated(Engine::Postgres).await;
-    let proxy = Proxy::before(&database);
-    let app = behind(&proxy, database).await;
-    users(&app, ROUNDS + 1).await;
-    for to in 2..=ROUNDS + 1 {
-        let send = with_id(1, to);
-        proxy.next(Cut::AfterCommitAndDown);
-        let lost = app.requests().send_connection_request(send.clone()).await;
-        tells_nothing(lost, Code::Unavailable, ErrorReason::OutcomeUnknown);
-        // Nothing reaches the database: certainly not done.
-        let refused = app.requests().send_connection_request(with_id(to, 1)).await;
-        tells_nothing(refused, Code::Unavailable, ErrorReason::DatabaseUnavailable);
-        proxy.next(Cut::Never);
-        let first = app.requests().send_connection_request(send.clone()).await.expect("an answer").into_inner();
-        let again = app.requests().send_connection_request(send).await.expect("an answer").into_inner();
-        assert_eq!(first, again);
-    }
-    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
     assert_eq!(sent(&app.database).await, ROUNDS);
     invariants::check(&app.database).await;
 }

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
 
 use super::database::Database;
 
@@ -36,6 +38,24 @@ struct State {
     next: Cut,
     cuts: usize,
     late: Option<Late>,
+    to_hold: Option<(Arc<Notify>, Receiver<()>)>,
+}
+
+/// The next commit waits on its way to the server until this is told to go on.
+pub struct Held {
+    reached: Arc<Notify>,
+    go_on: Sender<()>,
+}
+
+impl Held {
+    /// Waits for it to be on its way.
+    pub async fn reached(&self) {
+        self.reached.notified().await;
+    }
+
+    pub fn go_on(&self) {
+        self.go_on.send(()).expect("a commit that is held");
+    }
 }
 
 /// What is still on its way to the server.
@@ -64,7 +84,7 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let path = rest.split('?').next().unwrap_or_default();
         let url = format!("{}{address}{path}?sslmode=disable", &database.url[..start]);
-        let state = Arc::new(Mutex::new(State { next: Cut::Never, cuts: 0, late: None }));
+        let state = Arc::new(Mutex::new(State { next: Cut::Never, cuts: 0, late: None, to_hold: None }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -81,6 +101,13 @@ impl Proxy {
 
     pub fn next(&self, cut: Cut) {
         self.state.lock().expect("a lock").next = cut;
+    }
+
+    /// Holds the next commit up.
+    pub fn hold(&self) -> Held {
+        let (reached, (go_on, waits)) = (Arc::new(Notify::new()), channel());
+        self.state.lock().expect("a lock").to_hold = Some((Arc::clone(&reached), waits));
+        Held { reached, go_on }
     }
 
     /// How often it has cut.
@@ -115,6 +142,11 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
             if at.is_some() {
                 let late = state.lock().expect("a lock").late.take();
                 late.into_iter().for_each(Late::arrive);
+                let to_hold = state.lock().expect("a lock").to_hold.take();
+                to_hold.into_iter().for_each(|(reached, go_on)| {
+                    reached.notify_one();
+                    go_on.recv().expect("the word to go on");
+                });
             }
             let next = if at.is_some() { take(&state) } else { Cut::Never };
             if next == Cut::Never || next == Cut::Down {

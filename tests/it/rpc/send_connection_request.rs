@@ -194,4 +194,21 @@ cases! {
         let forgotten = app.requests().send_connection_request(send).await;
         refused(forgotten, Code::AlreadyExists, ErrorReason::AlreadyConnected);
     }
+
+    async fn a_repetition_gets_the_first_answer_again_when_nothing_is_left_of_the_request(app: App) {
+        let (ann, bob, cyd) = (app.user("ann").await, app.user("bob").await, app.user("cyd").await);
+        app.send(cyd, bob).await;
+        let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
+        let send = pb::SendConnectionRequestRequest { request_id, ..request(ann, bob) };
+        let first = app.requests().send_connection_request(send.clone()).await.unwrap().into_inner();
+        app.cancel(first.connection_request.as_ref().unwrap().id, ann).await.unwrap();
+        let before = app.revision().await;
+        let again = app.requests().send_connection_request(send.clone()).await.unwrap().into_inner();
+        assert_eq!(again, first);
+        let other = pb::SendConnectionRequestRequest { to_user_id: cyd, ..send };
+        let refusal = app.requests().send_connection_request(other).await;
+        refused(refusal, Code::InvalidArgument, ErrorReason::RequestIdReused);
+        assert_eq!(app.status(ann, bob).await, ConnectionStatus::None);
+        assert_eq!(app.revision().await, before);
+    }
 }

@@ -1,0 +1,114 @@
+//! What becomes of a commit on PostgreSQL that is cut off, that arrives late, or that another server comes before?
+
+use kith::proto::v1::{self as pb, ErrorReason};
+use kith::store::{self, Options};
+use tonic::Code;
+
+use crate::faults::{sent, tells_nothing, users, with_id};
+use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::{App, Database, Engine, invariants, refused};
+
+/// A service that reaches its database by way of a proxy, with users 1, 2, …
+async fn behind_a_proxy(number: i64) -> (Proxy, App) {
+    let database = Database::migrated(Engine::Postgres).await;
+    let proxy = Proxy::before(&database);
+    let url = proxy.url.parse().expect("a URL");
+    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
+    let app = App::over(database, store, |settings| settings.policy.max_sends_per_hour = None).await;
+    users(&app, number).await;
+    (proxy, app)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_settled() {
+    const ROUNDS: i64 = 20;
+    let (proxy, app) = behind_a_proxy(ROUNDS * 2 + 1).await;
+    let mut to = 1;
+    for _ in 0..ROUNDS {
+        for cut in [Cut::AfterCommit, Cut::BeforeCommit] {
+            to += 1;
+            proxy.next(cut);
+            // Whether it had taken place, or was made again, the caller need not know.
+            let id = app.send(1, to).await;
+            assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
+        }
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
+    assert_eq!(sent(&app.database).await, ROUNDS * 2);
+    invariants::check(&app.database).await;
+}
+
+/// What was sent on a connection that is lost may still be on its way when it is asked what became of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_arrives_after_it_was_settled_changes_nothing() {
+    const ROUNDS: i64 = 20;
+    let (proxy, app) = behind_a_proxy(ROUNDS + 2).await;
+    app.send(1, 2).await;
+    for to in 3..=ROUNDS + 2 {
+        proxy.next(Cut::Late);
+        let id = app.send(1, to).await;
+        assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
+    assert_eq!(sent(&app.database).await, ROUNDS + 1);
+    invariants::check(&app.database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_cannot_be_settled_is_told_as_unknown_and_its_repetition_tells() {
+    const ROUNDS: i64 = 10;
+    let (proxy, app) = behind_a_proxy(ROUNDS + 1).await;
+    for to in 2..=ROUNDS + 1 {
+        let send = with_id(1, to);
+        proxy.next(Cut::AfterCommitAndDown);
+        let lost = app.requests().send_connection_request(send.clone()).await;
+        tells_nothing(lost, Code::Unavailable, ErrorReason::OutcomeUnknown);
+        // Nothing reaches the database: certainly not done.
+        let refused = app.requests().send_connection_request(with_id(to, 1)).await;
+        tells_nothing(refused, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+        proxy.next(Cut::Never);
+        let first = app.requests().send_connection_request(send.clone()).await.expect("an answer").into_inner();
+        let again = app.requests().send_connection_request(send).await.expect("an answer").into_inner();
+        assert_eq!(first, again);
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
+    assert_eq!(sent(&app.database).await, ROUNDS);
+    invariants::check(&app.database).await;
+}
+
+/// A request is sent at one server, and its receiver deleted at another before that is saved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_that_another_server_comes_before_is_decided_anew() {
+    let (proxy, app) = behind_a_proxy(4).await;
+    let other = app.another(|_| {}).await;
+    // So that this one knows all that it needs of 1 and 2.
+    app.send(1, 3).await;
+    app.send(4, 2).await;
+    let held = proxy.hold();
+    let (send, ()) = tokio::join!(app.try_send(1, 2), async {
+        held.reached().await;
+        other.users().delete_user(pb::DeleteUserRequest { id: 2, ..Default::default() }).await.expect("a deletion");
+        held.go_on();
+    });
+    refused(send, Code::NotFound, ErrorReason::UserNotFound);
+    invariants::check(&app.database).await;
+}
+
+/// A request is accepted at one server, and cancelled at another before that is saved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
+    let (proxy, app) = behind_a_proxy(3).await;
+    let other = app.another(|_| {}).await;
+    let id = app.send(1, 2).await;
+    // So that no count would come below zero.
+    app.send(1, 3).await;
+    app.send(3, 2).await;
+    let held = proxy.hold();
+    let (accepted, ()) = tokio::join!(app.accept(id, 2), async {
+        held.reached().await;
+        other.cancel(id, 1).await.expect("a cancellation");
+        held.go_on();
+    });
+    refused(accepted, Code::NotFound, ErrorReason::RequestNotFound);
+    invariants::check(&app.database).await;
+}
