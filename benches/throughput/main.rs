@@ -61,8 +61,8 @@ struct Options {
     /// How often each measurement is made.
     #[arg(long, env = "KITH_BENCH_ROUNDS", default_value_t = 3)]
     rounds: usize,
-    /// Calls in flight.
-    #[arg(long, env = "KITH_BENCH_LEVELS", value_delimiter = ',', default_value = "1,16,64,256")]
+    /// Calls in flight, in this order: the most first, so that single calls meet a service that has been in use.
+    #[arg(long, env = "KITH_BENCH_LEVELS", value_delimiter = ',', default_value = "256,64,16,1")]
     levels: Vec<usize>,
     /// Only these operations.
     #[arg(long, env = "KITH_BENCH_OPERATIONS", value_delimiter = ',', value_enum)]
