@@ -1,12 +1,13 @@
 //! What becomes of a commit on PostgreSQL that is cut off, that arrives late, or that another server comes before?
 
+use chrono::TimeDelta;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Options};
 use tonic::Code;
 
 use crate::faults::{sent, tells_nothing, users, with_id};
 use crate::harness::proxy::{Cut, Proxy};
-use crate::harness::{App, Database, Engine, invariants, refused};
+use crate::harness::{App, Database, Engine, invariants, refused, until};
 
 /// A service that reaches its database by way of a proxy, with users 1, 2, …
 async fn behind_a_proxy(number: i64) -> (Proxy, App) {
@@ -22,11 +23,15 @@ async fn behind_a_proxy(number: i64) -> (Proxy, App) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_settled() {
     const ROUNDS: i64 = 20;
-    let (proxy, app) = behind_a_proxy(ROUNDS * 2 + 1).await;
-    let mut to = 1;
-    for _ in 0..ROUNDS {
+    let (proxy, app) = behind_a_proxy(ROUNDS * 2 + 2).await;
+    let mut to = 2;
+    for round in 0..ROUNDS {
         for cut in [Cut::AfterCommit, Cut::BeforeCommit] {
             to += 1;
+            if round % 2 == 0 {
+                // So that all is known, and the next one is guessed.
+                app.send(2, to).await;
+            }
             proxy.next(cut);
             // Whether it had taken place, or was made again, the caller need not know.
             let id = app.send(1, to).await;
@@ -34,7 +39,7 @@ async fn a_commit_whose_answer_is_lost_is_settled() {
         }
     }
     assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
-    assert_eq!(sent(&app.database).await, ROUNDS * 2);
+    assert_eq!(sent(&app.database).await, ROUNDS * 3);
     invariants::check(&app.database).await;
 }
 
@@ -45,12 +50,16 @@ async fn a_commit_that_arrives_after_it_was_settled_changes_nothing() {
     let (proxy, app) = behind_a_proxy(ROUNDS + 2).await;
     app.send(1, 2).await;
     for to in 3..=ROUNDS + 2 {
+        if to % 2 == 0 {
+            // So that all is known, and the next one is guessed.
+            app.send(2, to).await;
+        }
         proxy.next(Cut::Late);
         let id = app.send(1, to).await;
         assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
     }
     assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
-    assert_eq!(sent(&app.database).await, ROUNDS + 1);
+    assert_eq!(sent(&app.database).await, ROUNDS + 1 + ROUNDS / 2);
     invariants::check(&app.database).await;
 }
 
@@ -110,5 +119,30 @@ async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
         held.go_on();
     });
     refused(accepted, Code::NotFound, ErrorReason::RequestNotFound);
+    invariants::check(&app.database).await;
+}
+
+/// What was withdrawn long ago is deleted at one server, without an event, before another saves a request in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_that_another_server_sweeps_before_is_decided_anew() {
+    let (proxy, app) = behind_a_proxy(2).await;
+    let withdrawn = app.send(1, 2).await;
+    app.reject(withdrawn, 2).await.expect("a rejection");
+    app.cancel(withdrawn, 1).await.expect("a withdrawal");
+    app.clock.advance(TimeDelta::days(31));
+    let guess = proxy.hold();
+    let (id, _other) = tokio::join!(app.send(1, 2), async {
+        // That nothing is between the two is not true, and it is loaded.
+        guess.reached().await;
+        let held = proxy.hold();
+        guess.go_on();
+        held.reached().await;
+        let other = app.another(|settings| settings.policy.cooldown = None).await;
+        let left = "SELECT count(*) AS value FROM connection_requests WHERE state = 'WITHDRAWN'";
+        until("the sweep at its start", async || app.database.number(left).await == 0).await;
+        held.go_on();
+        other
+    });
+    assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, 2);
     invariants::check(&app.database).await;
 }

@@ -1,7 +1,12 @@
 //! What is left to save when a batch is decided: the difference between what was loaded and what is now.
 
+use chrono::TimeDelta;
+
 use super::{Changes, CountsChange, Ledger, Tracked};
 use crate::domain::counts::Counts;
+
+/// The least that a time can be moved by.
+const LEAST: TimeDelta = TimeDelta::microseconds(1);
 
 impl Ledger {
     fn counts(&self) -> Vec<CountsChange> {
@@ -48,6 +53,10 @@ impl Ledger {
                     (_, Some(_)) | (None, None) => {}
                 }
             }
+        }
+        if changes.events.is_empty() && !changes.is_empty() {
+            // Who decided from the head as it was must see that something was saved: no two commits leave the same.
+            changes.head.time += LEAST;
         }
         changes
     }

@@ -85,7 +85,7 @@ impl Ledger {
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
         let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
-        self.changes.replays_end = Some(self.time - REPLAY_KEPT);
+        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - REPLAY_KEPT);
         self.changes.events_deleted = self.due.events_until;
         let due = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
         Outcome { marked: due, ..Outcome::default() }

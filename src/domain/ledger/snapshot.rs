@@ -16,7 +16,7 @@ use crate::domain::user::User;
 pub struct Head {
     /// The sequence of the newest event.
     pub sequence: Sequence,
-    /// The time of the newest event.
+    /// The time of the newest event, or a little later: what is saved without an event moves it by the least there is.
     pub time: Time,
     /// The largest id that any user ever had.
     pub last_user: UserId,
@@ -168,8 +168,9 @@ impl Changes {
 
     /// Whether there is nothing to save.
     pub fn is_empty(&self) -> bool {
-        // Every change of a row but two has an event: a lazily removed withdrawn request, and a kept answer.
+        // Every other change of a row has an event.
         self.events.is_empty()
+            && self.events_deleted.is_none()
             && self.replays.is_empty()
             && self.replays_end.is_none()
             && self.requests_deleted.is_empty()

@@ -56,6 +56,8 @@ fn batches_laid_over_what_was_loaded_before_them_decide_as_one_batch_of_all() {
             let mut snapshot = loaded();
             // Twice what was saved while it was loaded.
             before.iter().chain(before.last()).for_each(|changes| snapshot.lay_over(changes));
+            // A batch without events moves it a little, and one batch of all does not.
+            snapshot.head.time = Time::UNIX_EPOCH;
             let (more, changes) = run(&batch(some), snapshot);
             replies.extend(more);
             events.extend(changes.events.clone());
@@ -77,7 +79,28 @@ fn batches_laid_over_what_was_loaded_before_them_decide_as_one_batch_of_all() {
 fn what_changes_users_is_not_laid_over() {
     for command in [Command::DeleteUser(UserId::new(1)), Command::Sweep] {
         let submission = Submission { command, replay: None };
-        let (_, changes) = run(&batch(&[submission]), loaded());
+        let due = Due { replays: 1, ..Due::default() };
+        let (_, changes) = run(&batch(&[submission]), Snapshot { due, ..loaded() });
         assert!(!changes.is_empty() && !changes.can_be_laid_over(), "{changes:?}");
     }
+}
+
+#[test]
+fn every_batch_that_changes_something_leaves_another_head() {
+    let mut eventless = 0;
+    for seed in 0..500 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut snapshot = loaded();
+        for _ in 0..40 {
+            let before = snapshot.head;
+            let (_, changes) = run(&batch(&[any_submission(&mut random)]), snapshot.clone());
+            if changes.is_empty() {
+                continue;
+            }
+            assert_ne!(changes.head, before, "seed {seed}: {changes:?}");
+            eventless += usize::from(changes.events.is_empty());
+            snapshot.lay_over(&changes);
+        }
+    }
+    assert!(eventless > 100, "{eventless}");
 }

@@ -1,9 +1,10 @@
 //! The commit on PostgreSQL: two flights for a batch of any size.
 //!
-//! The first loads, and the second saves: one statement that commits by itself, and that saves nothing if the head of the
-//! feed is no longer what the batch was decided from. A send by itself is guessed instead of loaded where it can be. So nothing is locked while a batch is decided. Statements work on
-//! arrays, so that their text never depends on how much a batch holds and they stay prepared. A flight between the two
-//! loads what only few batches need: users that are not kept, and what may be due of senders at their limit.
+//! The first loads, and the second saves: one statement that commits by itself, and that saves nothing if the head of
+//! the feed is no longer what the batch was decided from. So nothing is locked while a batch is decided. Statements work
+//! on arrays, so that their text never depends on how much a batch holds and they stay prepared. A flight between the
+//! two loads what only few batches need: users that are not kept, and what may be due of senders at their limit. And
+//! a send by itself needs only the second flight, where what would be loaded can be guessed.
 //!
 //! The next batch is loaded on a connection of its own while this one is saved. What this one changes is laid over what
 //! the next one loads, and its save follows on the wire without waiting: PostgreSQL goes from one to the other without a
@@ -117,7 +118,7 @@ impl Drop for UnderWay<'_> {
 }
 
 enum NotSaved {
-    /// Nothing was stored, since the head is not what it was taken for.
+    /// Nothing was stored, since the head is not what it was taken for, or what was guessed is not so.
     Stale,
     /// Nothing was stored.
     Refused(StoreError),

@@ -1,4 +1,4 @@
-//! Saves what a batch changes: one statement a table and kind of change, whatever the number of rows.
+//! Saves what a batch changes: for each table and kind of change one part of a statement, whatever the number of rows.
 
 use diesel::pg::Pg;
 use diesel::result::QueryResult;
@@ -39,8 +39,8 @@ impl<'a> Saves<'a> {
         Self::following(head(before, changes), changes, batch_id)
     }
 
-    /// Of a batch that was decided from `before` as if nothing were there of what it needs about this pair. If the head
-    /// is another one by now, or something is there, the rest saves nothing.
+    /// Of a batch that was decided from `before` as if the pair had no request and no block, and no answer were kept
+    /// under its ids. If the head is another one by now, or that is not so, the rest saves nothing.
     pub(super) fn if_nothing(
         before: &'a FeedHead,
         changes: &'a Changes,
