@@ -1,9 +1,9 @@
 //! Whether calls cost the same on a database of any size, and on any page of a list of any length.
 
 use std::fmt::Write as _;
-use std::slice;
 
 use kith::proto::v1 as pb;
+use kith::proto::v1::user_service_client::UserServiceClient;
 use prost::Message;
 
 use super::generator::{Load, ask_call};
@@ -20,6 +20,10 @@ const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
 /// Calls in flight, where it is not asked how many there may be.
 pub const IN_FLIGHT: [usize; 2] = [1, 64];
 const DEEP_PAGES: i32 = 1_000;
+/// The most users that one call can ask for.
+const USERS_OF_A_CALL: usize = 1_000;
+/// For all users of the large database.
+const ROOM: &str = "--user-cache-mib=4096";
 /// A call may cost so many times as much.
 const AIM: f64 = 1.3;
 
@@ -29,7 +33,9 @@ const HEAD: &str = "\
 # Flat cost, measured
 
 The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
-connections and 5,000 pending requests. The words are those of [latest.md](latest.md). The last columns tell how
+connections and 5,000 pending requests. Each Kith has the room to keep all users in memory, and was asked once for each
+before the first measurement, so that what is compared is the size of the database. (What it takes to read users is in
+[devices.md](devices.md).) The words are those of [latest.md](latest.md). The last columns tell how
 many times as much CPU of server and database a call takes in the second case, and whether that is flat: at most 1.3.
 
 ";
@@ -47,8 +53,9 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     for (column, users) in sizes.into_iter().enumerate() {
         let large = column == 1;
         let layout = Layout::new(users, 10 * users, large)?;
-        let flags = slice::from_ref(&options.kith_flags);
-        let mut session = Session::start(&options.directory, layout, flags, true).await?;
+        let flags = [[ROOM.to_owned()].as_slice(), &options.kith_flags].concat();
+        let mut session = Session::start(&options.directory, layout, &[flags], true).await?;
+        meet(&session, users).await?;
         for operation in &operations {
             for (place, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;
@@ -67,10 +74,23 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         versions = session.versions.to_vec();
     }
     let mut text = HEAD.to_owned();
-    text += &machine.table(options, &versions, "ten requests and connections for each user")?;
+    let seed = format!("ten requests and connections for each user; each Kith with {ROOM}");
+    text += &machine.table(options, &versions, &seed)?;
     text += &table(&lines, &sizes.map(|users| format!("{users} users")))?;
     text += &table(&pages, &["First page".to_owned(), "Deep page".to_owned()])?;
     save(&options.out.with_file_name("flat.md"), &text)
+}
+
+/// Asks each Kith for all users.
+async fn meet(session: &Session, users: i64) -> Result<()> {
+    let ids: Vec<i64> = (1..=users).collect();
+    for subject in Subject::KITH {
+        let mut client = UserServiceClient::connect(format!("http://{}", session.target(subject)?.address)).await?;
+        for ids in ids.chunks(USERS_OF_A_CALL) {
+            client.batch_get_users(pb::BatchGetUsersRequest { ids: ids.to_vec(), min_revision: 0 }).await?;
+        }
+    }
+    Ok(())
 }
 
 fn each() -> impl Iterator<Item = (Subject, usize)> {
