@@ -44,6 +44,9 @@ use self::measure::{Sample, spread};
 use self::session::{Session, Subject};
 use self::workload::Operation;
 
+/// How many times as long as a measurement each Kith is used before the first.
+const IN_USE: u32 = 5;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What and how long to measure.
@@ -213,6 +216,7 @@ async fn run(options: Options) -> Result<()> {
     let flags = slice::from_ref(&options.kith_flags);
     let mut session = Session::start(&options.directory, layout, flags, false).await?;
     let mut results = Results::default();
+    put_to_use(&mut session, &options, &mut results).await;
     for operation in &options.operations {
         rounds(&mut session, &options, *operation, &mut results).await;
         half_of_peak(&mut session, &options, *operation, &mut results).await;
@@ -220,6 +224,17 @@ async fn run(options: Options) -> Result<()> {
     results.failures.note_check(session.check().await);
     report::write(&options, &machine, &session, &results)?;
     results.failures.verdict()
+}
+
+/// Sends, that are not counted: what is measured then is a service that has been in use, and not how often it meets a
+/// user for the first time.
+async fn put_to_use(session: &mut Session, options: &Options, results: &mut Results) {
+    let load = Load::InFlight(options.levels.iter().copied().max().unwrap_or(1));
+    let length = options.window().length * IN_USE;
+    for subject in Subject::KITH {
+        let made = session.measure(subject, Operation::Send, load, Window { start: Duration::ZERO, length }).await;
+        results.failures.note(&format!("Sends that are not counted, {subject}"), made);
+    }
 }
 
 /// Every subject in turn, at each level, in each round: what disturbs the machine meets them all.

@@ -211,6 +211,11 @@ impl Session {
         sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
     }
 
+    /// Where both databases are.
+    pub fn directory(&self) -> &Path {
+        &self.postgres.directory
+    }
+
     /// A server's calls.
     pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
         Ok(Rc::clone(&self.server(subject, 0)?.target))
