@@ -93,12 +93,10 @@ async fn a_send_that_another_server_comes_before_is_decided_anew() {
     // So that this one knows all that it needs of 1 and 2.
     app.send(1, 3).await;
     app.send(4, 2).await;
-    let held = proxy.hold();
-    let (send, ()) = tokio::join!(app.try_send(1, 2), async {
-        held.reached().await;
-        other.users().delete_user(pb::DeleteUserRequest { id: 2, ..Default::default() }).await.expect("a deletion");
-        held.go_on();
-    });
+    let mut users = other.users();
+    let deletion = users.delete_user(pb::DeleteUserRequest { id: 2, ..Default::default() });
+    let (send, deleted) = tokio::join!(app.try_send(1, 2), proxy.hold().meanwhile(deletion));
+    deleted.expect("a deletion");
     refused(send, Code::NotFound, ErrorReason::UserNotFound);
     invariants::check(&app.database).await;
 }
@@ -112,12 +110,8 @@ async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
     // So that no count would come below zero.
     app.send(1, 3).await;
     app.send(3, 2).await;
-    let held = proxy.hold();
-    let (accepted, ()) = tokio::join!(app.accept(id, 2), async {
-        held.reached().await;
-        other.cancel(id, 1).await.expect("a cancellation");
-        held.go_on();
-    });
+    let (accepted, cancelled) = tokio::join!(app.accept(id, 2), proxy.hold().meanwhile(other.cancel(id, 1)));
+    cancelled.expect("a cancellation");
     refused(accepted, Code::NotFound, ErrorReason::RequestNotFound);
     invariants::check(&app.database).await;
 }
@@ -130,18 +124,16 @@ async fn a_send_that_another_server_sweeps_before_is_decided_anew() {
     app.reject(withdrawn, 2).await.expect("a rejection");
     app.cancel(withdrawn, 1).await.expect("a withdrawal");
     app.clock.advance(TimeDelta::days(31));
-    let guess = proxy.hold();
-    let (id, _other) = tokio::join!(app.send(1, 2), async {
-        // That nothing is between the two is not true, and it is loaded.
-        guess.reached().await;
-        let held = proxy.hold();
-        guess.go_on();
-        held.reached().await;
+    let sweep = async {
         let other = app.another(|settings| settings.policy.cooldown = None).await;
         let left = "SELECT count(*) AS value FROM connection_requests WHERE state = 'WITHDRAWN'";
         until("the sweep at its start", async || app.database.number(left).await == 0).await;
-        held.go_on();
         other
+    };
+    let guess = proxy.hold();
+    let (id, _other) = tokio::join!(app.send(1, 2), async {
+        // That nothing is between the two is not true, and it is loaded.
+        guess.meanwhile(async { proxy.hold() }).await.meanwhile(sweep).await
     });
     assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, 2);
     invariants::check(&app.database).await;

@@ -41,20 +41,19 @@ struct State {
     to_hold: Option<(Arc<Notify>, Receiver<()>)>,
 }
 
-/// The next commit waits on its way to the server until this is told to go on.
+/// The next commit waits on its way to the server until something else is done.
 pub struct Held {
     reached: Arc<Notify>,
     go_on: Sender<()>,
 }
 
 impl Held {
-    /// Waits for it to be on its way.
-    pub async fn reached(&self) {
+    /// Does this once it is on its way, and lets it go on.
+    pub async fn meanwhile<T>(self, done: impl Future<Output = T>) -> T {
         self.reached.notified().await;
-    }
-
-    pub fn go_on(&self) {
+        let done = done.await;
         self.go_on.send(()).expect("a commit that is held");
+        done
     }
 }
 
