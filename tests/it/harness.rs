@@ -6,6 +6,7 @@ pub mod database;
 pub mod faulty;
 pub mod fold;
 pub mod invariants;
+mod overdue;
 pub mod postgres;
 pub mod printer;
 pub mod process;

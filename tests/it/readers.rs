@@ -9,7 +9,7 @@ use kith::proto::v1 as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -73,6 +73,8 @@ impl Reader {
                 Err(Ended::Lost(status)) => return format!("{:?} ended: {status:?}", self.habit),
                 Err(Ended::Wrong(wrong)) => return format!("{:?}: {wrong}", self.habit),
             }
+            // When the test ends, all that it calls may fail without waiting: here it can be ended itself.
+            yield_now().await;
         }
         unreachable!("the attempts have no end")
     }
@@ -205,6 +207,8 @@ impl Load {
             writers.spawn(async move {
                 while !enough.load(Ordering::Relaxed) {
                     change(&clients, &mut rng).await;
+                    // As `Reader::run` does.
+                    yield_now().await;
                 }
             });
         }

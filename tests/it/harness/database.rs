@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+use super::overdue;
 use super::postgres::server;
 
 /// The engines that the service runs on.
@@ -29,6 +30,7 @@ pub struct Database {
 impl Database {
     /// A database without tables.
     pub async fn empty(engine: Engine) -> Self {
+        overdue::watch();
         match engine {
             Engine::Sqlite => Self::sqlite(),
             Engine::Postgres => {
@@ -41,6 +43,7 @@ impl Database {
 
     /// A database with tables; on PostgreSQL a copy of one, which is quicker than to make them.
     pub async fn migrated(engine: Engine) -> Self {
+        overdue::watch();
         match engine {
             Engine::Sqlite => {
                 let database = Self::sqlite();

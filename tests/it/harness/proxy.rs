@@ -7,8 +7,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::database::Database;
+use super::process::PATIENCE;
 
 /// What a statement that saves a batch says.
 const SAVE: &[u8] = b"UPDATE feed SET last_sequence";
@@ -50,7 +52,7 @@ pub struct Held {
 impl Held {
     /// Does this once it is on its way, and lets it go on.
     pub async fn meanwhile<T>(self, done: impl Future<Output = T>) -> T {
-        self.reached.notified().await;
+        timeout(PATIENCE, self.reached.notified()).await.expect("a commit in time");
         let done = done.await;
         self.go_on.send(()).expect("a commit that is held");
         done
