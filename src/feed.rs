@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 pub use self::list::Page;
@@ -75,11 +75,24 @@ impl Feed {
     }
 
     /// Reads the table for one watcher. A database that does not answer is waited for as long as one that fails is.
+    ///
+    /// In a task of its own: a stream whose caller does not read is not polled, whatever it is about to do. It would
+    /// keep its turn, and its place at a connection, for as long as the caller likes.
     async fn read_in_turn(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, Lost> {
-        // The semaphore is never closed; without a turn, the read only comes sooner.
-        let _turn = self.turns.acquire().await;
-        let slice = timeout(PATIENCE, self.store.events(which, after, limit)).await;
-        Ok(slice.map_err(|_| Lost::Silent)??)
+        let (store, turns) = (Arc::clone(&self.store), Arc::clone(&self.turns));
+        // Ended when this is dropped.
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
+            // The semaphore is never closed; without a turn, the read only comes sooner.
+            let _turn = turns.acquire().await;
+            timeout(PATIENCE, store.events(which, after, limit)).await
+        });
+        match reading.join_next().await {
+            Some(Ok(Ok(slice))) => Ok(slice?),
+            Some(Ok(Err(_elapsed))) => Err(Lost::Silent),
+            Some(Err(panic)) => Err(StoreError::Internal(panic.into()).into()),
+            None => Err(StoreError::Internal("a read was not begun".into()).into()),
+        }
     }
 }
 

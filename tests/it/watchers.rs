@@ -3,13 +3,14 @@
 use kith::proto::v1::{self as pb, ErrorReason, WatchEventsRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::harness::clients::Clients;
 use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
 use crate::harness::process::{self, Kith};
-use crate::harness::watching::{from, sequences};
+use crate::harness::watching::{fill, from, sequences};
 use crate::harness::{App, Database, Engine, refused, until};
 use crate::on_each_engine;
 
@@ -138,6 +139,23 @@ on_each_engine! {
         let (new, _) = place(&clients, Some(last), "").await.expect("a place, for who kept no epoch");
         assert_eq!(details.error_info().expect("info").metadata["epoch"], new);
         assert_ne!(new, epoch);
+    }
+
+    async fn who_stops_reading_takes_no_turn_at_the_table_from_the_others(engine: Engine) {
+        const EVENTS: i64 = 10_000;
+        let app = App::start(engine).await;
+        fill(&app.database, EVENTS, "800", false).await;
+        let mut stopped = Vec::new();
+        for _ in 0..8 {
+            // A connection each, on which there is room for a part of that.
+            let endpoint = Channel::from_shared(app.address.clone()).expect("an address");
+            let channel = endpoint.initial_stream_window_size(4_096).connect_lazy();
+            stopped.push(Clients(channel).watch(from(0, 15_000)).await);
+        }
+        assert_eq!(app.watch(from(0, 15_000)).await.until(EVENTS).await.len(), 10_000);
+        for mut watching in stopped {
+            assert_eq!(sequences(&watching.until(EVENTS).await), (1..=EVENTS).collect::<Vec<_>>());
+        }
     }
 
     async fn who_watches_while_the_database_is_replaced_is_told(engine: Engine) {

@@ -17,7 +17,9 @@ pub struct Watching(Streaming<pb::WatchEventsResponse>);
 
 impl Clients {
     pub async fn try_watch(&self, request: pb::WatchEventsRequest) -> Result<Watching, Status> {
-        Ok(Watching(self.events().watch_events(request).await?.into_inner()))
+        let mut events = self.events();
+        let watch = timeout(PATIENCE, events.watch_events(request)).await.expect("a watch in time");
+        Ok(Watching(watch?.into_inner()))
     }
 
     /// A watch whose first message was read: it tells the place.
