@@ -142,6 +142,38 @@ enum Failure {
     During { error: StoreError, before: Head, batch_id: i64, replies: Replies },
 }
 
+/// What is to become of a batch.
+struct Decided {
+    before: FeedHead,
+    replies: Replies,
+    changes: Changes,
+}
+
+impl Kept {
+    /// Keeps what was saved of a batch that no other followed. Answers nothing if nothing was stored.
+    fn conclude(
+        &self,
+        outcome: Result<(), NotSaved>,
+        decided: Decided,
+        batch_id: i64,
+    ) -> Result<Option<Replies>, Failure> {
+        let Decided { before, replies, changes } = decided;
+        match outcome {
+            Ok(()) => {
+                self.users.committed(&before.head, &changes);
+                self.counts.change(&changes);
+                Ok(Some(replies))
+            }
+            Err(NotSaved::Stale) => Ok(None),
+            Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
+            Err(NotSaved::Lost(error)) => {
+                self.counts.forget();
+                Err(Failure::During { error, before: before.head, batch_id, replies })
+            }
+        }
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Before(error)

@@ -2,7 +2,7 @@
 //! what decides it is kept. The save makes sure.
 
 use super::save::Saves;
-use super::{Failure, Kept, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
+use super::{Decided, Failure, Kept, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
 use crate::domain::command::{Batch, Member, Needs};
 use crate::domain::ledger::{self, Snapshot};
 use crate::store::row::FeedHead;
@@ -36,18 +36,7 @@ impl Writer {
         if !matches!(outcome, Err(NotSaved::Lost(_))) {
             under_way.0 = None;
         }
-        match outcome {
-            Ok(()) => {
-                self.kept.counts.change(&changes);
-                Ok(Some(replies))
-            }
-            Err(NotSaved::Stale) => Ok(None),
-            Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
-            Err(NotSaved::Lost(error)) => {
-                self.kept.counts.forget();
-                Err(Failure::During { error, before: before.head, batch_id, replies })
-            }
-        }
+        self.kept.conclude(outcome, Decided { before, replies, changes }, batch_id)
     }
 }
 

@@ -8,11 +8,10 @@ use tokio::sync::MutexGuard;
 
 use super::load::{self, How};
 use super::save::Saves;
-use super::{Failure, LOCKED, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
+use super::{Decided, Failure, LOCKED, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
 use crate::domain::command::{Batch, Needs};
-use crate::domain::ledger::{self, Changes};
+use crate::domain::ledger;
 use crate::store::StoreError;
-use crate::store::row::FeedHead;
 use crate::store::statement::Statement;
 
 /// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that
@@ -20,13 +19,6 @@ use crate::store::statement::Statement;
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 pub(super) const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
-
-/// What is to become of a batch.
-struct Decided {
-    before: FeedHead,
-    replies: Replies,
-    changes: Changes,
-}
 
 impl Writer {
     /// Commits a batch in a transaction that locks the head before it loads.
@@ -43,7 +35,7 @@ impl Writer {
         // Until it has ended: a future that is dropped half-way drops the connection with its transaction.
         let mut under_way = UnderWay(Some(&wire.lost));
         let decided = self.decide(&wire.conn, needs, batch, &mut line.to_lock).await;
-        let Decided { before, replies, changes } = match decided {
+        let decided = match decided {
             Ok(decided) if !decided.changes.is_empty() => decided,
             // Nothing to make durable. What cannot be rolled back is dropped, and the database rolls it back.
             ended => {
@@ -54,20 +46,12 @@ impl Writer {
             }
         };
         let batch_id = new_batch_id();
-        match save_and_commit(&wire.conn, Saves::new(&before, &changes, batch_id)).await {
-            Ok(()) => {
-                under_way.0 = None;
-                self.kept.users.committed(&before.head, &changes);
-                self.kept.counts.change(&changes);
-                Ok(replies)
-            }
-            Err(NotSaved::Lost(error)) => {
-                self.kept.counts.forget();
-                Err(Failure::During { error, before: before.head, batch_id, replies })
-            }
-            Err(NotSaved::Refused(error)) => Err(Failure::Before(error)),
-            Err(NotSaved::Stale) => Err(Failure::Before(StoreError::Internal("the head was not locked".into()))),
+        let outcome = save_and_commit(&wire.conn, Saves::new(&decided.before, &decided.changes, batch_id)).await;
+        if outcome.is_ok() {
+            under_way.0 = None;
         }
+        let replies = self.kept.conclude(outcome, decided, batch_id)?;
+        replies.ok_or_else(|| Failure::Before(StoreError::Internal("the head was not locked".into())))
     }
 
     async fn decide(
