@@ -116,6 +116,23 @@ async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
     invariants::check(&app.database).await;
 }
 
+/// A request id is used at one server for a send, and at another, before that is saved, for what changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_id_that_another_server_takes_before_is_refused() {
+    let (proxy, app) = behind_a_proxy(2).await;
+    let other = app.another(|_| {}).await;
+    let send = with_id(1, 2);
+    let mark = pb::MarkAllConnectionRequestsViewedRequest { user_id: 1, request_id: send.request_id.clone() };
+    let (mut requests, mut others) = (app.requests(), other.requests());
+    let taken = proxy.hold().meanwhile(others.mark_all_connection_requests_viewed(mark.clone()));
+    let (sent, marked) = tokio::join!(requests.send_connection_request(send), taken);
+    refused(sent, Code::InvalidArgument, ErrorReason::RequestIdReused);
+    let marked = marked.expect("marked").into_inner();
+    assert_eq!(others.mark_all_connection_requests_viewed(mark).await.expect("marked again").into_inner(), marked);
+    assert_eq!(self::sent(&app.database).await, 0);
+    invariants::check(&app.database).await;
+}
+
 /// What was withdrawn long ago is deleted at one server, without an event, before another saves a request in its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_that_another_server_sweeps_before_is_decided_anew() {
