@@ -2,7 +2,7 @@
 //!
 //! As long as nobody else commits, the writer knows what its own commits made of the counts. The head of the feed, which
 //! it loads first, tells: it is what the writer's own last commit left, or somebody else was there, and all is read
-//! anew. (Who mends counts changes the head's time.)
+//! anew. (Who mends counts changes the head too.)
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -83,7 +83,7 @@ impl KeptCounts {
 
     /// What a batch of ours makes of the counts: it is committed, or about to be. Should that fail, all is to be
     /// [forgotten](Self::forget).
-    pub(super) fn change(&self, changes: &Changes) {
+    pub(super) fn change(&self, changes: &Changes, batch_id: i64) {
         for CountsChange { user, change, sends, after } in &changes.counts {
             match (after, self.get(*user)) {
                 (Some((counts, sends)), _) if self.enabled => {
@@ -98,7 +98,7 @@ impl KeptCounts {
             }
         }
         changes.users_deleted.iter().for_each(|id| _ = self.counted.remove(id));
-        self.at().iter_mut().for_each(|at| at.head = changes.head);
+        self.at().iter_mut().for_each(|at| (at.head, at.batch_id) = (changes.head, batch_id));
     }
 
     /// It is not known what became of a commit.

@@ -9,6 +9,8 @@ use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 
 use super::StoreError;
+use uuid::Uuid;
+
 use super::row::FeedRow;
 use super::schema::{Stamp, events};
 use super::statement::Statement;
@@ -166,6 +168,11 @@ where
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(after);
     }
     statement.bind::<BigInt, _>(limit)
+}
+
+/// For a batch of its own. Random, so that no two batches have the same, whoever makes them.
+pub(super) fn new_batch_id() -> i64 {
+    Uuid::new_v4().as_u64_pair().0.cast_signed()
 }
 
 #[cfg(test)]

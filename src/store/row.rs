@@ -30,6 +30,7 @@ pub(super) struct FeedRow {
     pub(super) last_time: Stamp,
     pub(super) last_user_id: i64,
     pub(super) users_changed: i64,
+    last_batch_id: i64,
 }
 
 impl FeedRow {
@@ -40,15 +41,17 @@ impl FeedRow {
             last_user: UserId::new(self.last_user_id),
             users_changed: Sequence::new(self.users_changed),
         };
-        FeedHead { epoch: self.epoch, head }
+        FeedHead { epoch: self.epoch, head, batch_id: self.last_batch_id }
     }
 }
 
-/// A head, and the epoch of the feed that it is of: no two commits leave the same.
+/// A head, the epoch of the feed that it is of, and the id of the batch that left it: no two batches leave the same,
+/// also where only one of them can be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FeedHead {
     pub(super) epoch: String,
     pub(super) head: Head,
+    pub(super) batch_id: i64,
 }
 
 impl FeedHead {

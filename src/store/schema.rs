@@ -59,6 +59,7 @@ diesel::table! {
         last_time -> Instant,
         last_user_id -> BigInt,
         users_changed -> BigInt,
+        last_batch_id -> BigInt,
     }
 }
 

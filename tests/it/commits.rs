@@ -6,6 +6,7 @@ use kith::store::{self, Options};
 use tonic::Code;
 
 use crate::faults::{sent, tells_nothing, users, with_id};
+use crate::harness::clients::Clients;
 use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::{App, Database, Engine, invariants, refused, until};
 
@@ -130,6 +131,25 @@ async fn a_request_id_that_another_server_takes_before_is_refused() {
     let marked = marked.expect("marked").into_inner();
     assert_eq!(others.mark_all_connection_requests_viewed(mark).await.expect("marked again").into_inner(), marked);
     assert_eq!(self::sent(&app.database).await, 0);
+    invariants::check(&app.database).await;
+}
+
+/// A batch is on its way behind one that is not saved: another server commits as much, at the same time, in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_batch_that_another_server_comes_before_is_decided_anew() {
+    let (proxy, app) = behind_a_proxy(4).await;
+    let other = app.another(|_| {}).await;
+    let (id, theirs) = (app.send(1, 2).await, app.send(3, 4).await);
+    let (first, second) = (Clients::clone(&app), Clients::clone(&app));
+    let mut held = proxy.hold();
+    let rejected = tokio::spawn(async move { first.reject(id, 2).await });
+    held.reached().await;
+    let restored = tokio::spawn(async move { second.restore(id, 2).await });
+    held.followed().await;
+    other.reject(theirs, 4).await.expect("a rejection");
+    held.go_on();
+    rejected.await.expect("a call").expect("a rejection");
+    restored.await.expect("a call").expect("a restoration");
     invariants::check(&app.database).await;
 }
 

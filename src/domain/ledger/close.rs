@@ -55,7 +55,7 @@ impl Ledger {
             }
         }
         if changes.events.is_empty() && !changes.is_empty() {
-            // Who decided from the head as it was must see that something was saved: no two commits leave the same.
+            // Who decided from the head as it was must see that something was saved.
             changes.head.time += LEAST;
         }
         changes

@@ -8,7 +8,7 @@
 //!
 //! The next batch is loaded on a connection of its own while this one is saved. What this one changes is laid over what
 //! the next one loads, and its save follows on the wire without waiting: PostgreSQL goes from one to the other without a
-//! pause. If this one fails, so does the next, since the head is not what it is to be.
+//! pause. If this one fails, so does the next, since the head does not bear this one's mark.
 //!
 //! Where that does not do, the head is locked before anything is loaded: while another server commits too, and for what
 //! takes several statements to save.
@@ -30,7 +30,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::poll;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::unconstrained;
-use uuid::Uuid;
 
 use self::load::How;
 use self::locked::COMMIT;
@@ -40,6 +39,7 @@ use crate::domain::command::{Batch, Needs, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger::{self, Changes, Head};
 use crate::store::counts::KeptCounts;
+use crate::store::feed::new_batch_id;
 use crate::store::row::FeedHead;
 use crate::store::schema::events;
 use crate::store::tls::PostgresConfig;
@@ -52,8 +52,9 @@ type Replies = Vec<Result<Reply, Rejection>>;
 pub(in crate::store) const LOCK: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE;";
 
-/// Moves the head although nothing was changed, by the least that there is.
-pub(in crate::store) const TOUCH: &str = "UPDATE feed SET last_time = last_time + interval '1 microsecond';";
+/// Makes the head another one although nothing was changed: as if by a batch that nobody knows.
+pub(in crate::store) const TOUCH: &str =
+    "UPDATE feed SET last_batch_id = hashtextextended(gen_random_uuid()::text, 0);";
 
 /// What the writer has beyond every connection's settings: it waits for the head as long as another server may hold
 /// it, and no longer; what it acknowledges is on disk; and when its server stands still within a transaction, the
@@ -105,6 +106,7 @@ struct Wire {
 struct Saving {
     before: FeedHead,
     changes: Changes,
+    batch_id: i64,
     failed: AtomicBool,
 }
 
@@ -161,7 +163,7 @@ impl Kept {
         match outcome {
             Ok(()) => {
                 self.users.committed(&before.head, &changes);
-                self.counts.change(&changes);
+                self.counts.change(&changes, batch_id);
                 Ok(Some(replies))
             }
             Err(NotSaved::Stale) => Ok(None),
@@ -237,9 +239,11 @@ impl Writer {
             line.to_lock = if expected.is_some() { LOCKED } else { 1 };
             return Ok(None);
         }
-        let epoch = loaded.head.epoch.clone();
+        let mut before = loaded.head.clone();
         let snapshot = load::finish(&loader, &self.kept, how, needs, batch, loaded).await?;
-        let before = FeedHead { epoch, head: snapshot.head };
+        if let Some(saving) = saving.filter(|_| is_before_saving) {
+            (before.head, before.batch_id) = (snapshot.head, saving.batch_id);
+        }
         let (replies, changes) = ledger::run(batch, snapshot);
         if changes.is_empty() {
             // No save that could be refused: the head is asked for once more.
@@ -250,9 +254,9 @@ impl Writer {
         }
         line.loader = Some(loader);
         let wire = self.wire(&mut line).await?;
-        let saving = Arc::new(Saving { before, changes, failed: AtomicBool::new(false) });
         let batch_id = new_batch_id();
-        match self.save(line, &wire, &saving, batch_id, turn).await {
+        let saving = Arc::new(Saving { before, changes, batch_id, failed: AtomicBool::new(false) });
+        match self.save(line, &wire, &saving, turn).await {
             Ok(()) => Ok(Some(replies)),
             Err(NotSaved::Stale) => {
                 self.line.lock().await.to_lock = LOCKED;
@@ -269,13 +273,12 @@ impl Writer {
         mut line: MutexGuard<'_, Line>,
         wire: &Wire,
         saving: &Arc<Saving>,
-        batch_id: i64,
         turn: &Turn,
     ) -> Result<(), NotSaved> {
-        self.kept.counts.change(&saving.changes);
+        self.kept.counts.change(&saving.changes, saving.batch_id);
         line.saving = saving.changes.can_be_laid_over().then(|| Arc::clone(saving));
         let mut under_way = UnderWay(Some(&wire.lost));
-        let saves = Saves::new(&saving.before, &saving.changes, batch_id);
+        let saves = Saves::new(&saving.before, &saving.changes, saving.batch_id);
         // Once it was polled it has its place on the wire, and what comes next cannot overtake it: without the runtime's
         // limit on what a task does at once.
         let mut flight = pin!(unconstrained(saves.save(&wire.conn)));
@@ -324,7 +327,8 @@ impl Writer {
     }
 
     /// Whether a commit that was not answered took place: whether the first event after `before` bears its mark. If it did
-    /// not it cannot any more, wherever it is under way: the head is another one, by the least that there is.
+    /// not it cannot any more, wherever it is under way: the head that it, or one that it follows, would leave is none that
+    /// anybody can leave any more.
     async fn settle(&self, before: Head, batch_id: i64) -> Result<bool, StoreError> {
         let conn = self.connect().await?;
         // The lock waits until the lost transaction has ended one way or the other.
@@ -338,8 +342,4 @@ impl Writer {
         (&conn).batch_execute(COMMIT).await?;
         Ok(committed)
     }
-}
-
-fn new_batch_id() -> i64 {
-    Uuid::new_v4().as_u64_pair().0.cast_signed()
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
-use uuid::Uuid;
 
 use super::reading::users;
 use crate::domain::Time;
@@ -18,6 +17,7 @@ use crate::domain::ledger::{self, Changes, CountsChange, Due, Snapshot};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::user::User;
 use crate::store::counts::{Counted, KeptCounts};
+use crate::store::feed::new_batch_id;
 use crate::store::row::{
     BlockRow, CountsRow, DueRow, FeedRow, ReplayRow, RequestRow, UserRow, actor_columns, gender_name, user_status_name,
 };
@@ -37,18 +37,19 @@ pub(super) struct Kept {
 
 pub(super) fn commit(conn: &mut SqliteConnection, kept: &Kept, batch: &Batch) -> Result<Replies, StoreError> {
     // Immediate: the write lock, which is SQLite's head row, comes before the first read.
+    let batch_id = new_batch_id();
     let (replies, before, changes) = conn.immediate_transaction(|conn| {
         let snapshot = load(conn, kept, &Needs::of(batch), batch)?;
         let before = snapshot.head;
         let (replies, changes) = ledger::run(batch, snapshot);
         if !changes.is_empty() {
-            save(conn, &changes)?;
+            save(conn, &changes, batch_id)?;
         }
         Ok::<_, StoreError>((replies, before, changes))
     })?;
     if !changes.is_empty() {
         kept.users.committed(&before, &changes);
-        kept.counts.change(&changes);
+        kept.counts.change(&changes, batch_id);
     }
     Ok(replies)
 }
@@ -170,7 +171,7 @@ fn load_blocks(conn: &mut SqliteConnection, needs: &Needs, loaded: &Snapshot) ->
     Ok(rows)
 }
 
-fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError> {
+fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
     for id in &changes.users_deleted {
         run(conn, Write::new("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
         run(conn, Write::new("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
@@ -215,7 +216,6 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
     for counts in &changes.counts {
         save_counts(conn, counts)?;
     }
-    let batch_id = Uuid::new_v4().as_u64_pair().0.cast_signed();
     for event in &changes.events {
         save_event(conn, event, batch_id)?;
     }
@@ -236,12 +236,14 @@ fn save(conn: &mut SqliteConnection, changes: &Changes) -> Result<(), StoreError
     if let Some(until) = changes.events_deleted {
         run(conn, Write::new("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }
-    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ? WHERE id = 1";
+    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, \
+                last_batch_id = ? WHERE id = 1";
     let head = Write::new(text)
         .bind::<BigInt, _>(changes.head.sequence.get())
         .bind::<Instant, _>(Stamp(changes.head.time))
         .bind::<BigInt, _>(changes.head.last_user.get())
-        .bind::<BigInt, _>(changes.head.users_changed.get());
+        .bind::<BigInt, _>(changes.head.users_changed.get())
+        .bind::<BigInt, _>(batch_id);
     run(conn, head)
 }
 

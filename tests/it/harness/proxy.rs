@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::database::Database;
@@ -40,22 +40,43 @@ struct State {
     next: Cut,
     cuts: usize,
     late: Option<Late>,
-    to_hold: Option<(Arc<Notify>, Receiver<()>)>,
+    to_hold: Option<(oneshot::Sender<TcpStream>, Receiver<()>)>,
 }
 
 /// The next commit waits on its way to the server until something else is done.
 pub struct Held {
-    reached: Arc<Notify>,
+    reached: Option<oneshot::Receiver<TcpStream>>,
+    /// What it comes from, once it is on its way.
+    client: Option<TcpStream>,
     go_on: Sender<()>,
 }
 
 impl Held {
     /// Does this once it is on its way, and lets it go on.
-    pub async fn meanwhile<T>(self, done: impl Future<Output = T>) -> T {
-        timeout(PATIENCE, self.reached.notified()).await.expect("a commit in time");
+    pub async fn meanwhile<T>(mut self, done: impl Future<Output = T>) -> T {
+        self.reached().await;
         let done = done.await;
-        self.go_on.send(()).expect("a commit that is held");
+        self.go_on();
         done
+    }
+
+    /// Waits until it is on its way.
+    pub async fn reached(&mut self) {
+        let reached = self.reached.take().expect("the first time");
+        let client = timeout(PATIENCE, reached).await.expect("a commit in time");
+        self.client = Some(client.expect("a commit"));
+    }
+
+    /// Waits until something follows it on the same connection.
+    pub async fn followed(&self) {
+        let client = self.client.as_ref().expect("a commit on its way").try_clone().expect("a socket");
+        let follows = tokio::task::spawn_blocking(move || client.peek(&mut [0]));
+        let bytes = timeout(PATIENCE, follows).await.expect("something in time").expect("no panic");
+        assert_eq!(bytes.expect("a connection"), 1);
+    }
+
+    pub fn go_on(self) {
+        self.go_on.send(()).expect("a commit that is held");
     }
 }
 
@@ -106,9 +127,9 @@ impl Proxy {
 
     /// Holds the next commit up.
     pub fn hold(&self) -> Held {
-        let (reached, (go_on, waits)) = (Arc::new(Notify::new()), channel());
-        self.state.lock().expect("a lock").to_hold = Some((Arc::clone(&reached), waits));
-        Held { reached, go_on }
+        let ((on_its_way, reached), (go_on, waits)) = (oneshot::channel(), channel());
+        self.state.lock().expect("a lock").to_hold = Some((on_its_way, waits));
+        Held { reached: Some(reached), client: None, go_on }
     }
 
     /// How often it has cut.
@@ -144,8 +165,8 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
                 let late = state.lock().expect("a lock").late.take();
                 late.into_iter().for_each(Late::arrive);
                 let to_hold = state.lock().expect("a lock").to_hold.take();
-                to_hold.into_iter().for_each(|(reached, go_on)| {
-                    reached.notify_one();
+                to_hold.into_iter().for_each(|(on_its_way, go_on)| {
+                    on_its_way.send(clone(&cut_off)).expect("who holds it");
                     go_on.recv().expect("the word to go on");
                 });
             }

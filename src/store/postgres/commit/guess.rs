@@ -2,9 +2,10 @@
 //! what decides it is kept. The save makes sure.
 
 use super::save::Saves;
-use super::{Decided, Failure, Kept, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
+use super::{Decided, Failure, Kept, Line, NotSaved, Replies, UnderWay, Writer};
 use crate::domain::command::{Batch, Member, Needs};
 use crate::domain::ledger::{self, Snapshot};
+use crate::store::feed::new_batch_id;
 use crate::store::row::FeedHead;
 
 impl Writer {

@@ -8,10 +8,11 @@ use tokio::sync::MutexGuard;
 
 use super::load::{self, How};
 use super::save::Saves;
-use super::{Decided, Failure, LOCKED, Line, NotSaved, Replies, UnderWay, Writer, new_batch_id};
+use super::{Decided, Failure, LOCKED, Line, NotSaved, Replies, UnderWay, Writer};
 use crate::domain::command::{Batch, Needs};
 use crate::domain::ledger;
 use crate::store::StoreError;
+use crate::store::feed::new_batch_id;
 use crate::store::statement::Statement;
 
 /// Begins a transaction in which the head is locked before anything else is read. At READ COMMITTED each statement that

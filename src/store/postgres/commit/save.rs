@@ -36,7 +36,7 @@ pub(super) struct Saves<'a> {
 impl<'a> Saves<'a> {
     /// Of a batch that was decided from `before`. If the head is another one by now the rest saves nothing.
     pub(super) fn new(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Self {
-        Self::following(head(before, changes), changes, batch_id)
+        Self::following(head(before, changes, batch_id), changes, batch_id)
     }
 
     /// Of a batch that was decided from `before` as if the pair had no request and no block, and no answer were kept
@@ -48,7 +48,7 @@ impl<'a> Saves<'a> {
         pair: PairKey,
         needs: &Needs,
     ) -> Self {
-        Self::following(nothing(head(before, changes), pair, needs), changes, batch_id)
+        Self::following(nothing(head(before, changes, batch_id), pair, needs), changes, batch_id)
     }
 
     fn following(moved: Write<'a>, changes: &'a Changes, batch_id: i64) -> Self {
@@ -305,17 +305,21 @@ fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
 /// The head, and with it the word to those who listen, which they get when the commit is done. Only from what the batch
 /// was decided from. (PostgreSQL carries this out first, since the statement's result is made of it: whoever saves has
 /// the head before all else, so that nobody waits for each other.)
-fn head<'a>(FeedHead { epoch, head: before }: &'a FeedHead, changes: &'a Changes) -> Write<'a> {
-    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ? \
-                WHERE id = 1 AND epoch = ? AND last_sequence = ? AND last_time = ?";
+fn head<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Write<'a> {
+    let FeedHead { epoch, head: before, batch_id: batch_before } = before;
+    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, \
+                last_batch_id = ? \
+                WHERE id = 1 AND epoch = ? AND last_sequence = ? AND last_time = ? AND last_batch_id = ?";
     Write::new(text)
         .bind::<BigInt, _>(changes.head.sequence.get())
         .bind::<Instant, _>(Stamp(changes.head.time))
         .bind::<BigInt, _>(changes.head.last_user.get())
         .bind::<BigInt, _>(changes.head.users_changed.get())
+        .bind::<BigInt, _>(batch_id)
         .bind::<Text, _>(epoch.as_str())
         .bind::<BigInt, _>(before.sequence.get())
         .bind::<Instant, _>(Stamp(before.time))
+        .bind::<BigInt, _>(*batch_before)
 }
 
 /// Moves the head only where nothing is between the two, and no answer is kept under the ids that the batch names.
