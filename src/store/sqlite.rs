@@ -133,9 +133,11 @@ fn writer(path: &Path, kept: Kept) -> Result<Threads<Write>, StoreError> {
     Threads::start(&Work { name: "kith-write", threads: 1, most: 1, open, serve })
 }
 
+/// How long a connection waits for a lock, in milliseconds.
+const BUSY_TIMEOUT: u32 = 5_000;
 /// What every connection has. FULL: an acknowledged change survives a power cut. The waiting is done on threads of our
 /// own. A cache of 8 MiB: with SQLite's 2 MiB most look-ups in a large database would ask the system for a page.
-const SESSION: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+const SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
 /// What the writer has beyond that: a cache of 16 MiB, and no more, since SQLite goes through all of it after a commit
 /// that split a page. It moves the log by itself only if [`Checkpoint`] could not for long.
@@ -146,7 +148,7 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
     // SQLite takes bytes; a path that is not UTF-8 is not one that a URL could name.
     let name = path.to_string_lossy();
     let mut conn = SqliteConnection::establish(&name).map_err(|error| StoreError::Unavailable(error.into()))?;
-    conn.batch_execute(SESSION)?;
+    conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT}; {SESSION}"))?;
     Ok(conn)
 }
 

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 
-use super::open;
+use super::{BUSY_TIMEOUT, open};
 use crate::store::StoreError;
 
 /// How many pages of the log are worth copying: 8 MiB.
@@ -78,8 +79,7 @@ impl Checkpoint {
         let Some(Progress { log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
         let left = log - checkpointed;
         if std::mem::take(&mut self.restart) || log >= PAGES && left <= REST {
-            // Where a reader still needs the old log this does nothing, and is tried again.
-            checkpoint(conn, "RESTART");
+            restart(conn);
         } else if left >= PAGES || log >= LONGEST {
             (self.restart, self.asked_for) = (log >= LONGEST, true);
             self.copying.store(true, Ordering::Release);
@@ -107,6 +107,18 @@ fn copy(conn: &mut SqliteConnection) {
             return;
         }
         before = left;
+    }
+}
+
+/// Has the log begin anew. Where a reader still needs the old one this does nothing, and is tried again: SQLite would wait
+/// for that reader, who may be a backup, with all writers behind it.
+fn restart(conn: &mut SqliteConnection) {
+    let waits = |conn: &mut SqliteConnection, time: u32| {
+        conn.batch_execute(&format!("PRAGMA busy_timeout = {time}")).inspect_err(|error| warn(error)).is_ok()
+    };
+    if waits(conn, 0) {
+        checkpoint(conn, "RESTART");
+        waits(conn, BUSY_TIMEOUT);
     }
 }
 
