@@ -12,7 +12,11 @@ use crate::store::DUE_AT_ONCE;
 /// Sweeps now and then, and again at once while there is more than one step's worth, until told to stop.
 pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: watch::Receiver<bool>) {
     loop {
-        let reply = committer.submit(Submission { command: Command::Sweep, replay: None }).await;
+        let reply = tokio::select! {
+            reply = committer.submit(Submission { command: Command::Sweep, replay: None }) => reply,
+            // A database that does not answer does not keep the server from ending.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
         let due = match reply {
             Ok(Reply::Fresh(outcome)) => outcome.marked,
             // The committer has logged what is wrong; the next round tries again.
