@@ -36,17 +36,22 @@ pub(super) struct Kept {
 }
 
 pub(super) fn commit(conn: &mut SqliteConnection, kept: &Kept, batch: &Batch) -> Result<Replies, StoreError> {
+    let (batch_id, mut is_saved) = (new_batch_id(), false);
     // Immediate: the write lock, which is SQLite's head row, comes before the first read.
-    let batch_id = new_batch_id();
-    let (replies, before, changes) = conn.immediate_transaction(|conn| {
+    let committed = conn.immediate_transaction(|conn| {
         let snapshot = load(conn, kept, &Needs::of(batch), batch)?;
         let before = snapshot.head;
         let (replies, changes) = ledger::run(batch, snapshot);
         if !changes.is_empty() {
             save(conn, &changes, batch_id)?;
+            is_saved = true;
         }
         Ok::<_, StoreError>((replies, before, changes))
-    })?;
+    });
+    // A commit that fails may have written all of itself to the log, of which only the disk did not say that it has it: it
+    // is undone now, and there again when the log is read after a crash.
+    let unknown = |error: StoreError| if is_saved { StoreError::OutcomeUnknown(error.into()) } else { error };
+    let (replies, before, changes) = committed.map_err(unknown)?;
     if !changes.is_empty() {
         kept.users.committed(&before, &changes);
         kept.counts.change(&changes, batch_id);
