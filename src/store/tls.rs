@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -25,6 +26,10 @@ pub(super) struct PostgresConfig {
     tls: Option<Arc<ClientConfig>>,
 }
 
+/// How long the other end may be silent before the connection is taken for lost, unless the URL says otherwise: what lies
+/// between may have dropped it without a word, and the system's own limits are hours.
+const SILENCE: Duration = Duration::from_secs(30);
+
 type Cause = Box<dyn Error + Send + Sync>;
 
 impl PostgresConfig {
@@ -34,6 +39,12 @@ impl PostgresConfig {
         let (rest, mode, roots) = take_tls_parameters(url)?;
         let mut config: tokio_postgres::Config = rest.parse()?;
         config.application_name("kith");
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        if config.get_keepalives_idle() == tokio_postgres::Config::new().get_keepalives_idle() {
+            config.keepalives_idle(SILENCE).keepalives_interval(SILENCE / 6).keepalives_retries(6);
+        }
         let (ssl_mode, tls) = match mode.as_deref() {
             Some("disable") => (SslMode::Disable, None),
             None | Some("prefer") => (SslMode::Prefer, Some(any_certificate()?)),
