@@ -132,7 +132,8 @@ impl Reads {
             }
             Ok::<Option<Stamp>, StoreError>(query::oldest_open().first(&mut &*conn).await.optional()?)
         };
-        let (mark, rows, oldest) = try_join!(biased; mark(conn), counts, oldest)?;
+        // What is due first: if it is swept before the counts are read, they are without it.
+        let (mark, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;
         let rows: HashMap<_, _> = rows.iter().map(|row| (UserId::new(row.user_id), row.counts())).collect();
         let answer = |(user, expired): (UserId, Option<Time>)| {
             let something_due = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
