@@ -48,6 +48,11 @@ const STREAMS_MAX: u32 = 1_024;
 /// Calls that one connection may cancel faster than they are taken up, before it is taken for an attack (rapid
 /// reset, CVE-2023-44487) and closed. HTTP/2's own 20 would cut off a busy gateway whose callers give up.
 const RESETS_MAX: usize = 200;
+/// What a client may send ahead on one call, and on one connection. h2 ends a connection that holds too many small
+/// frames which nobody has read yet, for which it allows half of the connection's window; an import is read in steps,
+/// and some clients send a frame for each of its rows. So a call's window is a small part of the connection's.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -120,6 +125,8 @@ pub async fn serve(
         Server::builder()
             .layer(CallLayer::new(settings.max_call_time))
             .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
