@@ -130,13 +130,17 @@ impl Store for PostgresStore {
     }
 
     async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
-        let conn = &*self.reads.slow.lease().await?;
-        let rows = async {
-            let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(&mut &*conn).await?;
-            super::row::positioned(rows)
-        };
-        let (mark, value) = try_join!(biased; mark(conn), rows)?;
-        Ok(Read { revision: mark.revision, value })
+        let reads = Arc::clone(&self.reads);
+        to_its_end(async move {
+            let conn = &*reads.slow.lease().await?;
+            let rows = async {
+                let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(&mut &*conn).await?;
+                super::row::positioned(rows)
+            };
+            let (mark, value) = try_join!(biased; mark(conn), rows)?;
+            Ok(Read { revision: mark.revision, value })
+        })
+        .await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
@@ -182,25 +186,18 @@ impl Store for PostgresStore {
         sharing: Sharing,
         slice: Slice,
     ) -> Result<Listed<Connection>, StoreError> {
+        let read = connections(Arc::clone(&self.reads), user, sharing, slice);
         // With a viewer it is as long as the user's list: nobody shall wait behind that.
-        let conn = if sharing == Sharing::Any { &self.reads.fast } else { &self.reads.slow };
-        let conn = &*conn.lease().await?;
-        let (id, before, limit) = (user.get(), slice.before(), slice.limit);
-        let rows = async {
-            let mut conn = conn;
-            let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(&mut conn).await?;
-            Ok(rows.into_iter().map(Connection::from).collect::<Vec<_>>())
-        };
-        let (mark, rows) = try_join!(biased; mark(conn), rows)?;
-        let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
-        named.extend(sharing.viewer().into_iter().chain([user]));
-        let users = self.reads.users(conn, &mark, named).await?;
-        Ok(Listed { revision: mark.revision, users, rows })
+        if sharing == Sharing::Any { read.await } else { to_its_end(read).await }
     }
 
     async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        let conn = &*self.reads.slow.lease().await?;
-        Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
+        let reads = Arc::clone(&self.reads);
+        to_its_end(async move {
+            let conn = &*reads.slow.lease().await?;
+            Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
+        })
+        .await
     }
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
@@ -212,7 +209,11 @@ impl Store for PostgresStore {
         let CountsFound { counts, something_due } = value;
         match expired.filter(|_| something_due && counts.is_some()) {
             // Something is due and not swept yet; perhaps it is this user's.
-            Some(expired) => Ok(Read { revision, value: self.reads.counts_without_due(user, expired).await? }),
+            Some(expired) => {
+                let reads = Arc::clone(&self.reads);
+                let value = to_its_end(async move { reads.counts_without_due(user, expired).await }).await?;
+                Ok(Read { revision, value })
+            }
             None => Ok(Read { revision, value: counts }),
         }
     }
@@ -237,22 +238,26 @@ impl Store for PostgresStore {
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
-        let conn = &*self.reads.slow.lease().await?;
-        let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
-        let (head, rows) = match which {
-            Events::All => {
-                let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
-                try_join!(biased; head, rows)?
-            }
-            Events::Of(user) => {
-                let head = head.await?;
-                let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
-                (head, rows)
-            }
-        };
-        // Only now: what a sweep deletes while the events are read is not taken for something that never was. In the
-        // same flight this could overtake them, while they are not prepared yet.
-        FeedSlice::new(head, rows, oldest_event(conn).await?)
+        let reads = Arc::clone(&self.reads);
+        to_its_end(async move {
+            let conn = &*reads.slow.lease().await?;
+            let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
+            let (head, rows) = match which {
+                Events::All => {
+                    let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
+                    try_join!(biased; head, rows)?
+                }
+                Events::Of(user) => {
+                    let head = head.await?;
+                    let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
+                    (head, rows)
+                }
+            };
+            // Only now: what a sweep deletes while the events are read is not taken for something that never was. In the
+            // same flight this could overtake them, while they are not prepared yet.
+            FeedSlice::new(head, rows, oldest_event(conn).await?)
+        })
+        .await
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -262,6 +267,35 @@ impl Store for PostgresStore {
     fn token_key(&self) -> &[u8] {
         &self.token_key
     }
+}
+
+/// A read that may take long, in a task that goes on to its end when nobody waits for it any more: PostgreSQL carries out
+/// what was sent to it, and until then its place at the connection is taken.
+async fn to_its_end<T: Send + 'static>(
+    read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::spawn(read).await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
+}
+
+async fn connections(
+    reads: Arc<Reads>,
+    user: UserId,
+    sharing: Sharing,
+    slice: Slice,
+) -> Result<Listed<Connection>, StoreError> {
+    let conn = if sharing == Sharing::Any { &reads.fast } else { &reads.slow };
+    let conn = &*conn.lease().await?;
+    let (id, before, limit) = (user.get(), slice.before(), slice.limit);
+    let rows = async {
+        let mut conn = conn;
+        let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(&mut conn).await?;
+        Ok(rows.into_iter().map(Connection::from).collect::<Vec<_>>())
+    };
+    let (mark, rows) = try_join!(biased; mark(conn), rows)?;
+    let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
+    named.extend(sharing.viewer().into_iter().chain([user]));
+    let users = reads.users(conn, &mark, named).await?;
+    Ok(Listed { revision: mark.revision, users, rows })
 }
 
 async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, StoreError> {
