@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -20,6 +20,8 @@ use crate::store::{Store, StoreError, Turn};
 
 /// The most commands in one batch.
 const BATCH_MAX: usize = 512;
+/// What part of the queue those get who bring many.
+const IN_TURN: usize = 4;
 /// How often a batch is tried that the database refuses or cannot take.
 const ATTEMPTS: u32 = 3;
 /// The pause after a first failed attempt; it doubles with each.
@@ -40,12 +42,19 @@ pub enum CommitError {
     Internal,
 }
 
-type Answer = oneshot::Sender<Result<Reply, CommitError>>;
+/// The way to answer a command.
+struct Answer {
+    to: oneshot::Sender<Result<Reply, CommitError>>,
+    /// Of those that [come in turn](Committer::submit_in_turn), until they are answered.
+    _place: Option<OwnedSemaphorePermit>,
+}
 
 /// The way to the committing task. Cheap to clone; the task ends when the last of them is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
     queue: mpsc::Sender<(Submission, Answer)>,
+    /// Places for what comes in turn: a part of the queue, so that the rest stays free for all others.
+    in_turn: Arc<Semaphore>,
     closing: Arc<Notify>,
 }
 
@@ -54,8 +63,9 @@ impl Committer {
     pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, clock: Clock, capacity: usize) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(capacity);
         let closing = Arc::new(Notify::new());
+        let in_turn = Arc::new(Semaphore::new(capacity.div_ceil(IN_TURN)));
         let task = tokio::spawn(work(Worker { store, policy, clock }, waiting, Arc::clone(&closing)));
-        (Self { queue, closing }, task)
+        (Self { queue, in_turn, closing }, task)
     }
 
     /// Takes no more commands. The task ends when what is in the queue is committed, whoever still holds one of
@@ -67,8 +77,8 @@ impl Committer {
     /// Carries out a command, and answers when its change is durable. Dropping the future before its batch has
     /// begun withdraws the command; later, it is carried out all the same.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
-        let (answer, outcome) = oneshot::channel();
-        self.queue.try_send((submission, answer)).map_err(|error| match error {
+        let (to, outcome) = oneshot::channel();
+        self.queue.try_send((submission, Answer { to, _place: None })).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The service is ending.
             TrySendError::Closed(_) => CommitError::Unavailable,
@@ -79,8 +89,11 @@ impl Committer {
     /// Puts a command into the queue, for a caller that brings many in an order that matters: waits for a place
     /// instead of being refused.
     pub async fn submit_in_turn(&self, submission: Submission) -> Result<Queued, CommitError> {
-        let (answer, outcome) = oneshot::channel();
-        self.queue.send((submission, answer)).await.map_err(|_| CommitError::Unavailable)?;
+        // The semaphore is never closed; without a place, the command only comes sooner.
+        let place = Arc::clone(&self.in_turn).acquire_owned().await.ok();
+        let (to, outcome) = oneshot::channel();
+        let queued = self.queue.send((submission, Answer { to, _place: place })).await;
+        queued.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(outcome))
     }
 }
@@ -119,7 +132,7 @@ async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>,
             return;
         }
         // Whoever went away, or whose time ran out, is not served.
-        let wanted = gathered.drain(..).filter(|(_, answer)| !answer.is_closed());
+        let wanted = gathered.drain(..).filter(|(_, answer)| !answer.to.is_closed());
         let (submissions, answers): (Vec<_>, Vec<_>) = wanted.unzip();
         if submissions.is_empty() {
             continue;
@@ -142,7 +155,7 @@ impl Worker {
         turn.pass();
         for (answer, outcome) in answers.into_iter().zip(outcomes) {
             // An error means that the caller went away meanwhile; there is nobody to tell.
-            let _gone = answer.send(outcome);
+            let _gone = answer.to.send(outcome);
         }
     }
 
