@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use kith::proto::v1::{self as pb, ErrorReason};
-use kith::server::SERVICES;
+use kith::server::{SERVICES, Settings, serve};
 use kith::store::StoreError;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -20,6 +23,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
 
+use crate::harness::database::connect;
 use crate::harness::faulty::{CAUSE, Fault, Faulty};
 use crate::harness::process::Kith;
 use crate::harness::raw::RawChannel;
@@ -403,4 +407,37 @@ on_each_engine! {
         assert_eq!(acknowledged.difference(&stored).collect::<Vec<_>>(), Vec::<&i64>::new());
         invariants::check(&database).await;
     }
+}
+
+/// A database that stands still while a server sweeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_although_its_sweep_is_not_answered() {
+    let (_app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    store.commits(Fault::Blocks);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let settings = Settings { drain_time: Duration::from_millis(50), ..Settings::default() };
+    let server = tokio::spawn(serve(listener, Arc::<Faulty>::clone(&store), settings, async { _ = stopped.await }));
+    store.sweeps_begun(2).await;
+    drop(stop);
+    let ended = timeout(Duration::from_secs(30), server).await.expect("an end");
+    ended.expect("a server").expect("a good end");
+}
+
+/// PostgreSQL carries out what was sent to it, whether or not somebody waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_read_that_was_given_up_keeps_its_place_until_it_has_ended() {
+    let app = App::start(Engine::Postgres).await;
+    let mut locker = connect(&app.database.url).await;
+    let lock = locker.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await.expect("a lock");
+    for _ in 0..4 {
+        let mut list = Request::new(pb::ListUsersRequest::default());
+        list.set_timeout(Duration::from_millis(100));
+        app.users().list_users(list).await.expect_err("no answer in time");
+    }
+    let list = app.users().list_users(pb::ListUsersRequest::default()).await;
+    refused(list, Code::ResourceExhausted, ErrorReason::Overloaded);
+    lock.commit().await.expect("unlocked");
+    until("its end", async || app.users().list_users(pb::ListUsersRequest::default()).await.is_ok()).await;
 }

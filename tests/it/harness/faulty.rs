@@ -44,6 +44,7 @@ pub struct Faulty {
     /// The sizes of the batches that were tried, without sweeps.
     batches: Mutex<Vec<usize>>,
     begun: watch::Sender<usize>,
+    sweeps_begun: watch::Sender<usize>,
     swept: watch::Sender<bool>,
     event_reads: AtomicUsize,
 }
@@ -59,6 +60,7 @@ impl Faulty {
             commits: watch::channel(Fault::None).0,
             batches: Mutex::default(),
             begun: watch::channel(0).0,
+            sweeps_begun: watch::channel(0).0,
             swept: watch::channel(false).0,
             event_reads: AtomicUsize::new(0),
         });
@@ -85,6 +87,11 @@ impl Faulty {
         self.begun.subscribe().wait_for(|begun| *begun >= batches).await.expect("a batch");
     }
 
+    /// Waits until so many sweeps have begun from the start.
+    pub async fn sweeps_begun(&self, sweeps: usize) {
+        self.sweeps_begun.subscribe().wait_for(|begun| *begun >= sweeps).await.expect("a sweep");
+    }
+
     /// How many batches have been tried from the start.
     pub fn begun_so_far(&self) -> usize {
         *self.begun.borrow()
@@ -109,6 +116,9 @@ impl Faulty {
 impl Store for Faulty {
     async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         if batch.submissions.iter().any(|submission| matches!(submission.command, Command::Sweep)) {
+            self.sweeps_begun.send_modify(|begun| *begun += 1);
+            let mut commits = self.commits.subscribe();
+            commits.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
             let swept = self.inner.commit(batch, turn).await;
             self.swept.send_replace(true);
             return swept;

@@ -1,5 +1,6 @@
 use kith::proto::v1 as pb;
 use kith::proto::v1::{ErrorReason, UserStatus, get_user_request::Key};
+use tokio::task::JoinSet;
 use tonic::{Code, Response, Status};
 
 use super::{REQUEST_ID, full_user};
@@ -46,6 +47,29 @@ fn refusals<'a>(response: &'a pb::ImportUsersResponse) -> Vec<(i64, ErrorReason,
 }
 
 cases! {
+    #[with(|settings| settings.max_queued_writes = 100)]
+    async fn imports_leave_room_for_callers(app: App) {
+        let ann = app.user("ann").await;
+        let mut imports: JoinSet<_> = (1..=4)
+            .map(|import| {
+                let rows: Vec<_> = (1..=2_000).map(|row| named(import * 10_000 + row, &format!("{import}-{row}"))).collect();
+                let mut users = app.users();
+                async move { users.import_users(tokio_stream::iter(rows)).await.unwrap().into_inner().created }
+            })
+            .collect();
+        let (mut calls, mut created) = (0, 0);
+        while !imports.is_empty() {
+            // None is refused.
+            app.update(ann, &format!("call {calls}")).await;
+            calls += 1;
+            while let Some(done) = imports.try_join_next() {
+                created += done.unwrap();
+            }
+        }
+        assert_eq!(created, 8_000);
+        assert!(calls > 4, "only {calls} calls meanwhile");
+    }
+
     async fn users_are_created_changed_or_left_as_they_are(app: App) {
         let ann = full_user(1, "ann");
         let bob = full_user(2, "bob");
