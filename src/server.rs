@@ -6,12 +6,14 @@ mod sweep;
 
 use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use futures_util::StreamExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -53,6 +55,8 @@ const RESETS_MAX: usize = 200;
 /// and some clients send a frame for each of its rows. So a call's window is a small part of the connection's.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// The pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -120,7 +124,7 @@ pub async fn serve(
         routes = add_reflection(routes)?;
     }
     // An answer is not held back until the one before it is acknowledged: that costs 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(accepted);
     let mut serving = Box::pin(
         Server::builder()
             .layer(CallLayer::new(settings.max_call_time))
@@ -155,6 +159,15 @@ pub async fn serve(
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// tonic asks for the next connection at once, also when there can be none: without descriptors, for example.
+async fn accepted(connection: io::Result<TcpStream>) -> io::Result<TcpStream> {
+    if let Err(error) = &connection {
+        tracing::warn!(error = error as &dyn Error, "a connection could not be accepted");
+        sleep(ACCEPT_PAUSE).await;
+    }
+    connection
 }
 
 fn routes(core: Core, feed: Feed) -> Routes {
