@@ -436,8 +436,11 @@ async fn a_long_read_that_was_given_up_keeps_its_place_until_it_has_ended() {
         list.set_timeout(Duration::from_millis(100));
         app.users().list_users(list).await.expect_err("no answer in time");
     }
-    let list = app.users().list_users(pb::ListUsersRequest::default()).await;
-    refused(list, Code::ResourceExhausted, ErrorReason::Overloaded);
+    until("a refusal", async || {
+        let list = app.users().list_users(pb::ListUsersRequest::default()).await;
+        list.expect_err("the table is locked").code() == Code::ResourceExhausted
+    })
+    .await;
     lock.commit().await.expect("unlocked");
     until("its end", async || app.users().list_users(pb::ListUsersRequest::default()).await.is_ok()).await;
 }
