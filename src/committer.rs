@@ -36,7 +36,7 @@ pub enum CommitError {
     Overloaded,
     /// The database does not answer; nothing was changed.
     Unavailable,
-    /// The database was lost during the commit.
+    /// The database was lost, or its disk failed, during the commit.
     OutcomeUnknown,
     /// A fault of ours, which the log has; nothing was changed.
     Internal,

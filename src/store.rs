@@ -243,7 +243,8 @@ pub enum StoreError {
     /// It cannot be reached, or cannot work now.
     #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// It was lost during a commit, and it could not be learnt whether the commit took place.
+    /// It was lost during a commit, and it could not be learnt whether the commit took place; or its disk failed at the
+    /// end of one.
     #[error("the outcome of a commit is unknown")]
     OutcomeUnknown(#[source] Box<dyn Error + Send + Sync>),
     /// There is more to do than can be held.

@@ -14,7 +14,8 @@ use crate::mapping::replay::{Fingerprint, encode};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 
-/// How many rows of one import are under way at once: a batch's worth, so that imports do not crowd out callers.
+/// How many rows of one import are under way at once: half of the largest batch. The committer sees to it that imports
+/// leave room for callers.
 const UNDER_WAY: usize = 256;
 /// How many refused rows are named.
 const REFUSALS_NAMED: usize = 1_000;

@@ -80,7 +80,7 @@ impl Session {
         self.execute(begin.to_owned()).await
     }
 
-    /// Moves the head's time by the least there is, so that writers who keep counts read them anew.
+    /// Makes the head another one, so that writers who keep counts read them anew.
     pub(super) async fn touch(&mut self) -> Result<(), ConnectError> {
         let touch = match self {
             Self::Sqlite(_) => "UPDATE feed SET last_time = last_time + 1;",
