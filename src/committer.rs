@@ -1,7 +1,8 @@
-//! Gathers what callers want to change into batches, and commits one batch after the other.
+//! Collects submitted commands into batches and commits them one batch at a time.
 //!
-//! There is no timer: while one batch commits, the next gathers. A single caller waits for nobody, and many share
-//! one transaction. The commits run in a task of their own, so that a caller who goes away never leaves one open.
+//! There is no timer: commands that arrive during a commit form the next batch. So a single caller never waits for
+//! others, and many callers share one transaction. Commits run in their own task: a caller that goes away never leaves
+//! a transaction open.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::domain::command::{Batch, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::policy::Policy;
-use crate::store::{Store, StoreError, Turn};
+use crate::store::{Store, StoreError};
 
 /// The most commands in one batch.
 const BATCH_MAX: usize = 512;
@@ -110,16 +111,8 @@ impl Queued {
 }
 
 async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>, closing: Arc<Notify>) {
-    let worker = Arc::new(worker);
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    let mut under_way = JoinSet::new();
-    // Of the batch that was handed over last.
-    let mut turn = Turn::default();
-    turn.pass();
     loop {
-        // Meanwhile the next batch gathers.
-        turn.passed().await;
-        while under_way.try_join_next().is_some() {}
         let received = tokio::select! {
             received = waiting.recv_many(&mut gathered, BATCH_MAX) => received,
             () = closing.notified() => {
@@ -128,17 +121,15 @@ async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>,
             }
         };
         if received == 0 {
-            while under_way.join_next().await.is_some() {}
             return;
         }
-        // Whoever went away, or whose time ran out, is not served.
+        // Commands are withdrawn when their caller goes away or their time runs out.
         let wanted = gathered.drain(..).filter(|(_, answer)| !answer.to.is_closed());
         let (submissions, answers): (Vec<_>, Vec<_>) = wanted.unzip();
-        if submissions.is_empty() {
-            continue;
+        if !submissions.is_empty() {
+            // The next batch forms in the queue during this.
+            worker.serve(submissions, answers).await;
         }
-        turn = Turn::default();
-        under_way.spawn(Arc::clone(&worker).serve(submissions, answers, turn.clone()));
     }
 }
 
@@ -150,27 +141,25 @@ struct Worker {
 
 impl Worker {
     /// Commits a batch and answers its callers.
-    async fn serve(self: Arc<Self>, submissions: Vec<Submission>, answers: Vec<Answer>, turn: Turn) {
-        let outcomes = self.commit(submissions, &turn).await;
-        turn.pass();
+    async fn serve(&self, submissions: Vec<Submission>, answers: Vec<Answer>) {
+        let outcomes = self.commit(submissions).await;
         for (answer, outcome) in answers.into_iter().zip(outcomes) {
-            // An error means that the caller went away meanwhile; there is nobody to tell.
+            // An error means that the caller has gone away.
             let _gone = answer.to.send(outcome);
         }
     }
 
-    /// Commits a batch; when it cannot be committed as a whole, each of its commands alone, so that one that the
-    /// database refuses does not take the others with it.
-    async fn commit(&self, submissions: Vec<Submission>, turn: &Turn) -> Vec<Result<Reply, CommitError>> {
+    /// Commits a batch. If the database refuses it as a whole, commits each of its commands alone, so that one bad
+    /// command does not fail the others.
+    async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        match self.attempt(&batch, turn).await {
+        match self.attempt(&batch).await {
             Ok(outcomes) => outcomes,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
                 let mut outcomes = Vec::with_capacity(batch.submissions.len());
                 for submission in &batch.submissions {
                     let alone = self.batch(vec![submission.clone()]);
-                    // The batch's turn goes on until the last of them.
-                    let outcome = self.attempt(&alone, &Turn::default()).await;
+                    let outcome = self.attempt(&alone).await;
                     outcomes.extend(outcome.unwrap_or_else(|error| vec![Err(error)]));
                 }
                 outcomes
@@ -185,10 +174,10 @@ impl Worker {
 
     /// Commits a batch, and again when the database refuses it or cannot take it. The cause of a failure is logged
     /// here, once for the batch.
-    async fn attempt(&self, batch: &Arc<Batch>, turn: &Turn) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+    async fn attempt(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            let error = match self.guarded_commit(batch, turn).await {
+            let error = match self.guarded_commit(batch).await {
                 Ok(replies) => {
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
@@ -224,14 +213,10 @@ impl Worker {
         Err(CommitError::Internal)
     }
 
-    /// A commit in a task of its own: a panic in it fails its batch, and not all that come after.
-    async fn guarded_commit(
-        &self,
-        batch: &Arc<Batch>,
-        turn: &Turn,
-    ) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        let (store, batch, turn) = (Arc::clone(&self.store), Arc::clone(batch), turn.clone());
-        let commit = tokio::spawn(async move { store.commit(batch, turn).await });
+    /// Runs the commit in its own task, so that a panic fails only this batch.
+    async fn guarded_commit(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+        let (store, batch) = (Arc::clone(&self.store), Arc::clone(batch));
+        let commit = tokio::spawn(async move { store.commit(batch).await });
         commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
     }
 }

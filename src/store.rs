@@ -5,7 +5,6 @@
 
 mod check;
 mod connect;
-mod counts;
 mod epoch;
 mod feed;
 mod migration;
@@ -18,6 +17,7 @@ mod sqlite;
 mod statement;
 mod tls;
 mod users;
+mod writer;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -42,6 +42,8 @@ use crate::domain::user::User;
 
 /// The most rows that a sweep expires or deletes of each kind.
 pub const DUE_AT_ONCE: i64 = 500;
+/// How many open requests a sweep looks at to find out whether any has expired.
+const LOOK_AHEAD: i64 = 16;
 /// The most events that a sweep deletes. They are many, and cost little each: this much holds callers up for some
 /// milliseconds.
 const EVENTS_AT_ONCE: i64 = 2_000;
@@ -54,18 +56,16 @@ const OLDEST_OF_A_SENDER: i64 = 4;
 /// and never a part of a batch's changes to one pair.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides the batch's commands in their order and stores what they change, in one transaction.
+    /// Decides the batch's commands in order and stores their changes in one transaction.
     ///
-    /// No other batch, here or on another server, is committed between what this one is decided from and its own
-    /// commit: the head of the feed is locked first, or nothing is stored if it has moved. Answers one reply for each
-    /// command, in order. Replies are durable: they survive a kill of this process and of the database.
+    /// No other batch, of this or another server, is committed between reading what this one is decided from and its
+    /// own commit: the head of the feed is locked first. Returns one reply for each command, in order. Replies are
+    /// durable: they survive a kill of this process and of the database.
     ///
-    /// Batches are decided in the order in which they are handed over, but for those that fail and are tried again. A
-    /// store that can take the next one while this one is being written [passes](Turn::pass) the turn on; not for one
-    /// that changes users, which an import brings in an order that matters.
+    /// How long it takes, and what it asks the database, never depends on what a command's caller must not know.
     ///
-    /// On an error nothing was stored, but for [`StoreError::OutcomeUnknown`].
-    async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
+    /// On an error nothing was stored, except with [`StoreError::OutcomeUnknown`].
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
 
     /// The newest revision. Fails when the database cannot be used; this is what health follows.
     async fn revision(&self) -> Result<Sequence, StoreError>;
@@ -120,24 +120,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// The secret with which page tokens are signed: the same for all servers on one database.
     fn token_key(&self) -> &[u8];
-}
-
-/// A batch's turn to be handed over to the store.
-#[derive(Clone, Debug, Default)]
-pub struct Turn(watch::Sender<bool>);
-
-impl Turn {
-    /// The next batch may be handed over.
-    pub fn pass(&self) {
-        self.0.send_replace(true);
-    }
-
-    /// Waits until the turn is passed.
-    pub async fn passed(&self) {
-        // The sender is here, so it is not closed.
-        let mut passed = self.0.subscribe();
-        let _closed = passed.wait_for(|passed| *passed).await;
-    }
 }
 
 /// An answer and the revision that it reflects.
@@ -315,6 +297,12 @@ pub enum ConnectError {
     /// The tables were made by a newer version of this program.
     #[error("the database is newer than this program: it has migration {0}, which this version does not know")]
     Newer(String),
+    /// The tables were made before the first release.
+    #[error(
+        "the database was made by a version before 0.1.0, which no release can read; create a new database, and import \
+         the users into it"
+    )]
+    Unreleased,
     /// The tables are older, and may not be changed.
     #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
     Older(usize),

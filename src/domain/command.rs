@@ -9,7 +9,7 @@ use super::Time;
 use super::counts::Counts;
 use super::decide::PairCommand;
 use super::id::{PairKey, RequestId, Sequence, UserId};
-use super::pair::{Block, Message, Request};
+use super::pair::{Block, Message, Request, RequestState};
 use super::policy::Policy;
 use super::text::Username;
 use super::user::{FieldUpdate, Profile, User};
@@ -220,24 +220,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Whether all of it is about what is between users: it changes no user, and nothing that is kept for a time only.
-    pub fn is_about_pairs(&self) -> bool {
-        self.submissions.iter().all(|submission| match submission.command {
-            Command::Send { .. } | Command::Answer(..) | Command::MarkAllViewed(_) | Command::Relate(..) => true,
-            Command::CreateUser(_)
-            | Command::ImportUser(..)
-            | Command::FinishImport(_)
-            | Command::UpdateUser(..)
-            | Command::DeleteUser(_)
-            | Command::Sweep => false,
-        })
-    }
-
-    /// Whether this is a single command, and a request to send.
-    pub fn is_one_send(&self) -> bool {
-        matches!(self.submissions.as_slice(), [Submission { command: Command::Send { .. }, .. }])
-    }
-
     /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
     /// room.
     pub fn full_senders(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {
@@ -258,8 +240,8 @@ pub struct Needs {
     pub names: BTreeSet<String>,
     /// Pairs, requests and blocks.
     pub pairs: BTreeSet<PairKey>,
-    /// Pairs by their request's id, with both users.
-    pub requests: BTreeSet<RequestId>,
+    /// Pairs by their request's id, with the users who act on each; see [`parties`](Self::parties).
+    pub requests: BTreeMap<RequestId, BTreeSet<UserId>>,
     /// Senders, and how many requests each sends.
     pub senders: BTreeMap<UserId, i64>,
     /// Users whose every pair is needed.
@@ -298,7 +280,7 @@ impl Needs {
                 *self.senders.entry(*from).or_default() += 1;
             }
             Command::Answer(id, user, _) => {
-                self.requests.insert(*id);
+                self.requests.entry(*id).or_default().insert(*user);
                 self.users.insert(*user);
             }
             Command::MarkAllViewed(user) => {
@@ -308,6 +290,15 @@ impl Needs {
             Command::Relate(user, other, _) => self.add_pair(*user, *other),
             Command::Sweep => self.due = true,
         }
+    }
+
+    /// The users to load for a request that was loaded by its id: both, if one of them acts on it and it is not
+    /// withdrawn. For everybody else the request does not exist, and loading more would show in the time of the call.
+    pub fn parties(&self, request: &Request) -> impl Iterator<Item = UserId> + use<> {
+        let acting = self.requests.get(&request.id);
+        let acts = |user| acting.is_some_and(|acting| acting.contains(&user));
+        let seen = request.state != RequestState::Withdrawn && (acts(request.from) || acts(request.to));
+        [request.from, request.to].into_iter().filter(move |_| seen)
     }
 
     fn add_profile(&mut self, id: Option<UserId>, username: &Username) {

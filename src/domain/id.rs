@@ -44,6 +44,14 @@ number! {
     Sequence
 }
 
+impl RequestId {
+    /// The id before.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0 - 1)
+    }
+}
+
 impl Sequence {
     /// After every event that will ever be.
     pub const MAX: Self = Self(i64::MAX);

@@ -1,10 +1,11 @@
 //! Runs a batch of commands over what was loaded for it, in memory: each caller's answer, and what to save.
 //!
-//! Nobody else commits between loading and saving, or nothing is saved: so what was loaded is the truth.
+//! Nobody else commits between loading and saving, since the head of the feed is locked: so the loaded state is current.
 
 mod close;
 mod pair;
 mod snapshot;
+mod sweep;
 mod user;
 
 use std::collections::{BTreeMap, HashMap};
@@ -151,6 +152,3 @@ impl Ledger {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -123,7 +123,7 @@ pub(super) fn oldest() -> _ {
     events::table.order(events::sequence.asc()).select(events::sequence).limit(1_i64)
 }
 
-/// So many events are a stretch of the feed, within which the indexes find those of a user: `migrations/` tells why.
+/// The number of events in a stretch of the feed, within which the indexes find those of a user; `migrations/` says why.
 const STRETCH: i64 = 4_096;
 /// How many stretches are looked through first, and at most, at once.
 const STRETCHES: (i64, i64) = (16, 4_096);
@@ -156,11 +156,12 @@ where
 {
     let text = "WITH RECURSIVE stretches (number) AS ( \
                     SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
-                ) SELECT events.* FROM ( \
+                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id \
+                FROM ( \
                     SELECT sequence FROM stretches CROSS JOIN events AS first \
-                        WHERE first.sequence / 4096 = number AND first.user_id = ? AND first.sequence > ? \
+                        WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? \
                     UNION ALL SELECT sequence FROM stretches CROSS JOIN events AS second \
-                        WHERE second.sequence / 4096 = number AND second.other_user_id = ? AND second.sequence > ? \
+                        WHERE second.stretch = number AND second.other_user_id = ? AND second.sequence > ? \
                     ORDER BY sequence LIMIT ? \
                 ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence";
     let mut statement = Statement::new(text).bind::<BigInt, _>(first).bind::<BigInt, _>(last);
@@ -168,6 +169,11 @@ where
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(after);
     }
     statement.bind::<BigInt, _>(limit)
+}
+
+/// The stretch of the feed that an event belongs to.
+pub(super) fn stretch(sequence: Sequence) -> i64 {
+    sequence.get() / STRETCH
 }
 
 /// For a batch of its own. Random, so that no two batches have the same, whoever makes them.

@@ -12,6 +12,9 @@ use super::ConnectError;
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
+/// The stamps of the migrations before the first release, of which one was made. (Diesel stores them without hyphens.)
+const UNRELEASED: [&str; 2] = ["20261123", "20261124"];
+
 /// An arbitrary number that all servers agree on: "kith" in ASCII.
 const LOCK: i64 = 0x6b69_7468;
 
@@ -50,6 +53,9 @@ fn run<DB: diesel::backend::Backend>(
         .map(|migration| migration.name().version().as_owned())
         .collect();
     let applied = harness.applied_migrations().map_err(ConnectError::Migration)?;
+    if applied.iter().any(|version| UNRELEASED.iter().any(|stamp| version.to_string().starts_with(stamp))) {
+        return Err(ConnectError::Unreleased);
+    }
     if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
         return Err(ConnectError::Newer(newer.to_string()));
     }

@@ -24,15 +24,15 @@ use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH, WRITER};
 use self::gather::Gather;
 use self::read::{CountsFound, Pairs, Reads, mark};
-use super::counts::KeptCounts;
 use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::tls::PostgresConfig;
 use super::users::KeptUsers;
+use super::writer::WriterState;
 use super::{
-    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, Turn, UserKey,
-    Users, query,
+    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
+    query,
 };
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
@@ -77,7 +77,7 @@ impl PostgresStore {
         let most = options.reads_per_flight;
         let (of_users, of_pairs, of_counts) = (Arc::clone(&reads), Arc::clone(&reads), Arc::clone(&reads));
         Ok(Self {
-            writer: Writer::new(config, kept, KeptCounts::new(options.user_cache)),
+            writer: Writer::new(config, kept, WriterState::new(options.user_cache)),
             users: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_users).users_of_all(asked))),
             pairs: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_pairs).pairs_of_all(asked))),
             counts: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_counts).counts_of_all(asked))),
@@ -98,8 +98,8 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<AsyncPgConnection, S
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        let replies = self.writer.commit(&batch, &turn).await;
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+        let replies = self.writer.commit(&batch).await;
         self.committed.send_replace(());
         replies
     }

@@ -11,8 +11,8 @@ use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
-    Instant, IsConnected, IsOpen, IsWithdrawn, Stamp, blocks, connection_requests, connections, feed, request_ids,
-    user_counts, users,
+    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, IsWithdrawn, Stamp, blocks, connection_requests,
+    connections, feed, request_ids, user_counts, users,
 };
 
 use super::statement::Statement;
@@ -73,6 +73,18 @@ pub(super) fn users_page(before: i64, limit: i64) -> _ {
 #[auto_type]
 pub(super) fn counts(user: i64) -> _ {
     user_counts::table.find(user)
+}
+
+/// A user with their counts.
+#[auto_type]
+pub(super) fn member(id: i64) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::id.eq(id))
+}
+
+/// The user of this name, with their counts.
+#[auto_type]
+pub(super) fn member_by_name(key: String) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::username_key.eq(key))
 }
 
 // --- requests ---
@@ -169,10 +181,29 @@ pub(super) fn all_received(user: i64) -> _ {
     connection_requests::table.filter(connection_requests::to_user_id.eq(user))
 }
 
-/// The requests that were sent at `until` or before and still wait, the oldest first.
+/// The open requests after those that the sweep is done with, in the order in which they expire.
 #[auto_type]
-pub(super) fn due_open(until: Stamp, limit: i64) -> _ {
+pub(super) fn next_open(limit: i64) -> _ {
+    let feed: swept = swept();
     connection_requests::table
+        .filter(connection_requests::id.nullable().gt(feed.single_value()))
+        .filter(IsOpen)
+        .filter(IsInOrder)
+        .order(connection_requests::id.asc())
+        .limit(limit)
+}
+
+/// The id up to which the sweep is done.
+#[auto_type]
+pub(super) fn swept() -> _ {
+    feed::table.find(1_i64).select(feed::swept_id)
+}
+
+/// The exceptions: open requests that were sent at `until` or before and do not expire in the order of their ids.
+#[auto_type]
+pub(super) fn due_out_of_order(until: Stamp, limit: i64) -> _ {
+    connection_requests::table
+        .filter(IsOutOfOrder)
         .filter(IsOpen)
         .filter(connection_requests::created.le(until))
         .order(connection_requests::created.asc())
@@ -189,34 +220,41 @@ pub(super) fn due_withdrawn(until: Stamp, limit: i64) -> _ {
         .limit(limit)
 }
 
-/// When the oldest request that waits was sent: tells whether anything is due at all.
-#[auto_type]
-pub(super) fn oldest_open() -> _ {
-    connection_requests::table
-        .filter(IsOpen)
-        .order(connection_requests::created.asc())
-        .select(connection_requests::created)
-        .limit(1_i64)
+/// When the open request was sent that expires next: shows whether any has expired and was not swept yet.
+pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Instant>> {
+    Statement::new(
+        "SELECT min(created) FROM ( \
+             SELECT created FROM ( \
+                 SELECT created FROM connection_requests WHERE id > (SELECT swept_id FROM feed WHERE feed.id = 1) \
+                 AND state IN ('PENDING', 'REJECTED') AND NOT out_of_order ORDER BY id LIMIT 1 \
+             ) AS in_order \
+             UNION ALL SELECT created FROM ( \
+                 SELECT created FROM connection_requests WHERE out_of_order AND state IN ('PENDING', 'REJECTED') \
+                 ORDER BY created LIMIT 1 \
+             ) AS exceptions \
+         ) AS oldest",
+    )
 }
 
-/// A user's counts without the requests that wait although they were sent at `until` or before. One statement, so
-/// that a sweep in between is not counted twice.
+/// A user's counts without the open requests that were sent at `until` or before. One statement, so that a sweep in
+/// between is not counted twice. It reads all open requests of the user.
 pub(super) fn counts_without_due<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
-    let text = "SELECT user_id, requests_sent - due.sent, requests_received - due.received, \
-                requests_unviewed - due.unviewed, connections, sends, sends_since \
+    let text = "SELECT user_id, requests_sent - sent.due, requests_received - received.due, \
+                requests_unviewed - received.unviewed, connections, sends, sends_since \
                 FROM user_counts CROSS JOIN ( \
-                    SELECT count(*) FILTER (WHERE from_user_id = ?) AS sent, \
-                           count(*) FILTER (WHERE to_user_id = ? AND state = 'PENDING') AS received, \
-                           count(*) FILTER (WHERE to_user_id = ? AND state = 'PENDING' AND viewed IS NULL) AS unviewed \
-                    FROM connection_requests WHERE state IN ('PENDING', 'REJECTED') AND created <= ? \
-                ) AS due WHERE user_id = ?";
+                    SELECT count(*) AS due FROM connection_requests \
+                    WHERE from_user_id = ? AND state IN ('PENDING', 'REJECTED') AND created <= ? \
+                ) AS sent CROSS JOIN ( \
+                    SELECT count(*) AS due, count(*) FILTER (WHERE viewed IS NULL) AS unviewed \
+                    FROM connection_requests WHERE to_user_id = ? AND state = 'PENDING' AND created <= ? \
+                ) AS received WHERE user_id = ?";
     Statement::new(text)
         .bind::<BigInt, _>(user)
-        .bind::<BigInt, _>(user)
+        .bind::<Instant, _>(until)
         .bind::<BigInt, _>(user)
         .bind::<Instant, _>(until)
         .bind::<BigInt, _>(user)

@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
 use super::users::Mark;
 use super::{Connection, StoreError};
-use crate::domain::command::Replay;
-use crate::domain::counts::Counts;
+use crate::domain::Time;
+use crate::domain::command::{Member, Replay};
+use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Actor;
-use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Due, Head};
-use crate::domain::pair::{Block, Message, Request, RequestState};
+use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
 use crate::domain::user::{Encoded, Gender, User, UserStatus};
 
@@ -23,30 +24,43 @@ use crate::domain::user::{Encoded, Gender, User, UserStatus};
 #[diesel(table_name = feed, check_for_backend(Pg, Sqlite))]
 pub(super) struct FeedRow {
     #[expect(dead_code, reason = "always 1")]
-    pub(super) id: i64,
+    id: i64,
     pub(super) epoch: String,
     pub(super) token_key: String,
     pub(super) last_sequence: i64,
-    pub(super) last_time: Stamp,
-    pub(super) last_user_id: i64,
-    pub(super) users_changed: i64,
+    last_time: Stamp,
+    last_user_id: i64,
+    users_changed: i64,
+    swept_id: i64,
     last_batch_id: i64,
 }
 
 impl FeedRow {
     pub(super) fn head(self) -> FeedHead {
+        let Self {
+            id: _,
+            epoch,
+            token_key: _,
+            last_sequence,
+            last_time: Stamp(time),
+            last_user_id,
+            users_changed,
+            swept_id,
+            last_batch_id: batch_id,
+        } = self;
         let head = Head {
-            sequence: Sequence::new(self.last_sequence),
-            time: self.last_time.0,
-            last_user: UserId::new(self.last_user_id),
-            users_changed: Sequence::new(self.users_changed),
+            sequence: Sequence::new(last_sequence),
+            time,
+            last_user: UserId::new(last_user_id),
+            users_changed: Sequence::new(users_changed),
+            swept: RequestId::new(swept_id),
         };
-        FeedHead { epoch: self.epoch, head, batch_id: self.last_batch_id }
+        FeedHead { epoch, head, batch_id }
     }
 }
 
-/// A head, the epoch of the feed that it is of, and the id of the batch that left it: no two batches leave the same,
-/// also where only one of them can be committed.
+/// The head of the feed, the feed's epoch, and the id of the batch that left the head: no two batches leave the same
+/// one, even if only one of them can be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FeedHead {
     pub(super) epoch: String,
@@ -56,8 +70,9 @@ pub(super) struct FeedHead {
 
 impl FeedHead {
     pub(super) fn mark(&self) -> Mark {
-        let Head { sequence, users_changed, .. } = self.head;
-        Mark { epoch: self.epoch.clone(), revision: sequence, users_changed }
+        let Self { epoch, head, batch_id: _ } = self;
+        let Head { sequence, time: _, last_user: _, users_changed, swept: _ } = *head;
+        Mark { epoch: epoch.clone(), revision: sequence, users_changed }
     }
 }
 
@@ -77,7 +92,7 @@ impl MarkRow {
     }
 }
 
-/// The newest of the oldest events that are due, and how many they are.
+/// The newest of the events whose retention is over, and how many they are.
 #[derive(Clone, Copy, Debug, Default, Queryable)]
 #[diesel(check_for_backend(Pg, Sqlite))]
 pub(super) struct DueRow {
@@ -85,9 +100,27 @@ pub(super) struct DueRow {
     events: i64,
 }
 
-impl DueRow {
-    pub(super) fn due(self, replays: i64) -> Due {
-        Due { events_until: self.until.map(Sequence::new), events: self.events, replays }
+/// What was loaded for a sweep, beside requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DueFound {
+    /// `None`: requests never expire. Else the last of the open requests that were loaded, if there are more.
+    pub(super) open: Option<Option<RequestId>>,
+    pub(super) replays: i64,
+    pub(super) events: DueRow,
+}
+
+impl DueFound {
+    /// What the sweep may do, at this head.
+    pub(super) fn due(self, head: &Head) -> Due {
+        let Self { open, replays, events: DueRow { until, events } } = self;
+        // Without more of them, all requests there are were loaded.
+        let all = RequestId::new(head.sequence.get());
+        Due {
+            open_until: open.map(|last| last.unwrap_or(all)),
+            events_until: until.map(Sequence::new),
+            events,
+            replays,
+        }
     }
 }
 
@@ -98,7 +131,7 @@ pub(super) struct UserRow {
     pub(super) position: i64,
     pub(super) username: String,
     #[expect(dead_code, reason = "follows from the username")]
-    pub(super) username_key: String,
+    username_key: String,
     pub(super) real_name: String,
     pub(super) email: String,
     pub(super) email_isvalid: bool,
@@ -127,22 +160,41 @@ impl TryFrom<UserRow> for User {
     type Error = StoreError;
 
     fn try_from(row: UserRow) -> Result<Self, StoreError> {
+        let UserRow {
+            id,
+            position: _,
+            username,
+            username_key: _,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined: Stamp(date_joined),
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status,
+            website,
+            avatar,
+            cover,
+        } = row;
         Ok(Self {
-            id: UserId::new(row.id),
-            username: Username::stored(row.username),
-            real_name: Line::stored(row.real_name),
-            email: Email::stored(row.email),
-            email_isvalid: row.email_isvalid,
-            date_joined: row.date_joined.0,
-            bio: Prose::stored(row.bio),
-            location: Line::stored(row.location),
-            birthday: Birthday::stored(row.birthday),
-            description: Line::stored(row.description),
-            gender: read_gender(&row.gender)?,
-            status: read_user_status(&row.status)?,
-            website: Url::stored(row.website),
-            avatar: Url::stored(row.avatar),
-            cover: Url::stored(row.cover),
+            id: UserId::new(id),
+            username: Username::stored(username),
+            real_name: Line::stored(real_name),
+            email: Email::stored(email),
+            email_isvalid,
+            date_joined,
+            bio: Prose::stored(bio),
+            location: Line::stored(location),
+            birthday: Birthday::stored(birthday),
+            description: Line::stored(description),
+            gender: read_gender(&gender)?,
+            status: read_user_status(&status)?,
+            website: Url::stored(website),
+            avatar: Url::stored(avatar),
+            cover: Url::stored(cover),
             encoded: Encoded::default(),
         })
     }
@@ -160,14 +212,24 @@ pub(super) struct CountsRow {
     pub(super) sends_since: Option<Stamp>,
 }
 
+/// A user with their counts.
+pub(super) fn member((user, counts): (UserRow, CountsRow)) -> Result<(UserId, Member), StoreError> {
+    let (id, counts, sends) = counts.split();
+    Ok((id, Member { user: Arc::new(user.try_into()?), counts, sends }))
+}
+
 impl CountsRow {
     pub(super) fn counts(&self) -> Counts {
-        Counts {
-            requests_sent: self.requests_sent,
-            requests_received: self.requests_received,
-            requests_unviewed: self.requests_unviewed,
-            connections: self.connections,
-        }
+        self.split().1
+    }
+
+    /// Whose counts they are, the counts, and the sends of the running hour.
+    pub(super) fn split(&self) -> (UserId, Counts, SendWindow) {
+        let Self { user_id, requests_sent, requests_received, requests_unviewed, connections, sends, sends_since } =
+            *self;
+        let counts = Counts { requests_sent, requests_received, requests_unviewed, connections };
+        let sends = SendWindow { since: sends_since.map(|Stamp(since)| since), count: sends };
+        (UserId::new(user_id), counts, sends)
     }
 }
 
@@ -175,9 +237,9 @@ impl CountsRow {
 #[diesel(table_name = connection_requests, check_for_backend(Pg, Sqlite))]
 pub(super) struct RequestRow {
     #[expect(dead_code, reason = "follows from the two users")]
-    pub(super) low_user_id: i64,
+    low_user_id: i64,
     #[expect(dead_code, reason = "follows from the two users")]
-    pub(super) high_user_id: i64,
+    high_user_id: i64,
     pub(super) id: i64,
     pub(super) from_user_id: i64,
     pub(super) to_user_id: i64,
@@ -190,21 +252,99 @@ pub(super) struct RequestRow {
     pub(super) accepted: Option<Stamp>,
 }
 
+/// The next open requests that the sweep looks at.
+pub(super) struct NextOpen {
+    pub(super) rows: Vec<RequestRow>,
+    is_all: bool,
+}
+
+impl NextOpen {
+    /// What a query with this limit returned.
+    pub(super) fn of(rows: Vec<RequestRow>, limit: i64) -> Self {
+        let is_all = i64::try_from(rows.len()).is_ok_and(|found| found < limit);
+        Self { rows, is_all }
+    }
+
+    /// Whether one of them was created at `until` or before.
+    pub(super) fn has_expired(&self, until: Time) -> bool {
+        self.rows.iter().any(|row| row.created.0 <= until)
+    }
+
+    /// The last of them, if there may be more.
+    pub(super) fn more_after(&self) -> Option<RequestId> {
+        self.rows.last().filter(|_| !self.is_all).map(|row| RequestId::new(row.id))
+    }
+}
+
+/// What is between two users: their request, if there is one, and when and by which event each blocked the other.
+#[derive(Clone, Debug, Queryable)]
+pub(super) struct PairRow {
+    low_user_id: i64,
+    high_user_id: i64,
+    request: Option<RequestRow>,
+    low_block_created: Option<Stamp>,
+    low_block_position: Option<i64>,
+    high_block_created: Option<Stamp>,
+    high_block_position: Option<i64>,
+}
+
+impl PairRow {
+    pub(super) fn pair(self) -> Result<Pair, StoreError> {
+        let Self {
+            low_user_id,
+            high_user_id,
+            request,
+            low_block_created,
+            low_block_position,
+            high_block_created,
+            high_block_position,
+        } = self;
+        let key = PairKey::of(UserId::new(low_user_id), UserId::new(high_user_id))
+            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low_user_id.to_string()))?;
+        let block = |created: Option<Stamp>, position: Option<i64>| {
+            let (Stamp(created), position) = created.zip(position)?;
+            Some(Block { created, position: Sequence::new(position) })
+        };
+        Ok(Pair {
+            key,
+            request: request.map(Request::try_from).transpose()?,
+            low_block: block(low_block_created, low_block_position),
+            high_block: block(high_block_created, high_block_position),
+        })
+    }
+}
+
 impl TryFrom<RequestRow> for Request {
     type Error = StoreError;
 
     fn try_from(row: RequestRow) -> Result<Self, StoreError> {
+        let RequestRow {
+            // Both follow from the sender and the receiver.
+            low_user_id: _,
+            high_user_id: _,
+            id,
+            from_user_id,
+            to_user_id,
+            state,
+            position,
+            message,
+            created: Stamp(created),
+            viewed,
+            rejected,
+            accepted,
+        } = row;
+        let time = |stamp: Option<Stamp>| stamp.map(|Stamp(time)| time);
         Ok(Self {
-            id: RequestId::new(row.id),
-            from: UserId::new(row.from_user_id),
-            to: UserId::new(row.to_user_id),
-            state: read_state(&row.state)?,
-            position: Sequence::new(row.position),
-            message: Message::stored(row.message),
-            created: row.created.0,
-            viewed: row.viewed.map(|stamp| stamp.0),
-            rejected: row.rejected.map(|stamp| stamp.0),
-            accepted: row.accepted.map(|stamp| stamp.0),
+            id: RequestId::new(id),
+            from: UserId::new(from_user_id),
+            to: UserId::new(to_user_id),
+            state: read_state(&state)?,
+            position: Sequence::new(position),
+            message: Message::stored(message),
+            created,
+            viewed: time(viewed),
+            rejected: time(rejected),
+            accepted: time(accepted),
         })
     }
 }
@@ -212,21 +352,29 @@ impl TryFrom<RequestRow> for Request {
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = connections, check_for_backend(Pg, Sqlite))]
 pub(super) struct ConnectionRow {
-    #[expect(dead_code, reason = "known to who asks")]
-    pub(super) user_id: i64,
-    pub(super) other_user_id: i64,
-    pub(super) connection_request_id: i64,
-    pub(super) connected: Stamp,
-    pub(super) position: i64,
+    #[expect(dead_code, reason = "known to the caller")]
+    user_id: i64,
+    other_user_id: i64,
+    connection_request_id: i64,
+    connected: Stamp,
+    position: i64,
 }
 
 impl From<ConnectionRow> for Connection {
     fn from(row: ConnectionRow) -> Self {
+        let ConnectionRow {
+            // Known to the caller.
+            user_id: _,
+            other_user_id,
+            connection_request_id,
+            connected: Stamp(connected),
+            position,
+        } = row;
         Self {
-            other: UserId::new(row.other_user_id),
-            request: RequestId::new(row.connection_request_id),
-            connected: row.connected.0,
-            position: Sequence::new(row.position),
+            other: UserId::new(other_user_id),
+            request: RequestId::new(connection_request_id),
+            connected,
+            position: Sequence::new(position),
         }
     }
 }
@@ -241,6 +389,16 @@ pub(super) struct BlockRow {
 }
 
 impl BlockRow {
+    /// Who blocks.
+    pub(super) fn user(&self) -> UserId {
+        UserId::new(self.user_id)
+    }
+
+    /// Who is blocked.
+    pub(super) fn other(&self) -> UserId {
+        UserId::new(self.other_user_id)
+    }
+
     pub(super) fn block(&self) -> Block {
         Block { created: self.created.0, position: Sequence::new(self.position) }
     }
@@ -259,14 +417,13 @@ impl TryFrom<ReplayRow> for Replay {
     type Error = StoreError;
 
     fn try_from(row: ReplayRow) -> Result<Self, StoreError> {
+        let ReplayRow { id, fingerprint, response, created: Stamp(created) } = row;
+        let corrupt = |column| StoreError::corrupt(column, &id);
         Ok(Self {
-            id: Uuid::parse_str(&row.id).map_err(|_| StoreError::corrupt("request_ids.id", &row.id))?,
-            fingerprint: row
-                .fingerprint
-                .try_into()
-                .map_err(|_| StoreError::corrupt("request_ids.fingerprint", &row.id))?,
-            response: row.response,
-            created: row.created.0,
+            id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))?,
+            fingerprint: fingerprint.try_into().map_err(|_| corrupt("request_ids.fingerprint"))?,
+            response,
+            created,
         })
     }
 }

@@ -59,6 +59,7 @@ diesel::table! {
         last_time -> Instant,
         last_user_id -> BigInt,
         users_changed -> BigInt,
+        swept_id -> BigInt,
         last_batch_id -> BigInt,
     }
 }
@@ -107,6 +108,7 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
+    /// Without `out_of_order`, which only the sweep uses: see [`IsInOrder`](super::IsInOrder).
     connection_requests (low_user_id, high_user_id) {
         low_user_id -> BigInt,
         high_user_id -> BigInt,
@@ -153,6 +155,7 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
+    /// Without `stretch`, which only the indexes need: see [`feed`](crate::store::feed).
     events (sequence) {
         sequence -> BigInt,
         time -> Instant,
@@ -182,6 +185,7 @@ diesel::table! {
 diesel::joinable!(user_counts -> users (user_id));
 diesel::allow_tables_to_appear_in_same_query!(users, user_counts);
 diesel::allow_tables_to_appear_in_same_query!(connections, connection_requests);
+diesel::allow_tables_to_appear_in_same_query!(feed, connection_requests);
 
 /// Declares a condition on `connection_requests` with the literal text of a partial index, which a bound value
 /// could not match. (`diesel::dsl::sql` would do, but is parsed anew at every call.)
@@ -218,6 +222,14 @@ condition! {
 condition! {
     /// The request is kept only to hold a cooldown.
     IsWithdrawn, "connection_requests.state = 'WITHDRAWN'"
+}
+condition! {
+    /// No request with a larger id expires before this one.
+    IsInOrder, "NOT connection_requests.out_of_order"
+}
+condition! {
+    /// A request with a larger id may expire before this one.
+    IsOutOfOrder, "connection_requests.out_of_order"
 }
 condition! {
     /// The request was accepted.

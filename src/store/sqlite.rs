@@ -16,17 +16,17 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use self::checkpoint::Checkpoint;
-use self::commit::Kept;
+use self::commit::Writer;
 use self::reading::{Reading, read_all};
 use self::threads::{Threads, Work};
-use super::counts::KeptCounts;
 use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::users::KeptUsers;
+use super::writer::WriterState;
 use super::{
-    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, Turn, UserKey,
-    Users, query,
+    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
+    query,
 };
 use crate::domain::Time;
 use crate::domain::command::{Batch, Replay, Reply};
@@ -57,7 +57,7 @@ impl SqliteStore {
         let kept = Arc::new(KeptUsers::new(options.user_cache));
         let (fast, slow) = options.fast_and_slow();
         Ok(Self {
-            writer: writer(path, Kept { users: Arc::clone(&kept), counts: KeptCounts::new(options.user_cache) })?,
+            writer: writer(path, Writer { state: WriterState::new(options.user_cache), users: Arc::clone(&kept) })?,
             fast: readers("kith-read", path, fast, options.reads_per_flight, &kept)?,
             slow: readers("kith-read-slow", path, slow, 1, &kept)?,
             token_key: head.token_key.into_bytes(),
@@ -112,9 +112,9 @@ fn readers(
     Threads::start(&Work { name, threads, most, open, serve })
 }
 
-fn writer(path: &Path, kept: Kept) -> Result<Threads<Write>, StoreError> {
+fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
     // Of the one thread: the lock is never waited for.
-    let state = Arc::new(Mutex::new((kept, Checkpoint::start(path)?)));
+    let state = Arc::new(Mutex::new((writer, Checkpoint::start(path)?)));
     let path = path.to_owned();
     let open = move || {
         let mut writer = open(&path)?;
@@ -126,8 +126,8 @@ fn writer(path: &Path, kept: Kept) -> Result<Threads<Write>, StoreError> {
         if reply.is_closed() {
             return;
         }
-        let (kept, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gone = reply.send(commit::commit(conn, kept, &batch));
+        let (writer, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+        let _gone = reply.send(writer.commit(conn, &batch));
         checkpoint.committed(conn);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, most: 1, open, serve })
@@ -154,7 +154,7 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn commit(&self, batch: Arc<Batch>, _turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         let replies = self.writer.run(|reply| Write(batch, reply)).await;
         self.committed.send_replace(());
         replies
@@ -275,7 +275,7 @@ impl Store for SqliteStore {
             let row: Option<CountsRow> = query::counts(user.get()).first(reading.conn).optional()?;
             let mut value = row.map(|row| row.counts());
             if let Some(expired) = expired {
-                let oldest: Option<Stamp> = query::oldest_open().first(reading.conn).optional()?;
+                let oldest: Option<Stamp> = query::oldest_open().get_result(reading.conn)?;
                 // Something is due and not swept yet; perhaps it is this user's.
                 if oldest.is_some_and(|oldest| oldest.0 <= expired) {
                     let row: Option<CountsRow> =

@@ -102,11 +102,6 @@ impl KeptUsers {
         (found, missing)
     }
 
-    /// Those of the users that are not kept.
-    pub(super) fn absent(&self, ids: impl Iterator<Item = UserId>) -> Vec<UserId> {
-        ids.filter(|id| self.users.get(id).is_none()).collect()
-    }
-
     /// Keeps users that were read after this mark was.
     pub(super) fn keep(&self, users: &Users, mark: &Mark) {
         let state = self.state();

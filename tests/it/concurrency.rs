@@ -430,8 +430,8 @@ mod the_check {
                 ),
                 (
                     "DELETE FROM events WHERE sequence = 1",
-                    "INSERT INTO events (sequence, time, batch_id, kind, actor, user_id) \
-                         SELECT 1, time, 1, kind, actor, 1 FROM events WHERE sequence = 2",
+                    "INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
+                         SELECT 1, 0, time, 1, kind, actor, 1 FROM events WHERE sequence = 2",
                     "the feed is whole: 1, 2, … n",
                 ),
             ] {

@@ -14,7 +14,7 @@ use kith::domain::user::{FieldUpdate, Profile};
 use kith::domain::view::Status;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
-use kith::store::{self, Options, Turn, UserKey};
+use kith::store::{self, Options, UserKey};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<R
 
 async fn submit(app: &App, submissions: Vec<Submission>, policy: Policy) -> Vec<Result<Reply, Rejection>> {
     let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
-    app.store.commit(Arc::new(batch), Turn::default()).await.expect("a commit")
+    app.store.commit(Arc::new(batch)).await.expect("a commit")
 }
 
 fn create(id: Option<i64>, username: &str) -> Command {

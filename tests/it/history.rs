@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use kith::domain::command::{Batch, Command, Reply, Submission};
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
-use kith::store::{Options, Turn};
+use kith::store::Options;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tonic::{Response, Status};
@@ -95,7 +95,7 @@ async fn sweep(app: &App) {
         let submissions = vec![Submission { command: Command::Sweep, replay: None }];
         let policy = Policy { event_retention: None, ..Policy::default() };
         let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
-        let replies = app.store.commit(Arc::new(batch), Turn::default()).await.expect("a commit");
+        let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {
             [Ok(Reply::Fresh(outcome))] if outcome.marked == 0 => return,
             [Ok(Reply::Fresh(_))] => {}

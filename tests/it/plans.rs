@@ -65,8 +65,8 @@ const SEED: &str = "
     FROM generate_series(100, 90000) AS blocker;
     INSERT INTO blocks SELECT 50, 60000 + other, to_timestamp(1779160000), 1600000 + other
     FROM generate_series(1, 5000) AS other;
-    INSERT INTO events (sequence, time, batch_id, kind, actor, user_id, other_user_id)
-    SELECT 1900000 + place, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1
+    INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id, other_user_id)
+    SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1
     FROM generate_series(1, 100000) AS place;
     INSERT INTO request_ids SELECT '00000000-0000-4000-8000-' || lpad(id::text, 12, '0'), '', '',
         to_timestamp(1779999000) FROM generate_series(1, 50000) AS id;

@@ -283,8 +283,8 @@ async fn hold_the_head_open(load: &Load) {
     transaction
         .batch_execute(
             "UPDATE feed SET last_sequence = last_sequence + 1 WHERE id = 1;
-             INSERT INTO events (sequence, time, batch_id, kind, actor, user_id)
-                 SELECT last_sequence, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed",
+             INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id)
+                 SELECT last_sequence, last_sequence / 4096, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed",
         )
         .await
         .expect("written");

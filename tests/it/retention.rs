@@ -25,8 +25,8 @@ async fn seed(database: &Database, events: usize, answers: usize) {
     let many_answers = numbers(answers);
     let sql = format!(
         "BEGIN; \
-         {many_events} INSERT INTO events (sequence, time, batch_id, kind, actor, user_id) \
-         SELECT i, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
+         {many_events} INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
+         SELECT i, i / 4096, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
          {many_answers} INSERT INTO request_ids (id, fingerprint, response, created) \
          SELECT 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {answers} THEN {young} ELSE {old} END FROM n; \
          UPDATE feed SET last_sequence = {last}, last_time = {young}; COMMIT;"
@@ -67,7 +67,70 @@ on_each_engine! {
     }
 }
 
+/// Sends at user 1's, from 2, 3, …: their ids.
+async fn sent_to_first(app: &App, users: i64) -> Vec<i64> {
+    for id in 1..=users {
+        assert_eq!(app.user(&format!("user-{id}")).await, id);
+    }
+    let mut ids = Vec::new();
+    for from in 2..=users {
+        ids.push(app.send(from, 1).await);
+    }
+    ids
+}
+
+/// The requests that wait, as they are stored.
+async fn stored(app: &App) -> Vec<i64> {
+    let stored = app.database.values("SELECT id AS value FROM connection_requests ORDER BY id").await;
+    stored.into_iter().flatten().map(|id| id.parse().expect("an id")).collect()
+}
+
 cases! {
+    #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
+    async fn a_request_dated_in_the_future_neither_stops_the_sweep_nor_is_it_forgotten(app: App) {
+        let ids = sent_to_first(&app, 6).await;
+        let day = |days: i64| match app.database.engine {
+            Engine::Sqlite => format!("created + {}", days * 86_400_000_000),
+            Engine::Postgres => format!("created + interval '{days} days'"),
+        };
+        // The first of all, and the last but one; the others a day apart.
+        for (number, days) in [300, 1, 2, 400, 3].into_iter().enumerate() {
+            let change = format!("UPDATE connection_requests SET created = {} WHERE id = {}", day(days), ids[number]);
+            app.database.execute(&change).await;
+        }
+        let marked = "SELECT count(*) AS value FROM connection_requests WHERE out_of_order";
+        until("both marked", async || app.database.number(marked).await == 2).await;
+        for (after, left) in [
+            (TimeDelta::days(180), vec![0, 1, 2, 3, 4]),
+            (TimeDelta::days(1), vec![0, 2, 3, 4]),
+            (TimeDelta::days(2), vec![0, 3]),
+            (TimeDelta::days(297), vec![3]),
+            (TimeDelta::days(100), vec![]),
+        ] {
+            app.clock.advance(after);
+            let left: Vec<_> = left.into_iter().map(|number: usize| ids[number]).collect();
+            assert_eq!(app.counts(1).await[1], i64::try_from(left.len()).unwrap(), "at once, after {after}");
+            until(&format!("{left:?} after {after}"), async || stored(&app).await == left).await;
+        }
+        // With the last of them gone, the next one is found all the same.
+        let next = app.send(2, 1).await;
+        app.clock.advance(TimeDelta::days(180));
+        until("the end of the next one", async || !stored(&app).await.contains(&next)).await;
+    }
+
+    #[with(|settings| settings.sweep_interval = Duration::from_secs(3_600))]
+    async fn an_expired_request_is_not_counted_before_it_is_swept(app: App) {
+        let ids = sent_to_first(&app, 4).await;
+        app.accept(ids[0], 1).await.expect("a connection");
+        assert_eq!(app.counts(1).await, [0, 2, 2, 1]);
+        app.clock.advance(TimeDelta::days(180) - TimeDelta::microseconds(1));
+        assert_eq!(app.counts(1).await, [0, 2, 2, 1]);
+        app.clock.advance(TimeDelta::microseconds(1));
+        assert_eq!(app.counts(1).await, [0, 0, 0, 1]);
+        assert_eq!(app.counts(3).await, [0, 0, 0, 0]);
+        assert_eq!(stored(&app).await, ids);
+    }
+
     #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
     async fn an_event_is_kept_for_its_time_and_no_longer(app: App) {
         app.user("ann").await;

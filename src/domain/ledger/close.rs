@@ -1,21 +1,12 @@
 //! What is left to save when a batch is decided: the difference between what was loaded and what is now.
 
-use chrono::TimeDelta;
-
 use super::{Changes, CountsChange, Ledger, Tracked};
 use crate::domain::counts::Counts;
 
-/// The least that a time can be moved by.
-const LEAST: TimeDelta = TimeDelta::microseconds(1);
-
 impl Ledger {
     fn counts(&self) -> Vec<CountsChange> {
-        let all = self.counts.iter().map(|(user, (change, sends))| CountsChange {
-            user: *user,
-            change: *change,
-            sends: *sends,
-            after: self.member(*user).map(|member| (member.counts, member.sends)),
-        });
+        let all = self.counts.iter();
+        let all = all.map(|(user, (change, sends))| CountsChange { user: *user, change: *change, sends: *sends });
         all.filter(|change| change.change != Counts::default() || change.sends.is_some()).collect()
     }
 
@@ -23,6 +14,7 @@ impl Ledger {
         let counts = self.counts();
         let mut changes = Changes { head: self.head, counts, ..self.changes };
         for (id, Tracked { before, now }) in self.users {
+            changes.members.extend(now.clone().filter(|now| before.as_ref() != Some(now)));
             match (before, now, self.created.get(&id)) {
                 (before, Some(now), Some(position)) => {
                     // Deleted first, if there was another before.
@@ -53,10 +45,6 @@ impl Ledger {
                     (_, Some(_)) | (None, None) => {}
                 }
             }
-        }
-        if changes.events.is_empty() && !changes.is_empty() {
-            // Who decided from the head as it was must see that something was saved.
-            changes.head.time += LEAST;
         }
         changes
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::sweep::{Swept, swept};
 use super::{Ledger, Tracked};
 use crate::domain::command::{Outcome, REPLAY_KEPT, WholeRequest};
 use crate::domain::counts::Counts;
@@ -85,6 +86,14 @@ impl Ledger {
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
         let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
+        if let Some(until) = self.due.open_until {
+            let loaded = self.pairs.values().filter_map(|pair| pair.now.request.as_ref());
+            let open = loaded.filter(|request| request.state.is_open() && request.id > self.head.swept);
+            let open = open.filter(|request| request.id <= until).map(|request| (request.id, request.created));
+            let Swept { until, out_of_order } = swept(open.collect(), until);
+            self.head.swept = until;
+            self.changes.requests_out_of_order = out_of_order;
+        }
         self.changes.replays_end = (self.due.replays > 0).then(|| self.time - REPLAY_KEPT);
         self.changes.events_deleted = self.due.events_until;
         let due = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);

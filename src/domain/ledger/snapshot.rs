@@ -7,7 +7,7 @@ use crate::domain::Time;
 use crate::domain::command::{Member, Replay};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
-use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Pair, Request};
 use crate::domain::user::User;
 
@@ -16,12 +16,15 @@ use crate::domain::user::User;
 pub struct Head {
     /// The sequence of the newest event.
     pub sequence: Sequence,
-    /// The time of the newest event, or a little later: what is saved without an event moves it by the least there is.
+    /// The time of the newest event.
     pub time: Time,
     /// The largest id that any user ever had.
     pub last_user: UserId,
     /// The sequence of the newest event that changed or deleted a user.
     pub users_changed: Sequence,
+    /// No open request has this id or a smaller one, except those that are marked as out of order: the sweep for
+    /// expired requests starts after it.
+    pub swept: RequestId,
 }
 
 /// What was loaded for a batch: see [`Needs`](crate::domain::command::Needs).
@@ -39,18 +42,26 @@ pub struct Snapshot {
     pub due: Due,
 }
 
-/// What nobody needs any more, as far as one sweep deletes it.
+/// What a sweep may expire or delete: a bounded number of rows of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
-    /// Events up to this one are kept no longer.
+    /// All open requests after [`Head::swept`] and up to this one are loaded, except those out of order. `None`: no
+    /// request is to be swept.
+    pub open_until: Option<RequestId>,
+    /// The newest of the events whose retention is over.
     pub events_until: Option<Sequence>,
-    /// How many events that is.
+    /// How many such events there are.
     pub events: i64,
-    /// How many kept answers have had their time.
+    /// How many stored responses have expired.
     pub replays: i64,
 }
 
 impl Snapshot {
+    /// Adds everything that is between two users.
+    pub fn add(&mut self, pair: Pair) {
+        self.pairs.insert(pair.key, pair);
+    }
+
     /// Adds a request that was loaded.
     pub fn add_request(&mut self, request: Request) {
         if let Some(key) = request.key() {
@@ -65,51 +76,20 @@ impl Snapshot {
         }
     }
 
-    /// Makes of what was loaded before this batch was saved, or while it was, what it is afterwards. Of a batch that
-    /// [can be laid over](Changes::can_be_laid_over).
-    pub fn lay_over(&mut self, batch: &Changes) {
-        self.head = batch.head;
-        for key in &batch.requests_deleted {
-            self.pair(*key).request = None;
-        }
-        let Changes { requests_created, requests_replaced, requests_answered, requests_viewed, .. } = batch;
-        for request in [requests_created, requests_replaced, requests_answered, requests_viewed].into_iter().flatten() {
-            self.add_request(request.clone());
-        }
-        for (user, other) in &batch.blocks_deleted {
-            if let Some(key) = PairKey::of(*user, *other) {
-                *self.pair(key).block_by_mut(*user) = None;
-            }
-        }
-        for (user, other, block) in &batch.blocks_put {
-            self.add_block(*user, *other, *block);
-        }
-        for member in &mut self.members {
-            if let Some(after) = batch.counts_of(member.user.id).and_then(|counts| counts.after) {
-                (member.counts, member.sends) = after;
-            }
-        }
-        let replayed = |replay: &Replay| batch.replays.iter().any(|kept| kept.id == replay.id);
-        self.replays.retain(|replay| !replayed(replay));
-        self.replays.extend(batch.replays.iter().cloned());
-    }
-
     fn pair(&mut self, key: PairKey) -> &mut Pair {
         self.pairs.entry(key).or_insert(Pair::empty(key))
     }
 }
 
-/// What becomes of a user's counts.
+/// What to add to a user's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CountsChange {
-    /// Whose.
+    /// Whose counts.
     pub user: UserId,
-    /// What to add to them.
+    /// What to add.
     pub change: Counts,
-    /// The sends, where these changed.
+    /// The sends of the running hour, if they changed.
     pub sends: Option<SendWindow>,
-    /// The counts and sends after that, where the batch had them loaded.
-    pub after: Option<(Counts, SendWindow)>,
 }
 
 /// What a batch changes. Saved as it is, in one transaction; empty when nothing changed.
@@ -137,8 +117,13 @@ pub struct Changes {
     pub blocks_put: Vec<(UserId, UserId, Block)>,
     /// Blocks to delete: who, whom.
     pub blocks_deleted: Vec<(UserId, UserId)>,
-    /// What becomes of users' counts, in the order of their ids.
+    /// What to add to users' counts, in the order of their ids.
     pub counts: Vec<CountsChange>,
+    /// The users of whom the batch changed anything and whom it had loaded, as they are after it. Not saved: the writer
+    /// caches them.
+    pub members: Vec<Member>,
+    /// Requests that the sweep found out of order, to be marked.
+    pub requests_out_of_order: Vec<RequestId>,
     /// The events.
     pub events: Vec<Event>,
     /// Answers to keep.
@@ -150,29 +135,34 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether what was loaded before this batch was saved can be made what it is afterwards, without loading it anew.
-    pub fn can_be_laid_over(&self) -> bool {
-        self.users_deleted.is_empty()
-            && self.users_created.is_empty()
-            && self.users_updated.is_empty()
-            && self.replays_end.is_none()
-            && self.events_deleted.is_none()
-            && self.counts.iter().all(|change| change.after.is_some())
-    }
-
-    /// What becomes of this user's counts, if anything.
-    pub fn counts_of(&self, user: UserId) -> Option<&CountsChange> {
-        let found = self.counts.binary_search_by_key(&user, |counts| counts.user);
-        found.ok().and_then(|place| self.counts.get(place))
-    }
-
-    /// Whether there is nothing to save.
-    pub fn is_empty(&self) -> bool {
-        // Every other change of a row has an event.
-        self.events.is_empty()
-            && self.events_deleted.is_none()
-            && self.replays.is_empty()
-            && self.replays_end.is_none()
-            && self.requests_deleted.is_empty()
+    /// Whether there is nothing to save, in a batch that was decided at this head.
+    pub fn is_empty(&self, before: &Head) -> bool {
+        let Self {
+            head,
+            events,
+            events_deleted,
+            replays,
+            replays_end,
+            requests_deleted,
+            // All of these come with an event, or with a change of the head.
+            users_deleted: _,
+            users_created: _,
+            users_updated: _,
+            requests_created: _,
+            requests_replaced: _,
+            requests_answered: _,
+            requests_viewed: _,
+            requests_out_of_order: _,
+            blocks_put: _,
+            blocks_deleted: _,
+            counts: _,
+            members: _,
+        } = self;
+        head == before
+            && events.is_empty()
+            && events_deleted.is_none()
+            && replays.is_empty()
+            && replays_end.is_none()
+            && requests_deleted.is_empty()
     }
 }

@@ -5,9 +5,14 @@
 //!
 //! Events may have been removed from the front of the feed. The last event of a thing outlives those before it, so
 //! what it says holds however much is gone; `{oldest}` stands for the oldest event that is kept, and a row whose
-//! position is older needs none.
+//! position is older needs none. `{states}`, `{kinds}` and `{causes}` stand for the names that there are.
+//!
+//! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
+//! proven here.
 
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::id::Sequence;
+use crate::domain::pair::RequestState;
 
 /// An invariant.
 pub(super) struct Check {
@@ -34,7 +39,15 @@ impl Check {
             "{with} SELECT number, said, count(*) OVER () AS total FROM ({finds}) AS found ORDER BY number{limit}"
         );
         sql.replace("{oldest}", &oldest.to_string())
+            .replace("{states}", &quoted(RequestState::ALL.iter().map(|state| state.name())))
+            .replace("{kinds}", &quoted(EventKind::ALL.iter().map(|kind| kind.name())))
+            .replace("{causes}", &quoted(Cause::ALL.iter().map(|cause| cause.name())))
     }
+}
+
+/// A list of names, as `IN` takes it.
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) const COUNTS_RIGHT: &str = "each count equals what it counts";
@@ -146,6 +159,47 @@ pub(super) const CHECKS: &[Check] = &[
                 UNION ALL \
                 SELECT last_sequence, 'the head is earlier than the newest event' \
                 FROM feed CROSS JOIN (SELECT max(time) AS newest FROM events) AS ends WHERE last_time < newest",
+    },
+    Check {
+        name: "the head is one row whose numbers do not pass its end",
+        looks_at: "feed",
+        with: "",
+        finds: "SELECT id AS number, 'the head ' || id || ' has a number below zero or beyond event ' || last_sequence \
+                       AS said \
+                FROM feed WHERE id <> 1 OR last_sequence < 0 OR last_user_id < 0 \
+                     OR users_changed NOT BETWEEN 0 AND last_sequence OR swept_id NOT BETWEEN 0 AND last_sequence \
+                UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
+    },
+    Check {
+        name: "each event has a kind, a cause and an actor that exist, and its stretch",
+        looks_at: "events",
+        with: "",
+        finds: "SELECT sequence AS number, 'event ' || sequence || ' of stretch ' || stretch || ' is ' || kind \
+                       || coalesce(' because ' || cause, '') || ' by ' || actor \
+                       || coalesce(' ' || actor_user_id, '') AS said \
+                FROM events WHERE sequence < 1 OR stretch <> sequence / 4096 OR kind NOT IN ({kinds}) \
+                     OR cause NOT IN ({causes}) OR actor NOT IN ('USER', 'OPERATOR', 'SYSTEM') \
+                     OR (actor = 'USER') <> (actor_user_id IS NOT NULL)",
+    },
+    Check {
+        name: "each request has a state that exists, and the times of that state",
+        looks_at: "connection_requests",
+        with: "",
+        finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
+                       || ' is ' || state || CASE WHEN rejected IS NULL THEN '' ELSE ', rejected' END \
+                       || CASE WHEN accepted IS NULL THEN '' ELSE ', accepted' END AS said \
+                FROM connection_requests \
+                WHERE state NOT IN ({states}) OR (rejected IS NOT NULL) <> (state IN ('REJECTED', 'WITHDRAWN')) \
+                      OR (accepted IS NOT NULL) <> (state = 'CONNECTED')",
+    },
+    Check {
+        name: "the sweep for expired requests left none behind",
+        looks_at: "connection_requests",
+        with: "",
+        finds: "SELECT connection_requests.id AS number, 'request ' || connection_requests.id || ' is ' || state \
+                       || ', but the sweep is done up to ' || swept_id AS said \
+                FROM connection_requests CROSS JOIN feed \
+                WHERE connection_requests.id <= swept_id AND state IN ('PENDING', 'REJECTED') AND NOT out_of_order",
     },
     Check {
         name: "each request is in the state that its last event left",
@@ -273,6 +327,15 @@ pub(super) const CHECKS: &[Check] = &[
                     coalesce(unviewed, 0) AS unviewed, coalesce(connected, 0) AS connected \
              FROM user_counts LEFT JOIN counted ON counted.user_id = user_counts.user_id"
         ),
+    },
+    Check {
+        name: "no count is below zero, and sends have an hour",
+        looks_at: "user_counts",
+        with: "",
+        finds: "SELECT user_id AS number, 'user ' || user_id || ' has ' || requests_sent || ', ' || requests_received \
+                       || ', ' || requests_unviewed || ', ' || connections || ' and ' || sends || ' sends' AS said \
+                FROM user_counts WHERE requests_sent < 0 OR requests_received < 0 OR requests_unviewed < 0 \
+                     OR connections < 0 OR sends < 0 OR (sends > 0 AND sends_since IS NULL)",
     },
     Check {
         name: COUNTS_THERE,

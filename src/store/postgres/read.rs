@@ -130,7 +130,7 @@ impl Reads {
             if asked.iter().all(|(_, expired)| expired.is_none()) {
                 return Ok(None);
             }
-            Ok::<Option<Stamp>, StoreError>(query::oldest_open().first(&mut &*conn).await.optional()?)
+            Ok::<Option<Stamp>, StoreError>(query::oldest_open().get_result(&mut &*conn).await?)
         };
         // What is due first: if it is swept before the counts are read, they are without it.
         let (mark, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;

@@ -40,7 +40,10 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
                 // A scan in the order of an index ends with its first rows, and so does one of events, which lie
                 // in the order of the feed; one of a page is of the page.
                 let scan = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("USING INDEX"));
-                let page = ["asked", "was_asked", "connections", "due", "events", "oldest", "stretches", "found", "CONSTANT ROW"];
+                let page = [
+                    "asked", "was_asked", "connections", "due", "events", "oldest", "stretches", "found",
+                    "in_order", "exceptions", "sent", "received", "CONSTANT ROW",
+                ];
                 assert!(scan.is_none_or(|table| page.contains(&table)), "{text}");
             }
             // Nothing is sorted but the two pages of which one is made, and that one.
@@ -68,10 +71,15 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         all_sent_connected(1) => "connection_requests_connected (from_user_id=?)",
         all_sent_withdrawn(1) => "connection_requests_withdrawn_sent (from_user_id=?)",
         all_received(1) => "connection_requests_received (to_user_id=?)",
-        due_open(now, 1) => "connection_requests_open (created<?)",
+        next_open(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
+        due_out_of_order(now, 1) => "connection_requests_out_of_order (created<?)",
         due_withdrawn(now, 1) => "connection_requests_withdrawn (rejected<?)",
-        oldest_open() => "connection_requests_open",
-        counts_without_due::<Sqlite>(1, now) => "connection_requests_open (created<?)",
+        oldest_open::<Sqlite>() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
+        oldest_open::<Sqlite>() => "connection_requests USING INDEX connection_requests_out_of_order",
+        counts_without_due::<Sqlite>(1, now) => "connection_requests_sent (from_user_id=?)",
+        counts_without_due::<Sqlite>(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
+        member(1) => "users USING INTEGER PRIMARY KEY",
+        member_by_name(String::new()) => "(username_key=?)",
         connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
         connections_page::<Sqlite>(1, Sharing::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
         connections_page::<Sqlite>(1, Sharing::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
@@ -85,12 +93,12 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (<expr>=? AND user_id=? AND sequence>?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (<expr>=? AND other_user_id=? AND sequence>?)",
+        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
+        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
         due_events::<Sqlite>(now) => "events",
         due_replays::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 38);
+    assert_eq!(plans, 43);
 }
 
 /// `.cargo/config.toml` says why each matters.

@@ -24,6 +24,12 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         |user: i64, column: &str| format!("UPDATE user_counts SET {column} = {column} + 7 WHERE user_id = {user}");
     let holes = "the feed has no holes and ends at its head";
     let time = "time never runs backwards in the feed";
+    let head = "the head is one row whose numbers do not pass its end";
+    let events = "each event has a kind, a cause and an actor that exist, and its stretch";
+    let states = "each request has a state that exists, and the times of that state";
+    let swept = "the sweep for expired requests left none behind";
+    let below_zero = "no count is below zero, and sends have an hour";
+    let event = |change: &str| format!("UPDATE events SET {change} WHERE sequence = 5");
     let state = "each request is in the state that its last event left";
     let open = "each request that the feed leaves open or connected is there";
     let created = "each request was created by the event of its id";
@@ -45,6 +51,21 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "event 6 is earlier",
         ),
         (time, "UPDATE feed SET last_time = (SELECT min(time) FROM events)".to_owned(), "the head is earlier"),
+        (head, "UPDATE feed SET id = 2".to_owned(), "there is no head"),
+        (head, "UPDATE feed SET users_changed = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),
+        (head, "UPDATE feed SET swept_id = -1".to_owned(), "the head 1 has a number below zero or beyond event "),
+        (events, event("stretch = 1"), "event 5 of stretch 1 is USER_CREATED by OPERATOR"),
+        (events, event("kind = 'USER_RENAMED'"), "event 5 of stretch 0 is USER_RENAMED by OPERATOR"),
+        (events, event("cause = 'WEATHER'"), "event 5 of stretch 0 is USER_CREATED because WEATHER by OPERATOR"),
+        (events, event("actor = 'NOBODY'"), "event 5 of stretch 0 is USER_CREATED by NOBODY"),
+        (events, event("actor_user_id = 7"), "event 5 of stretch 0 is USER_CREATED by OPERATOR 7"),
+        (states, sent(1, "state = 'LOST'"), "from user 1 to user 2 is LOST"),
+        (states, sent(1, "rejected = created"), "from user 1 to user 2 is PENDING, rejected"),
+        (states, sent(6, "accepted = NULL"), "from user 6 to user 2 is CONNECTED"),
+        (swept, "UPDATE feed SET swept_id = last_sequence".to_owned(), "is PENDING, but the sweep is done up to "),
+        (below_zero, "UPDATE user_counts SET sends = -1 WHERE user_id = 4".to_owned(), " and -1 sends"),
+        (below_zero, "UPDATE user_counts SET sends_since = NULL WHERE sends > 0".to_owned(), " sends"),
+        (below_zero, count(4, "requests_sent").replace("+ 7", "- 7"), "user 4 has -6, "),
         (state, sent(1, "state = 'REJECTED', rejected = created"), "from user 1 to user 2 is REJECTED"),
         (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),
         (state, sent(3, "position = 1"), "from user 3 to user 2 is PENDING since event 1, but its last event is "),

@@ -13,8 +13,7 @@ use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
 use kith::domain::pair::{Block, Pair, Request};
 use kith::domain::user::User;
 use kith::store::{
-    self, Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, Turn, UserKey,
-    Users,
+    self, Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -114,12 +113,12 @@ impl Faulty {
 
 #[async_trait]
 impl Store for Faulty {
-    async fn commit(&self, batch: Arc<Batch>, turn: Turn) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         if batch.submissions.iter().any(|submission| matches!(submission.command, Command::Sweep)) {
             self.sweeps_begun.send_modify(|begun| *begun += 1);
             let mut commits = self.commits.subscribe();
             commits.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
-            let swept = self.inner.commit(batch, turn).await;
+            let swept = self.inner.commit(batch).await;
             self.swept.send_replace(true);
             return swept;
         }
@@ -135,7 +134,7 @@ impl Store for Faulty {
         match fault {
             Fault::Fails(error) => Err(error()),
             Fault::Poison(words, error) if has(words) => Err(error()),
-            Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch, turn).await,
+            Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch).await,
         }
     }
 

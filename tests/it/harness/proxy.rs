@@ -1,4 +1,4 @@
-//! Between the service and PostgreSQL: passes all on, until it is told to cut.
+//! A proxy between the service and PostgreSQL: forwards everything, until a test has it cut or hold a transaction.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -12,10 +12,14 @@ use tokio::time::timeout;
 use super::database::Database;
 use super::process::PATIENCE;
 
-/// What a statement that saves a batch says.
-const SAVE: &[u8] = b"UPDATE feed SET last_sequence";
+/// A point in a transaction: the message that begins it, or the one that commits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    Begin,
+    Commit,
+}
 
-/// What happens at the next commit, once.
+/// What happens at the next commit, once: it is a statement of its own, after those that save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     Never,
@@ -40,14 +44,12 @@ struct State {
     next: Cut,
     cuts: usize,
     late: Option<Late>,
-    to_hold: Option<(oneshot::Sender<TcpStream>, Receiver<()>)>,
+    to_hold: Option<(oneshot::Sender<()>, Receiver<()>)>,
 }
 
-/// The next commit waits on its way to the server until something else is done.
+/// The next transaction waits before it begins, until something else is done.
 pub struct Held {
-    reached: Option<oneshot::Receiver<TcpStream>>,
-    /// What it comes from, once it is on its way.
-    client: Option<TcpStream>,
+    reached: Option<oneshot::Receiver<()>>,
     go_on: Sender<()>,
 }
 
@@ -63,20 +65,11 @@ impl Held {
     /// Waits until it is on its way.
     pub async fn reached(&mut self) {
         let reached = self.reached.take().expect("the first time");
-        let client = timeout(PATIENCE, reached).await.expect("a commit in time");
-        self.client = Some(client.expect("a commit"));
-    }
-
-    /// Waits until something follows it on the same connection.
-    pub async fn followed(&self) {
-        let client = self.client.as_ref().expect("a commit on its way").try_clone().expect("a socket");
-        let follows = tokio::task::spawn_blocking(move || client.peek(&mut [0]));
-        let bytes = timeout(PATIENCE, follows).await.expect("something in time").expect("no panic");
-        assert_eq!(bytes.expect("a connection"), 1);
+        timeout(PATIENCE, reached).await.expect("a transaction in time").expect("a transaction");
     }
 
     pub fn go_on(self) {
-        self.go_on.send(()).expect("a commit that is held");
+        self.go_on.send(()).expect("a transaction that is held");
     }
 }
 
@@ -88,10 +81,12 @@ struct Late {
 }
 
 impl Late {
+    /// The server may have closed the connection, and then nothing comes back.
     fn arrive(mut self) {
         while self.answers.try_recv().is_ok() {}
-        self.server.write_all(&self.bytes).expect("a server");
-        self.answers.recv().expect("an answer");
+        if self.server.write_all(&self.bytes).is_ok() {
+            _ = self.answers.recv();
+        }
     }
 }
 
@@ -125,11 +120,11 @@ impl Proxy {
         self.state.lock().expect("a lock").next = cut;
     }
 
-    /// Holds the next commit up.
+    /// Holds the next transaction before it begins.
     pub fn hold(&self) -> Held {
         let ((on_its_way, reached), (go_on, waits)) = (oneshot::channel(), channel());
         self.state.lock().expect("a lock").to_hold = Some((on_its_way, waits));
-        Held { reached: Some(reached), client: None, go_on }
+        Held { reached: Some(reached), go_on }
     }
 
     /// How often it has cut.
@@ -158,17 +153,20 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     let (mut from_client, mut to_server, state) = (clone(client), clone(server), Arc::clone(state));
     let cut_off = clone(client);
     std::thread::spawn(move || {
-        let (mut commit, mut is_late) = (Commit::default(), false);
+        let (mut messages, mut is_late) = (Messages::default(), false);
         copy(&mut from_client, |bytes| {
-            let at = commit.find(bytes);
+            let points = messages.points(bytes);
+            if points.iter().any(|(point, _)| *point == Point::Begin) {
+                let to_hold = state.lock().expect("a lock").to_hold.take();
+                to_hold.into_iter().for_each(|(on_its_way, go_on)| {
+                    on_its_way.send(()).expect("a test that holds it");
+                    go_on.recv().expect("the word to go on");
+                });
+            }
+            let at = points.iter().find(|(point, _)| *point == Point::Commit).map(|(_, at)| *at);
             if at.is_some() {
                 let late = state.lock().expect("a lock").late.take();
                 late.into_iter().for_each(Late::arrive);
-                let to_hold = state.lock().expect("a lock").to_hold.take();
-                to_hold.into_iter().for_each(|(on_its_way, go_on)| {
-                    on_its_way.send(clone(&cut_off)).expect("who holds it");
-                    go_on.recv().expect("the word to go on");
-                });
             }
             let next = if at.is_some() { take(&state) } else { Cut::Never };
             if next == Cut::Never || next == Cut::Down {
@@ -191,31 +189,23 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     });
 }
 
-/// Finds what commits among the messages of a client: `COMMIT`, or the one statement that saves a batch outside of a
-/// transaction. (PostgreSQL manual, "Message Formats": `Parse` prepares a statement under a name, `Bind` runs it, `Sync`
-/// ends what belongs together.)
+/// Finds where transactions begin and commit among the messages of a client. (PostgreSQL manual, "Message Formats":
+/// `Parse` prepares a statement under a name, `Bind` and `Execute` run it, `Sync` ends what belongs together.)
 #[derive(Default)]
-struct Commit {
-    /// What is not a whole message yet.
+struct Messages {
+    /// A message of which the rest has not come yet.
     rest: Vec<u8>,
     has_started: bool,
-    prepared: HashMap<Vec<u8>, Prepared>,
-    in_transaction: bool,
+    /// The names of prepared statements that begin or commit a transaction.
+    prepared: HashMap<Vec<u8>, Point>,
 }
 
-#[derive(Clone, Copy)]
-enum Prepared {
-    Begin,
-    End { commits: bool },
-    Save,
-}
-
-impl Commit {
-    /// Where it begins, if it ends among these bytes.
-    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+impl Messages {
+    /// Which points are reached by the messages that end among these bytes, and where each message begins.
+    fn points(&mut self, bytes: &[u8]) -> Vec<(Point, usize)> {
         let before = self.rest.len();
         self.rest.extend(bytes);
-        let (mut at, mut begins, mut found) = (0, None, None);
+        let (mut at, mut found) = (0, Vec::new());
         // The first message has no letter before its length.
         while let Some(header) = Some(usize::from(self.has_started)).filter(|header| self.rest.len() >= at + header + 4)
         {
@@ -224,48 +214,35 @@ impl Commit {
             if self.rest.len() < end {
                 break;
             }
-            let (letter, body) = (self.rest[at], self.rest[at + header + 4..end].to_vec());
-            if !std::mem::replace(&mut self.has_started, true) {
-                at = end;
-                continue;
-            }
-            if self.is_commit(letter, &body) {
-                begins = Some(at);
-            }
-            if letter == b'S' {
-                found = found.or(begins.take());
+            if std::mem::replace(&mut self.has_started, true) {
+                let (letter, body) = (self.rest[at], self.rest[at + header + 4..end].to_vec());
+                found.extend(self.point(letter, &body).map(|point| (point, at.saturating_sub(before))));
             }
             at = end;
         }
-        // One that has begun is found with its end.
-        let done = begins.unwrap_or(at);
-        self.rest.drain(..done);
-        found.map(|at: usize| at.saturating_sub(before))
+        self.rest.drain(..at);
+        found
     }
 
-    fn is_commit(&mut self, letter: u8, body: &[u8]) -> bool {
+    fn point(&mut self, letter: u8, body: &[u8]) -> Option<Point> {
         let mut texts = body.split(|byte| *byte == 0);
         let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
-        if letter == b'P' {
-            let kind = match second {
-                b"COMMIT" => Some(Prepared::End { commits: true }),
-                b"ROLLBACK" => Some(Prepared::End { commits: false }),
-                text if text.starts_with(b"BEGIN") => Some(Prepared::Begin),
-                text => text.windows(SAVE.len()).any(|part| part == SAVE).then_some(Prepared::Save),
-            };
-            self.prepared.extend(kind.map(|kind| (first.to_vec(), kind)));
-        }
-        // Of `Bind` the first is the portal, which has no name.
-        match self.prepared.get(second).filter(|_| letter == b'B') {
-            Some(Prepared::Begin) => self.in_transaction = true,
-            Some(Prepared::End { commits }) => {
-                self.in_transaction = false;
-                return *commits;
+        match letter {
+            // The name of the statement, and its text.
+            b'P' => {
+                let command = second.split(u8::is_ascii_whitespace).next();
+                let point = match command {
+                    Some(b"BEGIN") => Some(Point::Begin),
+                    Some(b"COMMIT") => Some(Point::Commit),
+                    _ => None,
+                };
+                self.prepared.extend(point.map(|point| (first.to_vec(), point)));
+                None
             }
-            Some(Prepared::Save) => return !self.in_transaction,
-            None => {}
+            // The name of the portal, which is empty, and that of the statement.
+            b'B' => self.prepared.get(second).copied(),
+            _ => None,
         }
-        false
     }
 }
 

@@ -134,8 +134,8 @@ pub async fn fill(database: &Database, count: i64, user: &str, one_commit: bool)
     let sql = format!(
         "BEGIN; \
          WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {count} - 1) \
-         INSERT INTO events (sequence, time, batch_id, kind, actor, user_id) \
-         SELECT last_sequence + i + 1, last_time, 1000000000 + {batch}, 'USER_UPDATED', 'OPERATOR', {user} \
+         INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
+         SELECT last_sequence + i + 1, (last_sequence + i + 1) / 4096, last_time, 1000000000 + {batch}, 'USER_UPDATED', 'OPERATOR', {user} \
          FROM n CROSS JOIN feed; \
          UPDATE feed SET last_sequence = last_sequence + {count}; COMMIT;"
     );

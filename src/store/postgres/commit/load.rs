@@ -1,283 +1,237 @@
-//! Loads what a batch is decided from.
+//! The first round trip of a commit: locks the head and loads what the batch is decided from.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt};
+use diesel::sql_types::{Array, BigInt, Nullable};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 use uuid::Uuid;
 
-use super::Kept;
-use super::locked::{BEGIN, order};
+use super::{BEGIN, order};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT};
-use crate::domain::id::UserId;
-use crate::domain::ledger::{Changes, Due, Snapshot};
+use crate::domain::command::{Batch, Needs, REPLAY_KEPT};
+use crate::domain::id::{PairKey, RequestId, UserId};
+use crate::domain::ledger::{Due, Snapshot};
 use crate::domain::pair::RequestState;
-use crate::store::counts::Counted;
-use crate::store::postgres::read::{BlocksSql, RequestsSql, blocks_of, requests_of_pairs, users, users_by_id, whole};
-use crate::store::row::{BlockRow, CountsRow, DueRow, FeedHead, FeedRow, ReplayRow, RequestRow, UserRow};
-use crate::store::schema::{Instant, Stamp, blocks, connection_requests, request_ids, user_counts, users};
-use crate::store::statement::Statement;
-use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, Users, query};
+use crate::store::postgres::read::RequestsSql;
+use crate::store::row::{
+    BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, PairRow, ReplayRow, RequestRow, UserRow, member,
+};
+use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
+use crate::store::statement::{Statement, statement};
+use crate::store::users::KeptUsers;
+use crate::store::writer::{Members, WriterState};
+use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
 
-/// What the first flight brings.
+/// A request if the pair has one, and the blocks of its lower and its higher user.
+type PairSql =
+    (BigInt, BigInt, Nullable<RequestsSql>, Nullable<Instant>, Nullable<BigInt>, Nullable<Instant>, Nullable<BigInt>);
+
+/// What a batch is decided from.
 pub(super) struct Loaded {
-    pub(super) head: FeedHead,
+    /// The head that was locked.
+    pub(super) before: FeedHead,
+    pub(super) snapshot: Snapshot,
+}
+
+/// Rows that only some kinds of commands need.
+struct Rare {
     requests: Vec<RequestRow>,
     blocks: Vec<BlockRow>,
-    /// The users whose counts were asked for, and the counts of those that exist.
-    asked: Vec<UserId>,
-    counted: HashMap<UserId, Counted>,
-    /// The users of the requests that were asked for by id.
-    parties: Vec<UserId>,
-    known: Users,
-    replays: Vec<ReplayRow>,
-    due: Due,
+    due: Option<DueFound>,
 }
 
-/// How to load.
-#[derive(Clone, Copy)]
-pub(super) enum How<'a> {
-    /// Within a transaction that begins with it, and with the head locked first.
-    Locked,
-    /// As it is. It is true if the head is still the same when the batch is saved. Laid over it is to be what the
-    /// batch changes that is being saved meanwhile.
-    AsItIs(Option<&'a Changes>),
-}
-
-impl<'a> How<'a> {
-    /// What a batch changes that is being saved meanwhile.
-    fn saving(self) -> Option<&'a Changes> {
-        match self {
-            Self::Locked => None,
-            Self::AsItIs(saving) => saving,
-        }
-    }
-}
-
-/// Loads, and the head before all else: what is loaded before it may be older.
-pub(super) async fn begin(
+pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
-    kept: &Kept,
-    how: How<'_>,
-    needs: &Needs,
+    state: &mut WriterState,
+    profiles: &KeptUsers,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
-    let (low, high): (Vec<_>, Vec<_>) = needs.pairs.iter().map(|key| (key.low().get(), key.high().get())).unzip();
-    let requests: Vec<i64> = needs.requests.iter().map(|id| id.get()).collect();
-    // Of the others it is likely that they are still true, and it is seen when the head is.
-    let asked = kept.counts.absent(needs.users.iter().copied());
-    let unknown = kept.users.absent(needs.users.iter().copied());
-    let (one, other) = ([low.as_slice(), &high].concat(), [high.as_slice(), &low].concat());
-    let (_, head, by_pair, by_id, blocks, of_requests, counted, known, named, replays, rare, due) = try_join!(
-        // In this order on the wire.
+    let needs = Needs::of(batch);
+    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, replays, due } = &needs;
+    let (mut members, unknown) = state.find(users.iter().copied());
+    let (_, before, between, by_id, mut loaded, by_name, replays, rare) = try_join!(
+        // In this order on the connection.
         biased;
-        begin_transaction(conn, how),
-        first_head(conn, how),
-        requests_of_pairs(conn, low, high),
-        requests_by_id(conn, requests.clone()),
-        blocks_of(conn, one, other),
-        blocks_of_requests(conn, requests),
-        counts(conn, asked.clone()),
-        users_by_id(conn, unknown),
-        users_by_name(conn, needs),
-        replays(conn, needs),
-        load_rare(conn, needs, batch),
-        due(conn, needs, batch),
+        order(conn, BEGIN),
+        lock(conn),
+        pairs_by_key(conn, pairs),
+        pairs_by_request(conn, requests),
+        members_by_id(conn, &unknown),
+        members_by_name(conn, names),
+        stored_responses(conn, replays),
+        rare(conn, batch, all_pairs_of, unviewed_of, *due),
     )?;
-    let parties = by_id.iter().flat_map(|row| [row.from_user_id, row.to_user_id]).map(UserId::new).collect();
-    let requests = by_pair.into_iter().chain(by_id).chain(rare.0).collect();
-    let blocks = blocks.into_iter().chain(of_requests).chain(rare.1).collect();
-    let known = known.into_iter().chain(named).collect();
-    Ok(Loaded { head, requests, blocks, asked, counted, parties, known, replays, due })
-}
+    if !state.validate(&before) {
+        members.clear();
+    }
+    let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
+    loaded.extend(by_name);
 
-/// Puts together what was loaded and what is kept, and loads what is still missing.
-pub(super) async fn finish(
-    conn: &AsyncPgConnection,
-    kept: &Kept,
-    how: How<'_>,
-    needs: &Needs,
-    batch: &Batch,
-    loaded: Loaded,
-) -> Result<Snapshot, StoreError> {
-    let Loaded { head, requests, blocks, asked, counted, parties, known, replays, due } = loaded;
-    let mut snapshot = Snapshot { head: head.head, due, ..Snapshot::default() };
-    for row in requests {
+    let Rare { requests, blocks, due } = rare;
+    let due = due.map_or_else(Due::default, |found| found.due(&before.head));
+    let mut snapshot = Snapshot { head: before.head, due, ..Snapshot::default() };
+    for row in between.into_iter().chain(by_id) {
+        let pair = row.pair()?;
+        wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
+        snapshot.add(pair);
+    }
+    requests.into_iter().try_for_each(|row| Ok::<_, StoreError>(snapshot.add_request(row.try_into()?)))?;
+    blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
+    snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+
+    // Those that only the loaded pairs named; and all of them, if another server committed.
+    let known = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
+    let (cached, missing) = state.find(wanted.iter().copied().filter(|id| !known(id)));
+    members.extend(cached);
+    loaded.extend(members_by_id(conn, &missing).await?);
+    state.insert(&loaded);
+    profiles.keep(&loaded.iter().map(|(id, member)| (*id, member.user.clone())).collect(), &before.mark());
+    members.extend(loaded);
+    snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
+
+    for row in oldest_sent(conn, batch, &needs, &snapshot).await? {
         snapshot.add_request(row.try_into()?);
     }
-    for row in blocks {
-        snapshot.add_block(UserId::new(row.user_id), UserId::new(row.other_user_id), row.block());
-    }
-    let ids = needs.users.iter().copied().chain(parties).chain(known.keys().copied()).collect();
-    snapshot.members = members(conn, kept, how, &head, ids, (asked, counted), known).await?;
-    snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    how.saving().into_iter().for_each(|saving| snapshot.lay_over(saving));
-    let oldest = oldest_sent(conn, needs, batch, &snapshot).await?;
-    if !oldest.is_empty() {
-        for row in oldest {
-            snapshot.add_request(row.try_into()?);
-        }
-        how.saving().into_iter().for_each(|saving| snapshot.lay_over(saving));
-    }
-    Ok(snapshot)
+    Ok(Loaded { before, snapshot })
 }
 
-/// Those of the users that exist, with their counts: from what is kept and what was read already, and the rest from the
-/// database.
-async fn members(
-    conn: &AsyncPgConnection,
-    kept: &Kept,
-    how: How<'_>,
-    head: &FeedHead,
-    ids: BTreeSet<UserId>,
-    (asked, mut counted): (Vec<UserId>, HashMap<UserId, Counted>),
-    read: Users,
-) -> Result<Vec<Member>, StoreError> {
-    let mark = head.mark();
-    kept.counts.keep(counted.clone(), how.saving());
-    kept.users.keep(&read, &mark);
-    // Taken out now: what is kept later may need their place.
-    counted.extend(ids.iter().filter_map(|id| Some((*id, kept.counts.get(*id)?))));
-    let uncounted = ids.iter().copied().filter(|id| !counted.contains_key(id) && !asked.contains(id)).collect();
-    let others = ids.iter().copied().filter(|id| !read.contains_key(id)).collect();
-    let (more, mut known) = try_join!(biased; counts(conn, uncounted), users(conn, &kept.users, &mark, others))?;
-    kept.counts.keep(more.clone(), how.saving());
-    counted.extend(more);
-    known.extend(read);
-    let member = |id: UserId| {
-        let Counted { counts, sends } = *counted.get(&id)?;
-        Some(Member { user: Arc::clone(known.get(&id)?), counts, sends })
-    };
-    Ok(ids.into_iter().filter_map(member).collect())
+/// Locks the head. What is loaded before it may be outdated.
+async fn lock(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
+    Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head())
 }
 
-async fn begin_transaction(conn: &AsyncPgConnection, how: How<'_>) -> Result<(), StoreError> {
-    if matches!(how, How::Locked) { order(conn, BEGIN).await } else { Ok(()) }
-}
-
-async fn first_head(mut conn: &AsyncPgConnection, how: How<'_>) -> Result<FeedHead, StoreError> {
-    match how {
-        How::Locked => Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head()),
-        How::AsItIs(_) => head(conn).await,
-    }
-}
-
-pub(super) async fn head(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
-    Ok(query::head().first::<FeedRow>(&mut conn).await?.head())
-}
-
-async fn requests_by_id(mut conn: &AsyncPgConnection, ids: Vec<i64>) -> Result<Vec<RequestRow>, StoreError> {
-    if ids.is_empty() {
+/// The pairs with these keys, each by a look-up of its own. With `= ANY` on one of the two columns PostgreSQL may read
+/// everything that the other user has.
+async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) -> Result<Vec<PairRow>, StoreError> {
+    if keys.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(connection_requests::table.filter(connection_requests::id.eq_any(ids)).load(&mut conn).await?)
-}
-
-/// The blocks both ways of the pairs of these requests.
-async fn blocks_of_requests(mut conn: &AsyncPgConnection, requests: Vec<i64>) -> Result<Vec<BlockRow>, StoreError> {
-    if requests.is_empty() {
-        return Ok(Vec::new());
-    }
-    let text = "SELECT ? FROM connection_requests AS request \
-                CROSS JOIN LATERAL (VALUES (low_user_id, high_user_id), (high_user_id, low_user_id)) AS key (one, other) \
-                JOIN blocks ON blocks.user_id = key.one AND blocks.other_user_id = key.other \
-                WHERE request.id = ANY(?)";
-    let load = Statement::<Pg, BlocksSql>::new(text).part(blocks::all_columns).bind::<Array<BigInt>, _>(requests);
+    let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
+    let load: Statement<'_, Pg, PairSql, _> = statement!(
+        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, by_high.created, by_high.position \
+         FROM unnest(?, ?) AS pair (low, high) \
+         LEFT JOIN connection_requests ON low_user_id = pair.low AND high_user_id = pair.high \
+         LEFT JOIN blocks AS by_low ON by_low.user_id = pair.low AND by_low.other_user_id = pair.high \
+         LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low"
+    );
+    let load = load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(low).bind::<Array<BigInt>, _>(high);
     Ok(load.load(&mut conn).await?)
 }
 
-async fn counts(mut conn: &AsyncPgConnection, ids: Vec<UserId>) -> Result<HashMap<UserId, Counted>, StoreError> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let ids: Vec<i64> = ids.into_iter().map(UserId::get).collect();
-    let rows: Vec<CountsRow> = user_counts::table.filter(user_counts::user_id.eq_any(ids)).load(&mut conn).await?;
-    Ok(rows.iter().map(|row| (UserId::new(row.user_id), row.into())).collect())
-}
-
-async fn users_by_name(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Users, StoreError> {
-    if needs.names.is_empty() {
-        return Ok(Users::new());
-    }
-    let names: Vec<_> = needs.names.iter().cloned().collect();
-    let rows: Vec<UserRow> = users::table.filter(users::username_key.eq_any(names)).load(&mut conn).await?;
-    whole(rows)
-}
-
-async fn replays(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Vec<ReplayRow>, StoreError> {
-    if needs.replays.is_empty() {
+/// The pairs whose requests have these ids.
+async fn pairs_by_request(
+    mut conn: &AsyncPgConnection,
+    requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
+) -> Result<Vec<PairRow>, StoreError> {
+    if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
+    let load: Statement<'_, Pg, PairSql, _> = statement!(
+        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, by_high.created, by_high.position \
+         FROM connection_requests \
+         LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
+         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
+         WHERE id = ANY(?)"
+    );
+    let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
+    Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
+}
+
+async fn members_by_id(mut conn: &AsyncPgConnection, ids: &[UserId]) -> Result<Members, StoreError> {
+    if ids.is_empty() {
+        return Ok(Members::new());
+    }
+    let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+    let load = users::table.inner_join(user_counts::table).filter(users::id.eq_any(ids));
+    let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
+    rows.into_iter().map(member).collect()
+}
+
+async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>) -> Result<Members, StoreError> {
+    if names.is_empty() {
+        return Ok(Members::new());
+    }
+    let names: Vec<_> = names.iter().cloned().collect();
+    let load = users::table.inner_join(user_counts::table).filter(users::username_key.eq_any(names));
+    let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
+    rows.into_iter().map(member).collect()
+}
+
+async fn stored_responses(mut conn: &AsyncPgConnection, ids: &BTreeSet<Uuid>) -> Result<Vec<ReplayRow>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<_> = ids.iter().map(Uuid::to_string).collect();
     Ok(request_ids::table.filter(request_ids::id.eq_any(ids)).load(&mut conn).await?)
 }
 
-/// What a sweep deletes beside requests.
-async fn due(mut conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Result<Due, StoreError> {
-    if !needs.due {
-        return Ok(Due::default());
-    }
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(&mut conn).await?;
-    let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::due_events(Stamp(until)).get_result(&mut conn).await?,
-        None => DueRow::default(),
-    };
-    Ok(events.due(replays))
-}
-
-/// What only some commands need: one after the other, since they are rare.
-async fn load_rare(
+/// One query after the other, since such commands are rare.
+async fn rare(
     mut conn: &AsyncPgConnection,
-    needs: &Needs,
     batch: &Batch,
-) -> Result<(Vec<RequestRow>, Vec<BlockRow>), StoreError> {
+    all_pairs_of: &BTreeSet<UserId>,
+    unviewed_of: &BTreeSet<UserId>,
+    due: bool,
+) -> Result<Rare, StoreError> {
     let conn = &mut conn;
-    let (mut rows, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
-    let ever = Stamp(Time::UNIX_EPOCH);
-    for user in &needs.unviewed_of {
-        let pending = RequestState::Pending.name();
-        rows.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
+    let (mut requests, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
+    for user in unviewed_of {
+        let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
+        requests.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
     }
-    for user in &needs.all_pairs_of {
-        rows.extend(query::all_sent_open(user.get()).load(conn).await?);
-        rows.extend(query::all_sent_connected(user.get()).load(conn).await?);
-        rows.extend(query::all_sent_withdrawn(user.get()).load(conn).await?);
-        rows.extend(query::all_received(user.get()).load(conn).await?);
+    for user in all_pairs_of {
+        requests.extend(query::all_sent_open(user.get()).load(conn).await?);
+        requests.extend(query::all_sent_connected(user.get()).load(conn).await?);
+        requests.extend(query::all_sent_withdrawn(user.get()).load(conn).await?);
+        requests.extend(query::all_received(user.get()).load(conn).await?);
         blocks.extend(query::blocks_by(user.get()).load(conn).await?);
         blocks.extend(query::blocks_against(user.get()).load(conn).await?);
     }
-    if let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| needs.due) {
-        rows.extend(query::due_open(Stamp(expired), DUE_AT_ONCE).load(conn).await?);
+    if !due {
+        return Ok(Rare { requests, blocks, due: None });
     }
-    if needs.due {
-        let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-        rows.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn).await?);
+    let mut open = None;
+    if let Some(expired) = batch.policy.expired_before(batch.now) {
+        let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn).await?, LOOK_AHEAD);
+        if next.has_expired(expired) {
+            next = NextOpen::of(query::next_open(DUE_AT_ONCE).load(conn).await?, DUE_AT_ONCE);
+        }
+        open = Some(next.more_after());
+        requests.extend(next.rows);
+        requests.extend(query::due_out_of_order(Stamp(expired), DUE_AT_ONCE).load(conn).await?);
     }
-    Ok((rows, blocks))
+    let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
+    requests.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn).await?);
+    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn).await?;
+    let events = match batch.policy.events_until(batch.now) {
+        Some(until) => query::due_events(Stamp(until)).get_result(conn).await?,
+        None => DueRow::default(),
+    };
+    Ok(Rare { requests, blocks, due: Some(DueFound { open, replays, events }) })
 }
 
-/// Of the oldest open requests of each sender who may pass their limit, those that are due.
+/// Of the oldest open requests of each sender who may pass their limit, those that have expired.
 async fn oldest_sent(
     mut conn: &AsyncPgConnection,
-    needs: &Needs,
     batch: &Batch,
+    needs: &Needs,
     loaded: &Snapshot,
 ) -> Result<Vec<RequestRow>, StoreError> {
     let senders = batch.full_senders(needs, &loaded.members);
     let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| !senders.is_empty()) else {
         return Ok(Vec::new());
     };
-    let text = "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
-                    SELECT ? FROM connection_requests \
-                    WHERE from_user_id = sender.id AND state IN ('PENDING', 'REJECTED') \
-                    ORDER BY connection_requests.id LIMIT ? \
-                ) AS connection_requests WHERE created <= ?";
-    let load = Statement::<Pg, RequestsSql>::new(text)
+    let load: Statement<'_, Pg, RequestsSql, _> = statement!(
+        "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
+             SELECT ? FROM connection_requests \
+             WHERE from_user_id = sender.id AND state IN ('PENDING', 'REJECTED') \
+             ORDER BY connection_requests.id LIMIT ? \
+         ) AS connection_requests WHERE created <= ?"
+    );
+    let load = load
         .part(connection_requests::all_columns)
         .bind::<Array<BigInt>, _>(senders.into_iter().map(UserId::get).collect::<Vec<_>>())
         .part(connection_requests::all_columns)

@@ -1,23 +1,26 @@
-//! Saves what a batch changes: for each table and kind of change one part of a statement, whatever the number of rows.
+//! The second round trip of a commit: saves what the batch changed, and commits.
+//!
+//! For each table and kind of change there is one part of a statement, whatever the number of rows.
+
+use std::sync::Arc;
 
 use diesel::pg::Pg;
-use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use futures_util::future::join_all;
-use uuid::Uuid;
+use tokio::join;
 
-use super::NotSaved;
-use crate::domain::command::Needs;
+use super::{COMMIT, ROLLBACK, order};
+use crate::domain::Time;
+use crate::domain::command::Replay;
 use crate::domain::event::Event;
-use crate::domain::id::{PairKey, UserId};
-use crate::domain::ledger::{Changes, CountsChange};
-use crate::domain::pair::Request;
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
+use crate::domain::ledger::{Changes, CountsChange, Head};
+use crate::domain::pair::{Block, Request};
 use crate::domain::user::User;
-use crate::store::DUE_AT_ONCE;
 use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
+use crate::store::{DUE_AT_ONCE, StoreError, feed};
 
 type Write<'a> = Statement<'a, Pg>;
 
@@ -27,102 +30,160 @@ type Texts = Array<Text>;
 type Instants = Array<Instant>;
 type MaybeInstants = Array<Nullable<Instant>>;
 
-/// What is to be saved: what must come before the rest, since it is about the same rows, and the rest as one statement.
-pub(super) struct Saves<'a> {
-    first: Vec<Write<'a>>,
-    rest: Write<'a>,
+/// Takes the place of the save in a batch that changed nothing: see the [module](super).
+const NOTHING: &str = "SELECT";
+
+/// How a commit failed.
+pub(super) enum NotSaved {
+    /// Nothing was stored, and the transaction has ended.
+    RolledBack(StoreError),
+    /// It is not known whether the transaction was committed.
+    Unknown(StoreError),
 }
 
-impl<'a> Saves<'a> {
-    /// Of a batch that was decided from `before`. If the head is another one by now the rest saves nothing.
-    pub(super) fn new(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Self {
-        Self::following(head(before, changes, batch_id), changes, batch_id)
+/// Saves what a batch changed and ends the transaction.
+pub(super) async fn save_and_commit(
+    conn: &AsyncPgConnection,
+    before: &FeedHead,
+    changes: &Changes,
+    batch_id: i64,
+) -> Result<(), NotSaved> {
+    if changes.is_empty(&before.head) {
+        let (nothing, ended) = join!(biased; order(conn, NOTHING), order(conn, ROLLBACK));
+        return nothing.and(ended).map_err(NotSaved::Unknown);
     }
-
-    /// Of a batch that was decided from `before` as if the pair had no request and no block, and no answer were kept
-    /// under its ids. If the head is another one by now, or that is not so, the rest saves nothing.
-    pub(super) fn if_nothing(
-        before: &'a FeedHead,
-        changes: &'a Changes,
-        batch_id: i64,
-        pair: PairKey,
-        needs: &Needs,
-    ) -> Self {
-        Self::following(nothing(head(before, changes, batch_id), pair, needs), changes, batch_id)
+    let (first, rest) = statements(before, changes, batch_id);
+    for write in first {
+        // If one of several could not even be sent, a COMMIT that is sent along would commit the others without it.
+        if let Err(error) = run(conn, write).await {
+            order(conn, ROLLBACK).await.map_err(NotSaved::Unknown)?;
+            return Err(NotSaved::RolledBack(error));
+        }
     }
-
-    fn following(moved: Write<'a>, changes: &'a Changes, batch_id: i64) -> Self {
-        let (mut first, mut rest) = (Vec::new(), Vec::new());
-        users(&mut first, changes);
-        replays_deleted(&mut first, changes);
-        requests(&mut rest, changes);
-        blocks(&mut rest, changes);
-        counts(&mut rest, &changes.counts);
-        events(&mut rest, changes, batch_id);
-        replays(&mut rest, changes);
-        let rest = moved.then(" RETURNING pg_notify('kith_feed', '')").followed_by(rest);
-        Self { first, rest }
-    }
-
-    /// Whether one statement saves all.
-    pub(super) fn is_one(&self) -> bool {
-        self.first.is_empty()
-    }
-
-    /// All in one flight.
-    pub(super) async fn save(self, conn: &AsyncPgConnection) -> Result<(), NotSaved> {
-        let writes = self.first.into_iter().chain([self.rest]);
-        let outcomes = join_all(writes.map(|write| run(conn, write))).await;
-        // The first failure is the cause. After it all that follow in the transaction fail, for no reason of their own.
-        let moved = outcomes.into_iter().try_fold(0, |_, outcome| outcome)?;
-        if moved == 0 { Err(NotSaved::Stale) } else { Ok(()) }
+    let (saved, committed) = join!(biased; run(conn, rest), order(conn, COMMIT));
+    match (saved, committed) {
+        (Ok(()), Ok(())) => Ok(()),
+        // The COMMIT of a transaction in which a statement was refused is a rollback.
+        (Err(error), Ok(())) => Err(NotSaved::RolledBack(error)),
+        (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::RolledBack(error)),
+        (_, Err(error)) => Err(NotSaved::Unknown(error)),
     }
 }
 
-async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> QueryResult<usize> {
-    write.execute(&mut conn).await
+async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), StoreError> {
+    write.execute(&mut conn).await?;
+    Ok(())
 }
 
-fn users<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    let Changes { users_deleted, users_created, users_updated, .. } = changes;
-    if !users_deleted.is_empty() {
-        let ids: Vec<i64> = users_deleted.iter().map(|id| id.get()).collect();
-        let counts = Write::new("DELETE FROM user_counts WHERE user_id = ANY(?)");
-        writes.push(counts.bind::<Bigints, _>(ids.clone()));
-        writes.push(Write::new("DELETE FROM users WHERE id = ANY(?)").bind::<Bigints, _>(ids));
-    }
-    if !users_updated.is_empty() {
-        let text = "UPDATE users SET username = new.username, real_name = new.real_name, email = new.email, \
-                    email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
-                    location = new.location, birthday = new.birthday, description = new.description, \
-                    gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
-                    cover = new.cover \
-                    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, real_name, email, \
-                    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
-                    avatar, cover, id) WHERE users.id = new.id";
-        let users: Vec<&User> = users_updated.iter().map(AsRef::as_ref).collect();
-        writes.push(profiles(Write::new(text), &users).bind::<Bigints, _>(column(&users, |user| user.id.get())));
-    }
-    if !users_created.is_empty() {
-        let text = "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, \
-                    birthday, description, gender, status, website, avatar, cover, id, position) \
-                    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        let users: Vec<&User> = users_created.iter().map(|(user, _)| user.as_ref()).collect();
-        let ids = column(&users, |user| user.id.get());
-        let positions: Vec<_> = users_created.iter().map(|(_, position)| position.get()).collect();
-        let insert = profiles(Write::new(text), &users).bind::<Bigints, _>(ids.clone());
-        writes.push(insert.bind::<Bigints, _>(positions));
-        let counts = Write::new("INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)");
-        writes.push(counts.bind::<Bigints, _>(ids));
-    }
+/// What has to be saved first, since it is about the same rows as what follows; and the rest as one statement, all parts
+/// of which depend on its first one, the update of the head.
+fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> (Vec<Write<'a>>, Write<'a>) {
+    let Changes {
+        head,
+        users_deleted,
+        users_created,
+        users_updated,
+        requests_created,
+        requests_replaced,
+        requests_answered,
+        requests_viewed,
+        requests_deleted,
+        requests_out_of_order,
+        blocks_put,
+        blocks_deleted,
+        counts,
+        events,
+        events_deleted,
+        replays,
+        replays_end,
+        // For the writer's cache.
+        members: _,
+    } = changes;
+    let first = [
+        delete_users(users_deleted),
+        delete_counts(users_deleted),
+        update_users(users_updated),
+        create_users(users_created),
+        create_counts(users_created),
+        replays_end.map(delete_responses),
+    ];
+    let rest = [
+        delete_requests(requests_deleted),
+        create_requests(requests_created),
+        replace_requests(requests_replaced),
+        answer_requests(requests_answered),
+        view_requests(requests_viewed),
+        mark_requests(requests_out_of_order),
+        delete_blocks(blocks_deleted),
+        put_blocks(blocks_put),
+        change_counts(counts),
+        create_events(events, batch_id),
+        events_deleted.map(delete_events),
+        put_responses(replays),
+    ];
+    let rest = rest.into_iter().flatten().collect();
+    (first.into_iter().flatten().collect(), move_head(before, head, batch_id).followed_by(rest))
 }
 
-fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
-    rows.iter().map(value).collect()
+/// Writes the head and notifies those who listen once the commit is done. If the head is not the one that was locked, the
+/// sequence becomes null, which the table refuses, and with it the whole transaction.
+fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
+    let Head { sequence, time, last_user, users_changed, swept } = *after;
+    let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, last_user_id = ?, \
+                users_changed = ?, swept_id = ?, last_batch_id = ? \
+                WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
+    Write::new(text)
+        .bind::<BigInt, _>(before.batch_id)
+        .bind::<BigInt, _>(sequence.get())
+        .bind::<Instant, _>(Stamp(time))
+        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(users_changed.get())
+        .bind::<BigInt, _>(swept.get())
+        .bind::<BigInt, _>(batch_id)
+}
+
+// --- users ---
+
+fn delete_users<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
+    let text = "DELETE FROM users WHERE id = ANY(?)";
+    some(deleted, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
+}
+
+fn delete_counts<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
+    let text = "DELETE FROM user_counts WHERE user_id = ANY(?)";
+    some(deleted, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
+}
+
+fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
+    let text = "UPDATE users SET username = new.username, real_name = new.real_name, email = new.email, \
+                email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
+                location = new.location, birthday = new.birthday, description = new.description, \
+                gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
+                cover = new.cover \
+                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, real_name, email, \
+                email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
+                avatar, cover) WHERE users.id = new.id";
+    some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
+}
+
+fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
+    let text = "INSERT INTO users (position, id, username, real_name, email, email_isvalid, date_joined, bio, \
+                location, birthday, description, gender, status, website, avatar, cover) \
+                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    some(created, |users| {
+        let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));
+        profiles(insert, &column(users, |(user, _)| user.as_ref()))
+    })
+}
+
+fn create_counts<'a>(created: &[(Arc<User>, Sequence)]) -> Option<Write<'a>> {
+    let text = "INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)";
+    some(created, |users| Write::new(text).bind::<Bigints, _>(column(users, |(user, _)| user.id.get())))
 }
 
 fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
     write
+        .bind::<Bigints, _>(column(users, |user| user.id.get()))
         .bind::<Texts, _>(column(users, |user| user.username.as_str()))
         .bind::<Texts, _>(column(users, |user| user.real_name.as_str()))
         .bind::<Texts, _>(column(users, |user| user.email.as_str()))
@@ -139,51 +200,63 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
         .bind::<Texts, _>(column(users, |user| user.cover.as_str()))
 }
 
-fn requests<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    let Changes { requests_deleted, requests_created, requests_replaced, requests_answered, requests_viewed, .. } =
-        changes;
-    if !requests_deleted.is_empty() {
-        let text = "DELETE FROM connection_requests USING moved, unnest(?, ?) AS gone (low, high) \
-                    WHERE low_user_id = gone.low AND high_user_id = gone.high";
-        writes.push(pairs(Write::new(text), requests_deleted));
-    }
-    if !requests_created.is_empty() {
-        let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
-                    viewed, rejected, accepted, low_user_id, high_user_id) \
-                    SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
-        writes.push(whole_requests(Write::new(text), requests_created));
-    }
-    if !requests_replaced.is_empty() {
-        let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
-                    to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
-                    created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
-                    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
-                    state, position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
-                    WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
-        writes.push(whole_requests(Write::new(text), requests_replaced));
-    }
-    if !requests_answered.is_empty() {
-        let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
-                    viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
-                    FROM moved, unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
-                    WHERE old.id = new.id";
-        let write = Write::new(text)
-            .bind::<Bigints, _>(column(requests_answered, |request| request.id.get()))
-            .bind::<Texts, _>(column(requests_answered, |request| request.state.name()))
-            .bind::<Bigints, _>(column(requests_answered, |request| request.position.get()));
-        writes.push(times(write, requests_answered));
-    }
-    if !requests_viewed.is_empty() {
-        let text = "UPDATE connection_requests AS old SET viewed = new.viewed \
-                    FROM moved, unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
-        let write = Write::new(text)
-            .bind::<Bigints, _>(column(requests_viewed, |request| request.id.get()))
-            .bind::<MaybeInstants, _>(column(requests_viewed, |request| request.viewed.map(Stamp)));
-        writes.push(write);
-    }
+// --- requests ---
+
+fn delete_requests<'a>(deleted: &[PairKey]) -> Option<Write<'a>> {
+    let text = "DELETE FROM connection_requests USING moved, unnest(?, ?) AS gone (low, high) \
+                WHERE low_user_id = gone.low AND high_user_id = gone.high";
+    some(deleted, |keys| pairs(Write::new(text), keys))
 }
 
-fn whole_requests<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
+fn create_requests(created: &[Request]) -> Option<Write<'_>> {
+    let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
+                viewed, rejected, accepted, low_user_id, high_user_id) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+    some(created, |requests| all_columns(Write::new(text), requests))
+}
+
+fn replace_requests(replaced: &[Request]) -> Option<Write<'_>> {
+    let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
+                to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
+                created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, \
+                out_of_order = false \
+                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
+                state, position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
+                WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
+    some(replaced, |requests| all_columns(Write::new(text), requests))
+}
+
+/// Without the columns that do not change, so that PostgreSQL can leave their indexes alone.
+fn answer_requests<'a>(answered: &[Request]) -> Option<Write<'a>> {
+    let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
+                viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
+                FROM moved, unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
+                WHERE old.id = new.id";
+    some(answered, |requests| {
+        let write = Write::new(text)
+            .bind::<Bigints, _>(column(requests, |request| request.id.get()))
+            .bind::<Texts, _>(column(requests, |request| request.state.name()))
+            .bind::<Bigints, _>(column(requests, |request| request.position.get()));
+        times(write, requests)
+    })
+}
+
+fn view_requests<'a>(viewed: &[Request]) -> Option<Write<'a>> {
+    let text = "UPDATE connection_requests AS old SET viewed = new.viewed \
+                FROM moved, unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
+    some(viewed, |requests| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(requests, |request| request.id.get()))
+            .bind::<MaybeInstants, _>(column(requests, |request| request.viewed.map(Stamp)))
+    })
+}
+
+fn mark_requests<'a>(out_of_order: &[RequestId]) -> Option<Write<'a>> {
+    let text = "UPDATE connection_requests SET out_of_order = true FROM moved WHERE id = ANY(?)";
+    some(out_of_order, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
+}
+
+fn all_columns<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
     let keys: Vec<_> = requests.iter().filter_map(Request::key).collect();
     let write = write
         .bind::<Bigints, _>(column(requests, |request| request.id.get()))
@@ -209,33 +282,34 @@ fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {
         .bind::<Bigints, _>(column(keys, |key| key.high().get()))
 }
 
-fn blocks<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    let Changes { blocks_deleted, blocks_put, .. } = changes;
-    if !blocks_deleted.is_empty() {
-        let text = "DELETE FROM blocks USING moved, unnest(?, ?) AS gone (one, other) \
-                    WHERE user_id = gone.one AND other_user_id = gone.other";
-        let write = Write::new(text)
-            .bind::<Bigints, _>(column(blocks_deleted, |(user, _)| user.get()))
-            .bind::<Bigints, _>(column(blocks_deleted, |(_, other)| other.get()));
-        writes.push(write);
-    }
-    if !blocks_put.is_empty() {
-        let text = "INSERT INTO blocks (user_id, other_user_id, created, position) \
-                    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (user_id, other_user_id) DO UPDATE \
-                    SET created = excluded.created, position = excluded.position";
-        let write = Write::new(text)
-            .bind::<Bigints, _>(column(blocks_put, |(user, _, _)| user.get()))
-            .bind::<Bigints, _>(column(blocks_put, |(_, other, _)| other.get()))
-            .bind::<Instants, _>(column(blocks_put, |(_, _, block)| Stamp(block.created)))
-            .bind::<Bigints, _>(column(blocks_put, |(_, _, block)| block.position.get()));
-        writes.push(write);
-    }
+// --- blocks ---
+
+fn delete_blocks<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
+    let text = "DELETE FROM blocks USING moved, unnest(?, ?) AS gone (one, other) \
+                WHERE user_id = gone.one AND other_user_id = gone.other";
+    some(deleted, |blocks| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(blocks, |(user, _)| user.get()))
+            .bind::<Bigints, _>(column(blocks, |(_, other)| other.get()))
+    })
 }
 
-fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [CountsChange]) {
-    if counts.is_empty() {
-        return;
-    }
+fn put_blocks<'a>(put: &[(UserId, UserId, Block)]) -> Option<Write<'a>> {
+    let text = "INSERT INTO blocks (user_id, other_user_id, created, position) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (user_id, other_user_id) DO UPDATE \
+                SET created = excluded.created, position = excluded.position";
+    some(put, |blocks| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(blocks, |(user, _, _)| user.get()))
+            .bind::<Bigints, _>(column(blocks, |(_, other, _)| other.get()))
+            .bind::<Instants, _>(column(blocks, |(_, _, block)| Stamp(block.created)))
+            .bind::<Bigints, _>(column(blocks, |(_, _, block)| block.position.get()))
+    })
+}
+
+// --- counts, events, stored responses ---
+
+fn change_counts<'a>(counts: &[CountsChange]) -> Option<Write<'a>> {
     let text = "UPDATE user_counts AS old SET requests_sent = old.requests_sent + new.requests_sent, \
                 requests_received = old.requests_received + new.requests_received, \
                 requests_unviewed = old.requests_unviewed + new.requests_unviewed, \
@@ -243,26 +317,27 @@ fn counts<'a>(writes: &mut Vec<Write<'a>>, counts: &'a [CountsChange]) {
                 sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since) \
                 FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, \
                 connections, sends, sends_since, user_id) WHERE old.user_id = new.user_id";
-    let write = Write::new(text)
-        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_sent))
-        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_received))
-        .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_unviewed))
-        .bind::<Bigints, _>(column(counts, |counts| counts.change.connections))
-        .bind::<MaybeBigints, _>(column(counts, |counts| counts.sends.map(|sends| sends.count)))
-        .bind::<MaybeInstants, _>(column(counts, |counts| counts.sends.and_then(|sends| sends.since).map(Stamp)))
-        .bind::<Bigints, _>(column(counts, |counts| counts.user.get()));
-    writes.push(write);
+    some(counts, |counts| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_sent))
+            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_received))
+            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_unviewed))
+            .bind::<Bigints, _>(column(counts, |counts| counts.change.connections))
+            .bind::<MaybeBigints, _>(column(counts, |counts| counts.sends.map(|sends| sends.count)))
+            .bind::<MaybeInstants, _>(column(counts, |counts| counts.sends.and_then(|sends| sends.since).map(Stamp)))
+            .bind::<Bigints, _>(column(counts, |counts| counts.user.get()))
+    })
 }
 
-fn events<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes, batch_id: i64) {
-    let events: &[Event] = &changes.events;
-    if !events.is_empty() {
-        let text = "INSERT INTO events (batch_id, sequence, time, kind, cause, actor, actor_user_id, user_id, \
-                    other_user_id, request_id) \
-                    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
-        let write = Write::new(text)
+fn create_events<'a>(events: &[Event], batch_id: i64) -> Option<Write<'a>> {
+    let text = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, user_id, \
+                other_user_id, request_id) \
+                SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+    some(events, |events| {
+        Write::new(text)
             .bind::<BigInt, _>(batch_id)
             .bind::<Bigints, _>(column(events, |event| event.sequence.get()))
+            .bind::<Bigints, _>(column(events, |event| feed::stretch(event.sequence)))
             .bind::<Instants, _>(column(events, |event| Stamp(event.time)))
             .bind::<Texts, _>(column(events, |event| event.kind.name()))
             .bind::<Array<Nullable<Text>>, _>(column(events, |event| event.cause.map(|cause| cause.name())))
@@ -270,67 +345,39 @@ fn events<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes, batch_id: i64) 
             .bind::<MaybeBigints, _>(column(events, |event| actor_columns(event.actor).1))
             .bind::<Bigints, _>(column(events, |event| event.user.get()))
             .bind::<MaybeBigints, _>(column(events, |event| event.other.map(UserId::get)))
-            .bind::<MaybeBigints, _>(column(events, |event| event.request.map(|request| request.get())));
-        writes.push(write);
-    }
-    if let Some(until) = changes.events_deleted {
-        writes.push(Write::new("DELETE FROM events USING moved WHERE sequence <= ?").bind::<BigInt, _>(until.get()));
-    }
+            .bind::<MaybeBigints, _>(column(events, |event| event.request.map(|request| request.get())))
+    })
 }
 
-fn replays_deleted<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    if let Some(end) = changes.replays_end {
-        let text = "DELETE FROM request_ids WHERE id IN \
-                    (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
-        writes.push(Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE));
-    }
+fn delete_events<'a>(until: Sequence) -> Write<'a> {
+    Write::new("DELETE FROM events USING moved WHERE sequence <= ?").bind::<BigInt, _>(until.get())
 }
 
-fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
-    let replays = &changes.replays;
-    if !replays.is_empty() {
-        let text = "INSERT INTO request_ids (id, fingerprint, response, created) \
-                    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new \
-                    ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
-                    response = excluded.response, created = excluded.created";
-        let write = Write::new(text)
+fn put_responses(replays: &[Replay]) -> Option<Write<'_>> {
+    let text = "INSERT INTO request_ids (id, fingerprint, response, created) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new \
+                ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
+                response = excluded.response, created = excluded.created";
+    some(replays, |replays| {
+        Write::new(text)
             .bind::<Texts, _>(column(replays, |replay| replay.id.to_string()))
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.fingerprint.as_slice()).collect::<Vec<_>>())
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.response.as_slice()).collect::<Vec<_>>())
-            .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)));
-        writes.push(write);
-    }
+            .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)))
+    })
 }
 
-/// The head, and with it the word to those who listen, which they get when the commit is done. Only from what the batch
-/// was decided from. (PostgreSQL carries this out first, since the statement's result is made of it: whoever saves has
-/// the head before all else, so that nobody waits for each other.)
-fn head<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> Write<'a> {
-    let FeedHead { epoch, head: before, batch_id: batch_before } = before;
-    let text = "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, \
-                last_batch_id = ? \
-                WHERE id = 1 AND epoch = ? AND last_sequence = ? AND last_time = ? AND last_batch_id = ?";
-    Write::new(text)
-        .bind::<BigInt, _>(changes.head.sequence.get())
-        .bind::<Instant, _>(Stamp(changes.head.time))
-        .bind::<BigInt, _>(changes.head.last_user.get())
-        .bind::<BigInt, _>(changes.head.users_changed.get())
-        .bind::<BigInt, _>(batch_id)
-        .bind::<Text, _>(epoch.as_str())
-        .bind::<BigInt, _>(before.sequence.get())
-        .bind::<Instant, _>(Stamp(before.time))
-        .bind::<BigInt, _>(*batch_before)
+fn delete_responses<'a>(end: Time) -> Write<'a> {
+    let text = "DELETE FROM request_ids WHERE id IN \
+                (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
+    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE)
 }
 
-/// Moves the head only where nothing is between the two, and no answer is kept under the ids that the batch names.
-fn nothing<'a>(head: Write<'a>, pair: PairKey, needs: &Needs) -> Write<'a> {
-    let text = " AND NOT EXISTS (SELECT FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?) \
-                AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
-                AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
-                AND NOT EXISTS (SELECT FROM request_ids WHERE id = ANY(?))";
-    let (low, high) = (pair.low().get(), pair.high().get());
-    let replays: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
-    let both_ways = [low, high, low, high, high, low];
-    let moved = both_ways.into_iter().fold(head.then(text), |moved, user| moved.bind::<BigInt, _>(user));
-    moved.bind::<Texts, _>(replays)
+/// A part of the save, if there are rows for it.
+fn some<'a, 'b, T>(rows: &'b [T], write: impl FnOnce(&'b [T]) -> Write<'a>) -> Option<Write<'a>> {
+    (!rows.is_empty()).then(|| write(rows))
+}
+
+fn column<'b, T, V>(rows: &'b [T], value: impl Fn(&'b T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
 }

@@ -1,21 +1,34 @@
+-- What every table holds is proven by `kith check`. The tables that each batch writes to (feed, user_counts,
+-- connection_requests, events) have no CHECK constraints: PostgreSQL parses each of them anew for every statement,
+-- which took 50 microseconds of a batch (docs/adr/0010-one-way-to-commit.md).
+
 CREATE TABLE feed (
-    id bigint PRIMARY KEY CHECK (id = 1),
+    id bigint PRIMARY KEY,
     epoch text NOT NULL,
     token_key text NOT NULL,
-    last_sequence bigint NOT NULL CHECK (last_sequence >= 0),
+    last_sequence bigint NOT NULL,
     last_time timestamptz NOT NULL,
-    last_user_id bigint NOT NULL CHECK (last_user_id >= 0)
+    last_user_id bigint NOT NULL,
+    users_changed bigint NOT NULL,
+    swept_id bigint NOT NULL,
+    last_batch_id bigint NOT NULL
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE feed IS 'The head of the feed, one row: every writer locks it first.';
-COMMENT ON COLUMN feed.epoch IS 'Random, set when the database is created: tells this feed from any other.';
+COMMENT ON COLUMN feed.epoch IS 'Random, set when the database is created: identifies this feed.';
 COMMENT ON COLUMN feed.token_key IS 'Random: signs page tokens.';
 COMMENT ON COLUMN feed.last_user_id IS 'The largest id that any user ever had.';
+COMMENT ON COLUMN feed.users_changed IS 'The sequence of the newest event that changed or deleted a user: shows whether cached users are valid.';
+COMMENT ON COLUMN feed.swept_id IS 'No open request has this id or a smaller one, except those marked out_of_order: the sweep for expired requests starts after it.';
+COMMENT ON COLUMN feed.last_batch_id IS 'Random, of the last committed batch: no two batches leave the same head.';
 INSERT INTO feed VALUES (
     1,
     replace(gen_random_uuid()::text, '-', ''),
     replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''),
     0,
     'epoch',
+    0,
+    0,
+    0,
     0
 );
 
@@ -43,11 +56,11 @@ COMMENT ON COLUMN users.username_key IS 'The name in lower case: no two users ha
 
 CREATE TABLE user_counts (
     user_id bigint PRIMARY KEY,
-    requests_sent bigint NOT NULL DEFAULT 0 CHECK (requests_sent >= 0),
-    requests_received bigint NOT NULL DEFAULT 0 CHECK (requests_received >= 0),
-    requests_unviewed bigint NOT NULL DEFAULT 0 CHECK (requests_unviewed >= 0),
-    connections bigint NOT NULL DEFAULT 0 CHECK (connections >= 0),
-    sends bigint NOT NULL DEFAULT 0 CHECK (sends >= 0),
+    requests_sent bigint NOT NULL DEFAULT 0,
+    requests_received bigint NOT NULL DEFAULT 0,
+    requests_unviewed bigint NOT NULL DEFAULT 0,
+    connections bigint NOT NULL DEFAULT 0,
+    sends bigint NOT NULL DEFAULT 0,
     sends_since timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE user_counts IS 'One row for each user; changed in the transaction that changes what it counts.';
@@ -59,23 +72,21 @@ CREATE TABLE connection_requests (
     id bigint NOT NULL UNIQUE,
     from_user_id bigint NOT NULL,
     to_user_id bigint NOT NULL,
-    state text NOT NULL CHECK (state IN ('PENDING', 'REJECTED', 'WITHDRAWN', 'CONNECTED')),
+    state text NOT NULL,
     position bigint NOT NULL,
     message text NOT NULL,
     created timestamptz NOT NULL,
     viewed timestamptz,
     rejected timestamptz,
     accepted timestamptz,
-    PRIMARY KEY (low_user_id, high_user_id),
-    CHECK (low_user_id < high_user_id),
-    CHECK (low_user_id = LEAST(from_user_id, to_user_id) AND high_user_id = GREATEST(from_user_id, to_user_id)),
-    CHECK ((rejected IS NOT NULL) = (state IN ('REJECTED', 'WITHDRAWN'))),
-    CHECK ((accepted IS NOT NULL) = (state = 'CONNECTED'))
+    out_of_order boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (low_user_id, high_user_id)
 ) WITH (fillfactor = 85);
 COMMENT ON TABLE connection_requests IS 'One row for each pair with a request or a connection.';
 COMMENT ON COLUMN connection_requests.id IS 'The sequence of the event that created the request.';
 COMMENT ON COLUMN connection_requests.position IS 'The sequence of the event that brought the row into its state.';
--- A sender's list: in the order of sending, since position would tell when a request was rejected.
+COMMENT ON COLUMN connection_requests.out_of_order IS 'Whether a request with a larger id may expire before this one.';
+-- A sender's list: in the order of sending, since position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
     WHERE state IN ('PENDING', 'REJECTED');
 -- A receiver's lists, and connections from that side.
@@ -83,8 +94,10 @@ CREATE INDEX connection_requests_received ON connection_requests (to_user_id, st
 -- Connections from the sender's side.
 CREATE INDEX connection_requests_connected ON connection_requests (from_user_id, position)
     WHERE state = 'CONNECTED';
--- What expires next, and whose cooldown ends next.
-CREATE INDEX connection_requests_open ON connection_requests (created) WHERE state IN ('PENDING', 'REJECTED');
+-- What expires next is found by id, in the order of creation; this index has the exceptions, usually none.
+CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
+    WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
+-- Whose cooldown ends next.
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
 -- With the two of a sender above, all that a deleted user sent.
 CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
@@ -110,20 +123,26 @@ CREATE INDEX blocks_list ON blocks (user_id, position);
 CREATE INDEX blocks_other ON blocks (other_user_id);
 
 CREATE TABLE events (
-    sequence bigint PRIMARY KEY CHECK (sequence > 0),
+    sequence bigint PRIMARY KEY,
+    stretch bigint NOT NULL,
     time timestamptz NOT NULL,
     batch_id bigint NOT NULL,
     kind text NOT NULL,
     cause text,
-    actor text NOT NULL CHECK (actor IN ('USER', 'OPERATOR', 'SYSTEM')),
+    actor text NOT NULL,
     actor_user_id bigint,
     user_id bigint NOT NULL,
     other_user_id bigint,
-    request_id bigint,
-    CHECK ((actor = 'USER') = (actor_user_id IS NOT NULL))
+    request_id bigint
 );
 COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequence 1, 2, 3, ... without gaps.';
-COMMENT ON COLUMN events.batch_id IS 'Random, the same for events that were committed together: settles a commit whose answer was lost.';
+COMMENT ON COLUMN events.stretch IS 'sequence / 4096';
+COMMENT ON COLUMN events.batch_id IS 'Random, the same for events that were committed together: shows whether a commit took place whose result was lost.';
+-- The events of a user, in the order of the feed: one index for each of the two columns that name one. By stretch of
+-- the feed first: an event is added among those of its own stretch, to a few dozen pages that are in memory anyway.
+-- With the user first each event would touch two pages anywhere in the indexes (docs/adr/0008-events-by-stretch.md).
+CREATE INDEX events_user ON events (stretch, user_id, sequence);
+CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 
 CREATE TABLE request_ids (
     id text PRIMARY KEY,
@@ -131,5 +150,5 @@ CREATE TABLE request_ids (
     response bytea NOT NULL,
     created timestamptz NOT NULL
 );
-COMMENT ON TABLE request_ids IS 'The answers given under a request_id, kept for 24 hours.';
+COMMENT ON TABLE request_ids IS 'The responses given under a request_id, stored for 24 hours.';
 CREATE INDEX request_ids_created ON request_ids (created);

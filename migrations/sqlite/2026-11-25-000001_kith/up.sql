@@ -1,16 +1,23 @@
--- Times are microseconds since 1970-01-01T00:00:00Z.
+-- Times are microseconds since 1970-01-01T00:00:00Z. The PostgreSQL migration of the same name comments the columns.
+-- What every table holds is proven by `kith check`; the tables that each batch writes to have no CHECK constraints.
 CREATE TABLE feed (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
+    id INTEGER PRIMARY KEY,
     epoch TEXT NOT NULL,
     token_key TEXT NOT NULL,
-    last_sequence INTEGER NOT NULL CHECK (last_sequence >= 0),
+    last_sequence INTEGER NOT NULL,
     last_time INTEGER NOT NULL,
-    last_user_id INTEGER NOT NULL CHECK (last_user_id >= 0)
+    last_user_id INTEGER NOT NULL,
+    users_changed INTEGER NOT NULL,
+    swept_id INTEGER NOT NULL,
+    last_batch_id INTEGER NOT NULL
 ) STRICT;
 INSERT INTO feed VALUES (
     1,
     lower(hex(randomblob(16))),
     lower(hex(randomblob(32))),
+    0,
+    0,
+    0,
     0,
     0,
     0
@@ -38,43 +45,45 @@ CREATE TABLE users (
 
 CREATE TABLE user_counts (
     user_id INTEGER PRIMARY KEY,
-    requests_sent INTEGER NOT NULL DEFAULT 0 CHECK (requests_sent >= 0),
-    requests_received INTEGER NOT NULL DEFAULT 0 CHECK (requests_received >= 0),
-    requests_unviewed INTEGER NOT NULL DEFAULT 0 CHECK (requests_unviewed >= 0),
-    connections INTEGER NOT NULL DEFAULT 0 CHECK (connections >= 0),
-    sends INTEGER NOT NULL DEFAULT 0 CHECK (sends >= 0),
+    requests_sent INTEGER NOT NULL DEFAULT 0,
+    requests_received INTEGER NOT NULL DEFAULT 0,
+    requests_unviewed INTEGER NOT NULL DEFAULT 0,
+    connections INTEGER NOT NULL DEFAULT 0,
+    sends INTEGER NOT NULL DEFAULT 0,
     sends_since INTEGER
 ) STRICT;
 
+-- The rows lie in the order of their ids, each new one at the end. In the order of their pairs each would be written to
+-- a page of its own, and every index would name a row by its pair (docs/adr/0009-sqlite-requests-by-id.md).
 CREATE TABLE connection_requests (
+    id INTEGER PRIMARY KEY,
     low_user_id INTEGER NOT NULL,
     high_user_id INTEGER NOT NULL,
-    id INTEGER NOT NULL UNIQUE,
     from_user_id INTEGER NOT NULL,
     to_user_id INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('PENDING', 'REJECTED', 'WITHDRAWN', 'CONNECTED')),
+    state TEXT NOT NULL,
     position INTEGER NOT NULL,
     message TEXT NOT NULL,
     created INTEGER NOT NULL,
     viewed INTEGER,
     rejected INTEGER,
     accepted INTEGER,
-    PRIMARY KEY (low_user_id, high_user_id),
-    CHECK (low_user_id < high_user_id),
-    CHECK (low_user_id = min(from_user_id, to_user_id) AND high_user_id = max(from_user_id, to_user_id)),
-    CHECK ((rejected IS NOT NULL) = (state IN ('REJECTED', 'WITHDRAWN'))),
-    CHECK ((accepted IS NOT NULL) = (state = 'CONNECTED'))
-) STRICT, WITHOUT ROWID;
--- A sender's list: in the order of sending, since position would tell when a request was rejected.
+    out_of_order INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (low_user_id, high_user_id)
+) STRICT;
+-- A sender's list: in the order of sending, since position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
     WHERE state IN ('PENDING', 'REJECTED');
--- A receiver's lists, and connections from that side.
-CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position);
--- Connections from the sender's side.
-CREATE INDEX connection_requests_connected ON connection_requests (from_user_id, position)
-    WHERE state = 'CONNECTED';
--- What expires next, and whose cooldown ends next.
-CREATE INDEX connection_requests_open ON connection_requests (created) WHERE state IN ('PENDING', 'REJECTED');
+-- A receiver's lists, and connections from that side. With all columns that a list of connections shows: it need not
+-- read the rows, which lie anywhere.
+CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position, from_user_id, accepted);
+-- Connections from the sender's side. (SQLite needs the state although it is the same in all of them.)
+CREATE INDEX connection_requests_connected
+    ON connection_requests (from_user_id, position, to_user_id, accepted, state) WHERE state = 'CONNECTED';
+-- What expires next is found by id, in the order of creation; this index has the exceptions, usually none.
+CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
+    WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
+-- Whose cooldown ends next.
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
 -- With the two of a sender above, all that a deleted user sent.
 CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
@@ -99,18 +108,22 @@ CREATE INDEX blocks_list ON blocks (user_id, position);
 CREATE INDEX blocks_other ON blocks (other_user_id);
 
 CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY CHECK (sequence > 0),
+    sequence INTEGER PRIMARY KEY,
+    stretch INTEGER NOT NULL,
     time INTEGER NOT NULL,
     batch_id INTEGER NOT NULL,
     kind TEXT NOT NULL,
     cause TEXT,
-    actor TEXT NOT NULL CHECK (actor IN ('USER', 'OPERATOR', 'SYSTEM')),
+    actor TEXT NOT NULL,
     actor_user_id INTEGER,
     user_id INTEGER NOT NULL,
     other_user_id INTEGER,
-    request_id INTEGER,
-    CHECK ((actor = 'USER') = (actor_user_id IS NOT NULL))
+    request_id INTEGER
 ) STRICT;
+-- The events of a user, in the order of the feed: one index for each of the two columns that name one. By stretch of
+-- the feed first: an event is added among those of its own stretch, to a few dozen pages that are in memory anyway.
+CREATE INDEX events_user ON events (stretch, user_id, sequence);
+CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 
 CREATE TABLE request_ids (
     id TEXT PRIMARY KEY,

@@ -1,2 +1,0 @@
-DROP INDEX events_user;
-DROP INDEX events_other;

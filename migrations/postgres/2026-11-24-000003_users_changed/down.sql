@@ -1,1 +1,0 @@
-ALTER TABLE feed DROP COLUMN users_changed;

@@ -1,1 +1,0 @@
-ALTER TABLE feed DROP COLUMN last_batch_id;

@@ -1,0 +1,152 @@
+//! Loads what a batch is decided from, with single-row statements.
+
+use std::collections::BTreeSet;
+
+use diesel::prelude::*;
+
+use crate::domain::Time;
+use crate::domain::command::{Batch, Needs, REPLAY_KEPT};
+use crate::domain::id::UserId;
+use crate::domain::ledger::Snapshot;
+use crate::domain::pair::{Request, RequestState};
+use crate::store::row::{
+    BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, ReplayRow, RequestRow, UserRow, member,
+};
+use crate::store::schema::Stamp;
+use crate::store::users::KeptUsers;
+use crate::store::writer::{Members, WriterState};
+use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
+
+/// What a batch is decided from.
+pub(super) struct Loaded {
+    pub(super) before: FeedHead,
+    pub(super) snapshot: Snapshot,
+}
+
+/// Within the transaction that holds the write lock.
+pub(super) fn load(
+    conn: &mut SqliteConnection,
+    state: &mut WriterState,
+    profiles: &KeptUsers,
+    batch: &Batch,
+) -> Result<Loaded, StoreError> {
+    let needs = Needs::of(batch);
+    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, replays, due } = &needs;
+    let before = query::head().first::<FeedRow>(conn)?.head();
+    state.validate(&before);
+    let mut snapshot = Snapshot { head: before.head, ..Snapshot::default() };
+    let mut wanted = users.clone();
+
+    let mut asked = pairs.clone();
+    for key in pairs {
+        add(&mut snapshot, query::request_of_pair(key.low().get(), key.high().get()).load(conn)?)?;
+    }
+    for id in requests.keys() {
+        let row: Option<RequestRow> = query::request(id.get()).first(conn).optional()?;
+        let Some(request) = row.map(Request::try_from).transpose()? else { continue };
+        asked.extend(request.key());
+        wanted.extend(needs.parties(&request));
+        snapshot.add_request(request);
+    }
+    for key in asked {
+        let (low, high) = (key.low().get(), key.high().get());
+        add_blocks(&mut snapshot, query::block(low, high).load(conn)?);
+        add_blocks(&mut snapshot, query::block(high, low).load(conn)?);
+    }
+    load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
+    if *due {
+        load_due(conn, &mut snapshot, batch)?;
+    }
+    for id in replays {
+        let row: Option<ReplayRow> = query::replay(id.to_string()).first(conn).optional()?;
+        snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
+    }
+
+    let mut loaded = Members::new();
+    for name in names {
+        let row: Option<(UserRow, CountsRow)> = query::member_by_name(name.clone()).first(conn).optional()?;
+        loaded.extend(row.map(member).transpose()?);
+    }
+    wanted.extend(loaded.keys());
+    let (mut members, missing) = state.find(wanted.iter().copied().filter(|id| !loaded.contains_key(id)));
+    for id in missing {
+        let row: Option<(UserRow, CountsRow)> = query::member(id.get()).first(conn).optional()?;
+        loaded.extend(row.map(member).transpose()?);
+    }
+    state.insert(&loaded);
+    profiles.keep(&loaded.iter().map(|(id, member)| (*id, member.user.clone())).collect(), &before.mark());
+    members.extend(loaded);
+    snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
+    load_oldest_sent(conn, &mut snapshot, batch, &needs)?;
+    Ok(Loaded { before, snapshot })
+}
+
+fn add(snapshot: &mut Snapshot, rows: Vec<RequestRow>) -> Result<(), StoreError> {
+    rows.into_iter().try_for_each(|row| Ok(snapshot.add_request(row.try_into()?)))
+}
+
+fn add_blocks(snapshot: &mut Snapshot, rows: Vec<BlockRow>) {
+    rows.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
+}
+
+/// What only some kinds of commands need.
+fn load_rare(
+    conn: &mut SqliteConnection,
+    snapshot: &mut Snapshot,
+    all_pairs_of: &BTreeSet<UserId>,
+    unviewed_of: &BTreeSet<UserId>,
+) -> Result<(), StoreError> {
+    for user in unviewed_of {
+        let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
+        let rows = query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn)?;
+        add(snapshot, rows)?;
+    }
+    for user in all_pairs_of {
+        add(snapshot, query::all_sent_open(user.get()).load(conn)?)?;
+        add(snapshot, query::all_sent_connected(user.get()).load(conn)?)?;
+        add(snapshot, query::all_sent_withdrawn(user.get()).load(conn)?)?;
+        add(snapshot, query::all_received(user.get()).load(conn)?)?;
+        add_blocks(snapshot, query::blocks_by(user.get()).load(conn)?);
+        add_blocks(snapshot, query::blocks_against(user.get()).load(conn)?);
+    }
+    Ok(())
+}
+
+/// What a sweep expires and deletes.
+fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch) -> Result<(), StoreError> {
+    let mut open = None;
+    if let Some(expired) = batch.policy.expired_before(batch.now) {
+        let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn)?, LOOK_AHEAD);
+        if next.has_expired(expired) {
+            next = NextOpen::of(query::next_open(DUE_AT_ONCE).load(conn)?, DUE_AT_ONCE);
+        }
+        open = Some(next.more_after());
+        add(snapshot, next.rows)?;
+        add(snapshot, query::due_out_of_order(Stamp(expired), DUE_AT_ONCE).load(conn)?)?;
+    }
+    let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
+    add(snapshot, query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn)?)?;
+    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn)?;
+    let events = match batch.policy.events_until(batch.now) {
+        Some(until) => query::due_events(Stamp(until)).get_result(conn)?,
+        None => DueRow::default(),
+    };
+    let found = DueFound { open, replays, events };
+    snapshot.due = found.due(&snapshot.head);
+    Ok(())
+}
+
+/// Of the oldest open requests of each sender who may pass their limit, those that have expired.
+fn load_oldest_sent(
+    conn: &mut SqliteConnection,
+    snapshot: &mut Snapshot,
+    batch: &Batch,
+    needs: &Needs,
+) -> Result<(), StoreError> {
+    let Some(expired) = batch.policy.expired_before(batch.now) else { return Ok(()) };
+    for user in batch.full_senders(needs, &snapshot.members) {
+        let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
+        add(snapshot, oldest.into_iter().filter(|row| row.created.0 <= expired).collect())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Saves what a batch changed, row by row.
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+use diesel::sqlite::Sqlite;
+
+use crate::domain::command::Replay;
+use crate::domain::event::Event;
+use crate::domain::id::{Sequence, UserId};
+use crate::domain::ledger::{Changes, CountsChange, Head};
+use crate::domain::pair::{Block, Request};
+use crate::domain::user::User;
+use crate::store::row::{actor_columns, gender_name, user_status_name};
+use crate::store::schema::{Instant, Stamp};
+use crate::store::statement::{CacheKey, Statement, statement};
+use crate::store::{DUE_AT_ONCE, StoreError, feed};
+
+type Write<'a, Key> = Statement<'a, Sqlite, (), Key>;
+
+/// Within the transaction that the changes were decided in.
+pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
+    let Changes {
+        head,
+        users_deleted,
+        users_created,
+        users_updated,
+        requests_created,
+        requests_replaced,
+        requests_answered,
+        requests_viewed,
+        requests_deleted,
+        requests_out_of_order,
+        blocks_put,
+        blocks_deleted,
+        counts,
+        events,
+        events_deleted,
+        replays,
+        replays_end,
+        // For the writer's cache.
+        members: _,
+    } = changes;
+    for id in users_deleted {
+        run(conn, statement!("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
+        run(conn, statement!("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
+    }
+    users_updated.iter().try_for_each(|user| update_user(conn, user))?;
+    users_created.iter().try_for_each(|(user, position)| create_user(conn, user, *position))?;
+    for key in requests_deleted {
+        let delete = statement!("DELETE FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?");
+        run(conn, delete.bind::<BigInt, _>(key.low().get()).bind::<BigInt, _>(key.high().get()))?;
+    }
+    requests_created.iter().try_for_each(|request| create_request(conn, request))?;
+    requests_replaced.iter().try_for_each(|request| replace_request(conn, request))?;
+    requests_answered.iter().try_for_each(|request| answer_request(conn, request))?;
+    for request in requests_viewed {
+        let view = statement!("UPDATE connection_requests SET viewed = ? WHERE id = ?");
+        let view = view.bind::<Nullable<Instant>, _>(request.viewed.map(Stamp));
+        run(conn, view.bind::<BigInt, _>(request.id.get()))?;
+    }
+    for id in requests_out_of_order {
+        let mark = statement!("UPDATE connection_requests SET out_of_order = 1 WHERE id = ?");
+        run(conn, mark.bind::<BigInt, _>(id.get()))?;
+    }
+    for (user, other) in blocks_deleted {
+        let delete = statement!("DELETE FROM blocks WHERE user_id = ? AND other_user_id = ?");
+        run(conn, delete.bind::<BigInt, _>(user.get()).bind::<BigInt, _>(other.get()))?;
+    }
+    blocks_put.iter().try_for_each(|(user, other, block)| put_block(conn, *user, *other, block))?;
+    counts.iter().try_for_each(|counts| change_counts(conn, counts))?;
+    events.iter().try_for_each(|event| create_event(conn, event, batch_id))?;
+    replays.iter().try_for_each(|replay| put_response(conn, replay))?;
+    if let Some(end) = replays_end {
+        let delete = statement!(
+            "DELETE FROM request_ids WHERE id IN \
+             (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
+        );
+        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
+    }
+    if let Some(until) = events_deleted {
+        run(conn, statement!("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
+    }
+    move_head(conn, head, batch_id)
+}
+
+fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<(), StoreError> {
+    let Head { sequence, time, last_user, users_changed, swept } = *head;
+    let write = statement!(
+        "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, swept_id = ?, \
+         last_batch_id = ? WHERE id = 1"
+    );
+    let write = write
+        .bind::<BigInt, _>(sequence.get())
+        .bind::<Instant, _>(Stamp(time))
+        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(users_changed.get())
+        .bind::<BigInt, _>(swept.get())
+        .bind::<BigInt, _>(batch_id);
+    run(conn, write)
+}
+
+fn put_block(conn: &mut SqliteConnection, user: UserId, other: UserId, block: &Block) -> Result<(), StoreError> {
+    let Block { created, position } = *block;
+    let write =
+        statement!("INSERT OR REPLACE INTO blocks (user_id, other_user_id, created, position) VALUES (?, ?, ?, ?)");
+    let write = write
+        .bind::<BigInt, _>(user.get())
+        .bind::<BigInt, _>(other.get())
+        .bind::<Instant, _>(Stamp(created))
+        .bind::<BigInt, _>(position.get());
+    run(conn, write)
+}
+
+fn put_response(conn: &mut SqliteConnection, replay: &Replay) -> Result<(), StoreError> {
+    let Replay { id, fingerprint, response, created } = replay;
+    let write =
+        statement!("INSERT OR REPLACE INTO request_ids (id, fingerprint, response, created) VALUES (?, ?, ?, ?)");
+    let write = write
+        .bind::<Text, _>(id.to_string())
+        .bind::<Binary, _>(fingerprint.as_slice())
+        .bind::<Binary, _>(response.as_slice())
+        .bind::<Instant, _>(Stamp(*created));
+    run(conn, write)
+}
+
+fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
+    let write = statement!(
+        "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
+                description, gender, status, website, avatar, cover, id, position) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    );
+    run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
+    run(conn, statement!("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
+}
+
+fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
+    let write = statement!(
+        "UPDATE users SET username = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
+                location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
+                cover = ? WHERE id = ?"
+    );
+    run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()))
+}
+
+fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
+    write
+        .bind::<Text, _>(user.username.as_str())
+        .bind::<Text, _>(user.real_name.as_str())
+        .bind::<Text, _>(user.email.as_str())
+        .bind::<Bool, _>(user.email_isvalid)
+        .bind::<Instant, _>(Stamp(user.date_joined))
+        .bind::<Text, _>(user.bio.as_str())
+        .bind::<Text, _>(user.location.as_str())
+        .bind::<Text, _>(user.birthday.as_str())
+        .bind::<Text, _>(user.description.as_str())
+        .bind::<Text, _>(gender_name(user.gender))
+        .bind::<Text, _>(user_status_name(user.status))
+        .bind::<Text, _>(user.website.as_str())
+        .bind::<Text, _>(user.avatar.as_str())
+        .bind::<Text, _>(user.cover.as_str())
+}
+
+fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let write = statement!(
+        "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
+                viewed, rejected, accepted, low_user_id, high_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    );
+    run(conn, all_columns(write, request))
+}
+
+fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let write = statement!(
+        "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, position = ?, \
+                message = ?, created = ?, viewed = ?, rejected = ?, accepted = ?, out_of_order = 0 \
+                WHERE low_user_id = ? AND high_user_id = ?"
+    );
+    run(conn, all_columns(write, request))
+}
+
+/// Without the columns that do not change, so that their indexes are left alone.
+fn answer_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
+    let write = statement!(
+        "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ? \
+                WHERE id = ?"
+    );
+    let write = write.bind::<Text, _>(request.state.name()).bind::<BigInt, _>(request.position.get());
+    run(conn, times(write, request).bind::<BigInt, _>(request.id.get()))
+}
+
+fn times<'a, Key>(write: Write<'a, Key>, request: &Request) -> Write<'a, Key> {
+    write
+        .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
+        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
+}
+
+fn all_columns<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a, Key> {
+    let (low, high) = (request.from.min(request.to), request.from.max(request.to));
+    let write = write
+        .bind::<BigInt, _>(request.id.get())
+        .bind::<BigInt, _>(request.from.get())
+        .bind::<BigInt, _>(request.to.get())
+        .bind::<Text, _>(request.state.name())
+        .bind::<BigInt, _>(request.position.get())
+        .bind::<Text, _>(request.message.as_str())
+        .bind::<Instant, _>(Stamp(request.created));
+    times(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
+}
+
+fn change_counts(conn: &mut SqliteConnection, counts: &CountsChange) -> Result<(), StoreError> {
+    let CountsChange { user, change, sends } = counts;
+    let write = statement!(
+        "UPDATE user_counts SET requests_sent = requests_sent + ?, requests_received = requests_received + ?, \
+                requests_unviewed = requests_unviewed + ?, connections = connections + ?, \
+                sends = coalesce(?, sends), sends_since = coalesce(?, sends_since) WHERE user_id = ?"
+    );
+    let write = write
+        .bind::<BigInt, _>(change.requests_sent)
+        .bind::<BigInt, _>(change.requests_received)
+        .bind::<BigInt, _>(change.requests_unviewed)
+        .bind::<BigInt, _>(change.connections)
+        .bind::<Nullable<BigInt>, _>(sends.map(|sends| sends.count))
+        .bind::<Nullable<Instant>, _>(sends.and_then(|sends| sends.since).map(Stamp))
+        .bind::<BigInt, _>(user.get());
+    run(conn, write)
+}
+
+fn create_event(conn: &mut SqliteConnection, event: &Event, batch_id: i64) -> Result<(), StoreError> {
+    let write = statement!(
+        "INSERT INTO events (sequence, stretch, time, batch_id, kind, cause, actor, actor_user_id, user_id, \
+                other_user_id, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    );
+    let (actor, actor_user) = actor_columns(event.actor);
+    let write = write
+        .bind::<BigInt, _>(event.sequence.get())
+        .bind::<BigInt, _>(feed::stretch(event.sequence))
+        .bind::<Instant, _>(Stamp(event.time))
+        .bind::<BigInt, _>(batch_id)
+        .bind::<Text, _>(event.kind.name())
+        .bind::<Nullable<Text>, _>(event.cause.map(|cause| cause.name()))
+        .bind::<Text, _>(actor)
+        .bind::<Nullable<BigInt>, _>(actor_user)
+        .bind::<BigInt, _>(event.user.get())
+        .bind::<Nullable<BigInt>, _>(event.other.map(UserId::get))
+        .bind::<Nullable<BigInt>, _>(event.request.map(|request| request.get()));
+    run(conn, write)
+}
+
+fn run(conn: &mut SqliteConnection, write: Write<'_, impl CacheKey>) -> Result<(), StoreError> {
+    write.execute(conn)?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What the writer of an engine caches from one batch to the next.
+
+use std::collections::HashMap;
+
+use quick_cache::unsync::Cache;
+
+use super::row::FeedHead;
+use crate::domain::command::Member;
+use crate::domain::id::UserId;
+use crate::domain::ledger::Changes;
+
+/// About how many bytes of the user cache there are for each user whom the writer caches. It takes some 150 of its own:
+/// the profile is the one that the user cache has.
+const BYTES_OF_A_USER: u64 = 2_048;
+/// How many users the writer caches at least: a setting for the size of a cache never changes how a batch is committed.
+const LEAST: u64 = 1_024;
+
+/// Users by id, with their counts.
+pub(super) type Members = HashMap<UserId, Member>;
+
+/// Users and their counts as the writer's last commit left them.
+///
+/// They are valid as long as nobody else commits. Each batch finds that out when it locks the head of the feed: if that
+/// is not the head that this writer left, another server or an operator was there, and everything is dropped.
+pub(super) struct WriterState {
+    head: Option<FeedHead>,
+    members: Cache<UserId, Member>,
+}
+
+impl WriterState {
+    /// For a user cache of so many bytes.
+    pub(super) fn new(bytes: u64) -> Self {
+        let most = usize::try_from((bytes / BYTES_OF_A_USER).max(LEAST)).unwrap_or(usize::MAX);
+        Self { head: None, members: Cache::new(most) }
+    }
+
+    /// The users that are cached, and the others. Valid once [`validate`](Self::validate) says so.
+    pub(super) fn find(&self, ids: impl IntoIterator<Item = UserId>) -> (Members, Vec<UserId>) {
+        let (mut found, mut missing) = (Members::new(), Vec::new());
+        for id in ids {
+            match self.members.get(&id) {
+                Some(member) => _ = found.insert(id, member.clone()),
+                None => missing.push(id),
+            }
+        }
+        (found, missing)
+    }
+
+    /// Whether everything is valid at the head that was locked. If not, it is dropped, and what is cached from now on
+    /// belongs to this head.
+    pub(super) fn validate(&mut self, locked: &FeedHead) -> bool {
+        let valid = self.head.as_ref() == Some(locked);
+        if !valid {
+            self.members.clear();
+            self.head = Some(locked.clone());
+        }
+        valid
+    }
+
+    /// Caches users that were read while the head was locked.
+    pub(super) fn insert(&mut self, members: &Members) {
+        members.iter().for_each(|(id, member)| self.members.insert(*id, member.clone()));
+    }
+
+    /// Takes over what a batch of this writer changed. If the commit fails instead, nothing needs to be done: the head
+    /// is another one then, or the one that is known.
+    pub(super) fn committed(&mut self, changes: &Changes, batch_id: i64) {
+        let Changes {
+            head: after,
+            users_deleted,
+            counts,
+            members,
+            // Users' profiles are among the members.
+            users_created: _,
+            users_updated: _,
+            // Not cached.
+            requests_deleted: _,
+            requests_created: _,
+            requests_replaced: _,
+            requests_answered: _,
+            requests_viewed: _,
+            requests_out_of_order: _,
+            blocks_put: _,
+            blocks_deleted: _,
+            events: _,
+            events_deleted: _,
+            replays: _,
+            replays_end: _,
+        } = changes;
+        users_deleted.iter().for_each(|id| _ = self.members.remove(id));
+        // Those that were not loaded for the batch are not among its members.
+        counts.iter().for_each(|counts| _ = self.members.remove(&counts.user));
+        members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
+        if let Some(FeedHead { epoch: _, head, batch_id: last }) = &mut self.head {
+            (*head, *last) = (*after, batch_id);
+        }
+    }
+}
