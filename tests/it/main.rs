@@ -22,6 +22,7 @@ mod harness;
 mod history;
 mod layers;
 mod model;
+mod packets;
 mod paging;
 mod plans;
 mod privacy;

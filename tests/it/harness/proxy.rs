@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -45,6 +46,21 @@ struct State {
     cuts: usize,
     late: Option<Late>,
     to_hold: Option<(oneshot::Sender<()>, Receiver<()>)>,
+    /// What passes, while a test records it.
+    record: Option<Vec<Passed>>,
+    connections: usize,
+    latency: Duration,
+}
+
+/// A message that passed the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub connection: usize,
+    pub to_server: bool,
+    /// Its type. (PostgreSQL manual, "Message Formats")
+    pub letter: char,
+    /// What it does to a transaction.
+    pub point: Option<Point>,
 }
 
 /// The next transaction waits before it begins, until something else is done.
@@ -101,7 +117,15 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let path = rest.split('?').next().unwrap_or_default();
         let url = format!("{}{address}{path}?sslmode=disable", &database.url[..start]);
-        let state = Arc::new(Mutex::new(State { next: Cut::Never, cuts: 0, late: None, to_hold: None }));
+        let state = Arc::new(Mutex::new(State {
+            next: Cut::Never,
+            cuts: 0,
+            late: None,
+            to_hold: None,
+            record: None,
+            connections: 0,
+            latency: Duration::ZERO,
+        }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -127,6 +151,21 @@ impl Proxy {
         Held { reached: Some(reached), go_on }
     }
 
+    /// From now on everything from the server takes at least so long, as on a slow network.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state.lock().expect("a lock").latency = latency;
+    }
+
+    /// Records the messages that pass from now on.
+    pub fn record(&self) {
+        self.state.lock().expect("a lock").record = Some(Vec::new());
+    }
+
+    /// What passed since.
+    pub fn recorded(&self) -> Vec<Passed> {
+        self.state.lock().expect("a lock").record.take().expect("a record")
+    }
+
     /// How often it has cut.
     pub fn cuts(&self) -> usize {
         self.state.lock().expect("a lock").cuts
@@ -138,10 +177,20 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
         socket.set_nodelay(true).expect("a socket");
     }
     let clone = |socket: &TcpStream| socket.try_clone().expect("a socket");
-    let (mut from_server, mut to_client) = (clone(server), clone(client));
+    let connection = {
+        let mut state = state.lock().expect("a lock");
+        state.connections += 1;
+        state.connections
+    };
+    let (mut from_server, mut to_client, recording) = (clone(server), clone(client), Arc::clone(state));
     let (answered, answers) = channel();
     std::thread::spawn(move || {
+        // Each has a letter, also the first.
+        let mut messages = Messages { has_started: true, ..Messages::default() };
         copy(&mut from_server, |bytes| {
+            let latency = recording.lock().expect("a lock").latency;
+            std::thread::sleep(latency);
+            note(&recording, connection, false, &messages.read(bytes));
             // Nobody may want to know, and the client may be cut off.
             _ = answered.send(());
             _ = to_client.write_all(bytes);
@@ -155,15 +204,17 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     std::thread::spawn(move || {
         let (mut messages, mut is_late) = (Messages::default(), false);
         copy(&mut from_client, |bytes| {
-            let points = messages.points(bytes);
-            if points.iter().any(|(point, _)| *point == Point::Begin) {
+            let messages = messages.read(bytes);
+            note(&state, connection, true, &messages);
+            if messages.iter().any(|message| message.point == Some(Point::Begin)) {
                 let to_hold = state.lock().expect("a lock").to_hold.take();
                 to_hold.into_iter().for_each(|(on_its_way, go_on)| {
                     on_its_way.send(()).expect("a test that holds it");
                     go_on.recv().expect("the word to go on");
                 });
             }
-            let at = points.iter().find(|(point, _)| *point == Point::Commit).map(|(_, at)| *at);
+            let commit = messages.iter().find(|message| message.point == Some(Point::Commit));
+            let at = commit.map(|message| message.at);
             if at.is_some() {
                 let late = state.lock().expect("a lock").late.take();
                 late.into_iter().for_each(Late::arrive);
@@ -189,24 +240,39 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     });
 }
 
-/// Finds where transactions begin and commit among the messages of a client. (PostgreSQL manual, "Message Formats":
-/// `Parse` prepares a statement under a name, `Bind` and `Execute` run it, `Sync` ends what belongs together.)
+fn note(state: &Mutex<State>, connection: usize, to_server: bool, messages: &[Message]) {
+    if let Some(record) = &mut state.lock().expect("a lock").record {
+        let passed =
+            |message: &Message| Passed { connection, to_server, letter: message.letter.into(), point: message.point };
+        record.extend(messages.iter().map(passed));
+    }
+}
+
+/// Reads the messages that go one way on a connection. (PostgreSQL manual, "Message Formats": `Parse` prepares a
+/// statement under a name, `Bind` and `Execute` run it, `Sync` ends what belongs together.)
 #[derive(Default)]
 struct Messages {
     /// A message of which the rest has not come yet.
     rest: Vec<u8>,
+    /// Whether the first message of a client has passed, which has no letter.
     has_started: bool,
     /// The names of prepared statements that begin or commit a transaction.
     prepared: HashMap<Vec<u8>, Point>,
 }
 
+struct Message {
+    letter: u8,
+    point: Option<Point>,
+    /// Where it begins among the bytes that were read.
+    at: usize,
+}
+
 impl Messages {
-    /// Which points are reached by the messages that end among these bytes, and where each message begins.
-    fn points(&mut self, bytes: &[u8]) -> Vec<(Point, usize)> {
+    /// The messages that end among these bytes.
+    fn read(&mut self, bytes: &[u8]) -> Vec<Message> {
         let before = self.rest.len();
         self.rest.extend(bytes);
         let (mut at, mut found) = (0, Vec::new());
-        // The first message has no letter before its length.
         while let Some(header) = Some(usize::from(self.has_started)).filter(|header| self.rest.len() >= at + header + 4)
         {
             let length = self.rest[at + header..at + header + 4].try_into().expect("four bytes");
@@ -216,7 +282,8 @@ impl Messages {
             }
             if std::mem::replace(&mut self.has_started, true) {
                 let (letter, body) = (self.rest[at], self.rest[at + header + 4..end].to_vec());
-                found.extend(self.point(letter, &body).map(|point| (point, at.saturating_sub(before))));
+                let point = self.point(letter, &body);
+                found.push(Message { letter, point, at: at.saturating_sub(before) });
             }
             at = end;
         }

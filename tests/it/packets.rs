@@ -1,0 +1,128 @@
+//! What does the traffic between the service and PostgreSQL show of what a caller must not know?
+//!
+//! Whoever calls can measure how long a call takes, and that follows the round trips. So a send must not take another
+//! number of them because the receiver blocks the sender, or rejected them before.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kith::store::{self, Options};
+
+use crate::faults::users;
+use crate::harness::proxy::{Passed, Point, Proxy};
+use crate::harness::{App, Database, Engine, until};
+
+const ROUNDS: i64 = 4;
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// Sends of user 1, and cancels, in situations that they must not be able to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Situation {
+    Nothing,
+    Block,
+    Cooldown,
+    /// There is a request already: this one its sender may know.
+    Pending,
+}
+
+use Situation::{Block, Cooldown, Nothing, Pending};
+
+/// What passed on the connection that writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Traffic {
+    to_server: usize,
+    to_client: usize,
+    round_trips: usize,
+}
+
+impl Traffic {
+    fn of(recorded: &[Passed]) -> Self {
+        let begin = recorded.iter().find(|passed| passed.point == Some(Point::Begin)).expect("a transaction");
+        let writer: Vec<_> = recorded.iter().filter(|passed| passed.connection == begin.connection).collect();
+        let to_server = writer.iter().filter(|passed| passed.to_server).count();
+        Self { to_server, to_client: writer.len() - to_server, round_trips: round_trips(&writer) }
+    }
+}
+
+/// How often everything that was asked had been answered, so that the service had to be waiting for it: each `Sync` is
+/// answered by one `ReadyForQuery`.
+fn round_trips(messages: &[&Passed]) -> usize {
+    let (mut unanswered, mut found) = (0_i32, 0);
+    for Passed { to_server, letter, .. } in messages {
+        match (to_server, letter) {
+            (true, 'S') => unanswered += 1,
+            (false, 'Z') => {
+                unanswered -= 1;
+                found += usize::from(unanswered == 0);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+async fn app_behind_a_proxy(number: i64) -> (Proxy, App) {
+    let database = Database::migrated(Engine::Postgres).await;
+    let proxy = Proxy::before(&database);
+    let url = proxy.url.parse().expect("a URL");
+    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
+    let app = App::over(database, store, |settings| {
+        settings.policy.max_sends_per_hour = None;
+        settings.sweep_interval = Duration::from_secs(3_600);
+    })
+    .await;
+    users(&app, number).await;
+    let swept = "SELECT count(*) AS value FROM feed WHERE last_sequence = (SELECT max(sequence) FROM events)";
+    until("the sweep at the start", async || app.database.number(swept).await == 1).await;
+    (proxy, app)
+}
+
+/// The traffic of one send of user 1 to another user, and of the cancellation of the request.
+async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situation) -> [Traffic; 2] {
+    let first = match situation {
+        Nothing => None,
+        Block => {
+            app.block(other, 1).await;
+            None
+        }
+        Cooldown => {
+            let id = app.send(1, other).await;
+            app.reject(id, other).await.expect("a rejection");
+            app.cancel(id, 1).await.expect("a cancellation");
+            None
+        }
+        Pending => Some(app.send(1, other).await),
+    };
+    proxy.record();
+    let sent = app.try_send(1, other).await;
+    let sending = Traffic::of(&proxy.recorded());
+    let id = first.unwrap_or_else(|| sent.expect("a request").into_inner().connection_request.expect("a request").id);
+    proxy.record();
+    app.cancel(id, 1).await.expect("a cancellation");
+    [sending, Traffic::of(&proxy.recorded())]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
+    let situations = [Nothing, Block, Cooldown, Pending];
+    let (proxy, app) = app_behind_a_proxy(ROUNDS * 4 + 1).await;
+    // Longer than it takes to send what goes out together, so that a second round trip shows as one.
+    proxy.set_latency(LATENCY);
+    let (mut sends, mut cancels) = (BTreeSet::new(), BTreeSet::new());
+    let mut other = 1;
+    for round in 0..ROUNDS {
+        for situation in situations {
+            other += 1;
+            let traffic = send_and_cancel(&proxy, &app, other, situation).await;
+            println!("{situation:?}: {traffic:?}");
+            // In the first rounds statements are prepared.
+            if round >= 2 {
+                let [sending, cancelling] = traffic;
+                assert_eq!((sending.round_trips, cancelling.round_trips), (2, 2), "{situation:?}");
+                sends.insert(sending);
+                cancels.insert(cancelling);
+            }
+        }
+    }
+    assert_eq!((sends.len(), cancels.len()), (1, 1), "{sends:#?} {cancels:#?}");
+}
