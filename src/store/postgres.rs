@@ -3,6 +3,7 @@
 //! The statements of one read go out together and come back together. Each sees the database at its own moment, so
 //! the mark is asked first: what follows reflects at least its revision.
 
+mod advice;
 mod commit;
 mod gather;
 mod listen;
@@ -68,6 +69,7 @@ impl PostgresStore {
     pub(super) async fn connect(config: PostgresConfig, options: Options) -> Result<Self, StoreError> {
         let config = Arc::new(config);
         let mut conn = open(&config).await?;
+        advice::warn(&mut conn).await?;
         let head: FeedRow = query::head().first(&mut conn).await?;
         let committed = watch::Sender::new(());
         let mut listener = JoinSet::new();

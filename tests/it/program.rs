@@ -443,3 +443,15 @@ fn help_names_every_setting_and_no_value_of_the_environment() {
     let version = Command::new(env!("CARGO_BIN_EXE_kith")).arg("--version").output().unwrap();
     assert_eq!(String::from_utf8(version.stdout).unwrap(), format!("kith {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_postgresql_that_make_writes_slow_are_named_at_the_start() {
+    let database = Database::migrated(Engine::Postgres).await;
+    let small = "SELECT (pg_size_bytes(current_setting('max_wal_size')) < 8589934592)::int AS value";
+    let small = database.number(small).await == 1;
+    let kith = Kith::serve(&database.url, &[]).await;
+    kith.signal("TERM");
+    let ended = kith.wait().await;
+    assert!(ended.status.success(), "{ended:#?}");
+    assert_eq!(ended.log.contains("set max_wal_size to 8GB or more"), small, "{ended:#?}");
+}

@@ -1,6 +1,6 @@
 -- What every table holds is proven by `kith check`. The tables that each batch writes to (feed, user_counts,
 -- connection_requests, events) have no CHECK constraints: PostgreSQL parses each of them anew for every statement,
--- which took 50 microseconds of a batch (docs/adr/0010-one-way-to-commit.md).
+-- which took 50 microseconds of a batch (docs/adr/0007-one-way-to-commit.md).
 
 CREATE TABLE feed (
     id bigint PRIMARY KEY,

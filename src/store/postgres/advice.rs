@@ -1,0 +1,74 @@
+//! Settings of a PostgreSQL server that are worth a change, named in the log at the start.
+
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use crate::store::StoreError;
+use crate::store::statement::{Statement, statement};
+
+/// The least `max_wal_size` with which a server under load is not busy with checkpoints.
+const MAX_WAL_SIZE: i64 = 8 << 30;
+
+#[derive(Clone, Debug, PartialEq, Eq, Queryable)]
+struct Settings {
+    max_wal_size: i64,
+    wal_compression: String,
+}
+
+impl Settings {
+    /// What to change, and why.
+    fn advice(&self) -> Option<String> {
+        let Self { max_wal_size, wal_compression } = self;
+        let size = *max_wal_size < MAX_WAL_SIZE;
+        let compression = wal_compression == "off";
+        let change = match (size, compression) {
+            (false, false) => return None,
+            (true, false) => "max_wal_size to 8GB or more",
+            (false, true) => "wal_compression to on",
+            (true, true) => "max_wal_size to 8GB or more and wal_compression to on",
+        };
+        Some(format!(
+            "under load this PostgreSQL makes checkpoints too often, and writes whole pages to its log after each; set \
+             {change} (docs/operations.md)"
+        ))
+    }
+}
+
+/// Logs a warning if the server's settings make writes slow.
+pub(super) async fn warn(conn: &mut AsyncPgConnection) -> Result<(), StoreError> {
+    let settings: Statement<'_, Pg, (BigInt, Text), _> =
+        statement!("SELECT pg_size_bytes(current_setting('max_wal_size')), current_setting('wal_compression')");
+    let settings: Settings = settings.get_result(conn).await?;
+    if let Some(advice) = settings.advice() {
+        let Settings { max_wal_size, wal_compression } = settings;
+        tracing::warn!(max_wal_size, wal_compression, "{advice}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_make_writes_slow_are_named() {
+        let advice = |gigabytes: i64, compression: &str| {
+            let settings = Settings { max_wal_size: gigabytes << 30, wal_compression: compression.to_owned() };
+            settings.advice().unwrap_or_default()
+        };
+        for (gigabytes, compression, named) in [
+            (1, "off", &["max_wal_size", "wal_compression"][..]),
+            (8, "off", &["wal_compression"]),
+            (7, "lz4", &["max_wal_size"]),
+            (8, "on", &[]),
+            (64, "zstd", &[]),
+        ] {
+            let advice = advice(gigabytes, compression);
+            for name in ["max_wal_size", "wal_compression"] {
+                assert_eq!(advice.contains(name), named.contains(&name), "{gigabytes} GB, {compression}: {advice}");
+            }
+        }
+    }
+}
