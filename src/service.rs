@@ -24,8 +24,8 @@ use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::error;
 use crate::feed;
+use crate::mapping::idempotency::{Mutation, idempotency};
 use crate::mapping::page::{self, Cursor, Page, Paged};
-use crate::mapping::replay::{Mutation, replay_key};
 use crate::store::{Listed, Read, Slice, Store};
 
 /// The longest that a read waits for its revision.
@@ -57,8 +57,8 @@ impl Core {
         M: Mutation,
         R: Message + Default + for<'a> From<&'a Outcome>,
     {
-        let replay = request_id.map(|id| replay_key::<M, R>(id, message));
-        let reply = self.committer.submit(Submission { command, replay }).await?;
+        let idempotency = request_id.map(|id| idempotency::<M, R>(id, message));
+        let reply = self.committer.submit(Submission { command, idempotency }).await?;
         answer(reply)
     }
 
@@ -135,7 +135,7 @@ fn patience<M>(request: &Request<M>) -> Instant {
 fn answer<R: Message + Default + for<'a> From<&'a Outcome>>(reply: Reply) -> Result<Response<R>, Status> {
     match reply {
         Reply::Fresh(outcome) => Ok(Response::new(R::from(&outcome))),
-        Reply::Replayed(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
+        Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
             tracing::error!(error = &cause as &dyn std::error::Error, "a kept answer cannot be read");
             error::internal()
         }),

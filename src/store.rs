@@ -33,7 +33,7 @@ pub use self::connect::{DatabaseUrl, Options, connect, migrate};
 pub use self::epoch::{Epochs, restore_epoch};
 pub use self::feed::{Events, FeedSlice, Recorded};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -109,7 +109,7 @@ pub trait Store: Send + Sync + 'static {
     async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError>;
 
     /// The answer kept under a request id, however old.
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError>;
+    async fn replay(&self, id: Uuid) -> Result<Option<IdempotentResponse>, StoreError>;
 
     /// Events after a place in the feed, oldest first.
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError>;

@@ -97,7 +97,7 @@ pub struct Outcome {
     /// The user that was created, imported or updated.
     pub user: Option<Arc<User>>,
     /// The request after the change, as the actor may see it.
-    pub request: Option<WholeRequest>,
+    pub request: Option<FullRequest>,
     /// How the actor stands towards the other.
     pub status: Status,
     /// The block that now stands, with the user it is against.
@@ -112,7 +112,7 @@ pub struct Outcome {
 
 /// A request with both its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WholeRequest {
+pub struct FullRequest {
     /// The request.
     pub request: Request,
     /// Its sender.
@@ -156,46 +156,46 @@ pub struct ImportRefusal {
     pub violations: Vec<(String, String)>,
 }
 
-/// A command as it is queued: with the key under which its answer is kept, if the caller gave one.
+/// A command as it is queued.
 #[derive(Clone, Debug)]
 pub struct Submission {
     /// What to do.
     pub command: Command,
-    /// How to answer a repetition.
-    pub replay: Option<ReplayKey>,
+    /// How to respond to a repetition.
+    pub idempotency: Option<Idempotency>,
 }
 
-/// Under which key, for which call, and in which form an answer is kept.
+/// What makes a repeated call safe: its id, a digest of the call, and how its response is encoded.
 #[derive(Clone, Copy, Debug)]
-pub struct ReplayKey {
+pub struct Idempotency {
     /// The caller's `request_id`.
     pub id: Uuid,
-    /// A digest of the method and the rest of the request: another one under the same id is refused.
+    /// A digest of the method and the rest of the request. Another digest under the same id is refused.
     pub fingerprint: [u8; 32],
-    /// Writes the answer down, to be given again byte for byte.
+    /// Encodes the response, which a repetition gets byte for byte.
     pub encode: fn(&Outcome) -> Vec<u8>,
 }
 
-/// An answer kept under a `request_id`.
+/// A response stored under a `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replay {
+pub struct IdempotentResponse {
     /// The caller's `request_id`.
     pub id: Uuid,
-    /// The digest of the call that it answered.
+    /// The digest of its call.
     pub fingerprint: [u8; 32],
-    /// The answer.
+    /// The encoded response.
     pub response: Vec<u8>,
-    /// When it was given.
+    /// When the command was executed.
     pub created: Time,
 }
 
-/// How long an answer is kept for its repetition.
-pub const REPLAY_KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+/// How long a response is stored for repetitions of its call.
+pub const RESPONSE_RETENTION: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-impl Replay {
-    /// Whether the answer is still given at `now`.
-    pub fn is_kept(&self, now: Time) -> bool {
-        self.created > now - REPLAY_KEPT
+impl IdempotentResponse {
+    /// Whether a repetition at `now` still gets this response.
+    pub fn is_current(&self, now: Time) -> bool {
+        self.created > now - RESPONSE_RETENTION
     }
 }
 
@@ -204,8 +204,8 @@ impl Replay {
 pub enum Reply {
     /// The command was carried out.
     Fresh(Box<Outcome>),
-    /// It had been carried out before under this `request_id`; this is the first answer.
-    Replayed(Vec<u8>),
+    /// The command was already executed with this `request_id`; the response is the stored one.
+    Stored(Vec<u8>),
 }
 
 /// Commands that are decided and stored together, in this order.
@@ -278,7 +278,7 @@ impl Needs {
         let mut needs = Self::default();
         for submission in &batch.submissions {
             needs.add(&submission.command);
-            needs.replays.extend(submission.replay.map(|key| key.id));
+            needs.replays.extend(submission.idempotency.map(|key| key.id));
         }
         needs
     }

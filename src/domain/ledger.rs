@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
-use super::command::{Batch, Command, Member, Outcome, Replay, Reply, Submission};
+use super::command::{Batch, Command, IdempotentResponse, Member, Outcome, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, PairCommand, Party, Rejection};
 use super::id::{PairKey, RequestId, Sequence, UserId};
@@ -39,7 +39,7 @@ struct Ledger {
     // Ordered, so that the events of a command over many pairs have one order on every engine.
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
-    replays: HashMap<Uuid, Replay>,
+    replays: HashMap<Uuid, IdempotentResponse>,
     due: Due,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
@@ -75,7 +75,7 @@ impl Ledger {
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
             replays: replays
                 .into_iter()
-                .filter(|replay| replay.is_kept(time))
+                .filter(|replay| replay.is_current(time))
                 .map(|replay| (replay.id, replay))
                 .collect(),
             counts: BTreeMap::new(),
@@ -86,19 +86,19 @@ impl Ledger {
     /// Answers from what was kept, or carries the command out and keeps the answer. Refusals are not kept: a
     /// caller that mends what was wrong may use the same id again.
     fn submit(&mut self, submission: &Submission) -> Result<Reply, Rejection> {
-        let Some(key) = submission.replay else {
+        let Some(key) = submission.idempotency else {
             return self.execute(&submission.command).map(|outcome| Reply::Fresh(Box::new(outcome)));
         };
         if let Some(replay) = self.replays.get(&key.id) {
             return if replay.fingerprint == key.fingerprint {
-                Ok(Reply::Replayed(replay.response.clone()))
+                Ok(Reply::Stored(replay.response.clone()))
             } else {
                 Err(Rejection::RequestIdReused(key.id))
             };
         }
         let outcome = self.execute(&submission.command)?;
         let response = (key.encode)(&outcome);
-        let replay = Replay { id: key.id, fingerprint: key.fingerprint, response, created: self.time };
+        let replay = IdempotentResponse { id: key.id, fingerprint: key.fingerprint, response, created: self.time };
         self.replays.insert(key.id, replay.clone());
         self.changes.replays.push(replay);
         Ok(Reply::Fresh(Box::new(outcome)))

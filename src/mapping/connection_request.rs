@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
-use crate::domain::command::{Answer, Command, Outcome, WholeRequest};
+use crate::domain::command::{Answer, Command, FullRequest, Outcome};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
@@ -86,8 +86,8 @@ pub fn list(
     fields.finish((user, which, page))
 }
 
-impl From<&WholeRequest> for pb::ConnectionRequest {
-    fn from(WholeRequest { request, from, to }: &WholeRequest) -> Self {
+impl From<&FullRequest> for pb::ConnectionRequest {
+    fn from(FullRequest { request, from, to }: &FullRequest) -> Self {
         Self {
             id: request.id.get(),
             from_user: encoded(from),

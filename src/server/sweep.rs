@@ -13,14 +13,14 @@ use crate::store::DUE_AT_ONCE;
 pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: watch::Receiver<bool>) {
     loop {
         let reply = tokio::select! {
-            reply = committer.submit(Submission { command: Command::Sweep, replay: None }) => reply,
+            reply = committer.submit(Submission { command: Command::Sweep, idempotency: None }) => reply,
             // A database that does not answer does not keep the server from ending.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         let due = match reply {
             Ok(Reply::Fresh(outcome)) => outcome.marked,
             // The committer has logged what is wrong; the next round tries again.
-            Ok(Reply::Replayed(_)) | Err(_) => 0,
+            Ok(Reply::Stored(_)) | Err(_) => 0,
         };
         if due > 0 {
             tracing::debug!(due, "swept");

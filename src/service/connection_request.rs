@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{Core, cut, slice};
-use crate::domain::command::{Answer, WholeRequest};
+use crate::domain::command::{Answer, FullRequest};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::Request as Asked;
@@ -125,10 +125,10 @@ impl ConnectionRequestService for ConnectionRequests {
 
 impl ConnectionRequests {
     /// The request with its users, as the viewer may see it.
-    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users) -> Option<WholeRequest> {
+    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users) -> Option<FullRequest> {
         let request = visible(row, viewer, &self.0.policy, self.0.clock.now())?;
         let (from, to) = (users.get(&row.from)?.clone(), users.get(&row.to)?.clone());
-        Some(WholeRequest { request, from, to })
+        Some(FullRequest { request, from, to })
     }
 
     /// An empty list of a user who may exist.

@@ -5,12 +5,14 @@ use uuid::Uuid;
 
 use super::{Core, answer};
 use crate::committer::CommitError;
-use crate::domain::command::{Command, ImportRefusal, ImportSummary, Imported, Outcome, ReplayKey, Reply, Submission};
+use crate::domain::command::{
+    Command, Idempotency, ImportRefusal, ImportSummary, Imported, Outcome, Reply, Submission,
+};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
 use crate::error;
+use crate::mapping::idempotency::{Fingerprint, encode};
 use crate::mapping::invalid::{Fields, Invalid};
-use crate::mapping::replay::{Fingerprint, encode};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 
@@ -66,7 +68,7 @@ async fn first_answer(
     rows: &mut Streaming<pb::ImportUsersRequest>,
 ) -> Result<Option<Reply>, Status> {
     let kept = core.store.replay(id).await?;
-    let Some(kept) = kept.filter(|kept| kept.is_kept(core.clock.now())) else { return Ok(None) };
+    let Some(kept) = kept.filter(|kept| kept.is_current(core.clock.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
     while let Some(row) = rows.message().await? {
@@ -75,7 +77,7 @@ async fn first_answer(
     if fingerprint.finish() != kept.fingerprint {
         return Err(Rejection::RequestIdReused(id).into());
     }
-    Ok(Some(Reply::Replayed(kept.response)))
+    Ok(Some(Reply::Stored(kept.response)))
 }
 
 struct Import<'a> {
@@ -94,7 +96,7 @@ impl Import<'_> {
             self.position += 1;
             match self.read(&row, position) {
                 Ok(command) => {
-                    let submission = Submission { command, replay: None };
+                    let submission = Submission { command, idempotency: None };
                     under_way.push((position, self.core.committer.submit_in_turn(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
@@ -132,7 +134,7 @@ impl Import<'_> {
                 Ok(())
             }
             // A row has no request id of its own, and so no kept answer.
-            Ok(Reply::Replayed(_)) => Err(error::internal()),
+            Ok(Reply::Stored(_)) => Err(error::internal()),
             Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
                 let taken = ("user.username".to_owned(), "another user has this name".to_owned());
                 self.refuse(position, true, vec![taken]);
@@ -156,9 +158,9 @@ impl Import<'_> {
             return Ok(Response::new(mapping::import_response(&self.summary, self.revision.get())));
         };
         let encode = encode::<pb::ImportUsersResponse>;
-        let replay = Some(ReplayKey { id, fingerprint: fingerprint.finish(), encode });
+        let idempotency = Some(Idempotency { id, fingerprint: fingerprint.finish(), encode });
         let command = Command::FinishImport(self.summary);
-        let queued = self.core.committer.submit_in_turn(Submission { command, replay }).await?;
+        let queued = self.core.committer.submit_in_turn(Submission { command, idempotency }).await?;
         answer(queued.outcome().await?)
     }
 }

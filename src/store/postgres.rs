@@ -35,7 +35,7 @@ use super::{
     Users, query,
 };
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -231,10 +231,10 @@ impl Store for PostgresStore {
         Ok(Listed { revision: mark.revision, users, rows })
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+    async fn replay(&self, id: Uuid) -> Result<Option<IdempotentResponse>, StoreError> {
         let conn = &*self.reads.fast.lease().await?;
         let row: Option<ReplayRow> = query::replay(id.to_string()).first(&mut &*conn).await.optional()?;
-        row.map(Replay::try_from).transpose()
+        row.map(IdempotentResponse::try_from).transpose()
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
 use super::users::Mark;
 use super::{Connection, StoreError};
-use crate::domain::command::Replay;
+use crate::domain::command::IdempotentResponse;
 use crate::domain::counts::Counts;
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
@@ -255,7 +255,7 @@ pub(super) struct ReplayRow {
     pub(super) created: Stamp,
 }
 
-impl TryFrom<ReplayRow> for Replay {
+impl TryFrom<ReplayRow> for IdempotentResponse {
     type Error = StoreError;
 
     fn try_from(row: ReplayRow) -> Result<Self, StoreError> {

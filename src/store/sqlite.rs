@@ -29,7 +29,7 @@ use super::{
     Users, query,
 };
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -298,10 +298,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+    async fn replay(&self, id: Uuid) -> Result<Option<IdempotentResponse>, StoreError> {
         self.read(move |reading| {
             let row: Option<ReplayRow> = query::replay(id.to_string()).first(reading.conn).optional()?;
-            row.map(Replay::try_from).transpose()
+            row.map(IdempotentResponse::try_from).transpose()
         })
         .await
     }

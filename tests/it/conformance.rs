@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
-use kith::domain::command::{Answer, Batch, Command, Outcome, Relation, ReplayKey, Reply, Submission};
+use kith::domain::command::{Answer, Batch, Command, Idempotency, Outcome, Relation, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
 use kith::domain::pair::Message;
@@ -23,11 +23,11 @@ use crate::harness::{App, refused};
 
 /// Commits these commands as one batch at the app's time.
 async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Outcome, Rejection>> {
-    let submissions = commands.into_iter().map(|command| Submission { command, replay: None }).collect();
+    let submissions = commands.into_iter().map(|command| Submission { command, idempotency: None }).collect();
     let replies = submit(app, submissions, Policy::default()).await;
     let fresh = |reply| match reply {
         Reply::Fresh(outcome) => *outcome,
-        Reply::Replayed(_) => panic!("not asked for"),
+        Reply::Stored(_) => panic!("not asked for"),
     };
     replies.into_iter().map(|reply| reply.map(fresh)).collect()
 }
@@ -73,12 +73,12 @@ cases! {
     async fn one_request_id_has_one_effect_even_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
         let encode: fn(&Outcome) -> Vec<u8> = |outcome| outcome.revision.get().to_be_bytes().to_vec();
-        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let again = Submission { command: send(1, 2), replay: Some(key) };
-        let other = Submission { replay: Some(ReplayKey { fingerprint: [8; 32], ..key }), ..again.clone() };
+        let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let again = Submission { command: send(1, 2), idempotency: Some(key) };
+        let other = Submission { idempotency: Some(Idempotency { fingerprint: [8; 32], ..key }), ..again.clone() };
         let replies = submit(&app, vec![again.clone(), again.clone(), other], Policy::default()).await;
         assert!(matches!(&replies[0], Ok(Reply::Fresh(outcome)) if outcome.revision.get() == 3), "{replies:?}");
-        let first = Reply::Replayed(3_i64.to_be_bytes().to_vec());
+        let first = Reply::Stored(3_i64.to_be_bytes().to_vec());
         assert_eq!(replies[1], Ok(first.clone()));
         assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
         assert_eq!(submit(&app, vec![again], Policy::default()).await, [Ok(first)]);
@@ -91,13 +91,13 @@ cases! {
         let (committer, _task) =
             Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
         let encode: fn(&Outcome) -> Vec<u8> = |_| panic!("this is a test");
-        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let bad = committer.submit(Submission { command: send(1, 2), replay: Some(key) });
-        let good = committer.submit(Submission { command: send(1, 3), replay: None });
+        let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let bad = committer.submit(Submission { command: send(1, 2), idempotency: Some(key) });
+        let good = committer.submit(Submission { command: send(1, 3), idempotency: None });
         let (bad, good) = tokio::join!(bad, good);
         assert_eq!(bad, Err(CommitError::Internal));
         assert!(good.is_ok(), "{good:?}");
-        assert!(committer.submit(Submission { command: send(2, 3), replay: None }).await.is_ok());
+        assert!(committer.submit(Submission { command: send(2, 3), idempotency: None }).await.is_ok());
         assert_eq!(app.counts(1).await, [1, 0, 0, 0]);
     }
 
@@ -213,7 +213,7 @@ cases! {
         loop {
             // The events of long ago have steps of their own.
             let policy = Policy { event_retention: None, ..Policy::default() };
-            let swept = submit(&app, vec![Submission { command: Command::Sweep, replay: None }], policy).await;
+            let swept = submit(&app, vec![Submission { command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
             if swept.marked == 0 {
                 break;

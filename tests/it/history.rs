@@ -92,7 +92,7 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
 async fn sweep(app: &App) {
     loop {
-        let submissions = vec![Submission { command: Command::Sweep, replay: None }];
+        let submissions = vec![Submission { command: Command::Sweep, idempotency: None }];
         let policy = Policy { event_retention: None, ..Policy::default() };
         let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
         let replies = app.store.commit(Arc::new(batch), Turn::default()).await.expect("a commit");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Ledger, Tracked};
-use crate::domain::command::{Outcome, REPLAY_KEPT, WholeRequest};
+use crate::domain::command::{FullRequest, Outcome, RESPONSE_RETENTION};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
 use crate::domain::event::Event;
@@ -48,7 +48,7 @@ impl Ledger {
         let whole = seen.and_then(|request| {
             let from = Arc::clone(&self.member(request.from)?.user);
             let to = Arc::clone(&self.member(request.to)?.user);
-            Some(WholeRequest { request, from, to })
+            Some(FullRequest { request, from, to })
         });
         let block = pair.block_by(user).zip(self.member(other)).map(|(block, other)| (*block, Arc::clone(&other.user)));
         Outcome { status, request: whole, block, ..Outcome::default() }
@@ -85,7 +85,7 @@ impl Ledger {
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
         let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
-        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - REPLAY_KEPT);
+        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.due.events_until;
         let due = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
         Outcome { marked: due, ..Outcome::default() }

@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::domain::command::{Answer, Relation, ReplayKey};
+use crate::domain::command::{Answer, Idempotency, Relation};
 use crate::domain::pair::Message;
 use crate::domain::user::Profile;
 
@@ -39,8 +39,8 @@ fn any_submission(random: &mut StdRng) -> Submission {
         _ => Command::Relate(user, other, *relations.choose(random).expect("one")),
     };
     let id = Uuid::from_u128(random.random_range(0..8));
-    let key = ReplayKey { id, fingerprint: [0; 32], encode: |outcome| outcome.revision.get().to_be_bytes().to_vec() };
-    Submission { command, replay: random.random_bool(0.2).then_some(key) }
+    let key = Idempotency { id, fingerprint: [0; 32], encode: |outcome| outcome.revision.get().to_be_bytes().to_vec() };
+    Submission { command, idempotency: random.random_bool(0.2).then_some(key) }
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn batches_laid_over_what_was_loaded_before_them_decide_as_one_batch_of_all() {
 #[test]
 fn what_changes_users_is_not_laid_over() {
     for command in [Command::DeleteUser(UserId::new(1)), Command::Sweep] {
-        let submission = Submission { command, replay: None };
+        let submission = Submission { command, idempotency: None };
         let due = Due { replays: 1, ..Due::default() };
         let (_, changes) = run(&batch(&[submission]), Snapshot { due, ..loaded() });
         assert!(!changes.is_empty() && !changes.can_be_laid_over(), "{changes:?}");

@@ -9,7 +9,7 @@ use diesel::sqlite::Sqlite;
 
 use super::reading::users;
 use crate::domain::Time;
-use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT, Reply};
+use crate::domain::command::{Batch, Member, Needs, RESPONSE_RETENTION, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
@@ -96,7 +96,7 @@ fn due(conn: &mut SqliteConnection, needs: &Needs, batch: &Batch) -> Result<Due,
     if !needs.due {
         return Ok(Due::default());
     }
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn)?;
+    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::due_events(Stamp(until)).get_result(conn)?,
         None => DueRow::default(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use kith::domain::Time;
-use kith::domain::command::{Batch, Command, Replay, Reply};
+use kith::domain::command::{Batch, Command, IdempotentResponse, Reply};
 use kith::domain::counts::Counts;
 use kith::domain::decide::Rejection;
 use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -194,7 +194,7 @@ impl Store for Faulty {
         self.reading().await?.blocks(user, slice).await
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+    async fn replay(&self, id: Uuid) -> Result<Option<IdempotentResponse>, StoreError> {
         self.reading().await?.replay(id).await
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Kept;
 use super::locked::{BEGIN, order};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Member, Needs, REPLAY_KEPT};
+use crate::domain::command::{Batch, Member, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Due, Snapshot};
 use crate::domain::pair::RequestState;
@@ -222,7 +222,7 @@ async fn due(mut conn: &AsyncPgConnection, needs: &Needs, batch: &Batch) -> Resu
     if !needs.due {
         return Ok(Due::default());
     }
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(&mut conn).await?;
+    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(&mut conn).await?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::due_events(Stamp(until)).get_result(&mut conn).await?,
         None => DueRow::default(),

@@ -4,7 +4,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::command::{Outcome, ReplayKey};
+use crate::domain::command::{Idempotency, Outcome};
 use crate::proto::server as pb;
 
 /// A request that changes something.
@@ -64,10 +64,10 @@ impl Fingerprint {
 }
 
 /// How the answer `R` to `message` is kept under its request id.
-pub fn replay_key<M: Mutation, R: Message + for<'a> From<&'a Outcome>>(id: Uuid, message: &M) -> ReplayKey {
+pub fn idempotency<M: Mutation, R: Message + for<'a> From<&'a Outcome>>(id: Uuid, message: &M) -> Idempotency {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(message);
-    ReplayKey { id, fingerprint: fingerprint.finish(), encode: encode::<R> }
+    Idempotency { id, fingerprint: fingerprint.finish(), encode: encode::<R> }
 }
 
 /// The answer's bytes.
