@@ -6,6 +6,7 @@ pub mod connection_request;
 pub mod event;
 pub mod idempotency;
 pub mod invalid;
+pub mod mutation;
 pub mod page;
 pub mod user;
 

@@ -11,7 +11,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -19,12 +18,13 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::Time;
-use crate::domain::command::{Command, Outcome, Reply, Submission};
+use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::error;
 use crate::feed;
-use crate::mapping::idempotency::{Mutation, idempotency};
+use crate::mapping::idempotency::idempotency;
+use crate::mapping::mutation::{Mutation, MutationResponse};
 use crate::mapping::page::{self, Cursor, Page, Paged};
 use crate::store::{Listed, Read, Slice, Store};
 
@@ -47,19 +47,14 @@ pub struct Core {
 }
 
 impl Core {
-    /// Carries out a command and replies; the same reply again when its request id was used before.
-    async fn write<M, R>(
+    /// Executes a command and responds. A repetition of a call gets the response of the first.
+    async fn write<M: Mutation>(
         &self,
         message: &M,
         (command, request_id): (Command, Option<Uuid>),
-    ) -> Result<Response<R>, Status>
-    where
-        M: Mutation,
-        R: Message + Default + for<'a> From<&'a Outcome>,
-    {
-        let idempotency = request_id.map(|id| idempotency::<M, R>(id, message));
-        let reply = self.committer.submit(Submission { command, idempotency }).await?;
-        answer(reply)
+    ) -> Result<Response<M::Response>, Status> {
+        let idempotency = request_id.map(|id| idempotency(id, message));
+        respond(self.committer.submit(Submission { command, idempotency }).await?)
     }
 
     /// Reads, and again if need be until the answer reflects `min_revision`: at most for a second, and not for longer
@@ -132,11 +127,15 @@ fn patience<M>(request: &Request<M>) -> Instant {
     now + left.map_or(REVISION_WAIT, |left| REVISION_WAIT.min(left * 3 / 4))
 }
 
-fn answer<R: Message + Default + for<'a> From<&'a Outcome>>(reply: Reply) -> Result<Response<R>, Status> {
+/// The one place where an outcome that is not the call's becomes an internal error.
+fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
     match reply {
-        Reply::Fresh(outcome) => Ok(Response::new(R::from(&outcome))),
+        Reply::Fresh(executed) => R::of(&executed).map(Response::new).ok_or_else(|| {
+            tracing::error!(outcome = ?executed.outcome, "the outcome of a command is not one of its call");
+            error::internal()
+        }),
         Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
-            tracing::error!(error = &cause as &dyn std::error::Error, "a kept answer cannot be read");
+            tracing::error!(error = &cause as &dyn std::error::Error, "a stored response cannot be decoded");
             error::internal()
         }),
     }

@@ -89,25 +89,70 @@ impl From<Relation> for PairCommand {
     }
 }
 
-/// What a command did. Each kind of command fills what its answer has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// The revision at which this holds.
+/// What a command did, and the revision right after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// The revision at which the outcome holds.
     pub revision: Sequence,
-    /// The user that was created, imported or updated.
-    pub user: Option<Arc<User>>,
-    /// The request after the change, as the actor may see it.
+    /// What the command did.
+    pub outcome: Outcome,
+}
+
+/// What a command did: one variant for each kind of [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The user was created.
+    UserCreated(Arc<User>),
+    /// The row of an import was stored, or was the same already.
+    UserImported(Imported),
+    /// The import ended.
+    ImportFinished(ImportSummary),
+    /// The user as updated.
+    UserUpdated(Arc<User>),
+    /// The user was deleted.
+    UserDeleted,
+    /// The request was sent.
+    Sent(Transition),
+    /// The request was accepted, rejected and so on.
+    Answered(Answer, Transition),
+    /// The pending requests to a user were marked as viewed.
+    AllViewed {
+        /// How many were not viewed before.
+        marked: i64,
+    },
+    /// The connection was removed.
+    Removed {
+        /// The actor's status towards the other user.
+        status: Status,
+    },
+    /// The other user is blocked.
+    Blocked {
+        /// The block.
+        block: Block,
+        /// The blocked user.
+        user: Arc<User>,
+        /// The actor's status towards the blocked user.
+        status: Status,
+    },
+    /// The block was removed.
+    Unblocked {
+        /// The actor's status towards the other user.
+        status: Status,
+    },
+    /// A step of the sweep ended.
+    Swept {
+        /// How many rows had expired or could be deleted.
+        rows: i64,
+    },
+}
+
+/// A request after a change, and how its two users stand, both as the actor may see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The request. `None` if it no longer exists for the actor.
     pub request: Option<FullRequest>,
-    /// How the actor stands towards the other.
+    /// The actor's status towards the other user.
     pub status: Status,
-    /// The block that now stands, with the user it is against.
-    pub block: Option<(Block, Arc<User>)>,
-    /// How many requests were marked as viewed, or how many rows a sweep found due.
-    pub marked: i64,
-    /// What an imported row did.
-    pub imported: Option<Imported>,
-    /// The whole import, once finished.
-    pub import: ImportSummary,
 }
 
 /// A request with both its users.
@@ -172,8 +217,8 @@ pub struct Idempotency {
     pub id: Uuid,
     /// A digest of the method and the rest of the request. Another digest under the same id is refused.
     pub fingerprint: [u8; 32],
-    /// Encodes the response, which a repetition gets byte for byte.
-    pub encode: fn(&Outcome) -> Vec<u8>,
+    /// Encodes the response, which a repetition gets byte for byte. `None` if the outcome is not one of this call.
+    pub encode: fn(&Executed) -> Option<Vec<u8>>,
 }
 
 /// A response stored under a `request_id`.
@@ -202,8 +247,8 @@ impl IdempotentResponse {
 /// What a caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The command was carried out.
-    Fresh(Box<Outcome>),
+    /// The command was executed.
+    Fresh(Box<Executed>),
     /// The command was already executed with this `request_id`; the response is the stored one.
     Stored(Vec<u8>),
 }

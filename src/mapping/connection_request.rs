@@ -3,10 +3,11 @@
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
+use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
-use crate::domain::command::{Answer, Command, FullRequest, Outcome};
+use crate::domain::command::{Answer, Command, FullRequest, Outcome, Transition};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
@@ -108,31 +109,34 @@ impl From<&FullRequest> for pb::ConnectionRequest {
     }
 }
 
-macro_rules! transitions {
-    ($($response:ident),+ $(,)?) => {$(
-        impl From<&Outcome> for pb::$response {
-            fn from(outcome: &Outcome) -> Self {
-                Self {
-                    connection_request: outcome.request.as_ref().map(pb::ConnectionRequest::from),
-                    status: pb::ConnectionStatus::from(outcome.status).into(),
-                    revision: outcome.revision.get(),
-                }
-            }
-        }
-    )+};
+fn request_of(transition: &Transition) -> Option<pb::ConnectionRequest> {
+    transition.request.as_ref().map(Into::into)
 }
 
-transitions!(
-    SendConnectionRequestResponse,
-    AcceptConnectionRequestResponse,
-    RejectConnectionRequestResponse,
-    RestoreConnectionRequestResponse,
-    CancelConnectionRequestResponse,
-    MarkConnectionRequestViewedResponse,
-);
-
-impl From<&Outcome> for pb::MarkAllConnectionRequestsViewedResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { marked: outcome.marked, revision: outcome.revision.get() }
+responses! {
+    SendConnectionRequestResponse: Outcome::Sent(made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
     }
+    AcceptConnectionRequestResponse: Outcome::Answered(Answer::Accept, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    RejectConnectionRequestResponse: Outcome::Answered(Answer::Reject, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    RestoreConnectionRequestResponse: Outcome::Answered(Answer::Restore, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    CancelConnectionRequestResponse: Outcome::Answered(Answer::Cancel, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    MarkConnectionRequestViewedResponse: Outcome::Answered(Answer::MarkViewed, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    MarkAllConnectionRequestsViewedResponse: Outcome::AllViewed { marked } => { marked: *marked }
 }

@@ -3,15 +3,13 @@
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{Core, answer};
+use super::{Core, respond};
 use crate::committer::CommitError;
-use crate::domain::command::{
-    Command, Idempotency, ImportRefusal, ImportSummary, Imported, Outcome, Reply, Submission,
-};
+use crate::domain::command::{Command, Executed, ImportRefusal, ImportSummary, Imported, Outcome, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
 use crate::error;
-use crate::mapping::idempotency::{Fingerprint, encode};
+use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
@@ -28,13 +26,13 @@ pub(super) async fn run(
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
     let Some(first) = rows.message().await? else {
         let revision = core.store.revision().await?;
-        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision.get())));
+        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision)));
     };
     let request_id = request_id(&first)?;
     if let Some(id) = request_id
         && let Some(reply) = first_answer(core, id, &first, &mut rows).await?
     {
-        return answer(reply);
+        return respond(reply);
     }
     let mut import = Import { core, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
     let mut fingerprint = Fingerprint::default();
@@ -123,13 +121,15 @@ impl Import<'_> {
 
     fn count(&mut self, position: i64, reply: Result<Reply, CommitError>) -> Result<(), Status> {
         match reply {
-            Ok(Reply::Fresh(outcome)) => {
-                let Outcome { imported, revision, .. } = *outcome;
+            Ok(Reply::Fresh(executed)) => {
+                let Executed { revision, outcome: Outcome::UserImported(imported) } = *executed else {
+                    return Err(error::internal());
+                };
                 self.revision = self.revision.max(revision);
                 match imported {
-                    Some(Imported::Created) => self.summary.created += 1,
-                    Some(Imported::Updated) => self.summary.updated += 1,
-                    Some(Imported::Unchanged) | None => self.summary.unchanged += 1,
+                    Imported::Created => self.summary.created += 1,
+                    Imported::Updated => self.summary.updated += 1,
+                    Imported::Unchanged => self.summary.unchanged += 1,
                 }
                 Ok(())
             }
@@ -155,13 +155,12 @@ impl Import<'_> {
             if self.revision == Sequence::default() {
                 self.revision = self.core.store.revision().await?;
             }
-            return Ok(Response::new(mapping::import_response(&self.summary, self.revision.get())));
+            return Ok(Response::new(mapping::import_response(&self.summary, self.revision)));
         };
-        let encode = encode::<pb::ImportUsersResponse>;
-        let idempotency = Some(Idempotency { id, fingerprint: fingerprint.finish(), encode });
+        let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
         let command = Command::FinishImport(self.summary);
         let queued = self.core.committer.submit_in_turn(Submission { command, idempotency }).await?;
-        answer(queued.outcome().await?)
+        respond(queued.outcome().await?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
-use kith::domain::command::{Answer, Batch, Command, Idempotency, Outcome, Relation, Reply, Submission};
+use kith::domain::command::{Answer, Batch, Command, Executed, Idempotency, Outcome, Relation, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
 use kith::domain::pair::Message;
@@ -22,11 +22,11 @@ use crate::cases;
 use crate::harness::{App, refused};
 
 /// Commits these commands as one batch at the app's time.
-async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Outcome, Rejection>> {
+async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Executed, Rejection>> {
     let submissions = commands.into_iter().map(|command| Submission { command, idempotency: None }).collect();
     let replies = submit(app, submissions, Policy::default()).await;
     let fresh = |reply| match reply {
-        Reply::Fresh(outcome) => *outcome,
+        Reply::Fresh(executed) => *executed,
         Reply::Stored(_) => panic!("not asked for"),
     };
     replies.into_iter().map(|reply| reply.map(fresh)).collect()
@@ -55,8 +55,10 @@ cases! {
     async fn the_commands_of_a_batch_see_those_before_them(app: App) {
         let outcomes = commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2), send(2, 1)]).await;
         let crossed = outcomes[3].as_ref().expect("connected");
-        assert_eq!((crossed.status, crossed.revision.get()), (Status::Connected, 4));
-        assert_eq!(crossed.request.as_ref().map(|whole| whole.request.id), Some(RequestId::new(3)));
+        assert_eq!(crossed.revision.get(), 4);
+        let Outcome::Sent(sent) = &crossed.outcome else { panic!("{crossed:?}") };
+        assert_eq!(sent.status, Status::Connected);
+        assert_eq!(sent.request.as_ref().map(|full| full.request.id), Some(RequestId::new(3)));
         assert_eq!(app.counts(1).await, [0, 0, 0, 1]);
         assert_eq!(events(&app).await, ["USER_CREATED", "USER_CREATED", "REQUEST_CREATED", "CONNECTION_CREATED"]);
     }
@@ -72,12 +74,12 @@ cases! {
 
     async fn one_request_id_has_one_effect_even_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
-        let encode: fn(&Outcome) -> Vec<u8> = |outcome| outcome.revision.get().to_be_bytes().to_vec();
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let again = Submission { command: send(1, 2), idempotency: Some(key) };
         let other = Submission { idempotency: Some(Idempotency { fingerprint: [8; 32], ..key }), ..again.clone() };
         let replies = submit(&app, vec![again.clone(), again.clone(), other], Policy::default()).await;
-        assert!(matches!(&replies[0], Ok(Reply::Fresh(outcome)) if outcome.revision.get() == 3), "{replies:?}");
+        assert!(matches!(&replies[0], Ok(Reply::Fresh(executed)) if executed.revision.get() == 3), "{replies:?}");
         let first = Reply::Stored(3_i64.to_be_bytes().to_vec());
         assert_eq!(replies[1], Ok(first.clone()));
         assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
@@ -90,7 +92,7 @@ cases! {
         let now = app.clock.now();
         let (committer, _task) =
             Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
-        let encode: fn(&Outcome) -> Vec<u8> = |_| panic!("this is a test");
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |_| panic!("this is a test");
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let bad = committer.submit(Submission { command: send(1, 2), idempotency: Some(key) });
         let good = committer.submit(Submission { command: send(1, 3), idempotency: None });
@@ -215,10 +217,11 @@ cases! {
             let policy = Policy { event_retention: None, ..Policy::default() };
             let swept = submit(&app, vec![Submission { command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
-            if swept.marked == 0 {
+            let Outcome::Swept { rows } = swept.outcome else { panic!("{swept:?}") };
+            if rows == 0 {
                 break;
             }
-            steps.push(swept.marked);
+            steps.push(rows);
         }
         assert_eq!(steps, [500, 500, 500, 270]);
         assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);

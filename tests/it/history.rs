@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use kith::domain::command::{Batch, Command, Reply, Submission};
+use kith::domain::command::{Batch, Command, Outcome, Reply, Submission};
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::store::{Options, Turn};
@@ -97,7 +97,7 @@ async fn sweep(app: &App) {
         let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
         let replies = app.store.commit(Arc::new(batch), Turn::default()).await.expect("a commit");
         match replies.as_slice() {
-            [Ok(Reply::Fresh(outcome))] if outcome.marked == 0 => return,
+            [Ok(Reply::Fresh(executed))] if executed.outcome == Outcome::Swept { rows: 0 } => return,
             [Ok(Reply::Fresh(_))] => {}
             other => panic!("{other:?}"),
         }

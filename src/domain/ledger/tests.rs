@@ -39,7 +39,11 @@ fn any_submission(random: &mut StdRng) -> Submission {
         _ => Command::Relate(user, other, *relations.choose(random).expect("one")),
     };
     let id = Uuid::from_u128(random.random_range(0..8));
-    let key = Idempotency { id, fingerprint: [0; 32], encode: |outcome| outcome.revision.get().to_be_bytes().to_vec() };
+    let key = Idempotency {
+        id,
+        fingerprint: [0; 32],
+        encode: |executed| Some(executed.revision.get().to_be_bytes().to_vec()),
+    };
     Submission { command, idempotency: random.random_bool(0.2).then_some(key) }
 }
 

@@ -20,21 +20,23 @@ impl Ledger {
             return Err(Rejection::UserExists(id));
         }
         self.name_is_free(profile, id)?;
-        Ok(self.put_user(profile.clone().into_user(id, None, self.time)))
+        let (user, _) = self.put_user(profile.clone().into_user(id, None, self.time));
+        Ok(Outcome::UserCreated(user))
     }
 
     pub(super) fn import_user(&mut self, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
         self.name_is_free(profile, id)?;
         let before = self.member(id).map(|member| Arc::clone(&member.user));
-        let user = profile.clone().into_user(id, before.as_deref(), self.time);
-        Ok(self.put_user(user))
+        let (_, imported) = self.put_user(profile.clone().into_user(id, before.as_deref(), self.time));
+        Ok(Outcome::UserImported(imported))
     }
 
     pub(super) fn update_user(&mut self, id: UserId, updates: &[FieldUpdate]) -> Result<Outcome, Rejection> {
         let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
         let mut user = User::clone(&member.user);
         updates.iter().for_each(|update| update.apply(&mut user));
-        Ok(self.put_user(user))
+        let (user, _) = self.put_user(user);
+        Ok(Outcome::UserUpdated(user))
     }
 
     fn name_is_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
@@ -44,7 +46,8 @@ impl Ledger {
         }
     }
 
-    fn put_user(&mut self, user: User) -> Outcome {
+    /// Stores a user as they are now, and returns whether that was a change.
+    fn put_user(&mut self, user: User) -> (Arc<User>, Imported) {
         let user = Arc::new(user);
         let before = self.member(user.id).cloned();
         let imported = match &before {
@@ -68,7 +71,7 @@ impl Ledger {
         let (counts, sends) = before.map(|before| (before.counts, before.sends)).unwrap_or_default();
         let member = Member { user: Arc::clone(&user), counts, sends };
         self.users.entry(user.id).or_insert(Tracked { before: None, now: None }).now = Some(member);
-        Outcome { user: Some(user), imported: Some(imported), ..Outcome::default() }
+        (user, imported)
     }
 
     pub(super) fn delete_user(&mut self, id: UserId) -> Result<Outcome, Rejection> {
@@ -86,7 +89,7 @@ impl Ledger {
         }
         self.created.remove(&id);
         self.head.users_changed = self.note_user(EventKind::UserDeleted, id);
-        Ok(Outcome::default())
+        Ok(Outcome::UserDeleted)
     }
 
     /// Removes all that is between two users of whom one is deleted.
