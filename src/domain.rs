@@ -9,6 +9,7 @@ pub mod decide;
 pub mod event;
 pub mod id;
 pub mod ledger;
+pub mod outcome;
 pub mod pair;
 pub mod policy;
 pub mod selection;

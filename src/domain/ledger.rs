@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
-use super::command::{Batch, Command, Executed, IdempotentResponse, Member, Outcome, Reply, Submission};
+use super::command::{Batch, Command, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
 use super::id::{PairKey, RequestId, Sequence, UserId};
+use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
 use super::policy::Policy;
 

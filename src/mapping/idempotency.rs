@@ -4,7 +4,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::mutation::{Mutation, MutationResponse};
-use crate::domain::command::{Executed, Idempotency};
+use crate::domain::command::Idempotency;
+use crate::domain::outcome::Executed;
 
 /// A digest of calls with their bodies: one for most, many for a stream.
 #[derive(Clone, Debug, Default)]

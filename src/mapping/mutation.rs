@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::domain::command::Executed;
+use crate::domain::outcome::Executed;
 use crate::proto::server as pb;
 
 /// A request that changes something.
@@ -58,7 +58,7 @@ mutations!(
 macro_rules! responses {
     ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? })+) => {$(
         impl $crate::mapping::mutation::MutationResponse for pb::$response {
-            fn of(executed: &$crate::domain::command::Executed) -> Option<Self> {
+            fn of(executed: &$crate::domain::outcome::Executed) -> Option<Self> {
                 let $outcome = &executed.outcome else { return None };
                 Some(Self { $($field: $value,)* revision: executed.revision.get() })
             }
@@ -70,8 +70,9 @@ pub(super) use responses;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::command::{Answer, Outcome, Transition};
+    use crate::domain::command::Answer;
     use crate::domain::id::Sequence;
+    use crate::domain::outcome::{Outcome, Transition};
     use crate::domain::view::Status;
 
     #[test]

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::committer::Committer;
-use crate::domain::command::{Command, Outcome, Reply, Submission};
+use crate::domain::command::{Command, Reply, Submission};
+use crate::domain::outcome::Outcome;
 use crate::store::DUE_AT_ONCE;
 
 /// Sweeps now and then, and again at once while there is more than one step's worth, until told to stop.

@@ -3,9 +3,10 @@
 use tonic::{Request, Response, Status};
 
 use super::{Core, cut, slice};
-use crate::domain::command::{Answer, FullRequest};
+use crate::domain::command::Answer;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::outcome::FullRequest;
 use crate::domain::pair::Request as Asked;
 use crate::domain::view::{Viewer, visible};
 use crate::error;

@@ -5,9 +5,10 @@ use uuid::Uuid;
 
 use super::{Core, respond};
 use crate::committer::CommitError;
-use crate::domain::command::{Command, Executed, ImportRefusal, ImportSummary, Imported, Outcome, Reply, Submission};
+use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
+use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome};
 use crate::error;
 use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use kith::domain::command::{Batch, Command, Outcome, Reply, Submission};
+use kith::domain::command::{Batch, Command, Reply, Submission};
+use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::store::{Options, Turn};

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{Ledger, Tracked};
-use crate::domain::command::{Answer, FullRequest, Outcome, RESPONSE_RETENTION, Relation, Transition};
+use crate::domain::command::{Answer, RESPONSE_RETENTION, Relation};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, UserId};
+use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
 use crate::domain::view::{Viewer, status, visible};
 

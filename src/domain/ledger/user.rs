@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{Ledger, Tracked};
-use crate::domain::command::{Imported, Member, Outcome};
+use crate::domain::command::Member;
 use crate::domain::decide::{Decision, Rejection};
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::outcome::{Imported, Outcome};
 use crate::domain::pair::{Pair, RequestState};
 use crate::domain::user::{FieldUpdate, Profile, User};
 
