@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock, or knows of protobuf or SQL. [`decide`](decide::decide) is the rule book;
 //! [`ledger`] runs it over a batch of commands in memory.
 
+pub mod caller;
 pub mod command;
 pub mod counts;
 pub mod decide;

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::Time;
+use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
@@ -50,11 +51,12 @@ impl Core {
     /// Executes a command and responds. A repetition of a call gets the response of the first.
     async fn write<M: Mutation>(
         &self,
-        message: &M,
+        request: &Request<M>,
         (command, request_id): (Command, Option<Uuid>),
     ) -> Result<Response<M::Response>, Status> {
-        let idempotency = request_id.map(|id| idempotency(id, message));
-        respond(self.committer.submit(Submission { command, idempotency }).await?)
+        let idempotency = request_id.map(|id| idempotency(id, request.get_ref()));
+        let submission = Submission { caller: caller(request)?, command, idempotency };
+        respond(self.committer.submit(submission).await?)
     }
 
     /// Reads, and again if need be until the answer reflects `min_revision`: at most for a second, and not for longer
@@ -119,6 +121,14 @@ impl Revised for feed::Page {
 /// When the caller's time runs out. Whoever takes the call notes it in the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
+
+/// Who makes this call. The server notes it in each request; a request without one is refused.
+fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(|| {
+        tracing::error!("a call reached the service without its caller");
+        error::internal()
+    })
+}
 
 /// How long a read may wait for its revision: so that the answer still reaches the caller.
 fn patience<M>(request: &Request<M>) -> Instant {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Time;
+use super::caller::Caller;
 use super::counts::Counts;
 use super::decide::PairCommand;
 use super::id::{PairKey, RequestId, UserId};
@@ -92,6 +93,8 @@ impl From<Relation> for PairCommand {
 /// A command as it is queued.
 #[derive(Clone, Debug)]
 pub struct Submission {
+    /// Who asks for it.
+    pub caller: Caller,
     /// What to do.
     pub command: Command,
     /// How to respond to a repetition.

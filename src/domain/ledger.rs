@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
+use super::caller::Caller;
 use super::command::{Batch, Command, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
@@ -88,7 +89,9 @@ impl Ledger {
     /// caller that corrects its request may use the same id again.
     fn submit(&mut self, submission: &Submission) -> Result<Reply, Rejection> {
         let Some(key) = submission.idempotency else {
-            return self.execute(&submission.command).map(|executed| Reply::Fresh(Box::new(executed)));
+            return self
+                .execute(&submission.caller, &submission.command)
+                .map(|executed| Reply::Fresh(Box::new(executed)));
         };
         if let Some(replay) = self.replays.get(&key.id) {
             return if replay.fingerprint == key.fingerprint {
@@ -97,7 +100,7 @@ impl Ledger {
                 Err(Rejection::RequestIdReused(key.id))
             };
         }
-        let executed = self.execute(&submission.command)?;
+        let executed = self.execute(&submission.caller, &submission.command)?;
         // Without an encoding the outcome is not one of this call. That is a bug: the service reports it when it makes
         // the response, and there is nothing to store.
         if let Some(response) = (key.encode)(&executed) {
@@ -108,13 +111,14 @@ impl Ledger {
         Ok(Reply::Fresh(Box::new(executed)))
     }
 
-    fn execute(&mut self, command: &Command) -> Result<Executed, Rejection> {
+    fn execute(&mut self, caller: &Caller, command: &Command) -> Result<Executed, Rejection> {
+        let actor = caller.actor();
         let outcome = match command {
-            Command::CreateUser(profile) => self.create_user(profile)?,
-            Command::ImportUser(id, profile) => self.import_user(*id, profile)?,
+            Command::CreateUser(profile) => self.create_user(actor, profile)?,
+            Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
-            Command::UpdateUser(id, updates) => self.update_user(*id, updates)?,
-            Command::DeleteUser(id) => self.delete_user(*id)?,
+            Command::UpdateUser(id, updates) => self.update_user(actor, *id, updates)?,
+            Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,
             Command::Answer(id, user, answer) => self.answer(*id, *user, *answer)?,
             Command::MarkAllViewed(user) => self.mark_all_viewed(*user)?,

@@ -7,6 +7,7 @@ use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
+use crate::domain::caller::Caller;
 use crate::domain::command::{Answer, Command};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
@@ -43,10 +44,13 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
 }
 
 /// Which request, for whom, and at or after which revision.
-pub fn get(request: &pb::GetConnectionRequestRequest) -> Result<(RequestId, Viewer, Sequence), Invalid> {
+pub fn get(
+    request: &pb::GetConnectionRequestRequest,
+    caller: &Caller,
+) -> Result<(RequestId, Viewer, Sequence), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", request.id);
-    let viewer = fields.optional_user_id("user_id", request.user_id).map_or(Viewer::Operator, Viewer::User);
+    let viewer = caller.viewer(fields.optional_user_id("user_id", request.user_id));
     let min_revision = fields.revision("min_revision", request.min_revision);
     fields.finish((id, viewer, min_revision))
 }

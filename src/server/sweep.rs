@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::committer::Committer;
+use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::outcome::Outcome;
 use crate::store::DUE_AT_ONCE;
@@ -13,8 +14,9 @@ use crate::store::DUE_AT_ONCE;
 /// Sweeps now and then, and again at once while there is more than one step's worth, until told to stop.
 pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: watch::Receiver<bool>) {
     loop {
+        let submission = Submission { caller: Caller::System, command: Command::Sweep, idempotency: None };
         let reply = tokio::select! {
-            reply = committer.submit(Submission { command: Command::Sweep, idempotency: None }) => reply,
+            reply = committer.submit(submission) => reply,
             // A database that does not answer does not keep the server from ending.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{Core, respond};
 use crate::committer::CommitError;
+use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
@@ -23,6 +24,7 @@ const REFUSALS_NAMED: usize = 1_000;
 
 pub(super) async fn run(
     core: &Core,
+    caller: Caller,
     mut rows: Streaming<pb::ImportUsersRequest>,
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
     let Some(first) = rows.message().await? else {
@@ -35,7 +37,8 @@ pub(super) async fn run(
     {
         return respond(reply);
     }
-    let mut import = Import { core, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
+    let mut import =
+        Import { core, caller, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
     let mut fingerprint = Fingerprint::default();
     let mut next = Some(first);
     while let Some(row) = next {
@@ -81,6 +84,7 @@ async fn first_answer(
 
 struct Import<'a> {
     core: &'a Core,
+    caller: Caller,
     summary: ImportSummary,
     revision: Sequence,
     position: i64,
@@ -95,7 +99,7 @@ impl Import<'_> {
             self.position += 1;
             match self.read(&row, position) {
                 Ok(command) => {
-                    let submission = Submission { command, idempotency: None };
+                    let submission = Submission { caller: self.caller.clone(), command, idempotency: None };
                     under_way.push((position, self.core.committer.submit_in_turn(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
@@ -160,7 +164,8 @@ impl Import<'_> {
         };
         let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
         let command = Command::FinishImport(self.summary);
-        let queued = self.core.committer.submit_in_turn(Submission { command, idempotency }).await?;
+        let queued =
+            self.core.committer.submit_in_turn(Submission { caller: self.caller, command, idempotency }).await?;
         respond(queued.outcome().await?)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
+use kith::domain::caller::Caller;
 use kith::domain::command::{Answer, Batch, Command, Idempotency, Relation, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
@@ -24,7 +25,10 @@ use crate::harness::{App, refused};
 
 /// Commits these commands as one batch at the app's time.
 async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Executed, Rejection>> {
-    let submissions = commands.into_iter().map(|command| Submission { command, idempotency: None }).collect();
+    let submissions = commands
+        .into_iter()
+        .map(|command| Submission { caller: Caller::Operator, command, idempotency: None })
+        .collect();
     let replies = submit(app, submissions, Policy::default()).await;
     let fresh = |reply| match reply {
         Reply::Fresh(executed) => *executed,
@@ -77,7 +81,7 @@ cases! {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
         let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let again = Submission { command: send(1, 2), idempotency: Some(key) };
+        let again = Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) };
         let other = Submission { idempotency: Some(Idempotency { fingerprint: [8; 32], ..key }), ..again.clone() };
         let replies = submit(&app, vec![again.clone(), again.clone(), other], Policy::default()).await;
         assert!(matches!(&replies[0], Ok(Reply::Fresh(executed)) if executed.revision.get() == 3), "{replies:?}");
@@ -95,12 +99,12 @@ cases! {
             Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
         let encode: fn(&Executed) -> Option<Vec<u8>> = |_| panic!("this is a test");
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let bad = committer.submit(Submission { command: send(1, 2), idempotency: Some(key) });
-        let good = committer.submit(Submission { command: send(1, 3), idempotency: None });
+        let bad = committer.submit(Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) });
+        let good = committer.submit(Submission { caller: Caller::Operator, command: send(1, 3), idempotency: None });
         let (bad, good) = tokio::join!(bad, good);
         assert_eq!(bad, Err(CommitError::Internal));
         assert!(good.is_ok(), "{good:?}");
-        assert!(committer.submit(Submission { command: send(2, 3), idempotency: None }).await.is_ok());
+        assert!(committer.submit(Submission { caller: Caller::Operator, command: send(2, 3), idempotency: None }).await.is_ok());
         assert_eq!(app.counts(1).await, [1, 0, 0, 0]);
     }
 
@@ -216,7 +220,7 @@ cases! {
         loop {
             // The events of long ago have steps of their own.
             let policy = Policy { event_retention: None, ..Policy::default() };
-            let swept = submit(&app, vec![Submission { command: Command::Sweep, idempotency: None }], policy).await;
+            let swept = submit(&app, vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
             let Outcome::Swept { rows } = swept.outcome else { panic!("{swept:?}") };
             if rows == 0 {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use kith::domain::caller::Caller;
 use kith::domain::command::{Batch, Command, Reply, Submission};
 use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
@@ -93,7 +94,7 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
 async fn sweep(app: &App) {
     loop {
-        let submissions = vec![Submission { command: Command::Sweep, idempotency: None }];
+        let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
         let policy = Policy { event_retention: None, ..Policy::default() };
         let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
         let replies = app.store.commit(Arc::new(batch), Turn::default()).await.expect("a commit");

@@ -44,7 +44,7 @@ fn any_submission(random: &mut StdRng) -> Submission {
         fingerprint: [0; 32],
         encode: |executed| Some(executed.revision.get().to_be_bytes().to_vec()),
     };
-    Submission { command, idempotency: random.random_bool(0.2).then_some(key) }
+    Submission { caller: Caller::Operator, command, idempotency: random.random_bool(0.2).then_some(key) }
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn batches_laid_over_what_was_loaded_before_them_decide_as_one_batch_of_all() {
 #[test]
 fn what_changes_users_is_not_laid_over() {
     for command in [Command::DeleteUser(UserId::new(1)), Command::Sweep] {
-        let submission = Submission { command, idempotency: None };
+        let submission = Submission { caller: Caller::Operator, command, idempotency: None };
         let due = Due { replays: 1, ..Due::default() };
         let (_, changes) = run(&batch(&[submission]), Snapshot { due, ..loaded() });
         assert!(!changes.is_empty() && !changes.can_be_laid_over(), "{changes:?}");
