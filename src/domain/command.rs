@@ -112,11 +112,27 @@ pub struct Idempotency {
     pub encode: fn(&Executed) -> Option<Vec<u8>>,
 }
 
-/// A response stored under a `request_id`.
+/// The key of a stored response: two callers may use the same `request_id` for different calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey {
+    /// The [key](Caller::key) of the caller.
+    pub caller: String,
+    /// Their `request_id`.
+    pub id: Uuid,
+}
+
+impl IdempotencyKey {
+    /// The key of a caller's `request_id`.
+    pub fn new(caller: &Caller, id: Uuid) -> Self {
+        Self { caller: caller.key().into_owned(), id }
+    }
+}
+
+/// A response stored under a caller's `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotentResponse {
-    /// The caller's `request_id`.
-    pub id: Uuid,
+    /// Whose call it responds to, and under which id.
+    pub key: IdempotencyKey,
     /// The digest of its call.
     pub fingerprint: [u8; 32],
     /// The encoded response.
@@ -202,8 +218,8 @@ pub struct Needs {
     pub all_pairs_of: BTreeSet<UserId>,
     /// Users whose unviewed pending requests are needed.
     pub unviewed_of: BTreeSet<UserId>,
-    /// Kept answers.
-    pub replays: BTreeSet<Uuid>,
+    /// Stored responses.
+    pub replays: BTreeSet<IdempotencyKey>,
     /// Whether rows that are due are needed, whosever they are.
     pub due: bool,
 }
@@ -214,7 +230,8 @@ impl Needs {
         let mut needs = Self::default();
         for submission in &batch.submissions {
             needs.add(&submission.command);
-            needs.replays.extend(submission.idempotency.map(|key| key.id));
+            let Submission { caller, command: _, idempotency } = submission;
+            needs.replays.extend(idempotency.map(|call| IdempotencyKey::new(caller, call.id)));
         }
         needs
     }

@@ -10,12 +10,10 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
 use super::caller::Caller;
-use super::command::{Batch, Command, IdempotentResponse, Member, Reply, Submission};
+use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
 use super::id::{PairKey, RequestId, Sequence, UserId};
@@ -41,7 +39,7 @@ struct Ledger {
     // Ordered, so that the events of a command over many pairs have one order on every engine.
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
-    replays: HashMap<Uuid, IdempotentResponse>,
+    replays: HashMap<IdempotencyKey, IdempotentResponse>,
     due: Due,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
@@ -78,7 +76,7 @@ impl Ledger {
             replays: replays
                 .into_iter()
                 .filter(|replay| replay.is_current(time))
-                .map(|replay| (replay.id, replay))
+                .map(|replay| (replay.key.clone(), replay))
                 .collect(),
             counts: BTreeMap::new(),
             changes: Changes::default(),
@@ -88,24 +86,25 @@ impl Ledger {
     /// Returns the stored response, or executes the command and stores its response. Refusals are not stored: a
     /// caller that corrects its request may use the same id again.
     fn submit(&mut self, submission: &Submission) -> Result<Reply, Rejection> {
-        let Some(key) = submission.idempotency else {
-            return self
-                .execute(&submission.caller, &submission.command)
-                .map(|executed| Reply::Fresh(Box::new(executed)));
+        let Submission { caller, command, idempotency } = submission;
+        let Some(call) = idempotency else {
+            return self.execute(caller, command).map(|executed| Reply::Fresh(Box::new(executed)));
         };
-        if let Some(replay) = self.replays.get(&key.id) {
-            return if replay.fingerprint == key.fingerprint {
-                Ok(Reply::Stored(replay.response.clone()))
+        let key = IdempotencyKey::new(caller, call.id);
+        if let Some(stored) = self.replays.get(&key) {
+            return if stored.fingerprint == call.fingerprint {
+                Ok(Reply::Stored(stored.response.clone()))
             } else {
-                Err(Rejection::RequestIdReused(key.id))
+                Err(Rejection::RequestIdReused(call.id))
             };
         }
-        let executed = self.execute(&submission.caller, &submission.command)?;
+        let executed = self.execute(caller, command)?;
         // Without an encoding the outcome is not one of this call. That is a bug: the service reports it when it makes
         // the response, and there is nothing to store.
-        if let Some(response) = (key.encode)(&executed) {
-            let stored = IdempotentResponse { id: key.id, fingerprint: key.fingerprint, response, created: self.time };
-            self.replays.insert(key.id, stored.clone());
+        if let Some(response) = (call.encode)(&executed) {
+            let (fingerprint, created) = (call.fingerprint, self.time);
+            let stored = IdempotentResponse { key: key.clone(), fingerprint, response, created };
+            self.replays.insert(key, stored.clone());
             self.changes.replays.push(stored);
         }
         Ok(Reply::Fresh(Box::new(executed)))

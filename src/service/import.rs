@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Core, respond};
 use crate::committer::CommitError;
 use crate::domain::caller::Caller;
-use crate::domain::command::{Command, Reply, Submission};
+use crate::domain::command::{Command, IdempotencyKey, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome};
@@ -33,7 +33,7 @@ pub(super) async fn run(
     };
     let request_id = request_id(&first)?;
     if let Some(id) = request_id
-        && let Some(reply) = first_answer(core, id, &first, &mut rows).await?
+        && let Some(reply) = stored_response(core, IdempotencyKey::new(&caller, id), &first, &mut rows).await?
     {
         return respond(reply);
     }
@@ -62,24 +62,25 @@ fn request_id(first: &pb::ImportUsersRequest) -> Result<Option<Uuid>, Invalid> {
     fields.finish(id)
 }
 
-/// The answer that this import got before, if it did. The whole stream is read, and nothing of it stored.
-async fn first_answer(
+/// The response that this import got before, if it did. The whole stream is read, and nothing of it stored.
+async fn stored_response(
     core: &Core,
-    id: Uuid,
+    key: IdempotencyKey,
     first: &pb::ImportUsersRequest,
     rows: &mut Streaming<pb::ImportUsersRequest>,
 ) -> Result<Option<Reply>, Status> {
-    let kept = core.store.replay(id).await?;
-    let Some(kept) = kept.filter(|kept| kept.is_current(core.clock.now())) else { return Ok(None) };
+    let id = key.id;
+    let stored = core.store.idempotent_response(key).await?;
+    let Some(stored) = stored.filter(|stored| stored.is_current(core.clock.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
     while let Some(row) = rows.message().await? {
         fingerprint.add(&row);
     }
-    if fingerprint.finish() != kept.fingerprint {
+    if fingerprint.finish() != stored.fingerprint {
         return Err(Rejection::RequestIdReused(id).into());
     }
-    Ok(Some(Reply::Stored(kept.response)))
+    Ok(Some(Reply::Stored(stored.response)))
 }
 
 struct Import<'a> {

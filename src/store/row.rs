@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
 use super::users::Mark;
 use super::{Connection, StoreError};
-use crate::domain::command::IdempotentResponse;
+use crate::domain::command::{IdempotencyKey, IdempotentResponse};
 use crate::domain::counts::Counts;
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
@@ -249,6 +249,7 @@ impl BlockRow {
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = request_ids, check_for_backend(Pg, Sqlite))]
 pub(super) struct ReplayRow {
+    pub(super) caller: String,
     pub(super) id: String,
     pub(super) fingerprint: Vec<u8>,
     pub(super) response: Vec<u8>,
@@ -259,8 +260,9 @@ impl TryFrom<ReplayRow> for IdempotentResponse {
     type Error = StoreError;
 
     fn try_from(row: ReplayRow) -> Result<Self, StoreError> {
+        let id = Uuid::parse_str(&row.id).map_err(|_| StoreError::corrupt("request_ids.id", &row.id))?;
         Ok(Self {
-            id: Uuid::parse_str(&row.id).map_err(|_| StoreError::corrupt("request_ids.id", &row.id))?,
+            key: IdempotencyKey { caller: row.caller, id },
             fingerprint: row
                 .fingerprint
                 .try_into()

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
 use kith::domain::caller::Caller;
-use kith::domain::command::{Answer, Batch, Command, Idempotency, Relation, Reply, Submission};
+use kith::domain::command::{Answer, Batch, Command, Idempotency, IdempotencyKey, Relation, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
 use kith::domain::outcome::{Executed, Outcome};
@@ -90,6 +90,31 @@ cases! {
         assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
         assert_eq!(submit(&app, vec![again], Policy::default()).await, [Ok(first)]);
         assert_eq!(events(&app).await.len(), 3);
+    }
+
+    async fn two_callers_may_use_the_same_request_id(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
+        let id = Uuid::from_u128(7);
+        let call = |caller: Caller, to: i64| {
+            let fingerprint = [u8::try_from(to).expect("small"); 32];
+            Submission { caller, command: send(1, to), idempotency: Some(Idempotency { id, fingerprint, encode }) }
+        };
+        let (operator, ann) = (Caller::Operator, Caller::User(UserId::new(1)));
+        let both = [call(operator.clone(), 2), call(ann.clone(), 3)];
+        let replies = submit(&app, both.to_vec(), Policy::default()).await;
+        assert!(replies.iter().all(|reply| matches!(reply, Ok(Reply::Fresh(_)))), "{replies:?}");
+        // In the batch that executed them, and later.
+        let first = [4_i64, 5].map(|revision| Ok(Reply::Stored(revision.to_be_bytes().to_vec())));
+        assert_eq!(submit(&app, both.to_vec(), Policy::default()).await, first);
+        let reused = submit(&app, vec![call(operator.clone(), 3), call(ann.clone(), 2)], Policy::default()).await;
+        assert_eq!(reused, [Err(Rejection::RequestIdReused(id)), Err(Rejection::RequestIdReused(id))]);
+        for (caller, expected) in [(operator, Some(4_i64)), (ann, Some(5)), (Caller::User(UserId::new(2)), None)] {
+            let stored = app.store.idempotent_response(IdempotencyKey::new(&caller, id)).await.expect("a read");
+            let response = stored.map(|stored| stored.response);
+            assert_eq!(response, expected.map(|revision| revision.to_be_bytes().to_vec()), "{caller:?}");
+        }
+        assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
     }
 
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {

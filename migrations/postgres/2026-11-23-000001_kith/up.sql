@@ -126,10 +126,12 @@ COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequenc
 COMMENT ON COLUMN events.batch_id IS 'Random, the same for events that were committed together: settles a commit whose answer was lost.';
 
 CREATE TABLE request_ids (
-    id text PRIMARY KEY,
+    caller text NOT NULL,
+    id text NOT NULL,
     fingerprint bytea NOT NULL,
     response bytea NOT NULL,
-    created timestamptz NOT NULL
+    created timestamptz NOT NULL,
+    PRIMARY KEY (caller, id)
 );
-COMMENT ON TABLE request_ids IS 'The answers given under a request_id, kept for 24 hours.';
+COMMENT ON TABLE request_ids IS 'The responses to calls with a request_id, per caller, stored for 24 hours.';
 CREATE INDEX request_ids_created ON request_ids (created);

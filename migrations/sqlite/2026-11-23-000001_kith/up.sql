@@ -113,9 +113,11 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE TABLE request_ids (
-    id TEXT PRIMARY KEY,
+    caller TEXT NOT NULL,
+    id TEXT NOT NULL,
     fingerprint BLOB NOT NULL,
     response BLOB NOT NULL,
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    PRIMARY KEY (caller, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_ids_created ON request_ids (created);

@@ -89,7 +89,7 @@ impl Snapshot {
                 (member.counts, member.sends) = after;
             }
         }
-        let replayed = |replay: &IdempotentResponse| batch.replays.iter().any(|kept| kept.id == replay.id);
+        let replayed = |replay: &IdempotentResponse| batch.replays.iter().any(|kept| kept.key == replay.key);
         self.replays.retain(|replay| !replayed(replay));
         self.replays.extend(batch.replays.iter().cloned());
     }

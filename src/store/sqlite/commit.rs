@@ -84,8 +84,8 @@ fn load(conn: &mut SqliteConnection, kept: &Kept, needs: &Needs, batch: &Batch) 
     for request in oldest_sent(conn, needs, batch, &snapshot)? {
         snapshot.add_request(request.try_into()?);
     }
-    for id in &needs.replays {
-        let row: Option<ReplayRow> = query::replay(id.to_string()).first(conn).optional()?;
+    for key in &needs.replays {
+        let row: Option<ReplayRow> = query::replay(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
         snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
     }
     Ok(snapshot)
@@ -225,17 +225,19 @@ fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result
         save_event(conn, event, batch_id)?;
     }
     for replay in &changes.replays {
-        let text = "INSERT OR REPLACE INTO request_ids (id, fingerprint, response, created) VALUES (?, ?, ?, ?)";
+        let text = "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, created) \
+                    VALUES (?, ?, ?, ?, ?)";
         let write = Write::new(text)
-            .bind::<Text, _>(replay.id.to_string())
+            .bind::<Text, _>(replay.key.caller.as_str())
+            .bind::<Text, _>(replay.key.id.to_string())
             .bind::<Binary, _>(replay.fingerprint.as_slice())
             .bind::<Binary, _>(replay.response.as_slice())
             .bind::<Instant, _>(Stamp(replay.created));
         run(conn, write)?;
     }
     if let Some(end) = changes.replays_end {
-        let text = "DELETE FROM request_ids WHERE id IN \
-                    (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
+        let text = "DELETE FROM request_ids WHERE (caller, id) IN \
+                    (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
         run(conn, Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
     }
     if let Some(until) = changes.events_deleted {

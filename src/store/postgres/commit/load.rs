@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt};
+use diesel::query_builder::AsQuery;
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
-use uuid::Uuid;
 
 use super::Kept;
 use super::locked::{BEGIN, order};
@@ -23,6 +23,8 @@ use crate::store::row::{BlockRow, CountsRow, DueRow, FeedHead, FeedRow, ReplayRo
 use crate::store::schema::{Instant, Stamp, blocks, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::Statement;
 use crate::store::{DUE_AT_ONCE, OLDEST_OF_A_SENDER, StoreError, Users, query};
+
+type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
 /// What the first flight brings.
 pub(super) struct Loaded {
@@ -213,8 +215,14 @@ async fn replays(mut conn: &AsyncPgConnection, needs: &Needs) -> Result<Vec<Repl
     if needs.replays.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
-    Ok(request_ids::table.filter(request_ids::id.eq_any(ids)).load(&mut conn).await?)
+    let (callers, ids): (Vec<_>, Vec<_>) =
+        needs.replays.iter().map(|key| (key.caller.as_str(), key.id.to_string())).unzip();
+    let text = "SELECT ? FROM request_ids JOIN unnest(?, ?) AS key (caller, id) USING (caller, id)";
+    let load = Statement::<Pg, ResponsesSql>::new(text)
+        .part(request_ids::all_columns)
+        .bind::<Array<Text>, _>(callers)
+        .bind::<Array<Text>, _>(ids);
+    Ok(load.load(&mut conn).await?)
 }
 
 /// What a sweep deletes beside requests.

@@ -5,7 +5,6 @@ use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
-use uuid::Uuid;
 
 use super::NotSaved;
 use crate::domain::command::Needs;
@@ -280,8 +279,8 @@ fn events<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes, batch_id: i64) 
 
 fn replays_deleted<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     if let Some(end) = changes.replays_end {
-        let text = "DELETE FROM request_ids WHERE id IN \
-                    (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
+        let text = "DELETE FROM request_ids WHERE (caller, id) IN \
+                    (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
         writes.push(Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE));
     }
 }
@@ -289,12 +288,13 @@ fn replays_deleted<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
 fn replays<'a>(writes: &mut Vec<Write<'a>>, changes: &'a Changes) {
     let replays = &changes.replays;
     if !replays.is_empty() {
-        let text = "INSERT INTO request_ids (id, fingerprint, response, created) \
-                    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new \
-                    ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
+        let text = "INSERT INTO request_ids (caller, id, fingerprint, response, created) \
+                    SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?) AS new \
+                    ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint, \
                     response = excluded.response, created = excluded.created";
         let write = Write::new(text)
-            .bind::<Texts, _>(column(replays, |replay| replay.id.to_string()))
+            .bind::<Texts, _>(column(replays, |replay| replay.key.caller.clone()))
+            .bind::<Texts, _>(column(replays, |replay| replay.key.id.to_string()))
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.fingerprint.as_slice()).collect::<Vec<_>>())
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.response.as_slice()).collect::<Vec<_>>())
             .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)));
@@ -327,10 +327,11 @@ fn nothing<'a>(head: Write<'a>, pair: PairKey, needs: &Needs) -> Write<'a> {
     let text = " AND NOT EXISTS (SELECT FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?) \
                 AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
                 AND NOT EXISTS (SELECT FROM blocks WHERE user_id = ? AND other_user_id = ?) \
-                AND NOT EXISTS (SELECT FROM request_ids WHERE id = ANY(?))";
+                AND NOT EXISTS (SELECT FROM request_ids WHERE (caller, id) IN (SELECT * FROM unnest(?, ?)))";
     let (low, high) = (pair.low().get(), pair.high().get());
-    let replays: Vec<_> = needs.replays.iter().map(Uuid::to_string).collect();
+    let (callers, ids): (Vec<_>, Vec<_>) =
+        needs.replays.iter().map(|key| (key.caller.clone(), key.id.to_string())).unzip();
     let both_ways = [low, high, low, high, high, low];
     let moved = both_ways.into_iter().fold(head.then(text), |moved, user| moved.bind::<BigInt, _>(user));
-    moved.bind::<Texts, _>(replays)
+    moved.bind::<Texts, _>(callers).bind::<Texts, _>(ids)
 }
