@@ -3,12 +3,14 @@
 //! Nothing here does I/O, reads a clock, or knows of protobuf or SQL. [`decide`](decide::decide) is the rule book;
 //! [`ledger`] runs it over a batch of commands in memory.
 
+pub mod caller;
 pub mod command;
 pub mod counts;
 pub mod decide;
 pub mod event;
 pub mod id;
 pub mod ledger;
+pub mod outcome;
 pub mod pair;
 pub mod policy;
 pub mod selection;

@@ -4,9 +4,10 @@
 pub mod connection;
 pub mod connection_request;
 pub mod event;
+pub mod idempotency;
 pub mod invalid;
+pub mod mutation;
 pub mod page;
-pub mod replay;
 pub mod user;
 
 use chrono::{DateTime, Utc};

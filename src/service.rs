@@ -11,7 +11,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -19,13 +18,15 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::Time;
-use crate::domain::command::{Command, Outcome, Reply, Submission};
+use crate::domain::caller::Caller;
+use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::error;
 use crate::feed;
+use crate::mapping::idempotency::idempotency;
+use crate::mapping::mutation::{Mutation, MutationResponse};
 use crate::mapping::page::{self, Cursor, Page, Paged};
-use crate::mapping::replay::{Mutation, replay_key};
 use crate::store::{Listed, Read, Slice, Store};
 
 /// The longest that a read waits for its revision.
@@ -47,19 +48,15 @@ pub struct Core {
 }
 
 impl Core {
-    /// Carries out a command and replies; the same reply again when its request id was used before.
-    async fn write<M, R>(
+    /// Executes a command and responds. A repetition of a call gets the response of the first.
+    async fn write<M: Mutation>(
         &self,
-        message: &M,
+        request: &Request<M>,
         (command, request_id): (Command, Option<Uuid>),
-    ) -> Result<Response<R>, Status>
-    where
-        M: Mutation,
-        R: Message + Default + for<'a> From<&'a Outcome>,
-    {
-        let replay = request_id.map(|id| replay_key::<M, R>(id, message));
-        let reply = self.committer.submit(Submission { command, replay }).await?;
-        answer(reply)
+    ) -> Result<Response<M::Response>, Status> {
+        let idempotency = request_id.map(|id| idempotency(id, request.get_ref()));
+        let submission = Submission { caller: caller(request)?, command, idempotency };
+        respond(self.committer.submit(submission).await?)
     }
 
     /// Reads, and again if need be until the answer reflects `min_revision`: at most for a second, and not for longer
@@ -125,6 +122,14 @@ impl Revised for feed::Page {
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
+/// Who makes this call. The server notes it in each request; a request without one is refused.
+fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(|| {
+        tracing::error!("a call reached the service without its caller");
+        error::internal()
+    })
+}
+
 /// How long a read may wait for its revision: so that the answer still reaches the caller.
 fn patience<M>(request: &Request<M>) -> Instant {
     let now = Instant::now();
@@ -132,11 +137,15 @@ fn patience<M>(request: &Request<M>) -> Instant {
     now + left.map_or(REVISION_WAIT, |left| REVISION_WAIT.min(left * 3 / 4))
 }
 
-fn answer<R: Message + Default + for<'a> From<&'a Outcome>>(reply: Reply) -> Result<Response<R>, Status> {
+/// The one place where an outcome that is not the call's becomes an internal error.
+fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
     match reply {
-        Reply::Fresh(outcome) => Ok(Response::new(R::from(&outcome))),
-        Reply::Replayed(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
-            tracing::error!(error = &cause as &dyn std::error::Error, "a kept answer cannot be read");
+        Reply::Fresh(executed) => R::of(&executed).map(Response::new).ok_or_else(|| {
+            tracing::error!(outcome = ?executed.outcome, "the outcome of a command is not one of its call");
+            error::internal()
+        }),
+        Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
+            tracing::error!(error = &cause as &dyn std::error::Error, "a stored response cannot be decoded");
             error::internal()
         }),
     }

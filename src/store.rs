@@ -26,14 +26,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate};
 pub use self::epoch::{Epochs, restore_epoch};
 pub use self::feed::{Events, FeedSlice, Recorded};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -108,8 +107,8 @@ pub trait Store: Send + Sync + 'static {
     /// Whom a user blocks, newest first, with the blocked users; and the user asked about.
     async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError>;
 
-    /// The answer kept under a request id, however old.
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError>;
+    /// The response stored under a key, however old.
+    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
 
     /// Events after a place in the feed, oldest first.
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError>;

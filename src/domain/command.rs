@@ -6,14 +6,15 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Time;
+use super::caller::Caller;
 use super::counts::Counts;
 use super::decide::PairCommand;
-use super::id::{PairKey, RequestId, Sequence, UserId};
-use super::pair::{Block, Message, Request, RequestState};
+use super::id::{PairKey, RequestId, UserId};
+use super::outcome::{Executed, ImportSummary};
+use super::pair::{Message, Request, RequestState};
 use super::policy::Policy;
 use super::text::Username;
 use super::user::{FieldUpdate, Profile, User};
-use super::view::Status;
 
 /// One change that a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,123 +90,74 @@ impl From<Relation> for PairCommand {
     }
 }
 
-/// What a command did. Each kind of command fills what its answer has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// The revision at which this holds.
-    pub revision: Sequence,
-    /// The user that was created, imported or updated.
-    pub user: Option<Arc<User>>,
-    /// The request after the change, as the actor may see it.
-    pub request: Option<WholeRequest>,
-    /// How the actor stands towards the other.
-    pub status: Status,
-    /// The block that now stands, with the user it is against.
-    pub block: Option<(Block, Arc<User>)>,
-    /// How many requests were marked as viewed, or how many rows a sweep found due.
-    pub marked: i64,
-    /// What an imported row did.
-    pub imported: Option<Imported>,
-    /// The whole import, once finished.
-    pub import: ImportSummary,
-}
-
-/// A request with both its users.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WholeRequest {
-    /// The request.
-    pub request: Request,
-    /// Its sender.
-    pub from: Arc<User>,
-    /// Its receiver.
-    pub to: Arc<User>,
-}
-
-/// What an imported row did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Imported {
-    Created,
-    Updated,
-    Unchanged,
-}
-
-/// What an import did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImportSummary {
-    /// Users created.
-    pub created: i64,
-    /// Users changed.
-    pub updated: i64,
-    /// Users that were the same.
-    pub unchanged: i64,
-    /// Rows refused.
-    pub refused: i64,
-    /// The first of the refused rows.
-    pub refusals: Vec<ImportRefusal>,
-}
-
-/// A row of an import that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImportRefusal {
-    /// The row's place in the stream, from 0.
-    pub position: i64,
-    /// Whether the name is another user's; else fields break their rules.
-    pub username_taken: bool,
-    /// The wrong fields and what is wrong with each.
-    pub violations: Vec<(String, String)>,
-}
-
-/// A command as it is queued: with the key under which its answer is kept, if the caller gave one.
+/// A command as it is queued.
 #[derive(Clone, Debug)]
 pub struct Submission {
+    /// Who asks for it.
+    pub caller: Caller,
     /// What to do.
     pub command: Command,
-    /// How to answer a repetition.
-    pub replay: Option<ReplayKey>,
+    /// How to respond to a repetition.
+    pub idempotency: Option<Idempotency>,
 }
 
-/// Under which key, for which call, and in which form an answer is kept.
+/// What makes a repeated call safe: its id, a digest of the call, and how its response is encoded.
 #[derive(Clone, Copy, Debug)]
-pub struct ReplayKey {
+pub struct Idempotency {
     /// The caller's `request_id`.
     pub id: Uuid,
-    /// A digest of the method and the rest of the request: another one under the same id is refused.
+    /// A digest of the method and the rest of the request. Another digest under the same id is refused.
     pub fingerprint: [u8; 32],
-    /// Writes the answer down, to be given again byte for byte.
-    pub encode: fn(&Outcome) -> Vec<u8>,
+    /// Encodes the response, which a repetition gets byte for byte. `None` if the outcome is not one of this call.
+    pub encode: fn(&Executed) -> Option<Vec<u8>>,
 }
 
-/// An answer kept under a `request_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replay {
-    /// The caller's `request_id`.
+/// The key of a stored response: two callers may use the same `request_id` for different calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey {
+    /// The [key](Caller::key) of the caller.
+    pub caller: String,
+    /// Their `request_id`.
     pub id: Uuid,
-    /// The digest of the call that it answered.
+}
+
+impl IdempotencyKey {
+    /// The key of a caller's `request_id`.
+    pub fn new(caller: &Caller, id: Uuid) -> Self {
+        Self { caller: caller.key().into_owned(), id }
+    }
+}
+
+/// A response stored under a caller's `request_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotentResponse {
+    /// Whose call it responds to, and under which id.
+    pub key: IdempotencyKey,
+    /// The digest of its call.
     pub fingerprint: [u8; 32],
-    /// The answer.
+    /// The encoded response.
     pub response: Vec<u8>,
-    /// When it was given.
+    /// When the command was executed.
     pub created: Time,
 }
 
-/// How long an answer is kept for its repetition.
-pub const REPLAY_KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
+/// How long a response is stored for repetitions of its call.
+pub const RESPONSE_RETENTION: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-impl Replay {
-    /// Whether the answer is still given at `now`.
-    pub fn is_kept(&self, now: Time) -> bool {
-        self.created > now - REPLAY_KEPT
+impl IdempotentResponse {
+    /// Whether a repetition at `now` still gets this response.
+    pub fn is_current(&self, now: Time) -> bool {
+        self.created > now - RESPONSE_RETENTION
     }
 }
 
 /// What a caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The command was carried out.
-    Fresh(Box<Outcome>),
-    /// It had been carried out before under this `request_id`; this is the first answer.
-    Replayed(Vec<u8>),
+    /// The command was executed.
+    Fresh(Box<Executed>),
+    /// The command was already executed with this `request_id`; the response is the stored one.
+    Stored(Vec<u8>),
 }
 
 /// Commands that are decided and stored together, in this order.
@@ -248,8 +200,8 @@ pub struct Needs {
     pub all_pairs_of: BTreeSet<UserId>,
     /// Users whose unviewed pending requests are needed.
     pub unviewed_of: BTreeSet<UserId>,
-    /// Kept answers.
-    pub replays: BTreeSet<Uuid>,
+    /// Stored responses.
+    pub replays: BTreeSet<IdempotencyKey>,
     /// Whether rows that are due are needed, whosever they are.
     pub due: bool,
 }
@@ -260,7 +212,8 @@ impl Needs {
         let mut needs = Self::default();
         for submission in &batch.submissions {
             needs.add(&submission.command);
-            needs.replays.extend(submission.replay.map(|key| key.id));
+            let Submission { caller, command: _, idempotency } = submission;
+            needs.replays.extend(idempotency.map(|call| IdempotencyKey::new(caller, call.id)));
         }
         needs
     }

@@ -11,14 +11,14 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
 use super::Time;
-use super::command::{Batch, Command, Member, Outcome, Replay, Reply, Submission};
+use super::caller::Caller;
+use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
-use super::decide::{Moment, PairCommand, Party, Rejection};
+use super::decide::{Moment, Party, Rejection};
 use super::id::{PairKey, RequestId, Sequence, UserId};
+use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
 use super::policy::Policy;
 
@@ -40,7 +40,7 @@ struct Ledger {
     // Ordered, so that the events of a command over many pairs have one order on every engine.
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
-    replays: HashMap<Uuid, Replay>,
+    replays: HashMap<IdempotencyKey, IdempotentResponse>,
     due: Due,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
@@ -76,55 +76,56 @@ impl Ledger {
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
             replays: replays
                 .into_iter()
-                .filter(|replay| replay.is_kept(time))
-                .map(|replay| (replay.id, replay))
+                .filter(|replay| replay.is_current(time))
+                .map(|replay| (replay.key.clone(), replay))
                 .collect(),
             counts: BTreeMap::new(),
             changes: Changes::default(),
         }
     }
 
-    /// Answers from what was kept, or carries the command out and keeps the answer. Refusals are not kept: a
-    /// caller that mends what was wrong may use the same id again.
+    /// Returns the stored response, or executes the command and stores its response. Refusals are not stored: a
+    /// caller that corrects its request may use the same id again.
     fn submit(&mut self, submission: &Submission) -> Result<Reply, Rejection> {
-        let Some(key) = submission.replay else {
-            return self.execute(&submission.command).map(|outcome| Reply::Fresh(Box::new(outcome)));
+        let Submission { caller, command, idempotency } = submission;
+        let Some(call) = idempotency else {
+            return self.execute(caller, command).map(|executed| Reply::Fresh(Box::new(executed)));
         };
-        if let Some(replay) = self.replays.get(&key.id) {
-            return if replay.fingerprint == key.fingerprint {
-                Ok(Reply::Replayed(replay.response.clone()))
+        let key = IdempotencyKey::new(caller, call.id);
+        if let Some(stored) = self.replays.get(&key) {
+            return if stored.fingerprint == call.fingerprint {
+                Ok(Reply::Stored(stored.response.clone()))
             } else {
-                Err(Rejection::RequestIdReused(key.id))
+                Err(Rejection::RequestIdReused(call.id))
             };
         }
-        let outcome = self.execute(&submission.command)?;
-        let response = (key.encode)(&outcome);
-        let replay = Replay { id: key.id, fingerprint: key.fingerprint, response, created: self.time };
-        self.replays.insert(key.id, replay.clone());
-        self.changes.replays.push(replay);
-        Ok(Reply::Fresh(Box::new(outcome)))
+        let executed = self.execute(caller, command)?;
+        // Without an encoding the outcome is not one of this call. That is a bug: the service reports it when it makes
+        // the response, and there is nothing to store.
+        if let Some(response) = (call.encode)(&executed) {
+            let (fingerprint, created) = (call.fingerprint, self.time);
+            let stored = IdempotentResponse { key: key.clone(), fingerprint, response, created };
+            self.replays.insert(key, stored.clone());
+            self.changes.replays.push(stored);
+        }
+        Ok(Reply::Fresh(Box::new(executed)))
     }
 
-    fn execute(&mut self, command: &Command) -> Result<Outcome, Rejection> {
+    fn execute(&mut self, caller: &Caller, command: &Command) -> Result<Executed, Rejection> {
+        let actor = caller.actor();
         let outcome = match command {
-            Command::CreateUser(profile) => self.create_user(profile)?,
-            Command::ImportUser(id, profile) => self.import_user(*id, profile)?,
-            Command::FinishImport(summary) => Outcome { import: summary.clone(), ..Outcome::default() },
-            Command::UpdateUser(id, updates) => self.update_user(*id, updates)?,
-            Command::DeleteUser(id) => self.delete_user(*id)?,
-            Command::Send { from, to, message } => {
-                self.expire_sent(*from);
-                self.relate(*from, *to, &PairCommand::Send(message.clone()))?
-            }
-            Command::Answer(id, user, answer) => {
-                let other = self.other_party(*id, *user).ok_or(Rejection::RequestNotFound(*id))?;
-                self.relate(*user, other, &(*answer).into())?
-            }
+            Command::CreateUser(profile) => self.create_user(actor, profile)?,
+            Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
+            Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
+            Command::UpdateUser(id, updates) => self.update_user(actor, *id, updates)?,
+            Command::DeleteUser(id) => self.delete_user(actor, *id)?,
+            Command::Send { from, to, message } => self.send(*from, *to, message)?,
+            Command::Answer(id, user, answer) => self.answer(*id, *user, *answer)?,
             Command::MarkAllViewed(user) => self.mark_all_viewed(*user)?,
-            Command::Relate(user, other, relation) => self.relate(*user, *other, &(*relation).into())?,
+            Command::Relate(user, other, relation) => self.relate(*user, *other, *relation)?,
             Command::Sweep => self.sweep(),
         };
-        Ok(Outcome { revision: self.head.sequence, ..outcome })
+        Ok(Executed { revision: self.head.sequence, outcome })
     }
 
     fn moment(&self) -> Moment {

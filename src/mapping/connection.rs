@@ -3,11 +3,13 @@
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
+use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
-use crate::domain::command::{Command, Outcome, Relation};
+use crate::domain::command::{Command, Relation};
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
 use crate::domain::user::User;
 use crate::domain::view::Status;
@@ -120,24 +122,11 @@ pub fn block(block: &Block, user: &User) -> pb::Block {
     pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
 }
 
-impl From<&Outcome> for pb::RemoveConnectionResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { status: pb::ConnectionStatus::from(outcome.status).into(), revision: outcome.revision.get() }
-    }
-}
-
-impl From<&Outcome> for pb::UnblockUserResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { status: pb::ConnectionStatus::from(outcome.status).into(), revision: outcome.revision.get() }
-    }
-}
-
-impl From<&Outcome> for pb::BlockUserResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self {
-            block: outcome.block.as_ref().map(|(stands, user)| block(stands, user)),
-            status: pb::ConnectionStatus::from(outcome.status).into(),
-            revision: outcome.revision.get(),
-        }
+responses! {
+    RemoveConnectionResponse: Outcome::Removed { status } => { status: pb::ConnectionStatus::from(*status).into() }
+    UnblockUserResponse: Outcome::Unblocked { status } => { status: pb::ConnectionStatus::from(*status).into() }
+    BlockUserResponse: Outcome::Blocked { block: placed, user, status } => {
+        block: Some(block(placed, user)),
+        status: pb::ConnectionStatus::from(*status).into(),
     }
 }

@@ -3,11 +3,14 @@
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
+use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
-use crate::domain::command::{Answer, Command, Outcome, WholeRequest};
+use crate::domain::caller::Caller;
+use crate::domain::command::{Answer, Command};
 use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::domain::view::Viewer;
@@ -41,10 +44,13 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
 }
 
 /// Which request, for whom, and at or after which revision.
-pub fn get(request: &pb::GetConnectionRequestRequest) -> Result<(RequestId, Viewer, Sequence), Invalid> {
+pub fn get(
+    request: &pb::GetConnectionRequestRequest,
+    caller: &Caller,
+) -> Result<(RequestId, Viewer, Sequence), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", request.id);
-    let viewer = fields.optional_user_id("user_id", request.user_id).map_or(Viewer::Operator, Viewer::User);
+    let viewer = caller.viewer(fields.optional_user_id("user_id", request.user_id));
     let min_revision = fields.revision("min_revision", request.min_revision);
     fields.finish((id, viewer, min_revision))
 }
@@ -86,8 +92,8 @@ pub fn list(
     fields.finish((user, which, page))
 }
 
-impl From<&WholeRequest> for pb::ConnectionRequest {
-    fn from(WholeRequest { request, from, to }: &WholeRequest) -> Self {
+impl From<&FullRequest> for pb::ConnectionRequest {
+    fn from(FullRequest { request, from, to }: &FullRequest) -> Self {
         Self {
             id: request.id.get(),
             from_user: encoded(from),
@@ -108,31 +114,34 @@ impl From<&WholeRequest> for pb::ConnectionRequest {
     }
 }
 
-macro_rules! transitions {
-    ($($response:ident),+ $(,)?) => {$(
-        impl From<&Outcome> for pb::$response {
-            fn from(outcome: &Outcome) -> Self {
-                Self {
-                    connection_request: outcome.request.as_ref().map(pb::ConnectionRequest::from),
-                    status: pb::ConnectionStatus::from(outcome.status).into(),
-                    revision: outcome.revision.get(),
-                }
-            }
-        }
-    )+};
+fn request_of(transition: &Transition) -> Option<pb::ConnectionRequest> {
+    transition.request.as_ref().map(Into::into)
 }
 
-transitions!(
-    SendConnectionRequestResponse,
-    AcceptConnectionRequestResponse,
-    RejectConnectionRequestResponse,
-    RestoreConnectionRequestResponse,
-    CancelConnectionRequestResponse,
-    MarkConnectionRequestViewedResponse,
-);
-
-impl From<&Outcome> for pb::MarkAllConnectionRequestsViewedResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { marked: outcome.marked, revision: outcome.revision.get() }
+responses! {
+    SendConnectionRequestResponse: Outcome::Sent(made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
     }
+    AcceptConnectionRequestResponse: Outcome::Answered(Answer::Accept, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    RejectConnectionRequestResponse: Outcome::Answered(Answer::Reject, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    RestoreConnectionRequestResponse: Outcome::Answered(Answer::Restore, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    CancelConnectionRequestResponse: Outcome::Answered(Answer::Cancel, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    MarkConnectionRequestViewedResponse: Outcome::Answered(Answer::MarkViewed, made) => {
+        connection_request: request_of(made),
+        status: pb::ConnectionStatus::from(made.status).into(),
+    }
+    MarkAllConnectionRequestsViewedResponse: Outcome::AllViewed { marked } => { marked: *marked }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
+use crate::domain::caller::Caller;
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
-use crate::domain::view::Viewer;
 use crate::feed::{Message, Place};
 use crate::proto::server as pb;
 
@@ -18,19 +18,19 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
 /// What to watch, from where, and how often to be told when nothing happens.
-pub fn watch(request: &pb::WatchEventsRequest) -> Result<(Selection, Place, Duration), Invalid> {
+pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selection, Place, Duration), Invalid> {
     let mut fields = Fields::default();
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
-    let selection = fields.selection(request.viewer_user_id, &request.user_ids, &request.kinds);
+    let selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     let heartbeat = request.heartbeat_interval.as_ref().map_or(HEARTBEAT, |interval| fields.heartbeat(*interval));
     fields.finish((selection, Place { after, epoch: epoch(&request.epoch) }, heartbeat))
 }
 
 /// What to list, from where, and the page asked for.
-pub fn list(request: &pb::ListEventsRequest, key: &[u8]) -> Result<(Selection, Place, Page), Invalid> {
+pub fn list(request: &pb::ListEventsRequest, caller: &Caller, key: &[u8]) -> Result<(Selection, Place, Page), Invalid> {
     let mut fields = Fields::default();
     let after = fields.revision("after_sequence", request.after_sequence);
-    let mut selection = fields.selection(request.viewer_user_id, &request.user_ids, &request.kinds);
+    let mut selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     if request.user_id != 0 || request.other_user_id != 0 {
         let (one, other) = fields.two_users(("user_id", request.user_id), ("other_user_id", request.other_user_id));
         selection.pair = PairKey::of(one, other);
@@ -45,8 +45,8 @@ fn epoch(text: &str) -> Option<String> {
 }
 
 impl Fields {
-    fn selection(&mut self, viewer: i64, users: &[i64], kinds: &[i32]) -> Selection {
-        let viewer = self.optional_user_id("viewer_user_id", viewer).map_or(Viewer::Operator, Viewer::User);
+    fn selection(&mut self, caller: &Caller, viewer: i64, users: &[i64], kinds: &[i32]) -> Selection {
+        let viewer = caller.viewer(self.optional_user_id("viewer_user_id", viewer));
         let users = if users.is_empty() { Vec::new() } else { self.user_ids("user_ids", users) };
         let mut chosen = std::collections::HashSet::new();
         for (place, number) in kinds.iter().enumerate() {

@@ -9,11 +9,13 @@ use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
+use super::mutation::{MutationResponse, responses};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::Time;
-use crate::domain::command::{Command, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
@@ -222,43 +224,28 @@ pub fn encoded(user: &User) -> Bytes {
     user.encoded.or_make(|| pb::User::from(user).encode_to_vec().into())
 }
 
-fn user(outcome: &Outcome) -> Bytes {
-    outcome.user.as_deref().map(encoded).unwrap_or_default()
+responses! {
+    CreateUserResponse: Outcome::UserCreated(user) => { user: encoded(user) }
+    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encoded(user) }
+    DeleteUserResponse: Outcome::UserDeleted => {}
 }
 
-impl From<&Outcome> for pb::CreateUserResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { user: user(outcome), revision: outcome.revision.get() }
+impl MutationResponse for pb::ImportUsersResponse {
+    fn of(executed: &Executed) -> Option<Self> {
+        let Outcome::ImportFinished(summary) = &executed.outcome else { return None };
+        Some(import_response(summary, executed.revision))
     }
 }
 
-impl From<&Outcome> for pb::UpdateUserResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { user: user(outcome), revision: outcome.revision.get() }
-    }
-}
-
-impl From<&Outcome> for pb::DeleteUserResponse {
-    fn from(outcome: &Outcome) -> Self {
-        Self { revision: outcome.revision.get() }
-    }
-}
-
-impl From<&Outcome> for pb::ImportUsersResponse {
-    fn from(outcome: &Outcome) -> Self {
-        import_response(&outcome.import, outcome.revision.get())
-    }
-}
-
-/// The answer to an import.
-pub fn import_response(summary: &ImportSummary, revision: i64) -> pb::ImportUsersResponse {
+/// The response to an import.
+pub fn import_response(summary: &ImportSummary, revision: Sequence) -> pb::ImportUsersResponse {
     pb::ImportUsersResponse {
         created: summary.created,
         updated: summary.updated,
         unchanged: summary.unchanged,
         refused: summary.refused,
         refusals: summary.refusals.iter().map(pb::ImportRefusal::from).collect(),
-        revision,
+        revision: revision.get(),
     }
 }
 

@@ -19,8 +19,8 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::BlockUserRequest>,
     ) -> Result<Response<pb::BlockUserResponse>, Status> {
-        let request = request.into_inner();
-        let command = mapping::relate(Relation::Block, request.user_id, request.other_user_id, &request.request_id)?;
+        let asked = request.get_ref();
+        let command = mapping::relate(Relation::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -28,8 +28,8 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::UnblockUserRequest>,
     ) -> Result<Response<pb::UnblockUserResponse>, Status> {
-        let request = request.into_inner();
-        let command = mapping::relate(Relation::Unblock, request.user_id, request.other_user_id, &request.request_id)?;
+        let asked = request.get_ref();
+        let command = mapping::relate(Relation::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

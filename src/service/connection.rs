@@ -58,8 +58,8 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::RemoveConnectionRequest>,
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
-        let request = request.into_inner();
-        let command = mapping::relate(Relation::Remove, request.user_id, request.other_user_id, &request.request_id)?;
+        let asked = request.get_ref();
+        let command = mapping::relate(Relation::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

@@ -2,10 +2,11 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, cut, slice};
-use crate::domain::command::{Answer, WholeRequest};
+use super::{Core, caller, cut, slice};
+use crate::domain::command::Answer;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::outcome::FullRequest;
 use crate::domain::pair::Request as Asked;
 use crate::domain::view::{Viewer, visible};
 use crate::error;
@@ -21,9 +22,9 @@ pub struct ConnectionRequests(pub Core);
 /// The five transitions differ in nothing but the answer that the receiver or the sender gives.
 macro_rules! transition {
     ($self:ident, $request:ident, $answer:expr) => {{
-        let request = $request.into_inner();
-        let command = mapping::answer($answer, request.id, request.user_id, &request.request_id)?;
-        $self.0.write(&request, command).await
+        let asked = $request.get_ref();
+        let command = mapping::answer($answer, asked.id, asked.user_id, &asked.request_id)?;
+        $self.0.write(&$request, command).await
     }};
 }
 
@@ -33,8 +34,7 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::SendConnectionRequestRequest>,
     ) -> Result<Response<pb::SendConnectionRequestResponse>, Status> {
-        let request = request.into_inner();
-        self.0.write(&request, mapping::send(&request)?).await
+        self.0.write(&request, mapping::send(request.get_ref())?).await
     }
 
     async fn accept_connection_request(
@@ -76,15 +76,14 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::MarkAllConnectionRequestsViewedRequest>,
     ) -> Result<Response<pb::MarkAllConnectionRequestsViewedResponse>, Status> {
-        let request = request.into_inner();
-        self.0.write(&request, mapping::mark_all(&request)?).await
+        self.0.write(&request, mapping::mark_all(request.get_ref())?).await
     }
 
     async fn get_connection_request(
         &self,
         request: Request<pb::GetConnectionRequestRequest>,
     ) -> Result<Response<pb::GetConnectionRequestResponse>, Status> {
-        let (id, viewer, min_revision) = mapping::get(request.get_ref())?;
+        let (id, viewer, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
         let read = || self.0.store.request(id);
         let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
         let seen = rows.first().and_then(|row| self.seen(row, viewer, &users));
@@ -125,10 +124,10 @@ impl ConnectionRequestService for ConnectionRequests {
 
 impl ConnectionRequests {
     /// The request with its users, as the viewer may see it.
-    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users) -> Option<WholeRequest> {
+    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users) -> Option<FullRequest> {
         let request = visible(row, viewer, &self.0.policy, self.0.clock.now())?;
         let (from, to) = (users.get(&row.from)?.clone(), users.get(&row.to)?.clone());
-        Some(WholeRequest { request, from, to })
+        Some(FullRequest { request, from, to })
     }
 
     /// An empty list of a user who may exist.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
-use super::Core;
+use super::{Core, caller};
 use crate::feed::{Feed, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
@@ -29,7 +29,7 @@ impl EventService for Events {
         &self,
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let (selection, place, heartbeat) = mapping::watch(request.get_ref())?;
+        let (selection, place, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
         let watcher = self.feed.watch(selection, place, heartbeat).await?;
         Ok(Response::new(Box::pin(stream::unfold(Some(watcher), next))))
     }
@@ -39,7 +39,7 @@ impl EventService for Events {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let key = self.core.store.token_key();
-        let (selection, place, page) = mapping::list(request.get_ref(), key)?;
+        let (selection, place, page) = mapping::list(request.get_ref(), &caller(&request)?, key)?;
         let read = || self.feed.list(&selection, &place, page.size);
         let part = self.core.read(&request, page.min_revision, read).await?;
         let next = part

@@ -3,14 +3,16 @@
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{Core, answer};
+use super::{Core, respond};
 use crate::committer::CommitError;
-use crate::domain::command::{Command, ImportRefusal, ImportSummary, Imported, Outcome, ReplayKey, Reply, Submission};
+use crate::domain::caller::Caller;
+use crate::domain::command::{Command, IdempotencyKey, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
+use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome};
 use crate::error;
+use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};
-use crate::mapping::replay::{Fingerprint, encode};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 
@@ -22,19 +24,21 @@ const REFUSALS_NAMED: usize = 1_000;
 
 pub(super) async fn run(
     core: &Core,
+    caller: Caller,
     mut rows: Streaming<pb::ImportUsersRequest>,
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
     let Some(first) = rows.message().await? else {
         let revision = core.store.revision().await?;
-        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision.get())));
+        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision)));
     };
     let request_id = request_id(&first)?;
     if let Some(id) = request_id
-        && let Some(reply) = first_answer(core, id, &first, &mut rows).await?
+        && let Some(reply) = stored_response(core, IdempotencyKey::new(&caller, id), &first, &mut rows).await?
     {
-        return answer(reply);
+        return respond(reply);
     }
-    let mut import = Import { core, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
+    let mut import =
+        Import { core, caller, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
     let mut fingerprint = Fingerprint::default();
     let mut next = Some(first);
     while let Some(row) = next {
@@ -58,28 +62,30 @@ fn request_id(first: &pb::ImportUsersRequest) -> Result<Option<Uuid>, Invalid> {
     fields.finish(id)
 }
 
-/// The answer that this import got before, if it did. The whole stream is read, and nothing of it stored.
-async fn first_answer(
+/// The response that this import got before, if it did. The whole stream is read, and nothing of it stored.
+async fn stored_response(
     core: &Core,
-    id: Uuid,
+    key: IdempotencyKey,
     first: &pb::ImportUsersRequest,
     rows: &mut Streaming<pb::ImportUsersRequest>,
 ) -> Result<Option<Reply>, Status> {
-    let kept = core.store.replay(id).await?;
-    let Some(kept) = kept.filter(|kept| kept.is_kept(core.clock.now())) else { return Ok(None) };
+    let id = key.id;
+    let stored = core.store.idempotent_response(key).await?;
+    let Some(stored) = stored.filter(|stored| stored.is_current(core.clock.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
     while let Some(row) = rows.message().await? {
         fingerprint.add(&row);
     }
-    if fingerprint.finish() != kept.fingerprint {
+    if fingerprint.finish() != stored.fingerprint {
         return Err(Rejection::RequestIdReused(id).into());
     }
-    Ok(Some(Reply::Replayed(kept.response)))
+    Ok(Some(Reply::Stored(stored.response)))
 }
 
 struct Import<'a> {
     core: &'a Core,
+    caller: Caller,
     summary: ImportSummary,
     revision: Sequence,
     position: i64,
@@ -94,7 +100,7 @@ impl Import<'_> {
             self.position += 1;
             match self.read(&row, position) {
                 Ok(command) => {
-                    let submission = Submission { command, replay: None };
+                    let submission = Submission { caller: self.caller.clone(), command, idempotency: None };
                     under_way.push((position, self.core.committer.submit_in_turn(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
@@ -121,18 +127,20 @@ impl Import<'_> {
 
     fn count(&mut self, position: i64, reply: Result<Reply, CommitError>) -> Result<(), Status> {
         match reply {
-            Ok(Reply::Fresh(outcome)) => {
-                let Outcome { imported, revision, .. } = *outcome;
+            Ok(Reply::Fresh(executed)) => {
+                let Executed { revision, outcome: Outcome::UserImported(imported) } = *executed else {
+                    return Err(error::internal());
+                };
                 self.revision = self.revision.max(revision);
                 match imported {
-                    Some(Imported::Created) => self.summary.created += 1,
-                    Some(Imported::Updated) => self.summary.updated += 1,
-                    Some(Imported::Unchanged) | None => self.summary.unchanged += 1,
+                    Imported::Created => self.summary.created += 1,
+                    Imported::Updated => self.summary.updated += 1,
+                    Imported::Unchanged => self.summary.unchanged += 1,
                 }
                 Ok(())
             }
             // A row has no request id of its own, and so no kept answer.
-            Ok(Reply::Replayed(_)) => Err(error::internal()),
+            Ok(Reply::Stored(_)) => Err(error::internal()),
             Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
                 let taken = ("user.username".to_owned(), "another user has this name".to_owned());
                 self.refuse(position, true, vec![taken]);
@@ -153,13 +161,13 @@ impl Import<'_> {
             if self.revision == Sequence::default() {
                 self.revision = self.core.store.revision().await?;
             }
-            return Ok(Response::new(mapping::import_response(&self.summary, self.revision.get())));
+            return Ok(Response::new(mapping::import_response(&self.summary, self.revision)));
         };
-        let encode = encode::<pb::ImportUsersResponse>;
-        let replay = Some(ReplayKey { id, fingerprint: fingerprint.finish(), encode });
+        let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
         let command = Command::FinishImport(self.summary);
-        let queued = self.core.committer.submit_in_turn(Submission { command, replay }).await?;
-        answer(queued.outcome().await?)
+        let queued =
+            self.core.committer.submit_in_turn(Submission { caller: self.caller, command, idempotency }).await?;
+        respond(queued.outcome().await?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Core, cut, import, slice};
+use super::{Core, caller, cut, import, slice};
 use crate::error;
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
@@ -21,8 +21,7 @@ impl UserService for Users {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::CreateUserResponse>, Status> {
-        let request = request.into_inner();
-        self.0.write(&request, mapping::create(&request, self.0.clock.now())?).await
+        self.0.write(&request, mapping::create(request.get_ref(), self.0.clock.now())?).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
@@ -70,22 +69,20 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        let request = request.into_inner();
-        self.0.write(&request, mapping::update(&request, self.0.clock.now())?).await
+        self.0.write(&request, mapping::update(request.get_ref(), self.0.clock.now())?).await
     }
 
     async fn delete_user(
         &self,
         request: Request<pb::DeleteUserRequest>,
     ) -> Result<Response<pb::DeleteUserResponse>, Status> {
-        let request = request.into_inner();
-        self.0.write(&request, mapping::delete(&request)?).await
+        self.0.write(&request, mapping::delete(request.get_ref())?).await
     }
 
     async fn import_users(
         &self,
         request: Request<Streaming<pb::ImportUsersRequest>>,
     ) -> Result<Response<pb::ImportUsersResponse>, Status> {
-        import::run(&self.0, request.into_inner()).await
+        import::run(&self.0, caller(&request)?, request.into_inner()).await
     }
 }

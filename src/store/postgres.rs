@@ -19,7 +19,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::try_join;
-use uuid::Uuid;
 
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH, WRITER};
@@ -36,7 +35,7 @@ use super::{
     query,
 };
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -233,10 +232,11 @@ impl Store for PostgresStore {
         Ok(Listed { revision: mark.revision, users, rows })
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         let conn = &*self.reads.fast.lease().await?;
-        let row: Option<ReplayRow> = query::replay(id.to_string()).first(&mut &*conn).await.optional()?;
-        row.map(Replay::try_from).transpose()
+        let row: Option<ReplayRow> =
+            query::replay(key.caller, key.id.to_string()).first(&mut &*conn).await.optional()?;
+        row.map(IdempotentResponse::try_from).transpose()
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {

@@ -386,8 +386,8 @@ pub(super) fn blocks_against(user: i64) -> _ {
 }
 
 #[auto_type]
-pub(super) fn replay(id: String) -> _ {
-    request_ids::table.find(id)
+pub(super) fn replay(caller: String, id: String) -> _ {
+    request_ids::table.find((caller, id))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::schema::{Stamp, blocks, connection_requests, connections, feed, reque
 use super::users::Mark;
 use super::{Connection, StoreError};
 use crate::domain::Time;
-use crate::domain::command::{Member, Replay};
+use crate::domain::command::{IdempotencyKey, IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -407,20 +407,21 @@ impl BlockRow {
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = request_ids, check_for_backend(Pg, Sqlite))]
 pub(super) struct ReplayRow {
+    pub(super) caller: String,
     pub(super) id: String,
     pub(super) fingerprint: Vec<u8>,
     pub(super) response: Vec<u8>,
     pub(super) created: Stamp,
 }
 
-impl TryFrom<ReplayRow> for Replay {
+impl TryFrom<ReplayRow> for IdempotentResponse {
     type Error = StoreError;
 
     fn try_from(row: ReplayRow) -> Result<Self, StoreError> {
-        let ReplayRow { id, fingerprint, response, created: Stamp(created) } = row;
+        let ReplayRow { caller, id, fingerprint, response, created: Stamp(created) } = row;
         let corrupt = |column| StoreError::corrupt(column, &id);
         Ok(Self {
-            id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))?,
+            key: IdempotencyKey { caller, id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))? },
             fingerprint: fingerprint.try_into().map_err(|_| corrupt("request_ids.fingerprint"))?,
             response,
             created,

@@ -174,7 +174,8 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
-    request_ids (id) {
+    request_ids (caller, id) {
+        caller -> Text,
         id -> Text,
         fingerprint -> Binary,
         response -> Binary,

@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use diesel::connection::{Connection as _, SimpleConnection};
 use diesel::prelude::*;
 use tokio::sync::{oneshot, watch};
-use uuid::Uuid;
 
 use self::checkpoint::Checkpoint;
 use self::commit::Writer;
@@ -29,7 +28,7 @@ use super::{
     query,
 };
 use crate::domain::Time;
-use crate::domain::command::{Batch, Replay, Reply};
+use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -298,10 +297,11 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
+    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.read(move |reading| {
-            let row: Option<ReplayRow> = query::replay(id.to_string()).first(reading.conn).optional()?;
-            row.map(Replay::try_from).transpose()
+            let row: Option<ReplayRow> =
+                query::replay(key.caller, key.id.to_string()).first(reading.conn).optional()?;
+            row.map(IdempotentResponse::try_from).transpose()
         })
         .await
     }

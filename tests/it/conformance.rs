@@ -5,9 +5,11 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
-use kith::domain::command::{Answer, Batch, Command, Outcome, Relation, ReplayKey, Reply, Submission};
+use kith::domain::caller::Caller;
+use kith::domain::command::{Answer, Batch, Command, Idempotency, IdempotencyKey, Relation, Reply, Submission};
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
+use kith::domain::outcome::{Executed, Outcome};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
 use kith::domain::user::{FieldUpdate, Profile};
@@ -22,12 +24,15 @@ use crate::cases;
 use crate::harness::{App, refused};
 
 /// Commits these commands as one batch at the app's time.
-async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Outcome, Rejection>> {
-    let submissions = commands.into_iter().map(|command| Submission { command, replay: None }).collect();
+async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Executed, Rejection>> {
+    let submissions = commands
+        .into_iter()
+        .map(|command| Submission { caller: Caller::Operator, command, idempotency: None })
+        .collect();
     let replies = submit(app, submissions, Policy::default()).await;
     let fresh = |reply| match reply {
-        Reply::Fresh(outcome) => *outcome,
-        Reply::Replayed(_) => panic!("not asked for"),
+        Reply::Fresh(executed) => *executed,
+        Reply::Stored(_) => panic!("not asked for"),
     };
     replies.into_iter().map(|reply| reply.map(fresh)).collect()
 }
@@ -55,8 +60,10 @@ cases! {
     async fn the_commands_of_a_batch_see_those_before_them(app: App) {
         let outcomes = commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2), send(2, 1)]).await;
         let crossed = outcomes[3].as_ref().expect("connected");
-        assert_eq!((crossed.status, crossed.revision.get()), (Status::Connected, 4));
-        assert_eq!(crossed.request.as_ref().map(|whole| whole.request.id), Some(RequestId::new(3)));
+        assert_eq!(crossed.revision.get(), 4);
+        let Outcome::Sent(sent) = &crossed.outcome else { panic!("{crossed:?}") };
+        assert_eq!(sent.status, Status::Connected);
+        assert_eq!(sent.request.as_ref().map(|full| full.request.id), Some(RequestId::new(3)));
         assert_eq!(app.counts(1).await, [0, 0, 0, 1]);
         assert_eq!(events(&app).await, ["USER_CREATED", "USER_CREATED", "REQUEST_CREATED", "CONNECTION_CREATED"]);
     }
@@ -72,17 +79,42 @@ cases! {
 
     async fn one_request_id_has_one_effect_even_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
-        let encode: fn(&Outcome) -> Vec<u8> = |outcome| outcome.revision.get().to_be_bytes().to_vec();
-        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let again = Submission { command: send(1, 2), replay: Some(key) };
-        let other = Submission { replay: Some(ReplayKey { fingerprint: [8; 32], ..key }), ..again.clone() };
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
+        let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let again = Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) };
+        let other = Submission { idempotency: Some(Idempotency { fingerprint: [8; 32], ..key }), ..again.clone() };
         let replies = submit(&app, vec![again.clone(), again.clone(), other], Policy::default()).await;
-        assert!(matches!(&replies[0], Ok(Reply::Fresh(outcome)) if outcome.revision.get() == 3), "{replies:?}");
-        let first = Reply::Replayed(3_i64.to_be_bytes().to_vec());
+        assert!(matches!(&replies[0], Ok(Reply::Fresh(executed)) if executed.revision.get() == 3), "{replies:?}");
+        let first = Reply::Stored(3_i64.to_be_bytes().to_vec());
         assert_eq!(replies[1], Ok(first.clone()));
         assert_eq!(replies[2], Err(Rejection::RequestIdReused(key.id)));
         assert_eq!(submit(&app, vec![again], Policy::default()).await, [Ok(first)]);
         assert_eq!(events(&app).await.len(), 3);
+    }
+
+    async fn two_callers_may_use_the_same_request_id(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
+        let id = Uuid::from_u128(7);
+        let call = |caller: Caller, to: i64| {
+            let fingerprint = [u8::try_from(to).expect("small"); 32];
+            Submission { caller, command: send(1, to), idempotency: Some(Idempotency { id, fingerprint, encode }) }
+        };
+        let (operator, ann) = (Caller::Operator, Caller::User(UserId::new(1)));
+        let both = [call(operator.clone(), 2), call(ann.clone(), 3)];
+        let replies = submit(&app, both.to_vec(), Policy::default()).await;
+        assert!(replies.iter().all(|reply| matches!(reply, Ok(Reply::Fresh(_)))), "{replies:?}");
+        // In the batch that executed them, and later.
+        let first = [4_i64, 5].map(|revision| Ok(Reply::Stored(revision.to_be_bytes().to_vec())));
+        assert_eq!(submit(&app, both.to_vec(), Policy::default()).await, first);
+        let reused = submit(&app, vec![call(operator.clone(), 3), call(ann.clone(), 2)], Policy::default()).await;
+        assert_eq!(reused, [Err(Rejection::RequestIdReused(id)), Err(Rejection::RequestIdReused(id))]);
+        for (caller, expected) in [(operator, Some(4_i64)), (ann, Some(5)), (Caller::User(UserId::new(2)), None)] {
+            let stored = app.store.idempotent_response(IdempotencyKey::new(&caller, id)).await.expect("a read");
+            let response = stored.map(|stored| stored.response);
+            assert_eq!(response, expected.map(|revision| revision.to_be_bytes().to_vec()), "{caller:?}");
+        }
+        assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
     }
 
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
@@ -90,14 +122,14 @@ cases! {
         let now = app.clock.now();
         let (committer, _task) =
             Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
-        let encode: fn(&Outcome) -> Vec<u8> = |_| panic!("this is a test");
-        let key = ReplayKey { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
-        let bad = committer.submit(Submission { command: send(1, 2), replay: Some(key) });
-        let good = committer.submit(Submission { command: send(1, 3), replay: None });
+        let encode: fn(&Executed) -> Option<Vec<u8>> = |_| panic!("this is a test");
+        let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
+        let bad = committer.submit(Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) });
+        let good = committer.submit(Submission { caller: Caller::Operator, command: send(1, 3), idempotency: None });
         let (bad, good) = tokio::join!(bad, good);
         assert_eq!(bad, Err(CommitError::Internal));
         assert!(good.is_ok(), "{good:?}");
-        assert!(committer.submit(Submission { command: send(2, 3), replay: None }).await.is_ok());
+        assert!(committer.submit(Submission { caller: Caller::Operator, command: send(2, 3), idempotency: None }).await.is_ok());
         assert_eq!(app.counts(1).await, [1, 0, 0, 0]);
     }
 
@@ -213,12 +245,13 @@ cases! {
         loop {
             // The events of long ago have steps of their own.
             let policy = Policy { event_retention: None, ..Policy::default() };
-            let swept = submit(&app, vec![Submission { command: Command::Sweep, replay: None }], policy).await;
+            let swept = submit(&app, vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
-            if swept.marked == 0 {
+            let Outcome::Swept { rows } = swept.outcome else { panic!("{swept:?}") };
+            if rows == 0 {
                 break;
             }
-            steps.push(swept.marked);
+            steps.push(rows);
         }
         assert_eq!(steps, [500, 500, 500, 270]);
         assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);

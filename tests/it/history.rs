@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use kith::domain::caller::Caller;
 use kith::domain::command::{Batch, Command, Reply, Submission};
+use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::store::Options;
@@ -92,12 +94,12 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
 async fn sweep(app: &App) {
     loop {
-        let submissions = vec![Submission { command: Command::Sweep, replay: None }];
+        let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
         let policy = Policy { event_retention: None, ..Policy::default() };
         let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
         let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {
-            [Ok(Reply::Fresh(outcome))] if outcome.marked == 0 => return,
+            [Ok(Reply::Fresh(executed))] if executed.outcome == Outcome::Swept { rows: 0 } => return,
             [Ok(Reply::Fresh(_))] => {}
             other => panic!("{other:?}"),
         }

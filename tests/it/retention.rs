@@ -27,8 +27,8 @@ async fn seed(database: &Database, events: usize, answers: usize) {
         "BEGIN; \
          {many_events} INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
          SELECT i, i / 4096, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
-         {many_answers} INSERT INTO request_ids (id, fingerprint, response, created) \
-         SELECT 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {answers} THEN {young} ELSE {old} END FROM n; \
+         {many_answers} INSERT INTO request_ids (caller, id, fingerprint, response, created) \
+         SELECT 'operator', 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {answers} THEN {young} ELSE {old} END FROM n; \
          UPDATE feed SET last_sequence = {last}, last_time = {young}; COMMIT;"
     );
     database.execute(&sql).await;
@@ -144,8 +144,8 @@ cases! {
                 let done = format!("{ANSWERS} WHERE id = 'old-{gone}-{round}'");
                 let old = if app.database.engine == Engine::Sqlite { "0" } else { "to_timestamp(0)" };
                 let bytes = if app.database.engine == Engine::Sqlite { "x'00'" } else { "'\\x00'::bytea" };
-                app.database.execute(&format!("INSERT INTO request_ids (id, fingerprint, response, created) \
-                    VALUES ('old-{gone}-{round}', {bytes}, {bytes}, {old})")).await;
+                app.database.execute(&format!("INSERT INTO request_ids (caller, id, fingerprint, response, created) \
+                    VALUES ('operator', 'old-{gone}-{round}', {bytes}, {bytes}, {old})")).await;
                 until("a sweep", async || app.database.number(&done).await == 0).await;
             }
             assert_eq!(app.database.number(oldest).await, 1 + gone);

@@ -145,10 +145,12 @@ CREATE INDEX events_user ON events (stretch, user_id, sequence);
 CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 
 CREATE TABLE request_ids (
-    id text PRIMARY KEY,
+    caller text NOT NULL,
+    id text NOT NULL,
     fingerprint bytea NOT NULL,
     response bytea NOT NULL,
-    created timestamptz NOT NULL
+    created timestamptz NOT NULL,
+    PRIMARY KEY (caller, id)
 );
-COMMENT ON TABLE request_ids IS 'The responses given under a request_id, stored for 24 hours.';
+COMMENT ON TABLE request_ids IS 'The responses to calls with a request_id, per caller, stored for 24 hours.';
 CREATE INDEX request_ids_created ON request_ids (created);

@@ -126,9 +126,11 @@ CREATE INDEX events_user ON events (stretch, user_id, sequence);
 CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 
 CREATE TABLE request_ids (
-    id TEXT PRIMARY KEY,
+    caller TEXT NOT NULL,
+    id TEXT NOT NULL,
     fingerprint BLOB NOT NULL,
     response BLOB NOT NULL,
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    PRIMARY KEY (caller, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_ids_created ON request_ids (created);

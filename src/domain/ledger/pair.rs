@@ -4,17 +4,46 @@ use std::sync::Arc;
 
 use super::sweep::{Swept, swept};
 use super::{Ledger, Tracked};
-use crate::domain::command::{Outcome, REPLAY_KEPT, WholeRequest};
+use crate::domain::command::{Answer, RESPONSE_RETENTION, Relation};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, UserId};
-use crate::domain::pair::{Pair, Request, RequestState};
+use crate::domain::outcome::{FullRequest, Outcome, Transition};
+use crate::domain::pair::{Message, Pair, Request, RequestState};
 use crate::domain::view::{Viewer, status, visible};
 
 impl Ledger {
+    pub(super) fn send(&mut self, from: UserId, to: UserId, message: &Message) -> Result<Outcome, Rejection> {
+        self.expire_sent(from);
+        let key = self.change_between(from, to, &PairCommand::Send(message.clone()))?;
+        Ok(Outcome::Sent(self.transition(key, from)))
+    }
+
+    pub(super) fn answer(&mut self, id: RequestId, user: UserId, answer: Answer) -> Result<Outcome, Rejection> {
+        let other = self.other_party(id, user).ok_or(Rejection::RequestNotFound(id))?;
+        let key = self.change_between(user, other, &answer.into())?;
+        Ok(Outcome::Answered(answer, self.transition(key, user)))
+    }
+
+    pub(super) fn relate(&mut self, user: UserId, other: UserId, relation: Relation) -> Result<Outcome, Rejection> {
+        let key = self.change_between(user, other, &relation.into())?;
+        let pair = self.pair(key);
+        let (status, _) = status(&pair, user, &self.policy, self.time);
+        Ok(match relation {
+            Relation::Remove => Outcome::Removed { status },
+            Relation::Unblock => Outcome::Unblocked { status },
+            Relation::Block => {
+                // The rules have placed the block, and refuse a user that does not exist.
+                let placed = pair.block_by(user).copied().zip(self.member(other));
+                let (block, member) = placed.ok_or(Rejection::UserNotFound(other))?;
+                Outcome::Blocked { block, user: Arc::clone(&member.user), status }
+            }
+        })
+    }
+
     /// The other user of a request, if the request is live and `user` takes part in it.
-    pub(super) fn other_party(&mut self, id: RequestId, user: UserId) -> Option<UserId> {
+    fn other_party(&mut self, id: RequestId, user: UserId) -> Option<UserId> {
         let key = *self.requests.get(&id).filter(|key| key.has(user))?;
         self.settle(key);
         // The pair may have another request by now.
@@ -22,12 +51,12 @@ impl Ledger {
         (request.state != RequestState::Withdrawn).then(|| key.other_than(user))
     }
 
-    /// Runs one command of `user` on what is between them and `other`, and answers what `user` may see of it.
-    pub(super) fn relate(&mut self, user: UserId, other: UserId, command: &PairCommand) -> Result<Outcome, Rejection> {
+    /// Runs one command of `user` on what is between them and `other`.
+    fn change_between(&mut self, user: UserId, other: UserId, command: &PairCommand) -> Result<PairKey, Rejection> {
         // The mapping refuses a pair of one; a command that got past it is about nobody else.
         let key = PairKey::of(user, other).ok_or(Rejection::UserNotFound(other))?;
         self.change(key, user, command)?;
-        Ok(self.outcome(key, user, other))
+        Ok(key)
     }
 
     fn change(&mut self, key: PairKey, user: UserId, command: &PairCommand) -> Result<(), Rejection> {
@@ -41,18 +70,18 @@ impl Ledger {
         Ok(())
     }
 
-    fn outcome(&self, key: PairKey, user: UserId, other: UserId) -> Outcome {
+    /// The pair's request and status as `user` may see them.
+    fn transition(&self, key: PairKey, user: UserId) -> Transition {
         let pair = self.pair(key);
         let (status, _) = status(&pair, user, &self.policy, self.time);
         let seen = pair.request.as_ref();
         let seen = seen.and_then(|request| visible(request, Viewer::User(user), &self.policy, self.time));
-        let whole = seen.and_then(|request| {
+        let request = seen.and_then(|request| {
             let from = Arc::clone(&self.member(request.from)?.user);
             let to = Arc::clone(&self.member(request.to)?.user);
-            Some(WholeRequest { request, from, to })
+            Some(FullRequest { request, from, to })
         });
-        let block = pair.block_by(user).zip(self.member(other)).map(|(block, other)| (*block, Arc::clone(&other.user)));
-        Outcome { status, request: whole, block, ..Outcome::default() }
+        Transition { request, status }
     }
 
     pub(super) fn mark_all_viewed(&mut self, user: UserId) -> Result<Outcome, Rejection> {
@@ -71,11 +100,11 @@ impl Ledger {
                 marked += 1;
             }
         }
-        Ok(Outcome { marked, ..Outcome::default() })
+        Ok(Outcome::AllViewed { marked })
     }
 
     /// Expires what is due among the loaded requests of a sender at their limit: it no longer counts.
-    pub(super) fn expire_sent(&mut self, sender: UserId) {
+    fn expire_sent(&mut self, sender: UserId) {
         let sent = self.party(sender).counts.requests_sent;
         if self.policy.max_sent_requests.is_some_and(|maximum| sent >= maximum) {
             let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(sender)).collect();
@@ -94,10 +123,10 @@ impl Ledger {
             self.head.swept = until;
             self.changes.requests_out_of_order = out_of_order;
         }
-        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - REPLAY_KEPT);
+        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.due.events_until;
-        let due = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
-        Outcome { marked: due, ..Outcome::default() }
+        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
+        Outcome::Swept { rows }
     }
 
     /// Does to a pair what time alone has done; answers whether that was anything.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::Time;
-use crate::domain::command::{Member, Replay};
+use crate::domain::command::{IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -37,7 +37,7 @@ pub struct Snapshot {
     /// The pairs that have something between them.
     pub pairs: HashMap<PairKey, Pair>,
     /// The answers that were kept.
-    pub replays: Vec<Replay>,
+    pub replays: Vec<IdempotentResponse>,
     /// What a sweep may delete.
     pub due: Due,
 }
@@ -127,7 +127,7 @@ pub struct Changes {
     /// The events.
     pub events: Vec<Event>,
     /// Answers to keep.
-    pub replays: Vec<Replay>,
+    pub replays: Vec<IdempotentResponse>,
     /// Answers given before this time are no longer needed.
     pub replays_end: Option<Time>,
     /// Events up to this one are to be deleted.

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use super::{Ledger, Tracked};
-use crate::domain::command::{Imported, Member, Outcome};
+use crate::domain::command::Member;
 use crate::domain::decide::{Decision, Rejection};
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::outcome::{Imported, Outcome};
 use crate::domain::pair::{Pair, RequestState};
 use crate::domain::user::{FieldUpdate, Profile, User};
 
 impl Ledger {
-    pub(super) fn create_user(&mut self, profile: &Profile) -> Result<Outcome, Rejection> {
+    pub(super) fn create_user(&mut self, actor: Actor, profile: &Profile) -> Result<Outcome, Rejection> {
         let id = match profile.id {
             Some(id) => id,
             None => UserId::new(self.head.last_user.get().checked_add(1).ok_or(Rejection::NoIdLeft)?),
@@ -20,21 +21,28 @@ impl Ledger {
             return Err(Rejection::UserExists(id));
         }
         self.name_is_free(profile, id)?;
-        Ok(self.put_user(profile.clone().into_user(id, None, self.time)))
+        let (user, _) = self.put_user(actor, profile.clone().into_user(id, None, self.time));
+        Ok(Outcome::UserCreated(user))
     }
 
-    pub(super) fn import_user(&mut self, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
+    pub(super) fn import_user(&mut self, actor: Actor, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
         self.name_is_free(profile, id)?;
         let before = self.member(id).map(|member| Arc::clone(&member.user));
-        let user = profile.clone().into_user(id, before.as_deref(), self.time);
-        Ok(self.put_user(user))
+        let (_, imported) = self.put_user(actor, profile.clone().into_user(id, before.as_deref(), self.time));
+        Ok(Outcome::UserImported(imported))
     }
 
-    pub(super) fn update_user(&mut self, id: UserId, updates: &[FieldUpdate]) -> Result<Outcome, Rejection> {
+    pub(super) fn update_user(
+        &mut self,
+        actor: Actor,
+        id: UserId,
+        updates: &[FieldUpdate],
+    ) -> Result<Outcome, Rejection> {
         let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
         let mut user = User::clone(&member.user);
         updates.iter().for_each(|update| update.apply(&mut user));
-        Ok(self.put_user(user))
+        let (user, _) = self.put_user(actor, user);
+        Ok(Outcome::UserUpdated(user))
     }
 
     fn name_is_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
@@ -44,7 +52,8 @@ impl Ledger {
         }
     }
 
-    fn put_user(&mut self, user: User) -> Outcome {
+    /// Stores a user as they are now, and returns whether that was a change.
+    fn put_user(&mut self, actor: Actor, user: User) -> (Arc<User>, Imported) {
         let user = Arc::new(user);
         let before = self.member(user.id).cloned();
         let imported = match &before {
@@ -55,10 +64,10 @@ impl Ledger {
         match imported {
             Imported::Created => {
                 self.head.last_user = self.head.last_user.max(user.id);
-                let sequence = self.note_user(EventKind::UserCreated, user.id);
+                let sequence = self.note_user(actor, EventKind::UserCreated, user.id);
                 self.created.insert(user.id, sequence);
             }
-            Imported::Updated => self.head.users_changed = self.note_user(EventKind::UserUpdated, user.id),
+            Imported::Updated => self.head.users_changed = self.note_user(actor, EventKind::UserUpdated, user.id),
             Imported::Unchanged => {}
         }
         if let Some(before) = &before {
@@ -68,16 +77,16 @@ impl Ledger {
         let (counts, sends) = before.map(|before| (before.counts, before.sends)).unwrap_or_default();
         let member = Member { user: Arc::clone(&user), counts, sends };
         self.users.entry(user.id).or_insert(Tracked { before: None, now: None }).now = Some(member);
-        Outcome { user: Some(user), imported: Some(imported), ..Outcome::default() }
+        (user, imported)
     }
 
-    pub(super) fn delete_user(&mut self, id: UserId) -> Result<Outcome, Rejection> {
+    pub(super) fn delete_user(&mut self, actor: Actor, id: UserId) -> Result<Outcome, Rejection> {
         let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
         let name = member.user.username.key();
         let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(id)).collect();
         for key in keys {
             self.settle(key);
-            self.delete_pair(key);
+            self.delete_pair(actor, key);
         }
         self.names.remove(&name);
         self.counts.remove(&id);
@@ -85,12 +94,12 @@ impl Ledger {
             user.now = None;
         }
         self.created.remove(&id);
-        self.head.users_changed = self.note_user(EventKind::UserDeleted, id);
-        Ok(Outcome::default())
+        self.head.users_changed = self.note_user(actor, EventKind::UserDeleted, id);
+        Ok(Outcome::UserDeleted)
     }
 
     /// Removes all that is between two users of whom one is deleted.
-    fn delete_pair(&mut self, key: PairKey) {
+    fn delete_pair(&mut self, actor: Actor, key: PairKey) {
         let pair = self.pair(key);
         let mut decision = Decision { pair: Pair::empty(key), events: Vec::new(), sent: false };
         let kind = pair.request.as_ref().and_then(|request| match request.state {
@@ -104,7 +113,7 @@ impl Ledger {
                 time: self.time,
                 kind,
                 cause: Some(Cause::UserDeleted),
-                actor: Actor::Operator,
+                actor,
                 user: request.from,
                 other: Some(request.to),
                 request: Some(request.id),
@@ -113,9 +122,8 @@ impl Ledger {
         self.apply(decision);
     }
 
-    fn note_user(&mut self, kind: EventKind, user: UserId) -> Sequence {
+    fn note_user(&mut self, actor: Actor, kind: EventKind, user: UserId) -> Sequence {
         let sequence = self.head.sequence.next();
-        let actor = Actor::Operator;
         self.note(Event { sequence, time: self.time, kind, cause: None, actor, user, other: None, request: None });
         sequence
     }

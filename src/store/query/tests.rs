@@ -89,7 +89,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
         blocks_by(1) => "(user_id=?)",
         blocks_against(1) => "blocks_other (other_user_id=?)",
-        replay(String::new()) => "PRIMARY KEY (id=?)",
+        replay(String::new(), String::new()) => "PRIMARY KEY (caller=? AND id=?)",
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",

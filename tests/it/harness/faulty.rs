@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use kith::domain::Time;
-use kith::domain::command::{Batch, Command, Replay, Reply};
+use kith::domain::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Reply};
 use kith::domain::counts::Counts;
 use kith::domain::decide::Rejection;
 use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
@@ -16,7 +16,6 @@ use kith::store::{
     self, Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
 };
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use super::app::{App, options};
 use super::database::{Database, Engine};
@@ -193,8 +192,8 @@ impl Store for Faulty {
         self.reading().await?.blocks(user, slice).await
     }
 
-    async fn replay(&self, id: Uuid) -> Result<Option<Replay>, StoreError> {
-        self.reading().await?.replay(id).await
+    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
+        self.reading().await?.idempotent_response(key).await
     }
 
     async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {

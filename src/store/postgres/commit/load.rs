@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Nullable};
+use diesel::query_builder::AsQuery;
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
-use uuid::Uuid;
 
 use super::{BEGIN, order};
 use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, REPLAY_KEPT};
+use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{Due, Snapshot};
 use crate::domain::pair::RequestState;
@@ -24,6 +24,8 @@ use crate::store::statement::{Statement, statement};
 use crate::store::users::KeptUsers;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
+
+type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
 /// A request if the pair has one, and the blocks of its lower and its higher user.
 type PairSql =
@@ -78,7 +80,9 @@ pub(super) async fn lock_and_load(
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
         snapshot.add(pair);
     }
-    requests.into_iter().try_for_each(|row| Ok::<_, StoreError>(snapshot.add_request(row.try_into()?)))?;
+    for row in requests {
+        snapshot.add_request(row.try_into()?);
+    }
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
     snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
 
@@ -160,12 +164,18 @@ async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>)
     rows.into_iter().map(member).collect()
 }
 
-async fn stored_responses(mut conn: &AsyncPgConnection, ids: &BTreeSet<Uuid>) -> Result<Vec<ReplayRow>, StoreError> {
-    if ids.is_empty() {
+async fn stored_responses(
+    mut conn: &AsyncPgConnection,
+    keys: &BTreeSet<IdempotencyKey>,
+) -> Result<Vec<ReplayRow>, StoreError> {
+    if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = ids.iter().map(Uuid::to_string).collect();
-    Ok(request_ids::table.filter(request_ids::id.eq_any(ids)).load(&mut conn).await?)
+    let (callers, ids): (Vec<_>, Vec<_>) = keys.iter().map(|key| (key.caller.as_str(), key.id.to_string())).unzip();
+    let load: Statement<'_, Pg, ResponsesSql, _> =
+        statement!("SELECT ? FROM request_ids JOIN unnest(?, ?) AS key (caller, id) USING (caller, id)");
+    let load = load.part(request_ids::all_columns).bind::<Array<Text>, _>(callers).bind::<Array<Text>, _>(ids);
+    Ok(load.load(&mut conn).await?)
 }
 
 /// One query after the other, since such commands are rare.
@@ -205,7 +215,7 @@ async fn rare(
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
     requests.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn).await?);
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn).await?;
+    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::due_events(Stamp(until)).get_result(conn).await?,
         None => DueRow::default(),

@@ -11,7 +11,7 @@ use tokio::join;
 
 use super::{COMMIT, ROLLBACK, order};
 use crate::domain::Time;
-use crate::domain::command::Replay;
+use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Changes, CountsChange, Head};
@@ -353,14 +353,15 @@ fn delete_events<'a>(until: Sequence) -> Write<'a> {
     Write::new("DELETE FROM events USING moved WHERE sequence <= ?").bind::<BigInt, _>(until.get())
 }
 
-fn put_responses(replays: &[Replay]) -> Option<Write<'_>> {
-    let text = "INSERT INTO request_ids (id, fingerprint, response, created) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new \
-                ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
+fn put_responses(replays: &[IdempotentResponse]) -> Option<Write<'_>> {
+    let text = "INSERT INTO request_ids (caller, id, fingerprint, response, created) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?) AS new \
+                ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint, \
                 response = excluded.response, created = excluded.created";
     some(replays, |replays| {
         Write::new(text)
-            .bind::<Texts, _>(column(replays, |replay| replay.id.to_string()))
+            .bind::<Texts, _>(column(replays, |replay| replay.key.caller.as_str()))
+            .bind::<Texts, _>(column(replays, |replay| replay.key.id.to_string()))
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.fingerprint.as_slice()).collect::<Vec<_>>())
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.response.as_slice()).collect::<Vec<_>>())
             .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)))
@@ -368,8 +369,8 @@ fn put_responses(replays: &[Replay]) -> Option<Write<'_>> {
 }
 
 fn delete_responses<'a>(end: Time) -> Write<'a> {
-    let text = "DELETE FROM request_ids WHERE id IN \
-                (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
+    let text = "DELETE FROM request_ids WHERE (caller, id) IN \
+                (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
     Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use diesel::prelude::*;
 
 use crate::domain::Time;
-use crate::domain::command::{Batch, Needs, REPLAY_KEPT};
+use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
 use crate::domain::ledger::Snapshot;
 use crate::domain::pair::{Request, RequestState};
@@ -57,8 +57,8 @@ pub(super) fn load(
     if *due {
         load_due(conn, &mut snapshot, batch)?;
     }
-    for id in replays {
-        let row: Option<ReplayRow> = query::replay(id.to_string()).first(conn).optional()?;
+    for key in replays {
+        let row: Option<ReplayRow> = query::replay(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
         snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
     }
 
@@ -82,7 +82,10 @@ pub(super) fn load(
 }
 
 fn add(snapshot: &mut Snapshot, rows: Vec<RequestRow>) -> Result<(), StoreError> {
-    rows.into_iter().try_for_each(|row| Ok(snapshot.add_request(row.try_into()?)))
+    for row in rows {
+        snapshot.add_request(row.try_into()?);
+    }
+    Ok(())
 }
 
 fn add_blocks(snapshot: &mut Snapshot, rows: Vec<BlockRow>) {
@@ -126,7 +129,7 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
     add(snapshot, query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn)?)?;
-    let replays = query::due_replays(Stamp(batch.now - REPLAY_KEPT)).get_result(conn)?;
+    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::due_events(Stamp(until)).get_result(conn)?,
         None => DueRow::default(),

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
 
-use crate::domain::command::Replay;
+use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{Changes, CountsChange, Head};
@@ -72,8 +72,8 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     replays.iter().try_for_each(|replay| put_response(conn, replay))?;
     if let Some(end) = replays_end {
         let delete = statement!(
-            "DELETE FROM request_ids WHERE id IN \
-             (SELECT id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
+            "DELETE FROM request_ids WHERE (caller, id) IN \
+             (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
         );
         run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
     }
@@ -111,12 +111,14 @@ fn put_block(conn: &mut SqliteConnection, user: UserId, other: UserId, block: &B
     run(conn, write)
 }
 
-fn put_response(conn: &mut SqliteConnection, replay: &Replay) -> Result<(), StoreError> {
-    let Replay { id, fingerprint, response, created } = replay;
-    let write =
-        statement!("INSERT OR REPLACE INTO request_ids (id, fingerprint, response, created) VALUES (?, ?, ?, ?)");
+fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Result<(), StoreError> {
+    let IdempotentResponse { key, fingerprint, response, created } = replay;
+    let write = statement!(
+        "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, created) VALUES (?, ?, ?, ?, ?)"
+    );
     let write = write
-        .bind::<Text, _>(id.to_string())
+        .bind::<Text, _>(key.caller.as_str())
+        .bind::<Text, _>(key.id.to_string())
         .bind::<Binary, _>(fingerprint.as_slice())
         .bind::<Binary, _>(response.as_slice())
         .bind::<Instant, _>(Stamp(*created));

@@ -1,49 +1,11 @@
 //! What a `request_id` stands for: one call with one body, and the answer that it got.
 
-use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::command::{Outcome, ReplayKey};
-use crate::proto::server as pb;
-
-/// A request that changes something.
-pub trait Mutation: Message + Clone {
-    /// Tells this call from all others.
-    const CALL: &'static str;
-
-    /// The request without its `request_id`.
-    fn without_request_id(&self) -> Self;
-}
-
-macro_rules! mutations {
-    ($($request:ident),+ $(,)?) => {$(
-        impl Mutation for pb::$request {
-            const CALL: &'static str = stringify!($request);
-
-            fn without_request_id(&self) -> Self {
-                Self { request_id: String::new(), ..self.clone() }
-            }
-        }
-    )+};
-}
-
-mutations!(
-    CreateUserRequest,
-    UpdateUserRequest,
-    DeleteUserRequest,
-    ImportUsersRequest,
-    SendConnectionRequestRequest,
-    AcceptConnectionRequestRequest,
-    RejectConnectionRequestRequest,
-    RestoreConnectionRequestRequest,
-    CancelConnectionRequestRequest,
-    MarkConnectionRequestViewedRequest,
-    MarkAllConnectionRequestsViewedRequest,
-    RemoveConnectionRequest,
-    BlockUserRequest,
-    UnblockUserRequest,
-);
+use super::mutation::{Mutation, MutationResponse};
+use crate::domain::command::Idempotency;
+use crate::domain::outcome::Executed;
 
 /// A digest of calls with their bodies: one for most, many for a stream.
 #[derive(Clone, Debug, Default)]
@@ -57,27 +19,32 @@ impl Fingerprint {
         self.0.update(message.without_request_id().encode_length_delimited_to_vec());
     }
 
+    /// What makes repetitions of the calls in this digest safe.
+    pub fn idempotency<M: Mutation>(self, id: Uuid) -> Idempotency {
+        Idempotency { id, fingerprint: self.finish(), encode: encode::<M::Response> }
+    }
+
     /// The digest.
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }
 
-/// How the answer `R` to `message` is kept under its request id.
-pub fn replay_key<M: Mutation, R: Message + for<'a> From<&'a Outcome>>(id: Uuid, message: &M) -> ReplayKey {
+/// What makes repetitions of this call safe.
+pub fn idempotency<M: Mutation>(id: Uuid, message: &M) -> Idempotency {
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(message);
-    ReplayKey { id, fingerprint: fingerprint.finish(), encode: encode::<R> }
+    fingerprint.idempotency::<M>(id)
 }
 
-/// The answer's bytes.
-pub fn encode<R: Message + for<'a> From<&'a Outcome>>(outcome: &Outcome) -> Vec<u8> {
-    R::from(outcome).encode_to_vec()
+fn encode<R: MutationResponse>(executed: &Executed) -> Option<Vec<u8>> {
+    R::of(executed).map(|response| response.encode_to_vec())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::server as pb;
 
     fn digest(message: &impl Mutation) -> [u8; 32] {
         let mut fingerprint = Fingerprint::default();
