@@ -94,10 +94,9 @@ cases! {
             Engine::Postgres => format!("created + interval '{days} days'"),
         };
         // The first of all, and the last but one; the others a day apart.
-        for (number, days) in [300, 1, 2, 400, 3].into_iter().enumerate() {
-            let change = format!("UPDATE connection_requests SET created = {} WHERE id = {}", day(days), ids[number]);
-            app.database.execute(&change).await;
-        }
+        let dates = ids.iter().zip([300, 1, 2, 400, 3]);
+        let dates: String = dates.map(|(id, days)| format!(" WHEN {id} THEN {}", day(days))).collect();
+        app.database.execute(&format!("UPDATE connection_requests SET created = CASE id {dates} END")).await;
         let marked = "SELECT count(*) AS value FROM connection_requests WHERE out_of_order";
         until("both marked", async || app.database.number(marked).await == 2).await;
         for (after, left) in [
