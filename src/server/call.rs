@@ -138,7 +138,45 @@ fn log(method: &str, response: &Response<Body>, started: Instant) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn header(text: &[u8]) -> Option<HeaderMap> {
+        Some(HeaderMap::from_iter([("grpc-timeout".parse().ok()?, http::HeaderValue::from_bytes(text).ok()?)]))
+    }
+
+    /// How many nanoseconds a timeout has, by the protocol's grammar.
+    fn nanoseconds(text: &str) -> Option<u128> {
+        let unit = match text.chars().last()? {
+            'H' => 3_600_000_000_000,
+            'M' => 60_000_000_000,
+            'S' => 1_000_000_000,
+            'm' => 1_000_000,
+            'u' => 1_000,
+            'n' => 1,
+            _ => return None,
+        };
+        let digits = &text[..text.len() - 1];
+        let is_number = (1..=8).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_digit());
+        is_number
+            .then(|| digits.chars().fold(0, |number, c| number * 10 + u128::from(c.to_digit(10).unwrap_or(0))) * unit)
+    }
+
+    proptest! {
+        #[test]
+        fn a_timeout_is_what_the_grammar_says(text in "[0-9+ -]{0,1}[0-9]{0,9}[HMSmunhs]?|[ -~]{0,9}") {
+            let headers = header(text.as_bytes()).expect("visible characters");
+            prop_assert_eq!(timeout(&headers).map(|time| time.as_nanos()), nanoseconds(&text));
+        }
+
+        #[test]
+        fn no_header_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(headers) = header(&bytes) {
+                timeout(&headers);
+            }
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_the_protocol_has_them() {
