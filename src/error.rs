@@ -1,9 +1,10 @@
-//! From what went wrong to what the caller is told: the one place that makes a `tonic::Status`.
+//! The one place that makes a `tonic::Status` for what went wrong.
 //!
-//! No status carries SQL, a driver's text, a path or a panic's message. What is our fault is a fixed sentence; its
-//! cause is in the log.
+//! No caller receives SQL, a driver's text, a path or a panic's message. An internal error is a fixed sentence. Its cause
+//! is the status's source, which tonic does not send, and which [`log`] writes.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -25,6 +26,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub fn name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+/// Logs a failed call, once, with the cause that its caller does not receive.
+pub fn log(method: &str, status: &Status, elapsed: Duration) {
+    let (code, ms, error) = (status.code(), elapsed.as_secs_f64() * 1_000.0, status.source());
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; all others are the caller's fault or nobody's")]
+    match code {
+        Code::Unknown | Code::Internal | Code::DataLoss => tracing::error!(method, ?code, ms, error, "call failed"),
+        Code::Unavailable | Code::DeadlineExceeded => tracing::warn!(method, ?code, ms, error, "call failed"),
+        _ => tracing::debug!(method, ?code, ms, error, "call failed"),
+    }
 }
 
 fn details<const N: usize>(reason: ErrorReason, metadata: [(&str, String); N]) -> ErrorDetails {
@@ -196,22 +208,21 @@ impl From<CommitError> for Status {
                 "the change may or may not have been made; retry with the same request_id to learn which",
                 [],
             ),
-            CommitError::Internal => internal(),
+            CommitError::Internal => fault(),
         }
     }
 }
 
 impl From<StoreError> for Status {
-    /// Of a read: the cause is logged here. What goes wrong with a commit is logged once for its batch instead.
+    /// For a read, with the error as the source. A commit's error is logged once for its batch by the committer.
     fn from(error: StoreError) -> Self {
-        if !matches!(error, StoreError::Overloaded) {
-            tracing::error!(error = &error as &dyn Error, "a read failed");
-        }
-        match error {
+        let mut status = match &error {
             StoreError::Overloaded => overloaded(),
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => unavailable(),
-            StoreError::Corrupt { .. } | StoreError::Internal(_) => internal(),
-        }
+            StoreError::Corrupt { .. } | StoreError::Internal(_) => fault(),
+        };
+        status.set_source(Arc::new(error));
+        status
     }
 }
 
@@ -255,8 +266,14 @@ fn unavailable() -> Status {
     retry(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database does not answer; retry later", [])
 }
 
-/// A fault of ours.
-pub fn internal() -> Status {
+/// A bug, with its cause for the log.
+pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Status {
+    let mut status = fault();
+    status.set_source(cause.into().into());
+    status
+}
+
+fn fault() -> Status {
     status(Code::Internal, ErrorReason::InternalFault, "an internal fault; the service's log has its cause", [])
 }
 

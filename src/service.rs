@@ -124,10 +124,7 @@ pub struct Deadline(pub Instant);
 
 /// Who makes this call. The server notes it in each request; a request without one is refused.
 fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
-    request.extensions().get().cloned().ok_or_else(|| {
-        tracing::error!("a call reached the service without its caller");
-        error::internal()
-    })
+    request.extensions().get().cloned().ok_or_else(|| error::internal("the call has no caller"))
 }
 
 /// How long a read may wait for its revision: so that the answer still reaches the caller.
@@ -140,14 +137,11 @@ fn patience<M>(request: &Request<M>) -> Instant {
 /// The one place where an outcome that is not the call's becomes an internal error.
 fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
     match reply {
-        Reply::Fresh(executed) => R::of(&executed).map(Response::new).ok_or_else(|| {
-            tracing::error!(outcome = ?executed.outcome, "the outcome of a command is not one of its call");
-            error::internal()
-        }),
-        Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(|cause| {
-            tracing::error!(error = &cause as &dyn std::error::Error, "a stored response cannot be decoded");
-            error::internal()
-        }),
+        Reply::Fresh(executed) => {
+            let response = R::of(&executed).map(Response::new);
+            response.ok_or_else(|| error::internal("the command's outcome is that of another call"))
+        }
+        Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(error::internal),
     }
 }
 

@@ -176,6 +176,9 @@ fn at_most(text: &str, max: usize) -> Result<(), TextError> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -43,6 +43,9 @@ fn encode<R: MutationResponse>(executed: &Executed) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::proto::server as pb;
 
@@ -50,6 +53,42 @@ mod tests {
         let mut fingerprint = Fingerprint::default();
         fingerprint.add(message);
         fingerprint.finish()
+    }
+
+    fn sends() -> impl Strategy<Value = pb::SendConnectionRequestRequest> {
+        // Few values, so that two are often the same.
+        (0..3_i64, 0..3_i64, "[ab]{0,2}", ".{0,9}").prop_map(|(from_user_id, to_user_id, message, request_id)| {
+            pb::SendConnectionRequestRequest { from_user_id, to_user_id, message, request_id }
+        })
+    }
+
+    fn imports() -> impl Strategy<Value = Vec<pb::ImportUsersRequest>> {
+        let row = ("[ab]{0,2}", ".{0,9}").prop_map(|(username, request_id)| {
+            let user = Some(pb::User { username, ..Default::default() });
+            pb::ImportUsersRequest { user, request_id }
+        });
+        vec(row, 0..3)
+    }
+
+    proptest! {
+        #[test]
+        fn digests_are_the_same_for_the_same_body_only(one in sends(), other in sends()) {
+            let is_same = one.without_request_id() == other.without_request_id();
+            prop_assert_eq!(digest(&one) == digest(&other), is_same);
+        }
+
+        #[test]
+        fn streams_have_the_same_digest_for_the_same_rows_only(one in imports(), other in imports()) {
+            let digest = |rows: &[pb::ImportUsersRequest]| {
+                let mut fingerprint = Fingerprint::default();
+                rows.iter().for_each(|row| fingerprint.add(row));
+                fingerprint.finish()
+            };
+            let bodies = |rows: &[pb::ImportUsersRequest]| -> Vec<_> {
+                rows.iter().map(Mutation::without_request_id).collect()
+            };
+            prop_assert_eq!(digest(&one) == digest(&other), bodies(&one) == bodies(&other));
+        }
     }
 
     #[test]

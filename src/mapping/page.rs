@@ -152,6 +152,9 @@ fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -173,21 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_refused_elsewhere_and_when_altered() {
+    fn a_token_is_refused_elsewhere() {
         let good = token(&list(1), Cursor { section: 0, last: Some(Sequence::new(9)) }, KEY);
         assert_eq!(read(&list(2), &good, KEY), None, "other filters");
         assert_eq!(read(&list(1), &good, b"other"), None, "another database");
         let same_fields = pb::ListConnectionsRequest { user_id: 1, ..Default::default() };
         assert_eq!(read(&same_fields, &good, KEY), None, "another list");
-        let bytes = URL_SAFE_NO_PAD.decode(&good).unwrap();
-        for bit in 0..bytes.len() * 8 {
-            let mut altered = bytes.clone();
-            altered[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(read(&list(1), &URL_SAFE_NO_PAD.encode(altered), KEY), None, "bit {bit}");
-        }
-        for text in ["x", "%%%", &good[1..], &format!("{good}AA")] {
-            assert_eq!(read(&list(1), text, KEY), None, "{text}");
-        }
     }
 
     #[test]

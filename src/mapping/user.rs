@@ -269,3 +269,6 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
 pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<Bytes> {
     users.into_iter().map(|user| encoded(user)).collect()
 }
+
+#[cfg(test)]
+mod properties;

@@ -1,7 +1,6 @@
-//! Around every call: a span in the log, and a deadline.
+//! What surrounds every call: who calls, a deadline, and a line in the log if the call fails.
 //!
-//! tonic answers a passed deadline with CANCELLED; the code that callers expect is DEADLINE_EXCEEDED, so this layer
-//! is the one that watches it.
+//! tonic responds to a passed deadline with CANCELLED. Callers expect DEADLINE_EXCEEDED, so this layer watches it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,10 +9,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
-use tonic::Code;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
-use tracing::{Instrument, Span, field};
 
 use crate::domain::caller::Caller;
 use crate::error;
@@ -45,7 +43,7 @@ impl<S> Layer<S> for CallLayer {
     }
 }
 
-/// A service within a span and a deadline.
+/// A service whose calls have a caller and a deadline, and are logged.
 #[derive(Clone, Debug)]
 pub(super) struct Call<S> {
     inner: S,
@@ -68,17 +66,16 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        let path = request.uri().path();
-        let span = tracing::info_span!("call", method = path, code = field::Empty, ms = field::Empty);
-        let deadline = self.deadline(path, request.headers()).map(|time| started + time);
+        // Shares its bytes with the request's.
+        let uri = request.uri().clone();
+        let deadline = self.deadline(uri.path(), request.headers()).map(|time| started + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
         // The one place that decides who calls. Without authentication, everybody is an operator.
         request.extensions_mut().insert(Caller::Operator);
         let answer = self.inner.call(request);
-        let recorded = span.clone();
-        let call = async move {
+        Box::pin(async move {
             let response = match deadline {
                 Some(deadline) => tokio::select! {
                     biased;
@@ -88,10 +85,9 @@ where
                 None => answer.await?,
             };
             let response = if is_undecodable(&response) { error::undecodable().into_http() } else { response };
-            record(&recorded, &response, started);
+            log(uri.path(), &response, started);
             Ok(response)
-        };
-        Box::pin(call.instrument(span))
+        })
     }
 }
 
@@ -129,23 +125,58 @@ fn is_undecodable<B>(response: &Response<B>) -> bool {
     code == Some(Code::Internal) && !response.headers().contains_key("grpc-status-details-bin")
 }
 
-/// Notes how the call ended. What is the service's fault is an error; what is the caller's is for debugging.
-fn record(span: &Span, response: &Response<Body>, started: Instant) {
-    // An error without a body has its code in the header; a body's own trailer comes later, and is OK here.
-    let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-    span.record("code", field::debug(code));
-    span.record("ms", started.elapsed().as_secs_f64() * 1_000.0);
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; all others are the caller's fault or nobody's")]
-    match code {
-        Code::Unknown | Code::Internal | Code::DataLoss => tracing::error!("failed"),
-        Code::Unavailable | Code::DeadlineExceeded => tracing::warn!("failed"),
-        _ => tracing::debug!("done"),
+/// Logs how the call ended. tonic leaves the status of a failed call in the response's extensions, its source included;
+/// generated code for unknown methods has it in the headers alone. A stream's error comes later, and is logged where it
+/// is made.
+fn log(method: &str, response: &Response<Body>, started: Instant) {
+    let status = response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()));
+    match status {
+        Some(status) => error::log(method, &status, started.elapsed()),
+        None => tracing::debug!(method, ms = started.elapsed().as_secs_f64() * 1_000.0, "call done"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn header(text: &[u8]) -> Option<HeaderMap> {
+        Some(HeaderMap::from_iter([("grpc-timeout".parse().ok()?, http::HeaderValue::from_bytes(text).ok()?)]))
+    }
+
+    /// How many nanoseconds a timeout has, by the protocol's grammar.
+    fn nanoseconds(text: &str) -> Option<u128> {
+        let unit = match text.chars().last()? {
+            'H' => 3_600_000_000_000,
+            'M' => 60_000_000_000,
+            'S' => 1_000_000_000,
+            'm' => 1_000_000,
+            'u' => 1_000,
+            'n' => 1,
+            _ => return None,
+        };
+        let digits = &text[..text.len() - 1];
+        let is_number = (1..=8).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_digit());
+        is_number
+            .then(|| digits.chars().fold(0, |number, c| number * 10 + u128::from(c.to_digit(10).unwrap_or(0))) * unit)
+    }
+
+    proptest! {
+        #[test]
+        fn a_timeout_is_what_the_grammar_says(text in "[0-9+ -]{0,1}[0-9]{0,9}[HMSmunhs]?|[ -~]{0,9}") {
+            let headers = header(text.as_bytes()).expect("visible characters");
+            prop_assert_eq!(timeout(&headers).map(|time| time.as_nanos()), nanoseconds(&text));
+        }
+
+        #[test]
+        fn no_header_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(headers) = header(&bytes) {
+                timeout(&headers);
+            }
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_the_protocol_has_them() {

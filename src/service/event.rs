@@ -3,16 +3,21 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, stream};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Core, caller};
-use crate::feed::{Feed, Watcher};
+use crate::error;
+use crate::feed::{Feed, Lost, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
 
-/// Tells the feed.
+/// The method as the log names it.
+const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+
+/// The RPCs on the feed.
 #[derive(Clone)]
 pub struct Events {
     /// What every service works with.
@@ -30,8 +35,9 @@ impl EventService for Events {
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (selection, place, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
+        let started = Instant::now();
         let watcher = self.feed.watch(selection, place, heartbeat).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(watcher), next))))
+        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started }), next))))
     }
 
     async fn list_events(
@@ -54,11 +60,23 @@ impl EventService for Events {
     }
 }
 
-/// The stream's next message; after an error, its end.
-async fn next(watcher: Option<Watcher>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watcher>)> {
-    let mut watcher = watcher?;
-    Some(match watcher.next().await {
-        Ok(message) => (Ok(mapping::message(&message, watcher.epoch())), Some(watcher)),
-        Err(lost) => (Err(lost.into()), None),
+/// One call of `WatchEvents`.
+struct Watch {
+    watcher: Watcher,
+    started: Instant,
+}
+
+/// The stream's next message; after an error, its end. The call itself succeeded long before, so its error is logged
+/// here. A shutdown is none: it would be logged for every watcher.
+async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
+    let mut watch = watch?;
+    Some(match watch.watcher.next().await {
+        Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
+        Err(Lost::ShuttingDown) => (Err(Lost::ShuttingDown.into()), None),
+        Err(lost) => {
+            let status = Status::from(lost);
+            error::log(WATCH, &status, watch.started.elapsed());
+            (Err(status), None)
+        }
     })
 }

@@ -129,7 +129,7 @@ impl Import<'_> {
         match reply {
             Ok(Reply::Fresh(executed)) => {
                 let Executed { revision, outcome: Outcome::UserImported(imported) } = *executed else {
-                    return Err(error::internal());
+                    return Err(error::internal("an imported row has the outcome of another call"));
                 };
                 self.revision = self.revision.max(revision);
                 match imported {
@@ -139,8 +139,8 @@ impl Import<'_> {
                 }
                 Ok(())
             }
-            // A row has no request id of its own, and so no kept answer.
-            Ok(Reply::Stored(_)) => Err(error::internal()),
+            // A row has no request id of its own, and so no stored response.
+            Ok(Reply::Stored(_)) => Err(error::internal("an imported row has a stored response")),
             Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
                 let taken = ("user.username".to_owned(), "another user has this name".to_owned());
                 self.refuse(position, true, vec![taken]);

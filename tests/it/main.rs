@@ -21,6 +21,7 @@ mod freshness;
 mod harness;
 mod history;
 mod layers;
+mod log;
 mod model;
 mod packets;
 mod paging;

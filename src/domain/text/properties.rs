@@ -1,0 +1,69 @@
+//! What parses keeps its rule, and what does not breaks it.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Short texts in which the characters that matter are frequent.
+fn texts() -> impl Strategy<Value = String> {
+    let special = prop::sample::select(vec!['\0', '\n', '\t', '\r', '\u{7f}', '\u{85}', ' ', 'é', 'a', 'Z', '-', '_']);
+    let plain = prop::char::range('a', 'z');
+    vec(prop_oneof![1 => special, 3 => plain, 1 => any::<char>()], 0..8).prop_map(|text| text.into_iter().collect())
+}
+
+proptest! {
+    #[test]
+    fn a_line_has_its_length_and_no_control_characters(text in texts()) {
+        let keeps = text.chars().count() <= 5 && !text.chars().any(char::is_control);
+        prop_assert_eq!(text.parse::<Line<5>>().is_ok(), keeps);
+    }
+
+    #[test]
+    fn prose_may_have_newlines_and_tabs_too(text in texts()) {
+        let keeps = text.chars().count() <= 5 && text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
+        prop_assert_eq!(text.parse::<Prose<5>>().is_ok(), keeps);
+    }
+
+    #[test]
+    fn a_username_has_its_alphabet_and_its_length(text in texts(), repeated in 1_usize..300) {
+        let text = text.repeat(repeated);
+        let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let keeps = (1..=255).contains(&text.chars().count()) && text.chars().all(|c| alphabet.contains(c));
+        let username = text.parse::<Username>();
+        prop_assert_eq!(username.is_ok(), keeps);
+        if let Ok(username) = username {
+            prop_assert_eq!(username.key(), text.to_lowercase());
+        }
+    }
+
+    #[test]
+    fn what_parses_is_unchanged(text in texts()) {
+        if let Ok(line) = text.parse::<Line<5>>() {
+            prop_assert_eq!(line.as_str(), &text);
+        }
+        if let Ok(prose) = text.parse::<Prose<5>>() {
+            prop_assert_eq!(prose.as_str(), &text);
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_name_and_a_domain_with_a_dot(text in "[a-z. @<>\"\0-]{0,12}@?[a-z.@-]{0,12}(\\.com)?") {
+        if let Ok(email) = text.parse::<Email>()
+            && !text.is_empty()
+        {
+            prop_assert_eq!(email.as_str(), &text);
+            let (name, domain) = text.rsplit_once('@').expect("an @");
+            prop_assert!(!name.is_empty() && domain.contains('.') && !text.chars().any(char::is_control), "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_url_is_of_the_web(text in "((https?|ftp|javascript)?:?/{0,2})[a-z.:@ /?\n-]{0,20}", more in 0_usize..250) {
+        let text = text + &"x".repeat(more);
+        if text.parse::<Url>().is_ok() && !text.is_empty() {
+            prop_assert!(text.starts_with("http://") || text.starts_with("https://"), "{}", text);
+            prop_assert!(text.len() <= URL_MAX && !text.contains([' ', '\n']), "{}", text);
+        }
+    }
+}
