@@ -8,7 +8,8 @@ use super::workload::Operation;
 use super::{Result, Results};
 
 /// What is compared: its name, and where it is in a sample.
-const COLUMNS: [(&str, fn(&Sample) -> f64); 4] = [
+type Column = (&'static str, fn(&Sample) -> f64);
+const COLUMNS: [Column; 4] = [
     ("Calls/s", |one| one.per_second),
     ("p50", |one| one.latency[0]),
     ("p99", |one| one.latency[1]),
