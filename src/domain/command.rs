@@ -201,7 +201,7 @@ pub struct Needs {
     /// Users whose unviewed pending requests are needed.
     pub unviewed_of: BTreeSet<UserId>,
     /// Stored responses.
-    pub replays: BTreeSet<IdempotencyKey>,
+    pub responses: BTreeSet<IdempotencyKey>,
     /// Whether rows that are due are needed, whosever they are.
     pub due: bool,
 }
@@ -213,7 +213,7 @@ impl Needs {
         for submission in &batch.submissions {
             needs.add(&submission.command);
             let Submission { caller, command: _, idempotency } = submission;
-            needs.replays.extend(idempotency.map(|call| IdempotencyKey::new(caller, call.id)));
+            needs.responses.extend(idempotency.map(|call| IdempotencyKey::new(caller, call.id)));
         }
         needs
     }

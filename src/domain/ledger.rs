@@ -40,7 +40,7 @@ struct Ledger {
     // Ordered, so that the events of a command over many pairs have one order on every engine.
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
-    replays: HashMap<IdempotencyKey, IdempotentResponse>,
+    responses: HashMap<IdempotencyKey, IdempotentResponse>,
     due: Due,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
@@ -60,7 +60,7 @@ impl<T: Clone> Tracked<T> {
 
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
-        let Snapshot { head, members, pairs, replays, due } = snapshot;
+        let Snapshot { head, members, pairs, responses, due } = snapshot;
         let time = now.max(head.time);
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
@@ -74,10 +74,10 @@ impl Ledger {
             due,
             users: members.into_iter().map(|member| (member.user.id, Tracked::new(Some(member)))).collect(),
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
-            replays: replays
+            responses: responses
                 .into_iter()
-                .filter(|replay| replay.is_current(time))
-                .map(|replay| (replay.key.clone(), replay))
+                .filter(|response| response.is_current(time))
+                .map(|response| (response.key.clone(), response))
                 .collect(),
             counts: BTreeMap::new(),
             changes: Changes::default(),
@@ -92,7 +92,7 @@ impl Ledger {
             return self.execute(caller, command).map(|executed| Reply::Fresh(Box::new(executed)));
         };
         let key = IdempotencyKey::new(caller, call.id);
-        if let Some(stored) = self.replays.get(&key) {
+        if let Some(stored) = self.responses.get(&key) {
             return if stored.fingerprint == call.fingerprint {
                 Ok(Reply::Stored(stored.response.clone()))
             } else {
@@ -105,8 +105,8 @@ impl Ledger {
         if let Some(response) = (call.encode)(&executed) {
             let (fingerprint, created) = (call.fingerprint, self.time);
             let stored = IdempotentResponse { key: key.clone(), fingerprint, response, created };
-            self.replays.insert(key, stored.clone());
-            self.changes.replays.push(stored);
+            self.responses.insert(key, stored.clone());
+            self.changes.responses.push(stored);
         }
         Ok(Reply::Fresh(Box::new(executed)))
     }

@@ -119,7 +119,7 @@ impl DueFound {
             open_until: open.map(|last| last.unwrap_or(all)),
             events_until: until.map(Sequence::new),
             events,
-            replays,
+            responses: replays,
         }
     }
 }

@@ -84,8 +84,8 @@ impl WriterState {
             blocks_deleted: _,
             events: _,
             events_deleted: _,
-            replays: _,
-            replays_end: _,
+            responses: _,
+            responses_deleted: _,
         } = changes;
         users_deleted.iter().for_each(|id| _ = self.members.remove(id));
         // Those that were not loaded for the batch are not among its members.

@@ -123,9 +123,9 @@ impl Ledger {
             self.head.swept = until;
             self.changes.requests_out_of_order = out_of_order;
         }
-        self.changes.replays_end = (self.due.replays > 0).then(|| self.time - RESPONSE_RETENTION);
+        self.changes.responses_deleted = (self.due.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.due.events_until;
-        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.replays);
+        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.responses);
         Outcome::Swept { rows }
     }
 

@@ -37,7 +37,7 @@ pub struct Snapshot {
     /// The pairs that have something between them.
     pub pairs: HashMap<PairKey, Pair>,
     /// The answers that were kept.
-    pub replays: Vec<IdempotentResponse>,
+    pub responses: Vec<IdempotentResponse>,
     /// What a sweep may delete.
     pub due: Due,
 }
@@ -53,7 +53,7 @@ pub struct Due {
     /// How many such events there are.
     pub events: i64,
     /// How many stored responses have expired.
-    pub replays: i64,
+    pub responses: i64,
 }
 
 impl Snapshot {
@@ -127,9 +127,9 @@ pub struct Changes {
     /// The events.
     pub events: Vec<Event>,
     /// Answers to keep.
-    pub replays: Vec<IdempotentResponse>,
+    pub responses: Vec<IdempotentResponse>,
     /// Answers given before this time are no longer needed.
-    pub replays_end: Option<Time>,
+    pub responses_deleted: Option<Time>,
     /// Events up to this one are to be deleted.
     pub events_deleted: Option<Sequence>,
 }
@@ -141,8 +141,8 @@ impl Changes {
             head,
             events,
             events_deleted,
-            replays,
-            replays_end,
+            responses,
+            responses_deleted,
             requests_deleted,
             // All of these come with an event, or with a change of the head.
             users_deleted: _,
@@ -161,8 +161,8 @@ impl Changes {
         head == before
             && events.is_empty()
             && events_deleted.is_none()
-            && replays.is_empty()
-            && replays_end.is_none()
+            && responses.is_empty()
+            && responses_deleted.is_none()
             && requests_deleted.is_empty()
     }
 }

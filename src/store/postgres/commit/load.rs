@@ -52,9 +52,9 @@ pub(super) async fn lock_and_load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, replays, due } = &needs;
+    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, due } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
-    let (_, before, between, by_id, mut loaded, by_name, replays, rare) = try_join!(
+    let (_, before, between, by_id, mut loaded, by_name, responses, rare) = try_join!(
         // In this order on the connection.
         biased;
         order(conn, BEGIN),
@@ -63,7 +63,7 @@ pub(super) async fn lock_and_load(
         pairs_by_request(conn, requests),
         members_by_id(conn, &unknown),
         members_by_name(conn, names),
-        stored_responses(conn, replays),
+        stored_responses(conn, responses),
         rare(conn, batch, all_pairs_of, unviewed_of, *due),
     )?;
     if !state.validate(&before) {
@@ -74,8 +74,8 @@ pub(super) async fn lock_and_load(
 
     let Rare { requests, blocks, due } = rare;
     let due = due.map_or_else(Due::default, |found| found.due(&before.head));
-    let replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), replays, due };
+    let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, due };
     for row in between.into_iter().chain(by_id) {
         let pair = row.pair()?;
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));

@@ -94,8 +94,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         counts,
         events,
         events_deleted,
-        replays,
-        replays_end,
+        responses,
+        responses_deleted,
         // For the writer's cache.
         members: _,
     } = changes;
@@ -105,7 +105,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         update_users(users_updated),
         create_users(users_created),
         create_counts(users_created),
-        replays_end.map(delete_responses),
+        responses_deleted.map(delete_responses),
     ];
     let rest = [
         delete_requests(requests_deleted),
@@ -119,7 +119,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         change_counts(counts),
         create_events(events, batch_id),
         events_deleted.map(delete_events),
-        put_responses(replays),
+        put_responses(responses),
     ];
     let rest = rest.into_iter().flatten().collect();
     (first.into_iter().flatten().collect(), move_head(before, head, batch_id).followed_by(rest))

@@ -31,12 +31,11 @@ pub(super) fn load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, replays: responses, due } =
-        &needs;
+    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, responses, due } = &needs;
     let before = query::head().first::<FeedRow>(conn)?.head();
     state.validate(&before);
-    let (members, pairs, replays) = (Vec::new(), HashMap::new(), Vec::new());
-    let mut snapshot = Snapshot { head: before.head, members, pairs, replays, due: Due::default() };
+    let (members, pairs) = (Vec::new(), HashMap::new());
+    let mut snapshot = Snapshot { head: before.head, members, pairs, responses: Vec::new(), due: Due::default() };
     let mut wanted = users.clone();
 
     let mut asked = keys.clone();
@@ -61,7 +60,7 @@ pub(super) fn load(
     }
     for key in responses {
         let row: Option<ReplayRow> = query::replay(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
-        snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
+        snapshot.responses.extend(row.map(TryInto::try_into).transpose()?);
     }
 
     let mut loaded = Members::new();

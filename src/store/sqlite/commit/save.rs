@@ -35,8 +35,8 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         counts,
         events,
         events_deleted,
-        replays,
-        replays_end,
+        responses,
+        responses_deleted,
         // For the writer's cache.
         members: _,
     } = changes;
@@ -69,8 +69,8 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     blocks_put.iter().try_for_each(|(user, other, block)| put_block(conn, *user, *other, block))?;
     counts.iter().try_for_each(|counts| change_counts(conn, counts))?;
     events.iter().try_for_each(|event| create_event(conn, event, batch_id))?;
-    replays.iter().try_for_each(|replay| put_response(conn, replay))?;
-    if let Some(end) = replays_end {
+    responses.iter().try_for_each(|replay| put_response(conn, replay))?;
+    if let Some(end) = responses_deleted {
         let delete = statement!(
             "DELETE FROM request_ids WHERE (caller, id) IN \
              (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
