@@ -203,7 +203,7 @@ pub struct Needs {
     /// Stored responses.
     pub responses: BTreeSet<IdempotencyKey>,
     /// Whether rows that are due are needed, whosever they are.
-    pub due: bool,
+    pub sweep: bool,
 }
 
 impl Needs {
@@ -241,7 +241,7 @@ impl Needs {
                 self.unviewed_of.insert(*user);
             }
             Command::Relate(user, other, _) => self.add_pair(*user, *other),
-            Command::Sweep => self.due = true,
+            Command::Sweep => self.sweep = true,
         }
     }
 

@@ -11,7 +11,7 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-pub use self::snapshot::{Changes, CountsChange, Due, Head, Snapshot};
+pub use self::snapshot::{Changes, CountsChange, Head, Snapshot, SweepStep};
 use super::Time;
 use super::caller::Caller;
 use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
@@ -41,7 +41,7 @@ struct Ledger {
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
     responses: HashMap<IdempotencyKey, IdempotentResponse>,
-    due: Due,
+    sweep: SweepStep,
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
 }
@@ -60,7 +60,7 @@ impl<T: Clone> Tracked<T> {
 
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
-        let Snapshot { head, members, pairs, responses, due } = snapshot;
+        let Snapshot { head, members, pairs, responses, sweep } = snapshot;
         let time = now.max(head.time);
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
@@ -71,7 +71,7 @@ impl Ledger {
             names,
             created: HashMap::new(),
             requests,
-            due,
+            sweep,
             users: members.into_iter().map(|member| (member.user.id, Tracked::new(Some(member)))).collect(),
             pairs: pairs.into_iter().map(|(key, pair)| (key, Tracked::new(pair))).collect(),
             responses: responses

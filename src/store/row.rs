@@ -15,7 +15,7 @@ use crate::domain::command::{IdempotencyKey, IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::ledger::{Due, Head};
+use crate::domain::ledger::{Head, SweepStep};
 use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
 use crate::domain::user::{Encoded, Gender, User, UserStatus};
@@ -111,11 +111,11 @@ pub(super) struct DueFound {
 
 impl DueFound {
     /// What the sweep may do, at this head.
-    pub(super) fn due(self, head: &Head) -> Due {
+    pub(super) fn due(self, head: &Head) -> SweepStep {
         let Self { open, replays, events: DueRow { until, events } } = self;
         // Without more of them, all requests there are were loaded.
         let all = RequestId::new(head.sequence.get());
-        Due {
+        SweepStep {
             open_until: open.map(|last| last.unwrap_or(all)),
             events_until: until.map(Sequence::new),
             events,

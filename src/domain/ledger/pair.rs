@@ -115,7 +115,7 @@ impl Ledger {
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
         let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
-        if let Some(until) = self.due.open_until {
+        if let Some(until) = self.sweep.open_until {
             let loaded = self.pairs.values().filter_map(|pair| pair.now.request.as_ref());
             let open = loaded.filter(|request| request.state.is_open() && request.id > self.head.swept);
             let open = open.filter(|request| request.id <= until).map(|request| (request.id, request.created));
@@ -123,9 +123,9 @@ impl Ledger {
             self.head.swept = until;
             self.changes.requests_out_of_order = out_of_order;
         }
-        self.changes.responses_deleted = (self.due.responses > 0).then(|| self.time - RESPONSE_RETENTION);
-        self.changes.events_deleted = self.due.events_until;
-        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.due.events + self.due.responses);
+        self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
+        self.changes.events_deleted = self.sweep.events_until;
+        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.sweep.events + self.sweep.responses);
         Outcome::Swept { rows }
     }
 

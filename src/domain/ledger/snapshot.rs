@@ -39,12 +39,12 @@ pub struct Snapshot {
     /// The answers that were kept.
     pub responses: Vec<IdempotentResponse>,
     /// What a sweep may delete.
-    pub due: Due,
+    pub sweep: SweepStep,
 }
 
 /// What a sweep may expire or delete: a bounded number of rows of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Due {
+pub struct SweepStep {
     /// All open requests after [`Head::swept`] and up to this one are loaded, except those out of order. `None`: no
     /// request is to be swept.
     pub open_until: Option<RequestId>,

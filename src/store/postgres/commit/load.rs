@@ -13,7 +13,7 @@ use super::{BEGIN, order};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
-use crate::domain::ledger::{Due, Snapshot};
+use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::RequestState;
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
@@ -52,7 +52,7 @@ pub(super) async fn lock_and_load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, due } = &needs;
+    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
     let (_, before, between, by_id, mut loaded, by_name, responses, rare) = try_join!(
         // In this order on the connection.
@@ -64,7 +64,7 @@ pub(super) async fn lock_and_load(
         members_by_id(conn, &unknown),
         members_by_name(conn, names),
         stored_responses(conn, responses),
-        rare(conn, batch, all_pairs_of, unviewed_of, *due),
+        rare(conn, batch, all_pairs_of, unviewed_of, *sweep),
     )?;
     if !state.validate(&before) {
         members.clear();
@@ -73,9 +73,9 @@ pub(super) async fn lock_and_load(
     loaded.extend(by_name);
 
     let Rare { requests, blocks, due } = rare;
-    let due = due.map_or_else(Due::default, |found| found.due(&before.head));
+    let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, due };
+    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, sweep };
     for row in between.into_iter().chain(by_id) {
         let pair = row.pair()?;
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));

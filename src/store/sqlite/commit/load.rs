@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
-use crate::domain::ledger::{Due, Snapshot};
+use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
     BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, ReplayRow, RequestRow, UserRow, member,
@@ -31,11 +31,12 @@ pub(super) fn load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, responses, due } = &needs;
+    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
     let before = query::head().first::<FeedRow>(conn)?.head();
     state.validate(&before);
     let (members, pairs) = (Vec::new(), HashMap::new());
-    let mut snapshot = Snapshot { head: before.head, members, pairs, responses: Vec::new(), due: Due::default() };
+    let mut snapshot =
+        Snapshot { head: before.head, members, pairs, responses: Vec::new(), sweep: SweepStep::default() };
     let mut wanted = users.clone();
 
     let mut asked = keys.clone();
@@ -55,7 +56,7 @@ pub(super) fn load(
         add_blocks(&mut snapshot, query::block(high, low).load(conn)?);
     }
     load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
-    if *due {
+    if *sweep {
         load_due(conn, &mut snapshot, batch)?;
     }
     for key in responses {
@@ -136,7 +137,7 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
         None => DueRow::default(),
     };
     let found = DueFound { open, replays, events };
-    snapshot.due = found.due(&snapshot.head);
+    snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }
 
