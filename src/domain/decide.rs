@@ -131,7 +131,7 @@ impl Limit {
 
 /// Decides what `command` by `actor` does to the pair of `actor` and `other`.
 ///
-/// The pair must be [settled](settle).
+/// The pair must be [request_at](expire).
 pub fn decide(
     pair: &Pair,
     command: &PairCommand,
@@ -158,7 +158,7 @@ pub fn decide(
 ///
 /// A rejected request that expires is withdrawn while its cooldown runs, so that its sender sees the same as with
 /// a pending one.
-pub fn settle(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> {
+pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> {
     let request = pair.request.as_ref()?;
     let expires = request.state.is_open() && policy.has_expired(request.created, moment.time);
     let cooled = request.state == RequestState::Withdrawn && !policy.cools(request.rejected, moment.time);
@@ -174,8 +174,8 @@ pub fn settle(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> 
 }
 
 /// The request of the pair after what time alone has done to it at `now`.
-pub fn settled(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
-    match settle(pair, policy, Moment { time: now, next: Sequence::default() }) {
+pub fn request_at(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
+    match expire(pair, policy, Moment { time: now, next: Sequence::default() }) {
         Some(decision) => decision.pair.request,
         None => pair.request.clone(),
     }
@@ -238,27 +238,27 @@ mod tests {
         Pair { request: Some(request), ..Pair::empty(key) }
     }
 
-    fn settle_at(pair: &Pair, policy: &Policy, days: i64) -> Option<Decision> {
-        settle(pair, policy, Moment { time: time(days), next: Sequence::new(9) })
+    fn expire_at(pair: &Pair, policy: &Policy, days: i64) -> Option<Decision> {
+        expire(pair, policy, Moment { time: time(days), next: Sequence::new(9) })
     }
 
     #[test]
     fn a_rejected_request_that_expires_holds_a_cooldown_that_still_runs() {
         let days = |days| Some(TimeDelta::days(days));
         let policy = Policy { lifetime: days(10), cooldown: days(30), ..Policy::default() };
-        assert_eq!(settle_at(&rejected(), &policy, 9), None);
-        let expired = settle_at(&rejected(), &policy, 10).expect("expired");
+        assert_eq!(expire_at(&rejected(), &policy, 9), None);
+        let expired = expire_at(&rejected(), &policy, 10).expect("expired");
         assert_eq!(expired.events.len(), 1);
         assert_eq!(expired.pair.request.as_ref().map(|request| request.state), Some(RequestState::Withdrawn));
-        assert_eq!(settle_at(&expired.pair, &policy, 30), None);
-        let cooled = settle_at(&expired.pair, &policy, 31).expect("cooled");
+        assert_eq!(expire_at(&expired.pair, &policy, 30), None);
+        let cooled = expire_at(&expired.pair, &policy, 31).expect("cooled");
         assert_eq!((cooled.pair.request, cooled.events.len()), (None, 0));
     }
 
     #[test]
     fn what_is_switched_off_never_comes() {
         let policy = Policy { lifetime: None, cooldown: None, ..Policy::default() };
-        assert_eq!(settle_at(&rejected(), &policy, 100_000), None);
+        assert_eq!(expire_at(&rejected(), &policy, 100_000), None);
         let moment = Moment { time: time(1), next: Sequence::new(9) };
         let party = |id| Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() };
         let key = rejected().key;

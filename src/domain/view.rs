@@ -1,7 +1,7 @@
 //! What a viewer may see. The only place that hides a refusal; everything that leaves Kith passes here.
 
 use super::Time;
-use super::decide::settled;
+use super::decide::request_at;
 use super::event::{Actor, Cause, Event, EventKind};
 use super::id::{RequestId, UserId};
 use super::pair::{Pair, Request, RequestState};
@@ -95,7 +95,7 @@ pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status,
     if pair.block_by(user).is_some() {
         return (Status::Blocked, None);
     }
-    let Some(request) = settled(pair, policy, now) else { return (Status::None, None) };
+    let Some(request) = request_at(pair, policy, now) else { return (Status::None, None) };
     let sent = request.from == user;
     let status = match request.state {
         RequestState::Connected => Status::Connected,

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use chrono::TimeDelta;
 use kith::domain::Time;
 use kith::domain::counts::{Counts, SendWindow};
-use kith::domain::decide::{Decision, Moment, PairCommand, Party, Rejection, decide, settle};
+use kith::domain::decide::{Decision, Moment, PairCommand, Party, Rejection, decide, expire};
 use kith::domain::event::{Actor, Cause, Event, EventKind};
 use kith::domain::id::{PairKey, Sequence, UserId};
 use kith::domain::pair::{Message, Pair, RequestState};
@@ -80,7 +80,7 @@ fn run(pair: &Pair, command: &PairCommand, actor: UserId) -> Result<Decision, Re
 /// What time alone makes of a pair, `days` later.
 fn later(pair: &Pair, days: i64) -> Option<Decision> {
     let moment = Moment { time: noon() + TimeDelta::days(days), next: Sequence::new(100) };
-    settle(pair, &Policy::default(), moment)
+    expire(pair, &Policy::default(), moment)
 }
 
 /// Every situation that can arise, with a pair that is in it.

@@ -6,7 +6,7 @@ use super::sweep::{Swept, swept};
 use super::{Ledger, Tracked};
 use crate::domain::command::{Answer, RESPONSE_RETENTION, Relation};
 use crate::domain::counts::Counts;
-use crate::domain::decide::{Decision, PairCommand, Rejection, decide, settle};
+use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
@@ -45,7 +45,7 @@ impl Ledger {
     /// The other user of a request, if the request is live and `user` takes part in it.
     fn other_party(&mut self, id: RequestId, user: UserId) -> Option<UserId> {
         let key = *self.requests.get(&id).filter(|key| key.has(user))?;
-        self.settle(key);
+        self.expire(key);
         // The pair may have another request by now.
         let request = self.pair(key).request.filter(|request| request.id == id)?;
         (request.state != RequestState::Withdrawn).then(|| key.other_than(user))
@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     fn change(&mut self, key: PairKey, user: UserId, command: &PairCommand) -> Result<(), Rejection> {
-        self.settle(key);
+        self.expire(key);
         let (actor, other) = (self.party(user), self.party(key.other_than(user)));
         let decision = decide(&self.pair(key), command, &actor, &other, &self.policy, self.moment())?;
         if decision.sent {
@@ -92,7 +92,7 @@ impl Ledger {
         let keys: Vec<_> = self.pairs.iter().filter(|(_, pair)| received(pair)).map(|(key, _)| *key).collect();
         let mut marked = 0;
         for key in keys {
-            self.settle(key);
+            self.expire(key);
             let pair = self.pair(key);
             let pending = |request: &Request| request.state == RequestState::Pending && request.viewed.is_none();
             if pair.request.as_ref().is_some_and(pending) {
@@ -108,13 +108,13 @@ impl Ledger {
         let sent = self.party(sender).counts.requests_sent;
         if self.policy.max_sent_requests.is_some_and(|maximum| sent >= maximum) {
             let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(sender)).collect();
-            keys.into_iter().for_each(|key| _ = self.settle(key));
+            keys.into_iter().for_each(|key| _ = self.expire(key));
         }
     }
 
     pub(super) fn sweep(&mut self) -> Outcome {
         let keys: Vec<_> = self.pairs.keys().copied().collect();
-        let settled = keys.into_iter().filter(|key| self.settle(*key)).count();
+        let expired = keys.into_iter().filter(|key| self.expire(*key)).count();
         if let Some(until) = self.sweep.open_until {
             let loaded = self.pairs.values().filter_map(|pair| pair.now.request.as_ref());
             let open = loaded.filter(|request| request.state.is_open() && request.id > self.head.swept);
@@ -125,13 +125,13 @@ impl Ledger {
         }
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let rows = i64::try_from(settled).unwrap_or(i64::MAX).saturating_add(self.sweep.events + self.sweep.responses);
+        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(self.sweep.events + self.sweep.responses);
         Outcome::Swept { rows }
     }
 
     /// Does to a pair what time alone has done; answers whether that was anything.
-    pub(super) fn settle(&mut self, key: PairKey) -> bool {
-        let decision = settle(&self.pair(key), &self.policy, self.moment());
+    pub(super) fn expire(&mut self, key: PairKey) -> bool {
+        let decision = expire(&self.pair(key), &self.policy, self.moment());
         decision.map(|decision| self.apply(decision)).is_some()
     }
 

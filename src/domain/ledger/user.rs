@@ -85,7 +85,7 @@ impl Ledger {
         let name = member.user.username.key();
         let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(id)).collect();
         for key in keys {
-            self.settle(key);
+            self.expire(key);
             self.delete_pair(actor, key);
         }
         self.names.remove(&name);
