@@ -161,13 +161,13 @@ pub fn decide(
 pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> {
     let request = pair.request.as_ref()?;
     let expires = request.state.is_open() && policy.has_expired(request.created, moment.time);
-    let cooled = request.state == RequestState::Withdrawn && !policy.cools(request.rejected, moment.time);
+    let cooled = request.state == RequestState::Withdrawn && !policy.in_cooldown(request.rejected, moment.time);
     if !expires && !cooled {
         return None;
     }
     let mut decision = Decision::unchanged(pair);
     if expires {
-        decision.note(moment, Actor::System, EventKind::RequestExpired, None, request);
+        decision.record(moment, Actor::System, EventKind::RequestExpired, None, request);
     }
     decision.pair.request = withdrawn(request, policy, moment);
     Some(decision)
@@ -183,7 +183,7 @@ pub fn request_at(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
 
 /// What is left of a request that its sender no longer sees: a withdrawn row while a cooldown runs, else nothing.
 fn withdrawn(request: &Request, policy: &Policy, moment: Moment) -> Option<Request> {
-    let holds = request.state != RequestState::Pending && policy.cools(request.rejected, moment.time);
+    let holds = request.state != RequestState::Pending && policy.in_cooldown(request.rejected, moment.time);
     holds.then(|| Request { state: RequestState::Withdrawn, position: moment.next, ..request.clone() })
 }
 
@@ -192,7 +192,7 @@ impl Decision {
         Self { pair: pair.clone(), events: Vec::new(), sent: false }
     }
 
-    fn note(&mut self, moment: Moment, actor: Actor, kind: EventKind, cause: Option<Cause>, request: &Request) {
+    fn record(&mut self, moment: Moment, actor: Actor, kind: EventKind, cause: Option<Cause>, request: &Request) {
         let event = self.event(moment, actor, kind, cause, (request.from, request.to), Some(request.id));
         self.events.push(event);
     }

@@ -62,7 +62,7 @@ impl Policy {
     }
 
     /// Whether a rejection at that time still keeps its sender waiting at `now`.
-    pub fn cools(&self, rejected: Option<Time>, now: Time) -> bool {
+    pub fn in_cooldown(&self, rejected: Option<Time>, now: Time) -> bool {
         match (self.cooled_before(now), rejected) {
             (Some(border), Some(rejected)) => rejected > border,
             (None, _) | (_, None) => false,

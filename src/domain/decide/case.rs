@@ -21,10 +21,10 @@ pub(super) struct Case<'a> {
 
 impl Case<'_> {
     pub(super) fn send(&self, message: &Message) -> Result<Decision, Rejection> {
-        self.both_exist()?;
-        approved(self.actor)?;
-        approved(self.other)?;
-        self.not_blocked_by_actor()?;
+        self.check_both_exist()?;
+        check_approved(self.actor)?;
+        check_approved(self.other)?;
+        self.check_not_blocked_by_actor()?;
         match &self.pair.request {
             Some(request) if request.state == RequestState::Connected => Err(Rejection::AlreadyConnected(request.id)),
             Some(request) if request.state.is_open() && request.from == self.actor.id => {
@@ -36,43 +36,43 @@ impl Case<'_> {
     }
 
     fn create(&self, message: &Message) -> Result<Decision, Rejection> {
-        self.room_for_a_request()?;
-        let refusal = self.born_rejected();
+        self.check_request_limits()?;
+        let rejection = self.initial_rejection();
         let request = Request {
             id: RequestId::new(self.moment.next.get()),
             from: self.actor.id,
             to: self.other.id,
-            state: if refusal.is_some() { RequestState::Rejected } else { RequestState::Pending },
+            state: if rejection.is_some() { RequestState::Rejected } else { RequestState::Pending },
             position: self.moment.next,
             message: message.clone(),
             created: self.moment.time,
             viewed: None,
-            rejected: refusal.map(|(rejected, _)| rejected),
+            rejected: rejection.map(|(rejected, _)| rejected),
             accepted: None,
         };
-        let cause = refusal.map(|(_, cause)| cause);
+        let cause = rejection.map(|(_, cause)| cause);
         let decision = self.change(EventKind::RequestCreated, cause, &request, Some(request.clone()));
         Ok(Decision { sent: true, ..decision })
     }
 
     /// Whether a new request is refused before its receiver hears of it, and since when.
-    fn born_rejected(&self) -> Option<(Time, Cause)> {
+    fn initial_rejection(&self) -> Option<(Time, Cause)> {
         if self.pair.block_by(self.other.id).is_some() {
             return Some((self.moment.time, Cause::Blocked));
         }
         let withdrawn = self.pair.request.as_ref().filter(|request| request.from == self.actor.id)?;
         let rejected = withdrawn.rejected?;
-        self.policy.cools(Some(rejected), self.moment.time).then_some((rejected, Cause::Cooldown))
+        self.policy.in_cooldown(Some(rejected), self.moment.time).then_some((rejected, Cause::Cooldown))
     }
 
     pub(super) fn accept(&self) -> Result<Decision, Rejection> {
-        let request = self.as_receiver()?;
+        let request = self.received_request()?;
         match request.state {
             RequestState::Connected => Ok(self.unchanged()),
             RequestState::Pending | RequestState::Rejected => {
-                approved(self.actor)?;
-                approved(self.other)?;
-                self.not_blocked_by_actor()?;
+                check_approved(self.actor)?;
+                check_approved(self.other)?;
+                self.check_not_blocked_by_actor()?;
                 self.connect(request, None)
             }
             RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
@@ -80,7 +80,7 @@ impl Case<'_> {
     }
 
     pub(super) fn reject(&self) -> Result<Decision, Rejection> {
-        let request = self.as_receiver()?;
+        let request = self.received_request()?;
         match request.state {
             RequestState::Rejected => Ok(self.unchanged()),
             RequestState::Pending => {
@@ -93,12 +93,12 @@ impl Case<'_> {
     }
 
     pub(super) fn restore(&self) -> Result<Decision, Rejection> {
-        let request = self.as_receiver()?;
+        let request = self.received_request()?;
         match request.state {
             RequestState::Pending => Ok(self.unchanged()),
             RequestState::Rejected => {
-                approved(self.actor)?;
-                self.not_blocked_by_actor()?;
+                check_approved(self.actor)?;
+                self.check_not_blocked_by_actor()?;
                 let after = Request {
                     state: RequestState::Pending,
                     position: self.moment.next,
@@ -128,7 +128,7 @@ impl Case<'_> {
     }
 
     pub(super) fn mark_viewed(&self) -> Result<Decision, Rejection> {
-        let request = self.as_receiver()?;
+        let request = self.received_request()?;
         if request.viewed.is_some() {
             return Ok(self.unchanged());
         }
@@ -137,7 +137,7 @@ impl Case<'_> {
     }
 
     pub(super) fn remove(&self) -> Result<Decision, Rejection> {
-        self.both_exist()?;
+        self.check_both_exist()?;
         match &self.pair.request {
             Some(request) if request.state == RequestState::Connected => {
                 Ok(self.change(EventKind::ConnectionRemoved, None, request, None))
@@ -147,12 +147,12 @@ impl Case<'_> {
     }
 
     pub(super) fn block(&self) -> Result<Decision, Rejection> {
-        self.both_exist()?;
+        self.check_both_exist()?;
         if self.pair.block_by(self.actor.id).is_some() {
             return Ok(self.unchanged());
         }
         let mut decision = match &self.pair.request {
-            Some(request) => self.end_by_block(request),
+            Some(request) => self.end_for_block(request),
             None => self.unchanged(),
         };
         let event = decision.event(self.moment, self.as_actor(), EventKind::UserBlocked, None, self.both(), None);
@@ -163,7 +163,7 @@ impl Case<'_> {
     }
 
     /// What a block does to the request or connection that it meets.
-    fn end_by_block(&self, request: &Request) -> Decision {
+    fn end_for_block(&self, request: &Request) -> Decision {
         let cause = Some(Cause::Blocked);
         let own = request.from == self.actor.id;
         match request.state {
@@ -180,7 +180,7 @@ impl Case<'_> {
     }
 
     pub(super) fn unblock(&self) -> Result<Decision, Rejection> {
-        self.both_exist()?;
+        self.check_both_exist()?;
         let mut decision = self.unchanged();
         if decision.pair.block_by_mut(self.actor.id).take().is_none() {
             return Err(Rejection::NotBlocked { user: self.actor.id, other: self.other.id });
@@ -192,8 +192,8 @@ impl Case<'_> {
 
     /// Makes a connection of the request, if both have room for one more.
     fn connect(&self, request: &Request, cause: Option<Cause>) -> Result<Decision, Rejection> {
-        self.room_for_a_connection(self.actor)?;
-        self.room_for_a_connection(self.other)?;
+        self.check_connection_limit(self.actor)?;
+        self.check_connection_limit(self.other)?;
         let after = Request {
             state: RequestState::Connected,
             position: self.moment.next,
@@ -223,12 +223,12 @@ impl Case<'_> {
         }
     }
 
-    fn as_receiver(&self) -> Result<&Request, Rejection> {
+    fn received_request(&self) -> Result<&Request, Rejection> {
         let request = self.request()?;
         if request.to == self.actor.id { Ok(request) } else { Err(Rejection::NotTheReceiver(request.id)) }
     }
 
-    fn both_exist(&self) -> Result<(), Rejection> {
+    fn check_both_exist(&self) -> Result<(), Rejection> {
         match (self.actor.status, self.other.status) {
             (None, _) => Err(Rejection::UserNotFound(self.actor.id)),
             (_, None) => Err(Rejection::UserNotFound(self.other.id)),
@@ -236,7 +236,7 @@ impl Case<'_> {
         }
     }
 
-    fn not_blocked_by_actor(&self) -> Result<(), Rejection> {
+    fn check_not_blocked_by_actor(&self) -> Result<(), Rejection> {
         match self.pair.block_by(self.actor.id) {
             Some(_) => Err(Rejection::BlockedByYou { user: self.actor.id, other: self.other.id }),
             None => Ok(()),
@@ -244,18 +244,18 @@ impl Case<'_> {
     }
 
     /// The limits on a new request. They are the same for one that is born rejected: its sender must not notice.
-    fn room_for_a_request(&self) -> Result<(), Rejection> {
+    fn check_request_limits(&self) -> Result<(), Rejection> {
         let Party { id, counts, sends, .. } = *self.actor;
-        below(self.policy.max_sent_requests, counts.requests_sent, Limit::SentRequests, id, None)?;
-        self.room_for_a_connection(self.actor)?;
-        self.room_for_a_connection(self.other)?;
+        check_limit(self.policy.max_sent_requests, counts.requests_sent, Limit::SentRequests, id, None)?;
+        self.check_connection_limit(self.actor)?;
+        self.check_connection_limit(self.other)?;
         let window = sends.at(self.moment.time);
         let pause = Some(window.remaining(self.moment.time));
-        below(self.policy.max_sends_per_hour, window.count, Limit::SendsPerHour, id, pause)
+        check_limit(self.policy.max_sends_per_hour, window.count, Limit::SendsPerHour, id, pause)
     }
 
-    fn room_for_a_connection(&self, party: &Party) -> Result<(), Rejection> {
-        below(self.policy.max_connections, party.counts.connections, Limit::Connections, party.id, None)
+    fn check_connection_limit(&self, party: &Party) -> Result<(), Rejection> {
+        check_limit(self.policy.max_connections, party.counts.connections, Limit::Connections, party.id, None)
     }
 
     fn as_actor(&self) -> Actor {
@@ -273,13 +273,13 @@ impl Case<'_> {
     /// One event about `request`, which is `after` from now on.
     fn change(&self, kind: EventKind, cause: Option<Cause>, request: &Request, after: Option<Request>) -> Decision {
         let mut decision = self.unchanged();
-        decision.note(self.moment, self.as_actor(), kind, cause, request);
+        decision.record(self.moment, self.as_actor(), kind, cause, request);
         decision.pair.request = after;
         decision
     }
 }
 
-fn approved(party: &Party) -> Result<(), Rejection> {
+fn check_approved(party: &Party) -> Result<(), Rejection> {
     match party.status {
         Some(UserStatus::Approved) => Ok(()),
         Some(UserStatus::Blocked | UserStatus::Unregistered) => Err(Rejection::UserNotApproved(party.id)),
@@ -287,7 +287,7 @@ fn approved(party: &Party) -> Result<(), Rejection> {
     }
 }
 
-fn below(
+fn check_limit(
     maximum: Option<i64>,
     count: i64,
     limit: Limit,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::sweep::{Swept, swept};
+use super::sweep::{SweepProgress, sweep_progress};
 use super::{Ledger, Tracked};
 use crate::domain::command::{Answer, RESPONSE_RETENTION, Relation};
 use crate::domain::counts::Counts;
@@ -64,7 +64,7 @@ impl Ledger {
         let (actor, other) = (self.party(user), self.party(key.other_than(user)));
         let decision = decide(&self.pair(key), command, &actor, &other, &self.policy, self.moment())?;
         if decision.sent {
-            self.count_send(user);
+            self.record_send(user);
         }
         self.apply(decision);
         Ok(())
@@ -119,7 +119,7 @@ impl Ledger {
             let loaded = self.pairs.values().filter_map(|pair| pair.now.request.as_ref());
             let open = loaded.filter(|request| request.state.is_open() && request.id > self.head.swept);
             let open = open.filter(|request| request.id <= until).map(|request| (request.id, request.created));
-            let Swept { until, out_of_order } = swept(open.collect(), until);
+            let SweepProgress { until, out_of_order } = sweep_progress(open.collect(), until);
             self.head.swept = until;
             self.changes.requests_out_of_order = out_of_order;
         }
@@ -150,11 +150,11 @@ impl Ledger {
             }
         }
         self.requests.extend(after.map(|request| (request.id, key)));
-        decision.events.into_iter().for_each(|event| self.note(event));
+        decision.events.into_iter().for_each(|event| self.record(event));
         self.pairs.entry(key).or_insert_with(|| Tracked::new(Pair::empty(key))).now = decision.pair;
     }
 
-    fn count_send(&mut self, user: UserId) {
+    fn record_send(&mut self, user: UserId) {
         let time = self.time;
         if let Some(member) = self.member_mut(user) {
             member.sends = member.sends.after_send(time);
@@ -163,7 +163,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn note(&mut self, event: Event) {
+    pub(super) fn record(&mut self, event: Event) {
         self.head.sequence = event.sequence;
         self.head.time = event.time;
         self.changes.events.push(event);

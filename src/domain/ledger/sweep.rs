@@ -10,7 +10,7 @@ use crate::domain::id::RequestId;
 
 /// How far the sweep got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Swept {
+pub(super) struct SweepProgress {
     /// No open request up to this one is left that is in order.
     pub(super) until: RequestId,
     /// Requests to be marked as out of order.
@@ -19,7 +19,7 @@ pub(super) struct Swept {
 
 /// Goes through the requests that are still open after the expired ones were withdrawn: all up to `until`, each with
 /// its time of creation.
-pub(super) fn swept(mut open: Vec<(RequestId, Time)>, until: RequestId) -> Swept {
+pub(super) fn sweep_progress(mut open: Vec<(RequestId, Time)>, until: RequestId) -> SweepProgress {
     open.sort_unstable();
     let (mut first, mut out_of_order): (Option<(RequestId, Time)>, _) = (None, Vec::new());
     for (id, created) in open.into_iter().rev() {
@@ -29,7 +29,7 @@ pub(super) fn swept(mut open: Vec<(RequestId, Time)>, until: RequestId) -> Swept
         }
     }
     out_of_order.reverse();
-    Swept { until: first.map_or(until, |(id, _)| id.previous()), out_of_order }
+    SweepProgress { until: first.map_or(until, |(id, _)| id.previous()), out_of_order }
 }
 
 #[cfg(test)]
@@ -54,11 +54,11 @@ mod tests {
             (vec![(9, 9_000)], 8, vec![]),
         ] {
             let requests = open.iter().map(|(id, created)| (RequestId::new(*id), time(*created)));
-            let expected = Swept {
+            let expected = SweepProgress {
                 until: RequestId::new(until),
                 out_of_order: out_of_order.into_iter().map(RequestId::new).collect(),
             };
-            assert_eq!(swept(requests.rev().collect(), RequestId::new(100)), expected, "{open:?}");
+            assert_eq!(sweep_progress(requests.rev().collect(), RequestId::new(100)), expected, "{open:?}");
         }
     }
 }

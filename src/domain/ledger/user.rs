@@ -20,13 +20,13 @@ impl Ledger {
         if self.member(id).is_some() {
             return Err(Rejection::UserExists(id));
         }
-        self.name_is_free(profile, id)?;
+        self.check_username_free(profile, id)?;
         let (user, _) = self.put_user(actor, profile.clone().into_user(id, None, self.time));
         Ok(Outcome::UserCreated(user))
     }
 
     pub(super) fn import_user(&mut self, actor: Actor, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
-        self.name_is_free(profile, id)?;
+        self.check_username_free(profile, id)?;
         let before = self.member(id).map(|member| Arc::clone(&member.user));
         let (_, imported) = self.put_user(actor, profile.clone().into_user(id, before.as_deref(), self.time));
         Ok(Outcome::UserImported(imported))
@@ -45,7 +45,7 @@ impl Ledger {
         Ok(Outcome::UserUpdated(user))
     }
 
-    fn name_is_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
+    fn check_username_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
         match self.names.get(&profile.username.key()) {
             Some(owner) if *owner != id => Err(Rejection::UsernameTaken(profile.username.as_str().to_owned())),
             Some(_) | None => Ok(()),
@@ -64,10 +64,12 @@ impl Ledger {
         match imported {
             Imported::Created => {
                 self.head.last_user = self.head.last_user.max(user.id);
-                let sequence = self.note_user(actor, EventKind::UserCreated, user.id);
+                let sequence = self.record_user_event(actor, EventKind::UserCreated, user.id);
                 self.created.insert(user.id, sequence);
             }
-            Imported::Updated => self.head.users_changed = self.note_user(actor, EventKind::UserUpdated, user.id),
+            Imported::Updated => {
+                self.head.users_changed = self.record_user_event(actor, EventKind::UserUpdated, user.id)
+            }
             Imported::Unchanged => {}
         }
         if let Some(before) = &before {
@@ -94,7 +96,7 @@ impl Ledger {
             user.now = None;
         }
         self.created.remove(&id);
-        self.head.users_changed = self.note_user(actor, EventKind::UserDeleted, id);
+        self.head.users_changed = self.record_user_event(actor, EventKind::UserDeleted, id);
         Ok(Outcome::UserDeleted)
     }
 
@@ -122,9 +124,9 @@ impl Ledger {
         self.apply(decision);
     }
 
-    fn note_user(&mut self, actor: Actor, kind: EventKind, user: UserId) -> Sequence {
+    fn record_user_event(&mut self, actor: Actor, kind: EventKind, user: UserId) -> Sequence {
         let sequence = self.head.sequence.next();
-        self.note(Event { sequence, time: self.time, kind, cause: None, actor, user, other: None, request: None });
+        self.record(Event { sequence, time: self.time, kind, cause: None, actor, user, other: None, request: None });
         sequence
     }
 }
