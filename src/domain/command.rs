@@ -174,7 +174,7 @@ pub struct Batch {
 impl Batch {
     /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
     /// room.
-    pub fn full_senders(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {
+    pub fn senders_at_limit(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {
         let Some(maximum) = self.policy.max_sent_requests else { return Vec::new() };
         let full = |member: &&Member| {
             needs.senders.get(&member.user.id).is_some_and(|more| member.counts.requests_sent + more > maximum)

@@ -82,7 +82,7 @@ macro_rules! names {
             }
 
             /// The value of this name.
-            pub fn named(name: &str) -> Option<Self> {
+            pub fn from_name(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+
                     _ => None,

@@ -22,7 +22,7 @@ pub struct Selection {
 
 impl Selection {
     /// The event as it is told, if it is.
-    pub fn told(&self, event: &Event, policy: &Policy) -> Option<Event> {
+    pub fn select(&self, event: &Event, policy: &Policy) -> Option<Event> {
         let is_about = |user| event.user == user || event.other == Some(user);
         let chosen = (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && (self.users.is_empty()

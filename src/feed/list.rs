@@ -46,7 +46,7 @@ impl Feed {
             page.revision = slice.last;
             for recorded in slice.events {
                 cursor = recorded.event.sequence;
-                let Some(event) = selection.told(&recorded.event, &self.policy) else { continue };
+                let Some(event) = selection.select(&recorded.event, &self.policy) else { continue };
                 if page.events.len() == size {
                     // There is one more: the page ends before it.
                     page.next = page.events.last().map(|last| last.sequence);

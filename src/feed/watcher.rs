@@ -181,7 +181,7 @@ impl Watcher {
         let cursor = self.cursor;
         let mut selected = Vec::new();
         for Told { event, ends } in events.iter().filter(|told| told.event.sequence > cursor) {
-            selected.extend(self.selection.told(event, &self.feed.policy));
+            selected.extend(self.selection.select(event, &self.feed.policy));
             if *ends {
                 self.close(std::mem::take(&mut selected), event.sequence, false);
             }

@@ -78,11 +78,11 @@ impl TryFrom<EventRow> for Recorded {
     type Error = StoreError;
 
     fn try_from(row: EventRow) -> Result<Self, StoreError> {
-        let kind = EventKind::named(&row.kind).ok_or_else(|| StoreError::corrupt("events.kind", &row.kind))?;
+        let kind = EventKind::from_name(&row.kind).ok_or_else(|| StoreError::corrupt("events.kind", &row.kind))?;
         let cause = row
             .cause
             .as_deref()
-            .map(|name| Cause::named(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
+            .map(|name| Cause::from_name(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
         let actor = match (row.actor.as_str(), row.actor_user_id) {
             ("USER", Some(user)) => Actor::User(UserId::new(user)),
             ("OPERATOR", None) => Actor::Operator,

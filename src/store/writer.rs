@@ -77,7 +77,7 @@ impl WriterState {
             requests_deleted: _,
             requests_created: _,
             requests_replaced: _,
-            requests_answered: _,
+            requests_updated: _,
             requests_viewed: _,
             requests_out_of_order: _,
             blocks_put: _,

@@ -31,7 +31,7 @@ impl Ledger {
                 (before, now) if before == now => {}
                 (None, Some(now)) => changes.requests_created.push(now),
                 (Some(before), Some(now)) if before.id != now.id => changes.requests_replaced.push(now),
-                (Some(before), Some(now)) if before.position != now.position => changes.requests_answered.push(now),
+                (Some(before), Some(now)) if before.position != now.position => changes.requests_updated.push(now),
                 (Some(_), Some(now)) => changes.requests_viewed.push(now),
                 (_, None) => changes.requests_deleted.push(key),
             }

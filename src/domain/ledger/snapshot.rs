@@ -108,7 +108,7 @@ pub struct Changes {
     /// New requests in the place of what their pairs had.
     pub requests_replaced: Vec<Request>,
     /// Requests that came into another state, or into the same anew.
-    pub requests_answered: Vec<Request>,
+    pub requests_updated: Vec<Request>,
     /// Requests of which nothing changed but that they were viewed.
     pub requests_viewed: Vec<Request>,
     /// Pairs whose request is to be deleted.
@@ -150,7 +150,7 @@ impl Changes {
             users_updated: _,
             requests_created: _,
             requests_replaced: _,
-            requests_answered: _,
+            requests_updated: _,
             requests_viewed: _,
             requests_out_of_order: _,
             blocks_put: _,

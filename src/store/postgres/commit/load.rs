@@ -230,7 +230,7 @@ async fn oldest_sent(
     needs: &Needs,
     loaded: &Snapshot,
 ) -> Result<Vec<RequestRow>, StoreError> {
-    let senders = batch.full_senders(needs, &loaded.members);
+    let senders = batch.senders_at_limit(needs, &loaded.members);
     let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| !senders.is_empty()) else {
         return Ok(Vec::new());
     };

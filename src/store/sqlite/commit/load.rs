@@ -149,7 +149,7 @@ fn load_oldest_sent(
     needs: &Needs,
 ) -> Result<(), StoreError> {
     let Some(expired) = batch.policy.expired_before(batch.now) else { return Ok(()) };
-    for user in batch.full_senders(needs, &snapshot.members) {
+    for user in batch.senders_at_limit(needs, &snapshot.members) {
         let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
         add(snapshot, oldest.into_iter().filter(|row| row.created.0 <= expired).collect())?;
     }

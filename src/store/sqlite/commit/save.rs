@@ -26,7 +26,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         users_updated,
         requests_created,
         requests_replaced,
-        requests_answered,
+        requests_updated,
         requests_viewed,
         requests_deleted,
         requests_out_of_order,
@@ -52,7 +52,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     }
     requests_created.iter().try_for_each(|request| create_request(conn, request))?;
     requests_replaced.iter().try_for_each(|request| replace_request(conn, request))?;
-    requests_answered.iter().try_for_each(|request| answer_request(conn, request))?;
+    requests_updated.iter().try_for_each(|request| answer_request(conn, request))?;
     for request in requests_viewed {
         let view = statement!("UPDATE connection_requests SET viewed = ? WHERE id = ?");
         let view = view.bind::<Nullable<Instant>, _>(request.viewed.map(Stamp));
