@@ -39,11 +39,11 @@ pub enum Command {
         message: Message,
     },
     /// Do something with a request, as the user given.
-    Answer(RequestId, UserId, Answer),
+    ActOnRequest(RequestId, UserId, RequestAction),
     /// Mark all pending requests to a user as viewed.
     MarkAllViewed(UserId),
     /// Change something between the acting user (first) and another.
-    Relate(UserId, UserId, Relation),
+    ActOnUser(UserId, UserId, UserAction),
     /// Expire what is due and delete what is no longer needed, a bounded number of rows at a time.
     Sweep,
 }
@@ -51,7 +51,7 @@ pub enum Command {
 /// What a user may do with a request that they take part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
-pub enum Answer {
+pub enum RequestAction {
     Accept,
     Reject,
     Restore,
@@ -62,30 +62,30 @@ pub enum Answer {
 /// What a user may do about another, request or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
-pub enum Relation {
+pub enum UserAction {
     Remove,
     Block,
     Unblock,
 }
 
-impl From<Answer> for PairCommand {
-    fn from(answer: Answer) -> Self {
-        match answer {
-            Answer::Accept => Self::Accept,
-            Answer::Reject => Self::Reject,
-            Answer::Restore => Self::Restore,
-            Answer::Cancel => Self::Cancel,
-            Answer::MarkViewed => Self::MarkViewed,
+impl From<RequestAction> for PairCommand {
+    fn from(action: RequestAction) -> Self {
+        match action {
+            RequestAction::Accept => Self::Accept,
+            RequestAction::Reject => Self::Reject,
+            RequestAction::Restore => Self::Restore,
+            RequestAction::Cancel => Self::Cancel,
+            RequestAction::MarkViewed => Self::MarkViewed,
         }
     }
 }
 
-impl From<Relation> for PairCommand {
-    fn from(relation: Relation) -> Self {
-        match relation {
-            Relation::Remove => Self::Remove,
-            Relation::Block => Self::Block,
-            Relation::Unblock => Self::Unblock,
+impl From<UserAction> for PairCommand {
+    fn from(action: UserAction) -> Self {
+        match action {
+            UserAction::Remove => Self::Remove,
+            UserAction::Block => Self::Block,
+            UserAction::Unblock => Self::Unblock,
         }
     }
 }
@@ -232,7 +232,7 @@ impl Needs {
                 self.add_pair(*from, *to);
                 *self.senders.entry(*from).or_default() += 1;
             }
-            Command::Answer(id, user, _) => {
+            Command::ActOnRequest(id, user, _) => {
                 self.requests.entry(*id).or_default().insert(*user);
                 self.users.insert(*user);
             }
@@ -240,7 +240,7 @@ impl Needs {
                 self.users.insert(*user);
                 self.unviewed_of.insert(*user);
             }
-            Command::Relate(user, other, _) => self.add_pair(*user, *other),
+            Command::ActOnUser(user, other, _) => self.add_pair(*user, *other),
             Command::Sweep => self.sweep = true,
         }
     }

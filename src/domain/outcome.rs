@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::command::Answer;
+use super::command::RequestAction;
 use super::id::Sequence;
 use super::pair::{Block, Request};
 use super::user::User;
@@ -33,7 +33,7 @@ pub enum Outcome {
     /// The request was sent.
     Sent(Transition),
     /// The request was accepted, rejected and so on.
-    Answered(Answer, Transition),
+    RequestChanged(RequestAction, Transition),
     /// The pending requests to a user were marked as viewed.
     AllViewed {
         /// How many were not viewed before.

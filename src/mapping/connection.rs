@@ -7,7 +7,7 @@ use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
-use crate::domain::command::{Command, Relation};
+use crate::domain::command::{Command, UserAction};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
@@ -18,7 +18,7 @@ use crate::store::{Connection, Sharing};
 
 /// A valid removal, block or unblock.
 pub fn relate(
-    relation: Relation,
+    relation: UserAction,
     user_id: i64,
     other_user_id: i64,
     request_id: &str,
@@ -26,7 +26,7 @@ pub fn relate(
     let mut fields = Fields::default();
     let (user, other) = fields.two_users(("user_id", user_id), ("other_user_id", other_user_id));
     let request_id = fields.request_id(request_id);
-    fields.finish((Command::Relate(user, other, relation), request_id))
+    fields.finish((Command::ActOnUser(user, other, relation), request_id))
 }
 
 /// The parts of a list of connections, in their order, and the page asked for.

@@ -8,7 +8,7 @@ use super::page::Page;
 use super::timestamp;
 use super::user::encoded;
 use crate::domain::caller::Caller;
-use crate::domain::command::{Answer, Command};
+use crate::domain::command::{Command, RequestAction};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::RequestState;
@@ -27,12 +27,17 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
 }
 
 /// A valid acceptance, rejection and so on.
-pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn answer(
+    answer: RequestAction,
+    id: i64,
+    user_id: i64,
+    request_id: &str,
+) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", id);
     let user = fields.user_id("user_id", user_id);
     let request_id = fields.request_id(request_id);
-    fields.finish((Command::Answer(id, user, answer), request_id))
+    fields.finish((Command::ActOnRequest(id, user, answer), request_id))
 }
 
 /// A valid marking of all.
@@ -123,23 +128,23 @@ responses! {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    AcceptConnectionRequestResponse: Outcome::Answered(Answer::Accept, made) => {
+    AcceptConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Accept, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    RejectConnectionRequestResponse: Outcome::Answered(Answer::Reject, made) => {
+    RejectConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Reject, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    RestoreConnectionRequestResponse: Outcome::Answered(Answer::Restore, made) => {
+    RestoreConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Restore, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    CancelConnectionRequestResponse: Outcome::Answered(Answer::Cancel, made) => {
+    CancelConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Cancel, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    MarkConnectionRequestViewedResponse: Outcome::Answered(Answer::MarkViewed, made) => {
+    MarkConnectionRequestViewedResponse: Outcome::RequestChanged(RequestAction::MarkViewed, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }

@@ -70,7 +70,7 @@ pub(super) use responses;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::command::Answer;
+    use crate::domain::command::RequestAction;
     use crate::domain::id::Sequence;
     use crate::domain::outcome::{Outcome, Transition};
     use crate::domain::view::Status;
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_response_reports_the_outcome_of_its_own_call_only() {
         let transition = Transition { request: None, status: Status::Connected };
-        let outcome = Outcome::Answered(Answer::Accept, transition);
+        let outcome = Outcome::RequestChanged(RequestAction::Accept, transition);
         let accepted = Executed { revision: Sequence::new(7), outcome };
         let response = pb::AcceptConnectionRequestResponse::of(&accepted).expect("its own");
         assert_eq!((response.status(), response.revision), (pb::ConnectionStatus::Connected, 7));

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{Core, cut, slice};
-use crate::domain::command::Relation;
+use crate::domain::command::UserAction;
 use crate::error;
 use crate::mapping::connection as mapping;
 use crate::proto::server as pb;
@@ -20,7 +20,7 @@ impl BlockService for Blocks {
         request: Request<pb::BlockUserRequest>,
     ) -> Result<Response<pb::BlockUserResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(Relation::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::relate(UserAction::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -29,7 +29,7 @@ impl BlockService for Blocks {
         request: Request<pb::UnblockUserRequest>,
     ) -> Result<Response<pb::UnblockUserResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(Relation::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::relate(UserAction::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{Core, cut, slice};
-use crate::domain::command::Relation;
+use crate::domain::command::UserAction;
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::pair::Pair;
 use crate::domain::view::{self, Status as Standing};
@@ -59,7 +59,7 @@ impl ConnectionService for Connections {
         request: Request<pb::RemoveConnectionRequest>,
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(Relation::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::relate(UserAction::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{Core, caller, cut, slice};
-use crate::domain::command::Answer;
+use crate::domain::command::RequestAction;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::FullRequest;
@@ -41,35 +41,35 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::AcceptConnectionRequestRequest>,
     ) -> Result<Response<pb::AcceptConnectionRequestResponse>, Status> {
-        transition!(self, request, Answer::Accept)
+        transition!(self, request, RequestAction::Accept)
     }
 
     async fn reject_connection_request(
         &self,
         request: Request<pb::RejectConnectionRequestRequest>,
     ) -> Result<Response<pb::RejectConnectionRequestResponse>, Status> {
-        transition!(self, request, Answer::Reject)
+        transition!(self, request, RequestAction::Reject)
     }
 
     async fn restore_connection_request(
         &self,
         request: Request<pb::RestoreConnectionRequestRequest>,
     ) -> Result<Response<pb::RestoreConnectionRequestResponse>, Status> {
-        transition!(self, request, Answer::Restore)
+        transition!(self, request, RequestAction::Restore)
     }
 
     async fn cancel_connection_request(
         &self,
         request: Request<pb::CancelConnectionRequestRequest>,
     ) -> Result<Response<pb::CancelConnectionRequestResponse>, Status> {
-        transition!(self, request, Answer::Cancel)
+        transition!(self, request, RequestAction::Cancel)
     }
 
     async fn mark_connection_request_viewed(
         &self,
         request: Request<pb::MarkConnectionRequestViewedRequest>,
     ) -> Result<Response<pb::MarkConnectionRequestViewedResponse>, Status> {
-        transition!(self, request, Answer::MarkViewed)
+        transition!(self, request, RequestAction::MarkViewed)
     }
 
     async fn mark_all_connection_requests_viewed(

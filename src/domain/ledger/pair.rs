@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::sweep::{SweepProgress, sweep_progress};
 use super::{Ledger, Tracked};
-use crate::domain::command::{Answer, RESPONSE_RETENTION, Relation};
+use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
 use crate::domain::event::Event;
@@ -20,20 +20,30 @@ impl Ledger {
         Ok(Outcome::Sent(self.transition(key, from)))
     }
 
-    pub(super) fn answer(&mut self, id: RequestId, user: UserId, answer: Answer) -> Result<Outcome, Rejection> {
+    pub(super) fn act_on_request(
+        &mut self,
+        id: RequestId,
+        user: UserId,
+        action: RequestAction,
+    ) -> Result<Outcome, Rejection> {
         let other = self.other_party(id, user).ok_or(Rejection::RequestNotFound(id))?;
-        let key = self.change_between(user, other, &answer.into())?;
-        Ok(Outcome::Answered(answer, self.transition(key, user)))
+        let key = self.change_between(user, other, &action.into())?;
+        Ok(Outcome::RequestChanged(action, self.transition(key, user)))
     }
 
-    pub(super) fn relate(&mut self, user: UserId, other: UserId, relation: Relation) -> Result<Outcome, Rejection> {
-        let key = self.change_between(user, other, &relation.into())?;
+    pub(super) fn act_on_user(
+        &mut self,
+        user: UserId,
+        other: UserId,
+        action: UserAction,
+    ) -> Result<Outcome, Rejection> {
+        let key = self.change_between(user, other, &action.into())?;
         let pair = self.pair(key);
         let (status, _) = status(&pair, user, &self.policy, self.time);
-        Ok(match relation {
-            Relation::Remove => Outcome::Removed { status },
-            Relation::Unblock => Outcome::Unblocked { status },
-            Relation::Block => {
+        Ok(match action {
+            UserAction::Remove => Outcome::Removed { status },
+            UserAction::Unblock => Outcome::Unblocked { status },
+            UserAction::Block => {
                 // The rules have placed the block, and refuse a user that does not exist.
                 let placed = pair.block_by(user).copied().zip(self.member(other));
                 let (block, member) = placed.ok_or(Rejection::UserNotFound(other))?;
