@@ -1,7 +1,7 @@
-//! What Kith is about, as plain values and pure functions: users, pairs, the rules between them.
+//! The domain model: users, pairs and the rules between them, as plain values and pure functions.
 //!
-//! Nothing here does I/O, reads a clock, or knows of protobuf or SQL. [`decide`](decide::decide) is the rule book;
-//! [`ledger`] runs it over a batch of commands in memory.
+//! Nothing here does I/O, reads a clock, or depends on protobuf or SQL. [`decide`](decide::decide) implements the
+//! rules. [`ledger`] applies them to a batch of commands in memory.
 
 pub mod caller;
 pub mod command;
@@ -18,10 +18,10 @@ pub mod text;
 pub mod user;
 pub mod view;
 
-/// A point in time. Kept and compared to the microsecond, which is what both databases hold.
+/// A point in time. Stored and compared with microsecond precision, which both databases support.
 pub type Time = chrono::DateTime<chrono::Utc>;
 
-/// Cuts a time to the microsecond.
+/// Truncates a time to the microsecond.
 ///
 /// ```
 /// # use kith::domain::to_micros;
@@ -29,6 +29,6 @@ pub type Time = chrono::DateTime<chrono::Utc>;
 /// assert_eq!(to_micros(time).timestamp_subsec_nanos(), 1_234_000);
 /// ```
 pub fn to_micros(time: Time) -> Time {
-    // Every microsecond count that comes from a valid time is a valid time.
+    // Cannot fail: the microseconds come from a valid time.
     Time::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }

@@ -1,4 +1,4 @@
-//! Who calls.
+//! Callers: on whose authority a call is made.
 
 use std::borrow::Cow;
 
@@ -6,20 +6,23 @@ use super::event::Actor;
 use super::id::UserId;
 use super::view::Viewer;
 
-/// Who makes a call. The server decides it once for each call; nothing in the domain knows how.
+/// The identity that makes a call.
+///
+/// The server determines it once per call. The domain does not depend on how.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// A service or an administrator. Acts for any user that a request names, and for nobody otherwise.
+    /// A service or an administrator. Acts on behalf of any user that a request names.
     Operator,
-    /// A user who acts and reads for themselves only.
+    /// A user. Acts and reads on their own behalf only.
     User(UserId),
-    /// Kith itself.
+    /// Kith itself, for example in a sweep.
     System,
 }
 
 impl Caller {
-    /// The name under which this caller's idempotency keys are stored: the same in every version, and no other
-    /// caller's.
+    /// Returns the name under which the idempotency keys of this caller are stored.
+    ///
+    /// It is unique to the caller, and must not change between versions: it is part of stored keys.
     pub fn key(&self) -> Cow<'static, str> {
         match self {
             Self::Operator => Cow::Borrowed("operator"),
@@ -28,7 +31,9 @@ impl Caller {
         }
     }
 
-    /// The actor in events that are about one user. Events about a pair have the user that the command names.
+    /// Returns the actor of events about a single user.
+    ///
+    /// The actor of events about a pair is the user that the command names.
     pub fn actor(&self) -> Actor {
         match self {
             Self::Operator => Actor::Operator,
@@ -37,7 +42,7 @@ impl Caller {
         }
     }
 
-    /// For whom this caller reads when the request names this viewer, or none.
+    /// Returns the viewer for a request that names this user as its viewer, or none.
     pub fn viewer(&self, named: Option<UserId>) -> Viewer {
         match self {
             Self::Operator | Self::System => named.map_or(Viewer::Operator, Viewer::User),
@@ -53,13 +58,13 @@ mod tests {
     const ANN: UserId = UserId::new(7);
 
     #[test]
-    fn each_caller_has_a_key_of_its_own_that_never_changes() {
+    fn keys_are_unique_and_stable() {
         let keys = [Caller::Operator, Caller::User(ANN), Caller::User(UserId::new(8)), Caller::System];
         assert_eq!(keys.map(|caller| caller.key()), ["operator", "user:7", "user:8", "system"]);
     }
 
     #[test]
-    fn a_user_acts_and_reads_as_nobody_else() {
+    fn only_operators_read_on_behalf_of_others() {
         let other = Some(UserId::new(8));
         assert_eq!(Caller::User(ANN).viewer(None), Viewer::User(ANN));
         assert_eq!(Caller::User(ANN).viewer(other), Viewer::User(ANN));

@@ -1,4 +1,4 @@
-//! What can be asked of the one way to write: commands, and what a batch of them needs to be loaded.
+//! Commands, batches of commands, and the data that must be loaded to decide a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,39 +16,39 @@ use super::policy::Policy;
 use super::text::Username;
 use super::user::{FieldUpdate, Profile, User};
 
-/// One change that a caller asks for.
+/// A change that a caller requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Create a user.
+    /// Creates a user.
     CreateUser(Box<Profile>),
-    /// Create a user, or replace the one with the same id, which must be given.
+    /// Creates the user with this id, or replaces it if it exists.
     ImportUser(UserId, Box<Profile>),
-    /// Keep the answer of an import for its repetition; changes nothing else.
+    /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
-    /// Change fields of a user.
+    /// Changes fields of a user.
     UpdateUser(UserId, Vec<FieldUpdate>),
-    /// Delete a user and every trace of them.
+    /// Deletes a user with all their requests, connections and blocks.
     DeleteUser(UserId),
-    /// Ask a user to connect.
+    /// Sends a connection request.
     Send {
-        /// Who asks.
+        /// The sender.
         from: UserId,
-        /// Who is asked.
+        /// The receiver.
         to: UserId,
-        /// What they write.
+        /// The message to the receiver.
         message: Message,
     },
-    /// Do something with a request, as the user given.
+    /// Performs an action on a request on behalf of this user.
     ActOnRequest(RequestId, UserId, RequestAction),
-    /// Mark all pending requests to a user as viewed.
+    /// Marks all pending requests to a user as viewed.
     MarkAllViewed(UserId),
-    /// Change something between the acting user (first) and another.
+    /// Performs an action on behalf of the first user that affects the second.
     ActOnUser(UserId, UserId, UserAction),
-    /// Expire what is due and delete what is no longer needed, a bounded number of rows at a time.
+    /// Deletes expired requests, cooldowns, events and responses: a bounded number of each.
     Sweep,
 }
 
-/// What a user may do with a request that they take part in.
+/// An action of the sender or the receiver on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
 pub enum RequestAction {
@@ -59,7 +59,7 @@ pub enum RequestAction {
     MarkViewed,
 }
 
-/// What a user may do about another, request or not.
+/// An action of a user that affects another user and names no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
 pub enum UserAction {
@@ -90,29 +90,33 @@ impl From<UserAction> for PairCommand {
     }
 }
 
-/// A command as it is queued.
+/// A command in the queue.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// Who asks for it.
+    /// The caller that requests it.
     pub caller: Caller,
-    /// What to do.
+    /// The command.
     pub command: Command,
-    /// How to respond to a repetition.
+    /// How to recognize a repeated call and what to store for it. `None`: the call has no `request_id`.
     pub idempotency: Option<Idempotency>,
 }
 
-/// What makes a repeated call safe: its id, a digest of the call, and how its response is encoded.
+/// Makes a call safe to repeat: its id, a digest of it, and the encoding of its response.
 #[derive(Clone, Copy, Debug)]
 pub struct Idempotency {
     /// The caller's `request_id`.
     pub id: Uuid,
-    /// A digest of the method and the rest of the request. Another digest under the same id is refused.
+    /// A digest of the method and the rest of the request. The same id with another digest is rejected.
     pub fingerprint: [u8; 32],
-    /// Encodes the response, which a repetition gets byte for byte. `None` if the outcome is not one of this call.
+    /// Encodes the response. A repeated call returns the same bytes.
+    ///
+    /// Returns `None` if the outcome belongs to another kind of command.
     pub encode: fn(&Executed) -> Option<Vec<u8>>,
 }
 
-/// The key of a stored response: two callers may use the same `request_id` for different calls.
+/// The key of a stored response: the caller and their `request_id`.
+///
+/// Two callers may use the same `request_id` for different calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey {
     /// The [key](Caller::key) of the caller.
@@ -122,7 +126,7 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The key of a caller's `request_id`.
+    /// Creates the key for a `request_id` of this caller.
     pub fn new(caller: &Caller, id: Uuid) -> Self {
         Self { caller: caller.key().into_owned(), id }
     }
@@ -131,9 +135,9 @@ impl IdempotencyKey {
 /// A response stored under a caller's `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotentResponse {
-    /// Whose call it responds to, and under which id.
+    /// The caller and the `request_id` of the call.
     pub key: IdempotencyKey,
-    /// The digest of its call.
+    /// The digest of the call.
     pub fingerprint: [u8; 32],
     /// The encoded response.
     pub response: Vec<u8>,
@@ -141,17 +145,17 @@ pub struct IdempotentResponse {
     pub created: Time,
 }
 
-/// How long a response is stored for repetitions of its call.
+/// How long a response is stored.
 pub const RESPONSE_RETENTION: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 impl IdempotentResponse {
-    /// Whether a repetition at `now` still gets this response.
+    /// Returns whether the response is still valid at `now`.
     pub fn is_current(&self, now: Time) -> bool {
         self.created > now - RESPONSE_RETENTION
     }
 }
 
-/// What a caller gets.
+/// The response to an accepted command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The command was executed.
@@ -160,20 +164,23 @@ pub enum Reply {
     Stored(Vec<u8>),
 }
 
-/// Commands that are decided and stored together, in this order.
+/// Commands that are decided in this order and committed in one transaction.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The commands.
     pub submissions: Vec<Submission>,
-    /// The rules' settings.
+    /// The settings of the rules.
     pub policy: Arc<Policy>,
-    /// The clock's time; events are never earlier than the last one before.
+    /// The current time of the clock.
+    ///
+    /// If the newest stored event is later, events get its time instead: the times of events never decrease.
     pub now: Time,
 }
 
 impl Batch {
-    /// The senders who would pass their limit by what they send here: if their oldest requests are due, these make
-    /// room.
+    /// Returns the senders whose sends in this batch would exceed their limit.
+    ///
+    /// Their oldest requests must be loaded too: requests that have expired no longer count towards the limit.
     pub fn senders_at_limit(&self, needs: &Needs, members: &[Member]) -> Vec<UserId> {
         let Some(maximum) = self.policy.max_sent_requests else { return Vec::new() };
         let full = |member: &&Member| {
@@ -183,31 +190,35 @@ impl Batch {
     }
 }
 
-/// What must be loaded before a batch can be decided. What is not there is known to be absent.
+/// The data that must be loaded before a batch can be decided.
+///
+/// If something listed here is missing from the snapshot, it does not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Users by id, with their counts.
     pub users: BTreeSet<UserId>,
-    /// Users by the key of their name.
+    /// Users by the [key](Username::key) of their username.
     pub names: BTreeSet<String>,
-    /// Pairs, requests and blocks.
+    /// Pairs, each with its request and blocks.
     pub pairs: BTreeSet<PairKey>,
-    /// Pairs by their request's id, with the users who act on each; see [`parties`](Self::parties).
+    /// Requests by id, each with the users who act on it. Their pairs are needed too.
+    ///
+    /// [`parties`](Self::parties) returns the users to load for each.
     pub requests: BTreeMap<RequestId, BTreeSet<UserId>>,
-    /// Senders, and how many requests each sends.
+    /// Senders, with the number of requests that each sends in the batch.
     pub senders: BTreeMap<UserId, i64>,
-    /// Users whose every pair is needed.
+    /// Users whose pairs are all needed.
     pub all_pairs_of: BTreeSet<UserId>,
     /// Users whose unviewed pending requests are needed.
     pub unviewed_of: BTreeSet<UserId>,
-    /// Stored responses.
+    /// Stored responses by key.
     pub responses: BTreeSet<IdempotencyKey>,
-    /// Whether rows that are due are needed, whosever they are.
+    /// Whether the batch contains a sweep, which needs expired rows of all users.
     pub sweep: bool,
 }
 
 impl Needs {
-    /// What this batch needs.
+    /// Returns the needs of a batch.
     pub fn of(batch: &Batch) -> Self {
         let mut needs = Self::default();
         for submission in &batch.submissions {
@@ -245,8 +256,10 @@ impl Needs {
         }
     }
 
-    /// The users to load for a request that was loaded by its id: both, if one of them acts on it and it is not
-    /// withdrawn. For everybody else the request does not exist, and loading more would show in the time of the call.
+    /// Returns the users to load for a request that was loaded by its id.
+    ///
+    /// Both its users if one of them acts on it and it is not withdrawn, else none. For all other users the request does
+    /// not exist, and the duration of the call must not reveal that it does.
     pub fn parties(&self, request: &Request) -> impl Iterator<Item = UserId> + use<> {
         let acting = self.requests.get(&request.id);
         let acts = |user| acting.is_some_and(|acting| acting.contains(&user));
@@ -265,13 +278,13 @@ impl Needs {
     }
 }
 
-/// The user's counts and all that a change of them may touch, as loaded.
+/// A user with the values that commands may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The user.
     pub user: Arc<User>,
     /// Their counts.
     pub counts: Counts,
-    /// Their sends.
+    /// Their sends in the current hour.
     pub sends: super::counts::SendWindow,
 }

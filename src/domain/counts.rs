@@ -1,4 +1,7 @@
-//! How many requests and connections a user has. Counts follow from requests; no rule counts by hand.
+//! Counts of the requests and connections of a user.
+//!
+//! Counts are derived from requests: a change of a request changes them by the difference of [`Counts::of`]. The rules
+//! never modify them directly.
 
 use std::ops::{AddAssign, Sub};
 
@@ -8,21 +11,21 @@ use super::Time;
 use super::id::UserId;
 use super::pair::{Request, RequestState};
 
-/// The counts of one user, or a difference between two such.
+/// The counts of a user, or the difference between two of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests that the user sent and that are pending or rejected.
+    /// Requests from the user that are pending or rejected.
     pub requests_sent: i64,
     /// Pending requests to the user.
     pub requests_received: i64,
-    /// Those of them that the user has not viewed.
+    /// Pending requests to the user that they have not viewed.
     pub requests_unviewed: i64,
     /// Connections.
     pub connections: i64,
 }
 
 impl Counts {
-    /// What a request adds to the counts of one of its two users.
+    /// Returns what a request contributes to the counts of its sender or receiver.
     pub fn of(request: Option<&Request>, user: UserId) -> Self {
         let Some(request) = request else { return Self::default() };
         let sent = request.from == user && request.state.is_open();
@@ -58,19 +61,21 @@ impl Sub for Counts {
     }
 }
 
-/// How many requests a user sent in the running hour. An hour begins with the first send after the one before ended.
+/// The number of requests that a user sent in the current hour.
+///
+/// An hour starts with the first send after the previous hour ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendWindow {
-    /// When the hour began; `None` before the first send.
+    /// The start of the hour. `None` before the first send.
     pub since: Option<Time>,
-    /// How many were sent in it.
+    /// The number of requests sent in it.
     pub count: i64,
 }
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
 impl SendWindow {
-    /// The window as it stands at `now`: a new and empty one when the hour is over.
+    /// Returns the window at `now`: a new, empty one if the hour is over.
     pub fn at(self, now: Time) -> Self {
         match self.since {
             Some(since) if now < since + HOUR => self,
@@ -78,14 +83,14 @@ impl SendWindow {
         }
     }
 
-    /// The window after one more send at `now`.
+    /// Returns the window after another send at `now`.
     #[must_use]
     pub fn after_send(self, now: Time) -> Self {
         let window = self.at(now);
         Self { count: window.count + 1, ..window }
     }
 
-    /// How long until the hour is over.
+    /// Returns the time until the hour is over.
     pub fn remaining(self, now: Time) -> TimeDelta {
         self.since.map_or(TimeDelta::zero(), |since| (since + HOUR - now).max(TimeDelta::zero()))
     }
@@ -96,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_of_sends_ends_an_hour_after_its_first() {
+    fn a_window_ends_one_hour_after_its_first_send() {
         let start = Time::from_timestamp_micros(0).expect("a time");
         let window = SendWindow::default().after_send(start).after_send(start + TimeDelta::minutes(59));
         assert_eq!((window.count, window.remaining(start + TimeDelta::minutes(59))), (2, TimeDelta::minutes(1)));

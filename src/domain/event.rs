@@ -1,30 +1,34 @@
 //! Events: one for each committed change, in one order for the whole database.
+//!
+//! The ordered events of a database are its feed.
 
 use super::Time;
 use super::id::{RequestId, Sequence, UserId};
 
-/// One committed change. Ids only: nothing personal stays in the feed when a user is deleted.
+/// One committed change.
+///
+/// It refers to users and requests by id only, so that no personal data remains in the feed when a user is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in the feed.
+    /// The position in the feed.
     pub sequence: Sequence,
-    /// When it happened; never earlier than the event before.
+    /// The time of the change. Never earlier than that of the previous event.
     pub time: Time,
-    /// What happened.
+    /// The kind of change.
     pub kind: EventKind,
-    /// Why, where the kind does not say it.
+    /// The cause, for a change that nobody requested as such.
     pub cause: Option<Cause>,
-    /// On whose behalf.
+    /// The user or caller on whose behalf the change was made.
     pub actor: Actor,
-    /// The user it is about: the sender of a request, the one who blocks, the one who is created.
+    /// The first user of the event: the sender of a request, the blocking user, the user created.
     pub user: UserId,
-    /// The other of the pair, where it is about a pair.
+    /// The other user of an event about a pair.
     pub other: Option<UserId>,
-    /// The connection request, where it is about one.
+    /// The connection request, or the connection that it became.
     pub request: Option<RequestId>,
 }
 
-/// What happened.
+/// The kind of change that an event records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum EventKind {
@@ -43,45 +47,46 @@ pub enum EventKind {
     UserDeleted,
 }
 
-/// Why something happened that nobody asked for by its name.
+/// The cause of a change that nobody requested as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// One of the two blocked the other. On a created request: it was born rejected, since the receiver blocks
-    /// its sender.
+    /// One user blocked the other.
+    ///
+    /// On a created request: its receiver blocks its sender, so it was rejected from the start.
     Blocked,
-    /// A created request was born rejected, since an earlier one was rejected and the wait is not over.
+    /// The created request was rejected from the start, within the cooldown after an earlier rejection.
     Cooldown,
-    /// Two requests crossed.
+    /// Each of the two users asked the other to connect.
     Crossed,
-    /// One of the two was deleted.
+    /// One of the two users was deleted.
     UserDeleted,
 }
 
-/// On whose behalf something happened.
+/// The user or caller on whose behalf a change was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// A user.
     User(UserId),
-    /// A caller that acts for no user.
+    /// A caller that acts on behalf of no user: a service or an administrator.
     Operator,
-    /// Kith itself: time passed.
+    /// Kith itself, when something expired.
     System,
 }
 
 macro_rules! names {
     ($type:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
-            /// Every value.
+            /// All values, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name under which it is stored and published.
+            /// Returns the name of the value in the database and in the API.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
                 }
             }
 
-            /// The value of this name.
+            /// Returns the value with this name.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)+

@@ -1,4 +1,4 @@
-//! Numbers that name things. Each kind has its own type, so that none is taken for another.
+//! Identifiers. Each kind has its own type, so that one cannot be used in place of another.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ macro_rules! number {
         pub struct $name(i64);
 
         impl $name {
-            /// The number as given; the caller knows that it is one of these.
+            /// Wraps a number without checking it.
             pub const fn new(number: i64) -> Self {
                 Self(number)
             }
 
-            /// The number itself.
+            /// Returns the number.
             pub const fn get(self) -> i64 {
                 self.0
             }
@@ -37,15 +37,15 @@ number! {
     RequestId
 }
 number! {
-    /// An event's place in the feed: 1, 2, 3, … without gaps. 0 is "before the first".
+    /// The position of an event in the feed: 1, 2, 3, … without gaps. 0 precedes the first event.
     ///
-    /// It also names a revision (the newest event that an answer reflects) and a row's position in a list (the
+    /// Also used as a revision (the newest event that a response reflects) and as the position of a row in a list (the
     /// event that brought the row into its present state).
     Sequence
 }
 
 impl RequestId {
-    /// The id before.
+    /// Returns the preceding id.
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0 - 1)
@@ -53,23 +53,23 @@ impl RequestId {
 }
 
 impl Sequence {
-    /// After every event that will ever be.
+    /// The largest value, which no event reaches.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// The sequence that follows.
+    /// Returns the following sequence.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The sequence before.
+    /// Returns the preceding sequence.
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0 - 1)
     }
 }
 
-/// Two different users without an order: the key of everything that is between them.
+/// An unordered pair of different users: the key of their request, connection and blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PairKey {
     low: UserId,
@@ -77,27 +77,27 @@ pub struct PairKey {
 }
 
 impl PairKey {
-    /// The pair of two users; `None` when they are the same.
+    /// Creates the key of two users. Returns `None` if they are the same.
     pub fn of(one: UserId, other: UserId) -> Option<Self> {
         (one != other).then(|| Self { low: one.min(other), high: one.max(other) })
     }
 
-    /// The user with the smaller id.
+    /// Returns the user with the smaller id.
     pub fn low(self) -> UserId {
         self.low
     }
 
-    /// The user with the larger id.
+    /// Returns the user with the larger id.
     pub fn high(self) -> UserId {
         self.high
     }
 
-    /// Whether the user is one of the two.
+    /// Returns whether the user is one of the two.
     pub fn has(self, user: UserId) -> bool {
         user == self.low || user == self.high
     }
 
-    /// The one who is not `user`.
+    /// Returns the other user of the pair. `user` must be one of the two.
     pub fn other_than(self, user: UserId) -> UserId {
         if user == self.low { self.high } else { self.low }
     }

@@ -1,4 +1,4 @@
-//! What commands did.
+//! Outcomes: the results of commands.
 
 use std::sync::Arc;
 
@@ -8,35 +8,35 @@ use super::pair::{Block, Request};
 use super::user::User;
 use super::view::Status;
 
-/// What a command did, and the revision right after it.
+/// The outcome of an executed command, and the revision right after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executed {
-    /// The revision at which the outcome holds.
+    /// The revision that includes the command.
     pub revision: Sequence,
-    /// What the command did.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// What a command did: one variant for each kind of [`Command`](super::command::Command).
+/// The outcome of a command: one variant for each kind of [`Command`](super::command::Command).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The user was created.
     UserCreated(Arc<User>),
-    /// The row of an import was stored, or was the same already.
+    /// A row of an import was stored, or the stored user already had the same values.
     UserImported(Imported),
     /// The import ended.
     ImportFinished(ImportSummary),
-    /// The user as updated.
+    /// The user was updated. If no field changed, no event was written.
     UserUpdated(Arc<User>),
     /// The user was deleted.
     UserDeleted,
     /// The request was sent.
     Sent(Transition),
-    /// The request was accepted, rejected and so on.
+    /// The action was performed on the request.
     RequestChanged(RequestAction, Transition),
     /// The pending requests to a user were marked as viewed.
     AllViewed {
-        /// How many were not viewed before.
+        /// The number of requests that were unviewed before.
         marked: i64,
     },
     /// The connection was removed.
@@ -60,12 +60,12 @@ pub enum Outcome {
     },
     /// A step of the sweep ended.
     Swept {
-        /// How many rows had expired or could be deleted.
+        /// The number of rows that were expired or deleted.
         rows: i64,
     },
 }
 
-/// A request after a change, and how its two users stand, both as the actor may see them.
+/// A request and the status of its pair after a change, both as the actor may see them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// The request. `None` if it no longer exists for the actor.
@@ -85,7 +85,7 @@ pub struct FullRequest {
     pub to: Arc<User>,
 }
 
-/// What an imported row did.
+/// The effect of an imported row on the stored user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Imported {
@@ -94,28 +94,28 @@ pub enum Imported {
     Unchanged,
 }
 
-/// What an import did.
+/// The totals of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportSummary {
-    /// Users created.
+    /// The number of users created.
     pub created: i64,
-    /// Users changed.
+    /// The number of users changed.
     pub updated: i64,
-    /// Users that were the same.
+    /// The number of users that already had the same values.
     pub unchanged: i64,
-    /// Rows refused.
+    /// The number of rows refused.
     pub refused: i64,
-    /// The first of the refused rows.
+    /// The first refused rows, in the order of the stream.
     pub refusals: Vec<ImportRefusal>,
 }
 
 /// A row of an import that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportRefusal {
-    /// The row's place in the stream, from 0.
+    /// The index of the row in the stream, from 0.
     pub position: i64,
-    /// Whether the name is another user's; else fields break their rules.
+    /// Whether another user has the username. If false, fields are invalid.
     pub username_taken: bool,
-    /// The wrong fields and what is wrong with each.
+    /// The invalid fields, each with a description of what is wrong.
     pub violations: Vec<(String, String)>,
 }

@@ -1,27 +1,29 @@
-//! The settings that the rules depend on.
+//! The settings of the rules.
 
 use chrono::TimeDelta;
 
 use super::Time;
 
-/// How long things last, how many there may be, and what a sender may learn. `None` is "no limit".
+/// Durations, limits and disclosures. `None` switches a duration or a limit off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long after a rejection a request that was cancelled still counts as rejected. Default 30 days.
+    /// How long after a rejection a new request is rejected from the start. Default 30 days.
+    ///
+    /// It applies to requests of the same sender to the same receiver.
     pub cooldown: Option<TimeDelta>,
-    /// How long a request waits before it expires. Default 180 days.
+    /// How long after its creation an open request expires. Default 180 days.
     pub lifetime: Option<TimeDelta>,
-    /// How many requests that are pending or rejected a user may have sent. Default 1,000.
+    /// The maximum number of pending and rejected requests from a user. Default 1,000.
     pub max_sent_requests: Option<i64>,
-    /// How many connections a user may have. Default 30,000.
+    /// The maximum number of connections of a user. Default 30,000.
     pub max_connections: Option<i64>,
-    /// How many requests a user may send within an hour. Default 100.
+    /// The maximum number of requests that a user may send within an hour. Default 100.
     pub max_sends_per_hour: Option<i64>,
-    /// How long events are kept in the feed. Default 30 days.
+    /// How long events are retained. Default 30 days.
     pub event_retention: Option<TimeDelta>,
-    /// Whether a sender sees that a request was rejected. Default no.
+    /// Whether senders see that a request was rejected. Default false.
     pub disclose_rejections: bool,
-    /// Whether a sender sees that a request was viewed. Default no.
+    /// Whether senders see that a request was viewed. Default false.
     pub disclose_views: bool,
 }
 
@@ -41,30 +43,36 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// A request that was created at this time or before has expired at `now`. `None`: none ever expires.
+    /// Returns the latest creation time of open requests that have expired at `now`.
+    ///
+    /// `None`: requests never expire.
     pub fn expired_before(&self, now: Time) -> Option<Time> {
         self.lifetime.and_then(|lifetime| now.checked_sub_signed(lifetime))
     }
 
-    /// A rejection at this time or before holds no cooldown at `now`. `None`: none ever does.
+    /// Returns the latest time of rejections whose cooldown has ended at `now`.
+    ///
+    /// `None`: there is no cooldown.
     pub fn cooled_before(&self, now: Time) -> Option<Time> {
         self.cooldown.and_then(|cooldown| now.checked_sub_signed(cooldown))
     }
 
-    /// Events of this time or before are kept no longer at `now`. `None`: all are kept.
+    /// Returns the latest time of events whose retention has ended at `now`.
+    ///
+    /// `None`: events are retained forever.
     pub fn events_until(&self, now: Time) -> Option<Time> {
         self.event_retention.and_then(|retention| now.checked_sub_signed(retention))
     }
 
-    /// Whether a request that was created then has expired at `now`.
+    /// Returns whether an open request that was created at `created` has expired at `now`.
     pub fn has_expired(&self, created: Time, now: Time) -> bool {
-        self.expired_before(now).is_some_and(|border| created <= border)
+        self.expired_before(now).is_some_and(|cutoff| created <= cutoff)
     }
 
-    /// Whether a rejection at that time still keeps its sender waiting at `now`.
+    /// Returns whether a rejection at `rejected` still causes a cooldown at `now`.
     pub fn in_cooldown(&self, rejected: Option<Time>, now: Time) -> bool {
         match (self.cooled_before(now), rejected) {
-            (Some(border), Some(rejected)) => rejected > border,
+            (Some(cutoff), Some(rejected)) => rejected > cutoff,
             (None, _) | (_, None) => false,
         }
     }

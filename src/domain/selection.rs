@@ -1,4 +1,4 @@
-//! Which events a caller asks for.
+//! Selection of events by viewer, user, kind and pair.
 
 use std::collections::HashSet;
 
@@ -7,21 +7,21 @@ use super::id::{PairKey, UserId};
 use super::policy::Policy;
 use super::view::{Viewer, visible_event};
 
-/// What a caller wants to be told of the feed. Every condition that is given must hold.
+/// A filter for events. An event is selected if it matches every condition that is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// For whom.
+    /// The viewer. Events that they may not see are not selected.
     pub viewer: Viewer,
-    /// About one of these; empty: about anyone.
+    /// Events about one of these users. Empty: about any user.
     pub users: HashSet<UserId>,
-    /// Of one of these kinds; empty: of any.
+    /// Events of one of these kinds. Empty: of any kind.
     pub kinds: HashSet<EventKind>,
-    /// Between these two.
+    /// Events between these two users.
     pub pair: Option<PairKey>,
 }
 
 impl Selection {
-    /// The event as it is told, if it is.
+    /// Returns the event as the viewer may see it, or `None` if it is not selected.
     pub fn select(&self, event: &Event, policy: &Policy) -> Option<Event> {
         let is_about = |user| event.user == user || event.other == Some(user);
         let chosen = (self.kinds.is_empty() || self.kinds.contains(&event.kind))
@@ -34,12 +34,14 @@ impl Selection {
         visible_event(event, self.viewer, policy)
     }
 
-    /// Whether every event is told.
+    /// Returns whether all events are selected.
     pub fn is_everything(&self) -> bool {
         self.viewer == Viewer::Operator && self.users.is_empty() && self.kinds.is_empty() && self.pair.is_none()
     }
 
-    /// A user whom every event that is told is about, if there is one: the feed need not be read for others.
+    /// Returns a user whom all selected events are about, if there is one.
+    ///
+    /// Then only the events about this user need to be read.
     pub fn subject(&self) -> Option<UserId> {
         let only = || self.users.iter().next().copied().filter(|_| self.users.len() == 1);
         match self.viewer {
