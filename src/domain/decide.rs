@@ -1,6 +1,7 @@
-//! The rule book: what a command does to a pair. Pure: the same arguments always give the same decision.
+//! The rules: what a command does to a pair.
 //!
-//! `docs/semantics.md` tells the same as tables, and a test holds the two together.
+//! The functions are pure: the same arguments always give the same decision. `docs/semantics.md` documents the rules as
+//! tables. A test compares the two.
 
 mod case;
 
@@ -15,63 +16,63 @@ use super::pair::{Message, Pair, Request, RequestState};
 use super::policy::Policy;
 use super::user::UserStatus;
 
-/// What a user wants to happen between them and the other of a pair.
+/// A command of one user of a pair (the actor) that affects the pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairCommand {
-    /// Ask the other to connect.
+    /// Sends a request to the other user.
     Send(Message),
-    /// Accept the other's request.
+    /// Accepts the request of the other user.
     Accept,
-    /// Reject the other's request.
+    /// Rejects the request of the other user.
     Reject,
-    /// Take a rejection back.
+    /// Makes a rejected request of the other user pending again.
     Restore,
-    /// Take one's own request back.
+    /// Cancels the actor's own request.
     Cancel,
-    /// Note that the other's request was seen.
+    /// Marks the request of the other user as viewed.
     MarkViewed,
-    /// End the connection.
+    /// Removes the connection.
     Remove,
-    /// Block the other.
+    /// Blocks the other user.
     Block,
-    /// End one's block of the other.
+    /// Removes the actor's block of the other user.
     Unblock,
 }
 
-/// One of the two users, as far as the rules care.
+/// One user of a pair, with everything that the rules depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party {
-    /// Who.
+    /// The user's id.
     pub id: UserId,
-    /// Whether they may take part; `None` when there is no such user.
+    /// The status of the user. `None` if the user does not exist.
     pub status: Option<UserStatus>,
-    /// What they have.
+    /// The counts of the user's requests and connections.
     pub counts: Counts,
-    /// What they sent of late.
+    /// The sends of the user in the current hour.
     pub sends: SendWindow,
 }
 
-/// When a decision is made.
+/// The position of a decision in time and in the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// The time of its events.
+    /// The time of the decision and of its events.
     pub time: Time,
-    /// The sequence of its first event.
+    /// The sequence of the decision's first event.
     pub next: Sequence,
 }
 
-/// What a command does: the pair afterwards, and the events. No events: nothing changed.
+/// The effect of a command: the pair after it, and its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The pair after the command.
     pub pair: Pair,
-    /// What happened, numbered from the moment's next sequence.
+    /// The events, numbered from the moment's next sequence. Empty if the command changed nothing.
     pub events: Vec<Event>,
-    /// Whether the actor sent a request, which counts towards their hour.
+    /// Whether the actor sent a request, which counts towards their hourly limit.
     pub sent: bool,
 }
 
-/// Why a command is refused. The proto's `ErrorReason` documents each.
+/// The reason for which a command is rejected. `ErrorReason` in the protos documents each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the proto's ErrorReason, which documents them")]
 pub enum Rejection {
@@ -95,9 +96,9 @@ pub enum Rejection {
         user: UserId,
         other: UserId,
     },
-    /// A send found a connection: ALREADY_EXISTS.
+    /// The users of a send are already connected: ALREADY_EXISTS.
     AlreadyConnected(RequestId),
-    /// A change came after the acceptance: FAILED_PRECONDITION.
+    /// The request of the command is already accepted: FAILED_PRECONDITION.
     AlreadyAccepted(RequestId),
     RequestPending(RequestId),
     LimitReached {
@@ -109,7 +110,7 @@ pub enum Rejection {
     RequestIdReused(uuid::Uuid),
 }
 
-/// What there may be only so many of.
+/// A limit of the [`Policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it; the policy documents them")]
 pub enum Limit {
@@ -119,7 +120,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The name under which it is published.
+    /// Returns the name of the limit in the metadata of errors.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SentRequests => "sent_requests",
@@ -129,9 +130,9 @@ impl Limit {
     }
 }
 
-/// Decides what `command` by `actor` does to the pair of `actor` and `other`.
+/// Decides what a command by `actor` does to the pair of `actor` and `other`.
 ///
-/// The pair must be [request_at](expire).
+/// [`expire`] must have been applied to the pair before.
 pub fn decide(
     pair: &Pair,
     command: &PairCommand,
@@ -154,10 +155,10 @@ pub fn decide(
     }
 }
 
-/// What time alone does to a pair: a request expires, a cooldown ends. `None`: nothing is due.
+/// Expires the request or the cooldown of a pair. Returns `None` if neither has expired.
 ///
-/// A rejected request that expires is withdrawn while its cooldown runs, so that its sender sees the same as with
-/// a pending one.
+/// A rejected request that expires during its cooldown becomes withdrawn. Its sender sees the same as when a pending
+/// request expires.
 pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> {
     let request = pair.request.as_ref()?;
     let expires = request.state.is_open() && policy.has_expired(request.created, moment.time);
@@ -173,7 +174,7 @@ pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> 
     Some(decision)
 }
 
-/// The request of the pair after what time alone has done to it at `now`.
+/// Returns the request of the pair at `now`, after [`expire`].
 pub fn request_at(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
     match expire(pair, policy, Moment { time: now, next: Sequence::default() }) {
         Some(decision) => decision.pair.request,
@@ -181,7 +182,7 @@ pub fn request_at(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
     }
 }
 
-/// What is left of a request that its sender no longer sees: a withdrawn row while a cooldown runs, else nothing.
+/// Returns what remains of a request that ends: a withdrawn request during a cooldown, else nothing.
 fn withdrawn(request: &Request, policy: &Policy, moment: Moment) -> Option<Request> {
     let holds = request.state != RequestState::Pending && policy.in_cooldown(request.rejected, moment.time);
     holds.then(|| Request { state: RequestState::Withdrawn, position: moment.next, ..request.clone() })
@@ -197,7 +198,7 @@ impl Decision {
         self.events.push(event);
     }
 
-    /// The event that would follow those noted so far.
+    /// Creates the event that follows those recorded so far.
     fn event(
         &self,
         moment: Moment,
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_request_that_expires_holds_a_cooldown_that_still_runs() {
+    fn a_rejected_request_that_expires_is_withdrawn_until_its_cooldown_ends() {
         let days = |days| Some(TimeDelta::days(days));
         let policy = Policy { lifetime: days(10), cooldown: days(30), ..Policy::default() };
         assert_eq!(expire_at(&rejected(), &policy, 9), None);
@@ -256,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_switched_off_never_comes() {
+    fn without_a_lifetime_and_a_cooldown_nothing_expires() {
         let policy = Policy { lifetime: None, cooldown: None, ..Policy::default() };
         assert_eq!(expire_at(&rejected(), &policy, 100_000), None);
         let moment = Moment { time: time(1), next: Sequence::new(9) };
         let party = |id| Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() };
         let key = rejected().key;
         let cancel = decide(&rejected(), &PairCommand::Cancel, &party(key.low()), &party(key.high()), &policy, moment);
-        assert_eq!(cancel.expect("cancelled").pair.request, None, "without a cooldown nothing is kept");
+        assert_eq!(cancel.expect("cancelled").pair.request, None, "without a cooldown no row remains");
     }
 }

@@ -1,30 +1,30 @@
-//! What is between two users: at most one live request or connection, and a block each way.
+//! Pairs: the request or connection between two users, and their blocks of each other.
 
 use super::Time;
 use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::text::Prose;
 
-/// What a sender writes to a receiver.
+/// The message of a request, from its sender to its receiver.
 pub type Message = Prose<500>;
 
-/// Where a request stands in the database. A sender sees less: see [`view`](super::view).
+/// The state of a request in the database. Viewers may see another: see [`view`](super::view).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequestState {
-    /// Waits for its receiver.
+    /// Sent, and neither accepted nor rejected.
     Pending,
-    /// Rejected by its receiver; its sender sees it pending.
+    /// Rejected by its receiver, by a block or from the start. Its sender sees it as pending.
     Rejected,
-    /// Rejected, then cancelled by its sender or expired: seen by nobody, kept only to hold the cooldown.
+    /// Rejected, then cancelled or expired. Invisible, and stored only until its cooldown ends.
     Withdrawn,
-    /// Accepted: the two are connected.
+    /// Accepted: the two users are connected.
     Connected,
 }
 
 impl RequestState {
-    /// Every state.
+    /// All states.
     pub const ALL: &[Self] = &[Self::Pending, Self::Rejected, Self::Withdrawn, Self::Connected];
 
-    /// The name under which it is stored.
+    /// Returns the name of the state in the database.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -34,7 +34,7 @@ impl RequestState {
         }
     }
 
-    /// Whether its sender sees it waiting.
+    /// Returns whether the sender sees the request as pending.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Pending | Self::Rejected)
     }
@@ -45,68 +45,69 @@ impl RequestState {
 pub struct Request {
     /// The sequence of the event that created it.
     pub id: RequestId,
-    /// Who asked.
+    /// The sender.
     pub from: UserId,
-    /// Who was asked.
+    /// The receiver.
     pub to: UserId,
-    /// Where it stands.
+    /// The state.
     pub state: RequestState,
-    /// The sequence of the event that brought it into this state: the order of the receiver's lists and of
-    /// connections.
+    /// The sequence of the event that brought it into this state.
+    ///
+    /// Lists of received requests and of connections are ordered by it.
     pub position: Sequence,
-    /// What the sender wrote.
+    /// The message of the sender. May be empty.
     pub message: Message,
     /// When it was sent.
     pub created: Time,
     /// When the receiver first viewed it.
     pub viewed: Option<Time>,
-    /// When it was rejected; set in the states rejected and withdrawn only.
+    /// When it was rejected. Set only in the states rejected and withdrawn.
     pub rejected: Option<Time>,
-    /// When it was accepted; set in the state connected only.
+    /// When it was accepted. Set only in the state connected.
     pub accepted: Option<Time>,
 }
 
 impl Request {
-    /// The pair it is between.
+    /// Returns the key of the pair, or `None` if sender and receiver are the same.
     pub fn key(&self) -> Option<PairKey> {
         PairKey::of(self.from, self.to)
     }
 }
 
-/// A block of one user against the other.
+/// A block of one user of a pair by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Since when.
+    /// When the block was made.
     pub created: Time,
-    /// The sequence of the event that made it.
+    /// The sequence of the event that created it. Lists of blocks are ordered by it.
     pub position: Sequence,
 }
 
-/// All that is between two users.
+/// The relations of two users. At most one request or connection, and a block by each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// Which two.
+    /// The two users.
     pub key: PairKey,
-    /// The one request or connection.
+    /// The request or the connection.
     pub request: Option<Request>,
-    /// The block of the user with the smaller id.
+    /// The block by the user with the smaller id.
     pub low_block: Option<Block>,
-    /// The block of the user with the larger id.
+    /// The block by the user with the larger id.
     pub high_block: Option<Block>,
 }
 
 impl Pair {
-    /// A pair with nothing between the two.
+    /// Creates a pair without a request, a connection or a block.
     pub const fn empty(key: PairKey) -> Self {
         Self { key, request: None, low_block: None, high_block: None }
     }
 
-    /// The block by this one of the two.
+    /// Returns the block by `user`, who must be one of the two.
     pub fn block_by(&self, user: UserId) -> Option<&Block> {
         if user == self.key.low() { self.low_block.as_ref() } else { self.high_block.as_ref() }
     }
 
-    /// Where the block by this one of the two is kept.
+    /// Returns a mutable reference to the block by `user`, who must be one of the two.
     pub fn block_by_mut(&mut self, user: UserId) -> &mut Option<Block> {
         if user == self.key.low() { &mut self.low_block } else { &mut self.high_block }
     }

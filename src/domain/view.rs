@@ -1,4 +1,6 @@
-//! What a viewer may see. The only place that hides a refusal; everything that leaves Kith passes here.
+//! Visibility: what a viewer may see of requests, events and statuses.
+//!
+//! Rejections and blocks are hidden here and nowhere else. Everything that leaves Kith passes through these functions.
 
 use super::Time;
 use super::decide::request_at;
@@ -7,16 +9,16 @@ use super::id::{RequestId, UserId};
 use super::pair::{Pair, Request, RequestState};
 use super::policy::Policy;
 
-/// For whom something is read.
+/// The viewer on whose behalf something is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
-    /// A user, who sees their side.
+    /// A user. Sees what concerns them, without rejections and blocks by others.
     User(UserId),
-    /// A caller that acts for no user, and sees the truth.
+    /// A caller that acts on behalf of no user. Sees everything as it is stored.
     Operator,
 }
 
-/// How one user stands towards another. Being blocked by the other never shows.
+/// The status of one user towards another. A block by the other user is never visible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names say it; the proto documents them")]
 pub enum Status {
@@ -30,10 +32,10 @@ pub enum Status {
     Itself,
 }
 
-/// The request as the viewer may see it; `None` where it does not exist for them.
+/// Returns the request as the viewer may see it, or `None` if it does not exist for them.
 ///
-/// A sender sees a rejected request as pending, and not whether it was viewed, unless the policy discloses it.
-/// A withdrawn or expired request exists for nobody.
+/// Unless the policy discloses it, a sender sees a rejected request as pending and not whether it was viewed. Withdrawn
+/// and expired requests are visible to nobody.
 pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) -> Option<Request> {
     if request.state == RequestState::Withdrawn || request.state.is_open() && policy.has_expired(request.created, now) {
         return None;
@@ -56,18 +58,20 @@ pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) ->
     Some(seen)
 }
 
-/// The event as the viewer may see it; `None` where they may not know of it.
+/// Returns the event as the viewer may see it, or `None` if it is not visible to them.
 ///
-/// A user sees the events that they take part in. A sender does not see what became of a request behind their back:
-/// rejections, restorations and views, unless the policy discloses them. A receiver is not told of a request that was
-/// born rejected. A block is told to the one who blocks, and so is that it was the cause of anything.
+/// Users see the events about themselves, with these exceptions:
+///
+/// - A sender sees no rejection, restoration or view of their request unless the policy discloses it.
+/// - A receiver does not see the creation of a request that was rejected from the start.
+/// - A block, and a block as the cause of another event, is visible only to the blocking user.
 pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<Event> {
     let Viewer::User(user) = viewer else { return Some(event.clone()) };
     let is_first = event.user == user;
     if !is_first && event.other != Some(user) {
         return None;
     }
-    let told = match event.kind {
+    let visible = match event.kind {
         EventKind::RequestCreated => is_first || event.cause.is_none(),
         EventKind::RequestViewed => !is_first || policy.disclose_views,
         EventKind::RequestRejected | EventKind::RequestRestored => !is_first || policy.disclose_rejections,
@@ -82,15 +86,15 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
     };
     let own = event.actor == Actor::User(user);
     let cause = event.cause.filter(|cause| match cause {
-        // Of a created request it is the receiver's block, and the actor is the sender.
+        // A created request is rejected because of a block by its receiver, while the actor is its sender.
         Cause::Blocked => own && event.kind != EventKind::RequestCreated,
         Cause::Cooldown => false,
         Cause::Crossed | Cause::UserDeleted => true,
     });
-    told.then(|| Event { cause, ..event.clone() })
+    visible.then(|| Event { cause, ..event.clone() })
 }
 
-/// How `user` stands towards the other of the pair, and the request or connection that this stands for.
+/// Returns the status of `user` towards the other user, and the id of the request or connection.
 pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status, Option<RequestId>) {
     if pair.block_by(user).is_some() {
         return (Status::Blocked, None);
@@ -114,7 +118,7 @@ mod tests {
     use crate::domain::pair::Message;
 
     #[test]
-    fn a_sender_sees_what_the_policy_discloses_and_no_more() {
+    fn senders_see_only_what_the_policy_discloses() {
         let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
         let request = Request {
             id: RequestId::new(7),
@@ -139,23 +143,23 @@ mod tests {
         }
     }
 
-    /// When one of the two is told of an event.
+    /// When an event is visible to one of its two users.
     #[derive(Clone, Copy, PartialEq, Eq)]
     enum When {
         Always,
         Never,
-        /// Unless it has a cause.
-        Plain,
+        /// If it has no cause.
+        WithoutCause,
         RejectionsDisclosed,
         ViewsDisclosed,
     }
 
-    /// Of each kind: when the first of the two is told, and when the other.
-    const TOLD: [(EventKind, When, When); 13] = {
+    /// For each kind: when an event is visible to its first user, and when to the other.
+    const VISIBILITY: [(EventKind, When, When); 13] = {
         use EventKind as Kind;
-        use When::{Always, Never, Plain, RejectionsDisclosed, ViewsDisclosed};
+        use When::{Always, Never, RejectionsDisclosed, ViewsDisclosed, WithoutCause};
         [
-            (Kind::RequestCreated, Always, Plain),
+            (Kind::RequestCreated, Always, WithoutCause),
             (Kind::RequestViewed, ViewsDisclosed, Always),
             (Kind::RequestRejected, RejectionsDisclosed, Always),
             (Kind::RequestRestored, RejectionsDisclosed, Always),
@@ -171,10 +175,10 @@ mod tests {
         ]
     };
 
-    /// Whether a cause is told to this viewer, with what they are told.
-    fn cause_is_told(cause: Cause, kind: EventKind, actor: Actor, viewer: UserId) -> bool {
+    /// Whether a cause is visible to a viewer who sees the event.
+    fn cause_is_visible(cause: Cause, kind: EventKind, actor: Actor, viewer: UserId) -> bool {
         match cause {
-            // To the one who blocks, and of a created request the actor is the one who is blocked.
+            // Only to the blocking user. The actor of a created request is the blocked one.
             Cause::Blocked => kind != EventKind::RequestCreated && actor == Actor::User(viewer),
             Cause::Cooldown => false,
             Cause::Crossed | Cause::UserDeleted => true,
@@ -182,30 +186,30 @@ mod tests {
     }
 
     #[test]
-    fn a_viewer_is_told_what_they_may_know_and_no_cause_that_tells_more() {
+    fn viewers_see_only_the_events_and_causes_that_they_may_know() {
         let (first, other, third) = (UserId::new(1), UserId::new(2), UserId::new(3));
-        assert_eq!(TOLD.map(|(kind, ..)| kind), EventKind::ALL);
+        assert_eq!(VISIBILITY.map(|(kind, ..)| kind), EventKind::ALL);
         let causes = || Cause::ALL.iter().copied().map(Some).chain([None]);
         let actors = [Actor::User(first), Actor::User(other), Actor::Operator, Actor::System];
         for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
             let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
-            for (kind, to_first, to_other) in TOLD {
+            for (kind, to_first, to_other) in VISIBILITY {
                 for (cause, actor) in causes().flat_map(|cause| actors.map(|actor| (cause, actor))) {
                     let request = Some(RequestId::new(7));
                     let (sequence, time) = (Sequence::new(9), Time::UNIX_EPOCH);
                     let event = Event { sequence, time, kind, cause, actor, user: first, other: Some(other), request };
                     for (viewer, when) in [(first, to_first), (other, to_other), (third, When::Never)] {
-                        let told = match when {
+                        let visible = match when {
                             When::Always => true,
                             When::Never => false,
-                            When::Plain => cause.is_none(),
+                            When::WithoutCause => cause.is_none(),
                             When::RejectionsDisclosed => disclose_rejections,
                             When::ViewsDisclosed => disclose_views,
                         };
-                        let cause = cause.filter(|cause| cause_is_told(*cause, kind, actor, viewer));
-                        let expected = told.then(|| Event { cause, ..event.clone() });
+                        let cause = cause.filter(|cause| cause_is_visible(*cause, kind, actor, viewer));
+                        let expected = visible.then(|| Event { cause, ..event.clone() });
                         let seen = visible_event(&event, Viewer::User(viewer), &policy);
-                        assert_eq!(seen, expected, "{event:?} to {viewer} by {policy:?}");
+                        assert_eq!(seen, expected, "{event:?} for user {viewer} with {policy:?}");
                     }
                     assert_eq!(visible_event(&event, Viewer::Operator, &policy), Some(event));
                 }
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_one_user_is_told_to_them_alone() {
+    fn events_about_one_user_are_visible_to_that_user_only() {
         let (sequence, time, user) = (Sequence::new(9), Time::UNIX_EPOCH, UserId::new(1));
         for kind in [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted] {
             let (actor, cause) = (Actor::Operator, None);

@@ -1,4 +1,4 @@
-//! Each command's own rules, in the order in which they are checked.
+//! The rules of each command, in the order in which they are checked.
 
 use chrono::TimeDelta;
 
@@ -10,7 +10,7 @@ use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
 use crate::domain::policy::Policy;
 use crate::domain::user::UserStatus;
 
-/// One command with all that it is decided from.
+/// The arguments of [`decide`](super::decide) without the command.
 pub(super) struct Case<'a> {
     pub(super) pair: &'a Pair,
     pub(super) actor: &'a Party,
@@ -55,7 +55,9 @@ impl Case<'_> {
         Ok(Decision { sent: true, ..decision })
     }
 
-    /// Whether a new request is refused before its receiver hears of it, and since when.
+    /// Returns the time and the cause of the rejection if a new request is rejected from the start.
+    ///
+    /// The receiver does not see such a request. Its sender sees it as pending.
     fn initial_rejection(&self) -> Option<(Time, Cause)> {
         if self.pair.block_by(self.other.id).is_some() {
             return Some((self.moment.time, Cause::Blocked));
@@ -162,7 +164,7 @@ impl Case<'_> {
         Ok(decision)
     }
 
-    /// What a block does to the request or connection that it meets.
+    /// Ends the request or the connection of a pair in which the actor blocks the other user.
     fn end_for_block(&self, request: &Request) -> Decision {
         let cause = Some(Cause::Blocked);
         let own = request.from == self.actor.id;
@@ -190,7 +192,7 @@ impl Case<'_> {
         Ok(decision)
     }
 
-    /// Makes a connection of the request, if both have room for one more.
+    /// Turns the request into a connection if neither user is at the connection limit.
     fn connect(&self, request: &Request, cause: Option<Cause>) -> Result<Decision, Rejection> {
         self.check_connection_limit(self.actor)?;
         self.check_connection_limit(self.other)?;
@@ -214,7 +216,9 @@ impl Case<'_> {
         }
     }
 
-    /// The pair's live request. Callers look it up by its id first; a pair without one has none to name.
+    /// Returns the request of the pair unless it is withdrawn.
+    ///
+    /// The ledger finds the pair by the id of its request, so the error for a pair without one has no id to report.
     fn request(&self) -> Result<&Request, Rejection> {
         match &self.pair.request {
             Some(request) if request.state == RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
@@ -243,7 +247,9 @@ impl Case<'_> {
         }
     }
 
-    /// The limits on a new request. They are the same for one that is born rejected: its sender must not notice.
+    /// Checks the limits on sending a request.
+    ///
+    /// They also apply to a request that is rejected from the start, since its sender must not notice the rejection.
     fn check_request_limits(&self) -> Result<(), Rejection> {
         let Party { id, counts, sends, .. } = *self.actor;
         check_limit(self.policy.max_sent_requests, counts.requests_sent, Limit::SentRequests, id, None)?;
@@ -270,7 +276,7 @@ impl Case<'_> {
         Decision::unchanged(self.pair)
     }
 
-    /// One event about `request`, which is `after` from now on.
+    /// Replaces `request` by `after` and records one event about it.
     fn change(&self, kind: EventKind, cause: Option<Cause>, request: &Request, after: Option<Request>) -> Decision {
         let mut decision = self.unchanged();
         decision.record(self.moment, self.as_actor(), kind, cause, request);
