@@ -1,13 +1,13 @@
-//! Text that keeps its rules: each type here can only be built valid.
+//! Text types that are validated when they are parsed.
 //!
-//! Lengths count Unicode scalar values. The errors are for developers, and say the rule that was broken.
+//! Lengths count Unicode scalar values. Errors are written for developers and state the rule that was violated.
 
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::NaiveDate;
 
-/// Why a text was refused.
+/// The rule that a text violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextError(String);
 
@@ -21,11 +21,11 @@ fn refuse<T>(rule: impl Into<String>) -> Result<T, TextError> {
     Err(TextError(rule.into()))
 }
 
-/// The most characters that a username has.
+/// The maximum number of characters of a username.
 pub const USERNAME_MAX: usize = 255;
-/// The most characters that an address has (RFC 5321, section 4.5.3.1.3, less the angle brackets).
+/// The maximum number of characters of an e-mail address (RFC 5321, 4.5.3.1.3, without brackets).
 pub const EMAIL_MAX: usize = 254;
-/// The most characters that a URL has.
+/// The maximum number of characters of a URL.
 pub const URL_MAX: usize = 200;
 
 macro_rules! text {
@@ -35,12 +35,12 @@ macro_rules! text {
         pub struct $name $(<const $max: usize>)? (String);
 
         impl $(<const $max: usize>)? $name $(<$max>)? {
-            /// The text as it was stored: only valid values reach the database, so the rules are not run again.
+            /// Wraps a stored text without validating it: only valid texts reach the database.
             pub fn stored(text: String) -> Self {
                 Self(text)
             }
 
-            /// The text.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -49,15 +49,17 @@ macro_rules! text {
 }
 
 text! {
-    /// A line of at most `MAX` characters, none of them a control character. May be empty.
+    /// Single-line text of at most `MAX` characters without control characters. May be empty.
     Line<const MAX>
 }
 text! {
-    /// Text of at most `MAX` characters; newline and tab are the only control characters. May be empty.
+    /// Multi-line text of at most `MAX` characters. May be empty.
+    ///
+    /// Newline and tab are the only control characters allowed.
     Prose<const MAX>
 }
 text! {
-    /// A name of 1 to 255 characters of `A-Z a-z 0-9 - _`.
+    /// A username of 1 to 255 characters of `A-Z a-z 0-9 - _`.
     Username
 }
 text! {
@@ -69,7 +71,7 @@ text! {
     Url
 }
 text! {
-    /// A date `YYYY-MM-DD`, or empty. See [`Birthday::parse`].
+    /// A date in the form `YYYY-MM-DD`, or empty. Created by [`Birthday::parse`].
     Birthday
 }
 
@@ -110,7 +112,7 @@ impl FromStr for Username {
 }
 
 impl Username {
-    /// The form in which no two users have the same name: lower case.
+    /// Returns the username in lower case. No two users have the same key.
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }
@@ -124,7 +126,7 @@ impl FromStr for Email {
             return Ok(Self::default());
         }
         at_most(text, EMAIL_MAX)?;
-        // Addresses without a display name and with a domain that has a dot; `@localhost` is nobody's address.
+        // The domain must contain a dot: `ann@localhost` is not an address that others can write to.
         let options =
             email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
         if text.chars().any(char::is_control) || email_address::EmailAddress::parse_with_options(text, options).is_err()
@@ -154,12 +156,12 @@ impl FromStr for Url {
 }
 
 impl Birthday {
-    /// Reads a date that lies before `today`. The form is exactly `YYYY-MM-DD` (ISO 8601).
+    /// Parses a date before `today` in exactly the form `YYYY-MM-DD` (ISO 8601).
     pub fn parse(text: &str, today: NaiveDate) -> Result<Self, TextError> {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        // The parser alone would take `2000-1-1`; what it writes back is the one form.
+        // The parser also accepts `2000-1-1`. Formatting the date again shows whether the text had the exact form.
         match NaiveDate::parse_from_str(text, "%Y-%m-%d") {
             Ok(date) if date.format("%Y-%m-%d").to_string() == text && date < today => Ok(Self(text.to_owned())),
             _ => refuse("must be a date YYYY-MM-DD in the past"),
@@ -168,7 +170,7 @@ impl Birthday {
 }
 
 fn at_most(text: &str, max: usize) -> Result<(), TextError> {
-    // The byte length is free and settles almost every call.
+    // The byte length is known without counting and decides almost every call.
     if text.len() > max && text.chars().count() > max {
         return refuse(format!("must have at most {max} characters"));
     }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn usernames_have_their_alphabet() {
+    fn usernames_allow_only_letters_digits_hyphens_and_underscores() {
         for (text, good) in [("Ann_1-x", true), ("", false), ("a b", false), ("é", false), ("a\0", false)] {
             assert_eq!(ok::<Username>(text), good, "{text:?}");
         }
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_addresses() {
+    fn emails_are_addresses_with_a_dot_in_the_domain() {
         for (text, good) in [
             ("", true),
             ("ann@example.com", true),
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_absolute_and_of_the_web() {
+    fn urls_are_absolute_http_or_https_urls() {
         for (text, good) in [
             ("", true),
             ("https://example.com/a?b=c", true),
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn birthdays_are_past_dates_in_one_form() {
+    fn birthdays_are_past_dates_in_iso_form() {
         let today = NaiveDate::from_ymd_opt(2026, 11, 23).expect("a date");
         for (text, good) in [
             ("", true),

@@ -1,4 +1,4 @@
-//! A user, and what may be asked of one.
+//! Users and the changes of their fields.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,9 @@ use super::Time;
 use super::id::UserId;
 use super::text::{Birthday, Email, Line, Prose, Url, Username};
 
-/// A member, as the owner of users described them. The fields and limits are those of `user.proto`.
+/// A user, as described by the system that owns the profiles.
+///
+/// The fields and limits are those of `user.proto`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct User {
@@ -31,7 +33,7 @@ pub struct User {
 }
 
 impl User {
-    /// How many bytes all the texts have.
+    /// Returns the total length of all texts in bytes.
     pub fn text_len(&self) -> usize {
         let names = self.username.as_str().len() + self.real_name.as_str().len() + self.email.as_str().len();
         let words = self.bio.as_str().len() + self.location.as_str().len() + self.description.as_str().len();
@@ -66,10 +68,10 @@ impl PartialEq for Encoded {
 
 impl Eq for Encoded {}
 
-/// What a user says of their gender.
+/// The gender that a user states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Gender {
-    /// Not told.
+    /// Not stated.
     #[default]
     Unspecified,
     /// Male.
@@ -78,19 +80,19 @@ pub enum Gender {
     Female,
 }
 
-/// Whether a user may take part.
+/// The status of a user, which decides what they may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum UserStatus {
-    /// May enter relations.
+    /// Not restricted.
     #[default]
     Approved,
-    /// Blocked by a moderator: may only leave relations.
+    /// Blocked by a moderator. Cannot send or receive new requests, nor accept or restore any.
     Blocked,
-    /// Unregistered: as blocked.
+    /// Not registered. Restricted like a blocked user.
     Unregistered,
 }
 
-/// A user to be created or imported: as [`User`], but some fields may be left to Kith.
+/// A user to be created or imported: like [`User`], but some fields may be unset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct Profile {
@@ -100,14 +102,14 @@ pub struct Profile {
     pub real_name: Line<255>,
     pub email: Email,
     pub email_isvalid: bool,
-    /// `None`: what an existing user has, else now.
+    /// `None`: the value of an existing user, else the current time.
     pub date_joined: Option<Time>,
     pub bio: Prose<5000>,
     pub location: Line<100>,
     pub birthday: Birthday,
     pub description: Line<50>,
     pub gender: Gender,
-    /// `None`: what an existing user has, else approved.
+    /// `None`: the value of an existing user, else approved.
     pub status: Option<UserStatus>,
     pub website: Url,
     pub avatar: Url,
@@ -115,7 +117,9 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The user that this profile makes, with `id`, and with `before` or `now` in the place of what was left open.
+    /// Returns the user with this profile and id.
+    ///
+    /// Unset fields are taken from `before`, the existing user. Without one, `date_joined` is `now`.
     pub fn into_user(self, id: UserId, before: Option<&User>, now: Time) -> User {
         User {
             id,
@@ -138,7 +142,7 @@ impl Profile {
     }
 }
 
-/// A new value for one field that may be updated.
+/// A new value for one updatable field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the field of its name")]
 pub enum FieldUpdate {
@@ -154,7 +158,7 @@ pub enum FieldUpdate {
 }
 
 impl FieldUpdate {
-    /// Puts the new value into the user.
+    /// Sets the field of the user to the new value.
     pub fn apply(&self, user: &mut User) {
         match self.clone() {
             Self::RealName(value) => user.real_name = value,

@@ -1,11 +1,11 @@
-//! What parses keeps its rule, and what does not breaks it.
+//! Property tests: a text parses if and only if it satisfies the rules of its type.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 
-/// Short texts in which the characters that matter are frequent.
+/// Short texts with many of the characters that the rules treat differently.
 fn texts() -> impl Strategy<Value = String> {
     let special = prop::sample::select(vec!['\0', '\n', '\t', '\r', '\u{7f}', '\u{85}', ' ', 'é', 'a', 'Z', '-', '_']);
     let plain = prop::char::range('a', 'z');
@@ -14,31 +14,31 @@ fn texts() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn a_line_has_its_length_and_no_control_characters(text in texts()) {
-        let keeps = text.chars().count() <= 5 && !text.chars().any(char::is_control);
-        prop_assert_eq!(text.parse::<Line<5>>().is_ok(), keeps);
+    fn a_line_parses_if_it_is_short_and_has_no_control_characters(text in texts()) {
+        let valid = text.chars().count() <= 5 && !text.chars().any(char::is_control);
+        prop_assert_eq!(text.parse::<Line<5>>().is_ok(), valid);
     }
 
     #[test]
-    fn prose_may_have_newlines_and_tabs_too(text in texts()) {
-        let keeps = text.chars().count() <= 5 && text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
-        prop_assert_eq!(text.parse::<Prose<5>>().is_ok(), keeps);
+    fn prose_parses_with_newlines_and_tabs(text in texts()) {
+        let valid = text.chars().count() <= 5 && text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
+        prop_assert_eq!(text.parse::<Prose<5>>().is_ok(), valid);
     }
 
     #[test]
-    fn a_username_has_its_alphabet_and_its_length(text in texts(), repeated in 1_usize..300) {
+    fn a_username_parses_if_its_length_and_characters_are_allowed(text in texts(), repeated in 1_usize..300) {
         let text = text.repeat(repeated);
         let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let keeps = (1..=255).contains(&text.chars().count()) && text.chars().all(|c| alphabet.contains(c));
+        let valid = (1..=255).contains(&text.chars().count()) && text.chars().all(|c| alphabet.contains(c));
         let username = text.parse::<Username>();
-        prop_assert_eq!(username.is_ok(), keeps);
+        prop_assert_eq!(username.is_ok(), valid);
         if let Ok(username) = username {
             prop_assert_eq!(username.key(), text.to_lowercase());
         }
     }
 
     #[test]
-    fn what_parses_is_unchanged(text in texts()) {
+    fn parsing_does_not_change_the_text(text in texts()) {
         if let Ok(line) = text.parse::<Line<5>>() {
             prop_assert_eq!(line.as_str(), &text);
         }
@@ -48,18 +48,18 @@ proptest! {
     }
 
     #[test]
-    fn an_address_has_a_name_and_a_domain_with_a_dot(text in "[a-z. @<>\"\0-]{0,12}@?[a-z.@-]{0,12}(\\.com)?") {
+    fn an_email_has_a_local_part_and_a_domain_with_a_dot(text in "[a-z. @<>\"\0-]{0,12}@?[a-z.@-]{0,12}(\\.com)?") {
         if let Ok(email) = text.parse::<Email>()
             && !text.is_empty()
         {
             prop_assert_eq!(email.as_str(), &text);
-            let (name, domain) = text.rsplit_once('@').expect("an @");
-            prop_assert!(!name.is_empty() && domain.contains('.') && !text.chars().any(char::is_control), "{}", text);
+            let (local, domain) = text.rsplit_once('@').expect("an @");
+            prop_assert!(!local.is_empty() && domain.contains('.') && !text.chars().any(char::is_control), "{}", text);
         }
     }
 
     #[test]
-    fn a_url_is_of_the_web(text in "((https?|ftp|javascript)?:?/{0,2})[a-z.:@ /?\n-]{0,20}", more in 0_usize..250) {
+    fn a_url_is_an_http_or_https_url(text in "((https?|ftp|javascript)?:?/{0,2})[a-z.:@ /?\n-]{0,20}", more in 0_usize..250) {
         let text = text + &"x".repeat(more);
         if text.parse::<Url>().is_ok() && !text.is_empty() {
             prop_assert!(text.starts_with("http://") || text.starts_with("https://"), "{}", text);
