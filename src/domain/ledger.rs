@@ -1,6 +1,10 @@
-//! Runs a batch of commands over what was loaded for it, in memory: each caller's answer, and what to save.
+//! Decides a batch of commands in memory.
 //!
-//! Nobody else commits between loading and saving, since the head of the feed is locked: so the loaded state is current.
+//! The input is a snapshot of the data that the batch needs. The output is a reply to each command and the changes to
+//! save.
+//!
+//! The store locks the head of the feed from loading to saving. No other batch can commit in between, so the snapshot is
+//! current.
 
 mod close;
 mod pair;
@@ -22,7 +26,7 @@ use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
 use super::policy::Policy;
 
-/// Decides a batch over its snapshot.
+/// Decides the commands of a batch in order. Returns the reply to each, and the changes to save.
 pub fn run(batch: &Batch, snapshot: Snapshot) -> (Vec<Result<Reply, Rejection>>, Changes) {
     let mut ledger = Ledger::open(snapshot, Arc::clone(&batch.policy), batch.now);
     let replies = batch.submissions.iter().map(|submission| ledger.submit(submission)).collect();
@@ -35,18 +39,19 @@ struct Ledger {
     head: Head,
     users: HashMap<UserId, Tracked<Option<Member>>>,
     names: HashMap<String, UserId>,
-    /// The users that this batch creates, each with the event that does.
+    /// The users that the batch creates, each with the sequence of the event of its creation.
     created: HashMap<UserId, Sequence>,
-    // Ordered, so that the events of a command over many pairs have one order on every engine.
+    // Ordered, so that a command on many pairs writes its events in the same order with every engine.
     pairs: BTreeMap<PairKey, Tracked<Pair>>,
     requests: HashMap<RequestId, PairKey>,
     responses: HashMap<IdempotencyKey, IdempotentResponse>,
     sweep: SweepStep,
+    /// The changes of counts, and the send windows that changed.
     counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
     changes: Changes,
 }
 
-/// A value as it was loaded and as it is now.
+/// A value as it was loaded and as the batch has changed it so far.
 struct Tracked<T> {
     before: T,
     now: T,
@@ -84,8 +89,9 @@ impl Ledger {
         }
     }
 
-    /// Returns the stored response, or executes the command and stores its response. Refusals are not stored: a
-    /// caller that corrects its request may use the same id again.
+    /// Returns the stored response, or executes the command and stores its response.
+    ///
+    /// Rejections are not stored, so a caller that corrects its request can reuse the `request_id`.
     fn submit(&mut self, submission: &Submission) -> Result<Reply, Rejection> {
         let Submission { caller, command, idempotency } = submission;
         let Some(call) = idempotency else {
@@ -100,8 +106,8 @@ impl Ledger {
             };
         }
         let executed = self.execute(caller, command)?;
-        // Without an encoding the outcome is not one of this call. That is a bug: the service reports it when it makes
-        // the response, and there is nothing to store.
+        // If there is no encoding, the outcome belongs to another kind of command, which is a bug. There is nothing to
+        // store then. The service reports the bug when it creates the response.
         if let Some(response) = (call.encode)(&executed) {
             let (fingerprint, created) = (call.fingerprint, self.time);
             let stored = IdempotentResponse { key: key.clone(), fingerprint, response, created };

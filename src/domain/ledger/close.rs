@@ -1,4 +1,4 @@
-//! What is left to save when a batch is decided: the difference between what was loaded and what is now.
+//! The changes of a decided batch: the difference between the loaded and the current values.
 
 use super::{Changes, CountsChange, Ledger, Tracked};
 use crate::domain::counts::Counts;
@@ -17,7 +17,7 @@ impl Ledger {
             changes.members.extend(now.clone().filter(|now| before.as_ref() != Some(now)));
             match (before, now, self.created.get(&id)) {
                 (before, Some(now), Some(position)) => {
-                    // Deleted first, if there was another before.
+                    // The batch deleted the loaded user and created a new one with the same id.
                     changes.users_deleted.extend(before.map(|before| before.user.id));
                     changes.users_created.push((now.user, *position));
                 }

@@ -1,4 +1,4 @@
-//! The commands on pairs, and what time does to them.
+//! The commands on pairs, and their expiry.
 
 use std::sync::Arc;
 
@@ -44,26 +44,26 @@ impl Ledger {
             UserAction::Remove => Outcome::Removed { status },
             UserAction::Unblock => Outcome::Unblocked { status },
             UserAction::Block => {
-                // The rules have placed the block, and refuse a user that does not exist.
-                let placed = pair.block_by(user).copied().zip(self.member(other));
-                let (block, member) = placed.ok_or(Rejection::UserNotFound(other))?;
+                // Both exist: the rules created the block, and reject unknown users.
+                let blocked = pair.block_by(user).copied().zip(self.member(other));
+                let (block, member) = blocked.ok_or(Rejection::UserNotFound(other))?;
                 Outcome::Blocked { block, user: Arc::clone(&member.user), status }
             }
         })
     }
 
-    /// The other user of a request, if the request is live and `user` takes part in it.
+    /// Returns the other user of a request if it still exists and `user` is its sender or receiver.
     fn other_party(&mut self, id: RequestId, user: UserId) -> Option<UserId> {
         let key = *self.requests.get(&id).filter(|key| key.has(user))?;
         self.expire(key);
-        // The pair may have another request by now.
+        // A later request of the pair may have replaced it.
         let request = self.pair(key).request.filter(|request| request.id == id)?;
         (request.state != RequestState::Withdrawn).then(|| key.other_than(user))
     }
 
-    /// Runs one command of `user` on what is between them and `other`.
+    /// Executes a command of `user` on the pair with `other`.
     fn change_between(&mut self, user: UserId, other: UserId, command: &PairCommand) -> Result<PairKey, Rejection> {
-        // The mapping refuses a pair of one; a command that got past it is about nobody else.
+        // The mapping rejects commands of a user on themselves, so this error is not expected.
         let key = PairKey::of(user, other).ok_or(Rejection::UserNotFound(other))?;
         self.change(key, user, command)?;
         Ok(key)
@@ -80,7 +80,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The pair's request and status as `user` may see them.
+    /// Returns the request and the status of the pair as `user` may see them.
     fn transition(&self, key: PairKey, user: UserId) -> Transition {
         let pair = self.pair(key);
         let (status, _) = status(&pair, user, &self.policy, self.time);
@@ -113,7 +113,9 @@ impl Ledger {
         Ok(Outcome::AllViewed { marked })
     }
 
-    /// Expires what is due among the loaded requests of a sender at their limit: it no longer counts.
+    /// Expires loaded requests of a sender who is at their limit.
+    ///
+    /// Expired requests do not count towards the limit, although the sweep may not have deleted them yet.
     fn expire_sent(&mut self, sender: UserId) {
         let sent = self.party(sender).counts.requests_sent;
         if self.policy.max_sent_requests.is_some_and(|maximum| sent >= maximum) {
@@ -139,13 +141,13 @@ impl Ledger {
         Outcome::Swept { rows }
     }
 
-    /// Does to a pair what time alone has done; answers whether that was anything.
+    /// Expires the request or the cooldown of a pair. Returns whether one had expired.
     pub(super) fn expire(&mut self, key: PairKey) -> bool {
         let decision = expire(&self.pair(key), &self.policy, self.moment());
         decision.map(|decision| self.apply(decision)).is_some()
     }
 
-    /// Makes a decision true in memory: the pair, the counts that follow from it, the events.
+    /// Applies a decision to the pair and the counts of its users, and records its events.
     pub(super) fn apply(&mut self, decision: Decision) {
         let key = decision.pair.key;
         let before = self.pair(key).request;

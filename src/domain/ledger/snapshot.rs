@@ -1,4 +1,4 @@
-//! What a batch is decided from, and what it changes.
+//! The data that a batch is decided from, and the changes that it makes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,65 +11,67 @@ use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Pair, Request};
 use crate::domain::user::User;
 
-/// The head of the feed: the one row that every batch moves.
+/// The head of the feed: the row that every batch locks and updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The sequence of the newest event.
     pub sequence: Sequence,
     /// The time of the newest event.
     pub time: Time,
-    /// The largest id that any user ever had.
+    /// The largest id that any user has had, including deleted users.
     pub last_user: UserId,
     /// The sequence of the newest event that changed or deleted a user.
     pub users_changed: Sequence,
-    /// No open request has this id or a smaller one, except those that are marked as out of order: the sweep for
-    /// expired requests starts after it.
+    /// The request after which the next sweep for expired requests starts.
+    ///
+    /// All open requests up to this one are marked as out of order.
     pub swept: RequestId,
 }
 
-/// What was loaded for a batch: see [`Needs`](crate::domain::command::Needs).
+/// The data loaded for a batch, as listed by its [`Needs`](crate::domain::command::Needs).
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The head.
+    /// The head of the feed before the batch.
     pub head: Head,
-    /// The users that exist.
+    /// The needed users that exist.
     pub members: Vec<Member>,
-    /// The pairs that have something between them.
+    /// The needed pairs that have a request, a connection or a block.
     pub pairs: HashMap<PairKey, Pair>,
-    /// The answers that were kept.
+    /// The needed responses that are stored.
     pub responses: Vec<IdempotentResponse>,
-    /// What a sweep may delete.
+    /// The rows that a sweep covers.
     pub sweep: SweepStep,
 }
 
-/// What a sweep may expire or delete: a bounded number of rows of each kind.
+/// The rows that one step of the sweep covers: a bounded number of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepStep {
-    /// All open requests after [`Head::swept`] and up to this one are loaded, except those out of order. `None`: no
-    /// request is to be swept.
+    /// The last open request that the step covers. `None`: it covers no requests.
+    ///
+    /// All open requests after [`Head::swept`] up to this one are loaded, except those out of order.
     pub open_until: Option<RequestId>,
-    /// The newest of the events whose retention is over.
+    /// The newest of the events whose retention has ended.
     pub events_until: Option<Sequence>,
-    /// How many such events there are.
+    /// The number of events whose retention has ended.
     pub events: i64,
-    /// How many stored responses have expired.
+    /// The number of stored responses that have expired.
     pub responses: i64,
 }
 
 impl Snapshot {
-    /// Adds everything that is between two users.
+    /// Adds a loaded pair.
     pub fn add(&mut self, pair: Pair) {
         self.pairs.insert(pair.key, pair);
     }
 
-    /// Adds a request that was loaded.
+    /// Adds a loaded request to its pair.
     pub fn add_request(&mut self, request: Request) {
         if let Some(key) = request.key() {
             self.pair(key).request = Some(request);
         }
     }
 
-    /// Adds a block that was loaded.
+    /// Adds a loaded block of `other` by `user` to their pair.
     pub fn add_block(&mut self, user: UserId, other: UserId, block: Block) {
         if let Some(key) = PairKey::of(user, other) {
             *self.pair(key).block_by_mut(user) = Some(block);
@@ -81,61 +83,60 @@ impl Snapshot {
     }
 }
 
-/// What to add to a user's counts.
+/// A change of a user's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CountsChange {
-    /// Whose counts.
+    /// The user.
     pub user: UserId,
-    /// What to add.
+    /// The difference to add to the counts.
     pub change: Counts,
-    /// The sends of the running hour, if they changed.
+    /// The sends of the current hour, if they changed.
     pub sends: Option<SendWindow>,
 }
 
-/// What a batch changes. Saved as it is, in one transaction; empty when nothing changed.
+/// The changes that a batch makes, to be saved in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The head after the batch.
+    /// The head of the feed after the batch.
     pub head: Head,
-    /// Users to delete, with their counts; before the creations.
+    /// Users to delete with their counts, before users are inserted.
     pub users_deleted: Vec<UserId>,
-    /// Users to insert, with empty counts, and the event that created each.
+    /// Users to insert with zero counts, each with the sequence of the event of its creation.
     pub users_created: Vec<(Arc<User>, Sequence)>,
-    /// Users to replace.
+    /// Users to update.
     pub users_updated: Vec<Arc<User>>,
-    /// Requests of pairs that had none.
+    /// Requests to insert, of pairs that had none.
     pub requests_created: Vec<Request>,
-    /// New requests in the place of what their pairs had.
+    /// New requests that replace others of the same pairs.
     pub requests_replaced: Vec<Request>,
-    /// Requests that came into another state, or into the same anew.
+    /// Requests to update: those that have a new position.
     pub requests_updated: Vec<Request>,
-    /// Requests of which nothing changed but that they were viewed.
+    /// Requests of which only the time of the first view changed.
     pub requests_viewed: Vec<Request>,
-    /// Pairs whose request is to be deleted.
+    /// Pairs whose request or connection is to be deleted.
     pub requests_deleted: Vec<PairKey>,
-    /// Blocks to insert: who, whom.
+    /// Blocks to insert or replace: the blocking user, the blocked user, the block.
     pub blocks_put: Vec<(UserId, UserId, Block)>,
-    /// Blocks to delete: who, whom.
+    /// Blocks to delete: the blocking user, the blocked user.
     pub blocks_deleted: Vec<(UserId, UserId)>,
-    /// What to add to users' counts, in the order of their ids.
+    /// Changes of counts, ordered by user id.
     pub counts: Vec<CountsChange>,
-    /// The users of whom the batch changed anything and whom it had loaded, as they are after it. Not saved: the writer
-    /// caches them.
+    /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
     pub members: Vec<Member>,
-    /// Requests that the sweep found out of order, to be marked.
+    /// Requests to mark as out of order for the sweep.
     pub requests_out_of_order: Vec<RequestId>,
-    /// The events.
+    /// Events to insert.
     pub events: Vec<Event>,
-    /// Answers to keep.
+    /// Responses to store.
     pub responses: Vec<IdempotentResponse>,
-    /// Answers given before this time are no longer needed.
+    /// The time of the newest stored responses to delete, with all older ones.
     pub responses_deleted: Option<Time>,
-    /// Events up to this one are to be deleted.
+    /// The newest event to delete, with all older ones.
     pub events_deleted: Option<Sequence>,
 }
 
 impl Changes {
-    /// Whether there is nothing to save, in a batch that was decided at this head.
+    /// Returns whether there is nothing to save for a batch that was decided at this head.
     pub fn is_empty(&self, before: &Head) -> bool {
         let Self {
             head,
@@ -144,7 +145,7 @@ impl Changes {
             responses,
             responses_deleted,
             requests_deleted,
-            // All of these come with an event, or with a change of the head.
+            // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
             users_updated: _,

@@ -52,7 +52,7 @@ impl Ledger {
         }
     }
 
-    /// Stores a user as they are now, and returns whether that was a change.
+    /// Creates or replaces a user. Returns the user and the effect.
     fn put_user(&mut self, actor: Actor, user: User) -> (Arc<User>, Imported) {
         let user = Arc::new(user);
         let before = self.member(user.id).cloned();
@@ -100,7 +100,7 @@ impl Ledger {
         Ok(Outcome::UserDeleted)
     }
 
-    /// Removes all that is between two users of whom one is deleted.
+    /// Deletes the request, the connection and the blocks of a pair of which one user is deleted.
     fn delete_pair(&mut self, actor: Actor, key: PairKey) {
         let pair = self.pair(key);
         let mut decision = Decision { pair: Pair::empty(key), events: Vec::new(), sent: false };
