@@ -17,7 +17,7 @@ impl fmt::Display for TextError {
     }
 }
 
-fn refuse<T>(rule: impl Into<String>) -> Result<T, TextError> {
+fn invalid<T>(rule: impl Into<String>) -> Result<T, TextError> {
     Err(TextError(rule.into()))
 }
 
@@ -80,9 +80,9 @@ impl<const MAX: usize> FromStr for Line<MAX> {
 
     fn from_str(text: &str) -> Result<Self, TextError> {
         if text.chars().any(char::is_control) {
-            return refuse("must not contain control characters");
+            return invalid("must not contain control characters");
         }
-        at_most(text, MAX)?;
+        check_length(text, MAX)?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -92,9 +92,9 @@ impl<const MAX: usize> FromStr for Prose<MAX> {
 
     fn from_str(text: &str) -> Result<Self, TextError> {
         if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-            return refuse("must not contain control characters other than newline and tab");
+            return invalid("must not contain control characters other than newline and tab");
         }
-        at_most(text, MAX)?;
+        check_length(text, MAX)?;
         Ok(Self(text.to_owned()))
     }
 }
@@ -105,7 +105,7 @@ impl FromStr for Username {
     fn from_str(text: &str) -> Result<Self, TextError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if text.is_empty() || text.len() > USERNAME_MAX || !text.chars().all(allowed) {
-            return refuse(format!("must be 1 to {USERNAME_MAX} characters of A-Z a-z 0-9 - _"));
+            return invalid(format!("must be 1 to {USERNAME_MAX} characters of A-Z a-z 0-9 - _"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -125,13 +125,13 @@ impl FromStr for Email {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        at_most(text, EMAIL_MAX)?;
+        check_length(text, EMAIL_MAX)?;
         // The domain must contain a dot: `ann@localhost` is not an address that others can write to.
         let options =
             email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
         if text.chars().any(char::is_control) || email_address::EmailAddress::parse_with_options(text, options).is_err()
         {
-            return refuse("must be an e-mail address");
+            return invalid("must be an e-mail address");
         }
         Ok(Self(text.to_owned()))
     }
@@ -144,12 +144,12 @@ impl FromStr for Url {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        at_most(text, URL_MAX)?;
+        check_length(text, URL_MAX)?;
         let is_web = |uri: http::Uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         };
         if !text.parse::<http::Uri>().is_ok_and(is_web) {
-            return refuse("must be an absolute http or https URL");
+            return invalid("must be an absolute http or https URL");
         }
         Ok(Self(text.to_owned()))
     }
@@ -164,15 +164,15 @@ impl Birthday {
         // The parser also accepts `2000-1-1`. Formatting the date again shows whether the text had the exact form.
         match NaiveDate::parse_from_str(text, "%Y-%m-%d") {
             Ok(date) if date.format("%Y-%m-%d").to_string() == text && date < today => Ok(Self(text.to_owned())),
-            _ => refuse("must be a date YYYY-MM-DD in the past"),
+            _ => invalid("must be a date YYYY-MM-DD in the past"),
         }
     }
 }
 
-fn at_most(text: &str, max: usize) -> Result<(), TextError> {
+fn check_length(text: &str, max: usize) -> Result<(), TextError> {
     // The byte length is known without counting and decides almost every call.
     if text.len() > max && text.chars().count() > max {
-        return refuse(format!("must have at most {max} characters"));
+        return invalid(format!("must have at most {max} characters"));
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_refused() {
+    fn control_characters_are_rejected() {
         for text in ["\0", "a\u{7f}", "\u{85}", "\r"] {
             assert!(!ok::<Line<9>>(text) && !ok::<Prose<9>>(text), "{text:?}");
         }

@@ -53,7 +53,7 @@ mod tests {
             (vec![(7, 70), (8, 9_000), (9, 90)], 6, vec![8]),
             // A request dated in the past makes those before it out of order.
             (vec![(7, 70), (9, 90), (10, 1)], 9, vec![7, 9]),
-            // The last request loaded may be dated in the future too. Only the next step can tell.
+            // The last request loaded may be dated in the future too. Only the next step can detect it.
             (vec![(9, 9_000)], 8, vec![]),
         ] {
             let requests = open.iter().map(|(id, created)| (RequestId::new(*id), time(*created)));
