@@ -276,11 +276,12 @@ impl NextOpen {
     }
 }
 
-/// What is between two users: their request, if there is one, and when and by which event each blocked the other.
+/// What is between two users: their request, if there is one, and when and by which event each blocked the other. All
+/// columns are null for the id of a request that does not exist.
 #[derive(Clone, Debug, Queryable)]
 pub(super) struct PairRow {
-    low_user_id: i64,
-    high_user_id: i64,
+    low_user_id: Option<i64>,
+    high_user_id: Option<i64>,
     request: Option<RequestRow>,
     low_block_created: Option<Stamp>,
     low_block_position: Option<i64>,
@@ -289,7 +290,7 @@ pub(super) struct PairRow {
 }
 
 impl PairRow {
-    pub(super) fn pair(self) -> Result<Pair, StoreError> {
+    pub(super) fn pair(self) -> Result<Option<Pair>, StoreError> {
         let Self {
             low_user_id,
             high_user_id,
@@ -299,18 +300,19 @@ impl PairRow {
             high_block_created,
             high_block_position,
         } = self;
-        let key = PairKey::of(UserId::new(low_user_id), UserId::new(high_user_id))
-            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low_user_id.to_string()))?;
+        let Some((low, high)) = low_user_id.zip(high_user_id) else { return Ok(None) };
+        let key = PairKey::of(UserId::new(low), UserId::new(high))
+            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low.to_string()))?;
         let block = |created: Option<Stamp>, position: Option<i64>| {
             let (Stamp(created), position) = created.zip(position)?;
             Some(Block { created, position: Sequence::new(position) })
         };
-        Ok(Pair {
+        Ok(Some(Pair {
             key,
             request: request.map(Request::try_from).transpose()?,
             low_block: block(low_block_created, low_block_position),
             high_block: block(high_block_created, high_block_position),
-        })
+        }))
     }
 }
 
