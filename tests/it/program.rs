@@ -147,7 +147,7 @@ on_each_engine! {
             kith.signal(signal);
             let ended = kith.wait().await;
             assert!(ended.status.success(), "{ended:#?}");
-            assert!(ended.log.contains("draining") && ended.log.contains("ended"), "{ended:#?}");
+            assert!(ended.log.contains("draining open calls") && ended.log.contains("server stopped"), "{ended:#?}");
             // Generous: what this is about would last for ever.
             assert!(begun.elapsed() < DRAIN * 10, "{:?}", begun.elapsed());
             import.await.unwrap().expect_err("a call that was cut");
@@ -165,7 +165,7 @@ on_each_engine! {
         let import = import_under_way(&kith.clients(), &sender, rows).await;
         kith.signal("TERM");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !kith.log().contains("draining") {
+        while !kith.log().contains("draining open calls") {
             assert!(Instant::now() < deadline, "{}", kith.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -173,7 +173,7 @@ on_each_engine! {
         let answer = import.await.unwrap().expect("an answer").into_inner();
         assert_eq!(answer.created + answer.updated + answer.unchanged + answer.refused, 3);
         let ended = kith.wait().await;
-        assert!(ended.status.success() && !ended.log.contains("is cut"), "{ended:#?}");
+        assert!(ended.status.success() && !ended.log.contains("aborting open calls"), "{ended:#?}");
         invariants::check(&database).await;
     }
 }
