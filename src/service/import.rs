@@ -119,7 +119,7 @@ impl Import<'_> {
     fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<Command, Invalid> {
         if position > 0 && !row.request_id.is_empty() {
             let mut fields = Fields::default();
-            fields.wrong("request_id", "must be in the first message only");
+            fields.violation("request_id", "must be in the first message only");
             fields.finish(())?;
         }
         mapping::import(row, self.core.clock.now())
