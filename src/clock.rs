@@ -1,4 +1,6 @@
-//! The source of the current time. Code that depends on the time takes a [`Clock`], so that tests can set it.
+//! The source of the current time.
+//!
+//! Code that depends on the time takes a [`Clock`], so that tests can set it.
 
 use std::fmt;
 use std::sync::Arc;

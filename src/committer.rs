@@ -94,9 +94,9 @@ impl Committer {
         Queued(result).result().await
     }
 
-    /// Adds a command to the queue for a bulk caller, whose commands are executed in the order of the calls.
+    /// Adds a command of a bulk caller to the queue, and waits if bulk callers fill their share of it.
     ///
-    /// Waits for a slot if bulk callers fill their share of the queue.
+    /// The commands of one caller are executed in the order of its calls.
     ///
     /// # Errors
     ///
@@ -111,7 +111,9 @@ impl Committer {
     }
 }
 
-/// A command in the queue or in the running batch. Dropping it before its batch has begun withdraws the command.
+/// A command in the queue or in the running batch.
+///
+/// Dropping it before its batch has begun withdraws the command.
 #[derive(Debug)]
 pub struct Queued(oneshot::Receiver<Result<Reply, CommitError>>);
 

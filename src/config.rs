@@ -72,7 +72,7 @@ pub struct Serve {
     /// Settings of the rules
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Interval between sweeps, which delete expired requests and events; expired requests are already hidden
+    /// Interval between sweeps, which delete expired data; expired requests are already hidden
     #[arg(long, env = "KITH_SWEEP_INTERVAL", value_name = "DURATION", default_value = "60s", value_parser = interval)]
     pub sweep_interval: Duration,
     /// Maximum writes waiting in the queue, 1 to 1000000; further writes are refused
@@ -95,8 +95,8 @@ pub struct Serve {
 /// Settings of every subcommand that uses the database.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE is disable, prefer,
-    /// require or verify-full
+    /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE
+    /// is disable, prefer, require or verify-full
     #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
     pub database_url: DatabaseUrl,
     /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
@@ -107,7 +107,9 @@ pub struct Common {
     pub log_format: LogFormat,
 }
 
-/// Parser of a database URL. Unlike clap's own, its error does not contain the URL, which may have a password.
+/// Parser of a database URL.
+///
+/// clap's own error would contain the URL with its password.
 #[derive(Clone, Copy, Debug)]
 struct UrlParser;
 
@@ -285,7 +287,7 @@ fn kinds() -> PossibleValuesParser {
     PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.name()))
 }
 
-/// Parses the retention of events: at least an hour, so that consumers find recent events, or unlimited.
+/// Parses the retention of events: unlimited, or at least an hour, so that consumers find recent events.
 fn retention(text: &str) -> Result<Lifetime, String> {
     let retention: Lifetime = text.parse()?;
     if retention.0.is_some_and(|time| time < TimeDelta::hours(1)) {

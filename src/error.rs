@@ -230,7 +230,9 @@ impl From<CommitError> for Status {
 }
 
 impl From<StoreError> for Status {
-    /// Converts the error of a read, which becomes the source. The committer logs an error of a commit itself.
+    /// Converts the error of a read, which becomes the source of the status.
+    ///
+    /// An error of a commit is not converted: the committer logs it.
     fn from(error: StoreError) -> Self {
         let mut status = match &error {
             StoreError::Overloaded => overloaded(),

@@ -6,7 +6,7 @@ use clap::Parser;
 use kith::command;
 use kith::config::Cli;
 
-/// The global allocator. Calls make many small allocations on several threads, which mimalloc serves faster.
+/// The global allocator. mimalloc is faster for many small allocations on several threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -7,11 +7,11 @@ pub mod v1 {
 
 /// Package `kith.v1` for the server, where a user inside a response is its encoded bytes.
 ///
-/// The encoding is the same as that of [`v1`]. A page of requests contains 40 users, and encoding them for each response
-/// would be most of its cost. The server encodes a user once and copies the bytes.
+/// The encoding is the same as that of [`v1`]. A page of 20 requests contains 40 users, and encoding them for each
+/// response would be most of its cost. The server encodes a user once and copies the bytes.
 pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/kith.v1.rs"));
 }
 
-/// The descriptors of Kith's protos and their imports, as an encoded `google.protobuf.FileDescriptorSet`.
+/// The encoded `google.protobuf.FileDescriptorSet` of Kith's protos and their imports.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kith.binpb"));

@@ -56,7 +56,7 @@ const STREAMS_MAX: u32 = 1_024;
 const RESETS_MAX: usize = 200;
 /// HTTP/2 flow-control window of one call, in bytes.
 ///
-/// h2 closes a connection whose unread small frames exceed half of the connection's window. An import is read in chunks,
+/// h2 closes a connection whose unread small frames exceed half of its window. An import is read in chunks,
 /// and some clients send a frame for each row. So the window of a call is a small part of the connection's.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of one connection, in bytes.

@@ -1,4 +1,6 @@
-//! The log, written to standard error. It never contains data of callers: messages, e-mail addresses, tokens.
+//! The log, written to standard error.
+//!
+//! It never contains data of callers: messages, e-mail addresses, tokens.
 
 use std::io::IsTerminal;
 

@@ -40,9 +40,10 @@ pub(super) async fn run(args: config::Watch) -> Result<(), Failure> {
     }
 }
 
-/// Whether a retry can succeed: the server is shutting down, overloaded or without its database, or the connection broke.
+/// Whether a retry can succeed.
 ///
-/// Errors of the server have details. Errors that the transport makes up, for example of a broken connection, have none.
+/// It can if the server is shutting down, overloaded or without its database, or if the connection broke. Errors of the
+/// server have details; errors of the transport have none.
 fn is_temporary(status: &Status) -> bool {
     let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()

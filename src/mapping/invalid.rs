@@ -43,8 +43,8 @@ pub struct Invalid {
 
 /// Reads the fields of one request and collects their violations.
 ///
-/// An invalid field is read as a default value, so that the remaining fields are validated too. The values are meaningful
-/// only if [`finish`](Fields::finish) returns them.
+/// An invalid field is read as a default value, so that the remaining fields are validated too. Values must only be used
+/// if [`finish`](Fields::finish) returns them.
 #[derive(Debug, Default)]
 pub struct Fields {
     violations: Vec<Violation>,

@@ -56,7 +56,7 @@ mutations!(
     UnblockUserRequest => UnblockUserResponse,
 );
 
-/// Implements [`MutationResponse`] by one outcome for each response. All responses have a `revision` besides.
+/// Implements [`MutationResponse`] for each response by its outcome. The `revision` is set for all of them.
 macro_rules! responses {
     ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? })+) => {$(
         impl $crate::mapping::mutation::MutationResponse for pb::$response {

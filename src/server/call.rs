@@ -72,7 +72,7 @@ where
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
-        // Only this line identifies the caller. Without authentication, every caller is an operator.
+        // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
         let call = self.inner.call(request);
         Box::pin(async move {
@@ -101,7 +101,9 @@ impl<S> Call<S> {
     }
 }
 
-/// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout"). `None` if it is missing or malformed.
+/// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout").
+///
+/// `None` if it is missing or malformed.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
