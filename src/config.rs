@@ -224,7 +224,7 @@ pub struct RestoreEpoch {
 /// Settings of `kith healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct Healthcheck {
-    /// Address and port of the server; 0.0.0.0 and [::] mean this machine
+    /// Address and port of the server; an unspecified address such as 0.0.0.0 means this machine
     #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub address: SocketAddr,
     /// Name of the gRPC service to query; an empty name queries only the process

@@ -17,7 +17,7 @@ use crate::domain::view::Viewer;
 use crate::proto::server as pb;
 use crate::store::Requests;
 
-/// Parses the sending of a connection request.
+/// Parses a send.
 pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let (from, to) = fields.two_users(("from_user_id", request.from_user_id), ("to_user_id", request.to_user_id));
@@ -26,7 +26,7 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
     fields.finish((Command::Send { from, to, message }, request_id))
 }
 
-/// Parses the acceptance, rejection, restoring, cancelling or viewing of a connection request.
+/// Parses an accept, reject, restore, cancel or mark-viewed request.
 pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", id);
@@ -35,7 +35,7 @@ pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result
     fields.finish((Command::Answer(id, user, answer), request_id))
 }
 
-/// Parses the viewing of all received connection requests.
+/// Parses a mark-all-viewed request.
 pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -80,7 +80,7 @@ pub fn list(
         fields.violation("direction", "must be RECEIVED or SENT");
     }
     if request.unviewed_only && (direction == Direction::Sent || state == RequestState::Rejected) {
-        fields.violation("unviewed_only", "must be false unless the list is of received pending requests");
+        fields.violation("unviewed_only", "must be false except for received pending requests");
     }
     let which = match direction {
         Direction::Received | Direction::Unspecified if request.unviewed_only => Some(Requests::Unviewed),

@@ -22,7 +22,7 @@ use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
 use crate::store::UserKey;
 
-/// The fields of a user that cannot be updated. Naming one is another violation than an unknown field.
+/// The fields of a user that cannot be updated. The violation differs from that of an unknown field.
 const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
 
 /// Parses the creation of a user.
