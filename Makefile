@@ -1,13 +1,22 @@
 # `make test` is all that a fresh machine needs to run the tests; `make check` is the rest of what CI asks.
 
 BUF_VERSION := 1.75.0
+CARGO_DENY_VERSION := 0.20.2
+CARGO_MACHETE_VERSION := 0.9.2
+CARGO_MUTANTS_VERSION := 27.1.0
+# Where make installs what the machine lacks.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run test soak bench bench-smoke check breaking image
+.PHONY: run dist test soak bench bench-smoke check breaking mutants mutants-diff image
 .DEFAULT_GOAL := check
 
 run:
 	cargo run --release --locked
+
+# The binary to deploy, target/dist/kith: with link-time optimisation, which takes longer to build.
+dist:
+	cargo build --profile dist --locked --bin kith
 
 test:
 	scripts/install-test-tools
@@ -18,20 +27,28 @@ soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
 
+# The benchmark measures the kith that is built beside it.
+BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile dist --locked -p kith-bench --
+
 # Measures Kith against SQL and gRPC alone, in about half an hour, and writes docs/performance/latest.md. ARGS=--flat
-# and ARGS=--devices ask other questions, ARGS=--help says what can be chosen. It needs a quiet machine.
+# and ARGS=--devices ask other questions, ARGS=--against=BINARY compares with another kith, ARGS=--help says what can be chosen. It needs a quiet machine.
 bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
-	cargo bench --locked --bench throughput -- $(ARGS)
+	$(BENCH) $(ARGS)
 
 # That the benchmark works, within a minute: its numbers mean nothing.
 bench-smoke:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
-	cargo bench --locked --bench throughput -- --smoke --out=target/bench/smoke $(ARGS)
+	$(BENCH) --smoke --out=target/bench/smoke $(ARGS)
 
 check: $(BUF)
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	scripts/install-check-tools deny $(CARGO_DENY_VERSION)
+	cargo deny check bans licenses sources
+	scripts/install-check-tools machete $(CARGO_MACHETE_VERSION)
+	cargo machete
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
@@ -43,6 +60,21 @@ breaking: $(BUF)
 	else \
 		echo "no release yet (no tag v*): the check for breaking changes of the protos is skipped"; \
 	fi
+
+# Changes the rules one by one and runs the tests that are to notice: hours. `FILE=src/domain/policy.rs` takes one file,
+# `TESTS=--lib` only the unit tests. Survivors are listed in mutants.out/missed.txt.
+TESTS := --lib --test it -- domain:: mapping:: rpc:: conformance::
+MUTANTS = cargo mutants --no-shuffle -j 1 $(if $(FILE),-f $(FILE))
+mutants:
+	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
+	$(MUTANTS) -- $(TESTS)
+
+# The same for the lines that the last commit changed, or those since `BASE`.
+BASE := HEAD~1
+mutants-diff:
+	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
+	mkdir -p target && git diff $(BASE) -- src > target/mutants.diff
+	$(MUTANTS) --in-diff target/mutants.diff -- $(TESTS)
 
 image:
 	docker build -t kith .

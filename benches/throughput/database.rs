@@ -108,8 +108,19 @@ impl Database {
         }
     }
 
+    /// Whether a table has a column that can be written: the tables are those of the commit that a Kith was built from.
+    pub async fn has_column(&mut self, table: &str, column: &str) -> Result<bool> {
+        let columns = match self {
+            Self::Postgres(..) => format!(
+                "information_schema.columns WHERE table_name = '{table}' AND is_generated = 'NEVER' AND column_name"
+            ),
+            Self::Sqlite(_) => format!("pragma_table_info('{table}') WHERE name"),
+        };
+        Ok(self.number(&format!("(SELECT count(*) FROM {columns} = '{column}')")).await? > 0)
+    }
+
     /// Stores rows in the columns that `table` names: `users (id, position, …)`.
-    pub async fn insert<const N: usize>(&mut self, table: &str, rows: impl Iterator<Item = [Cell; N]>) -> Result<()> {
+    pub async fn insert(&mut self, table: &str, rows: impl Iterator<Item: AsRef<[Cell]>>) -> Result<()> {
         match self {
             Self::Postgres(client, _) => copy(client, table, rows).await,
             Self::Sqlite(conn) => insert(conn, table, rows),
@@ -117,12 +128,12 @@ impl Database {
     }
 }
 
-async fn copy<const N: usize>(client: &Client, table: &str, rows: impl Iterator<Item = [Cell; N]>) -> Result<()> {
+async fn copy(client: &Client, table: &str, rows: impl Iterator<Item: AsRef<[Cell]>>) -> Result<()> {
     let sink = client.copy_in(&format!("COPY {table} FROM STDIN")).await?;
     let mut sink = std::pin::pin!(sink);
     let mut text = String::with_capacity(CHUNK + 4_096);
     for row in rows {
-        for (number, cell) in row.iter().enumerate() {
+        for (number, cell) in row.as_ref().iter().enumerate() {
             text.push_str(if number == 0 { "" } else { "\t" });
             match cell {
                 Cell::Int(value) => write!(text, "{value}")?,
@@ -142,11 +153,7 @@ async fn copy<const N: usize>(client: &Client, table: &str, rows: impl Iterator<
     Ok(())
 }
 
-fn insert<const N: usize>(
-    conn: &mut SqliteConnection,
-    table: &str,
-    rows: impl Iterator<Item = [Cell; N]>,
-) -> Result<()> {
+fn insert(conn: &mut SqliteConnection, table: &str, rows: impl Iterator<Item: AsRef<[Cell]>>) -> Result<()> {
     let mut rows = rows.peekable();
     let mut text = String::new();
     while rows.peek().is_some() {
@@ -154,7 +161,7 @@ fn insert<const N: usize>(
         write!(text, "INSERT INTO {table} VALUES ")?;
         for (number, row) in rows.by_ref().take(ROWS).enumerate() {
             text.push_str(if number == 0 { "" } else { "," });
-            for (number, cell) in row.iter().enumerate() {
+            for (number, cell) in row.as_ref().iter().enumerate() {
                 text.push(if number == 0 { '(' } else { ',' });
                 match cell {
                     Cell::Int(value) | Cell::Time(value) => write!(text, "{value}")?,

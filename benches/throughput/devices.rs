@@ -63,7 +63,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         let own = variant.flags.iter().map(|flag| (*flag).to_owned());
         options.kith_flags.iter().cloned().chain(own).collect::<Vec<_>>()
     };
-    let mut session = Session::start(&options.directory, layout, &VARIANTS.each_ref().map(with), true).await?;
+    let mut session = Session::start(&options.directory, layout, &VARIANTS.each_ref().map(with), None, true).await?;
     let (mut samples, mut failures) = (Samples::new(), Failures::default());
     for operation in &options.operations {
         rounds(&mut session, options, *operation, &mut samples, &mut failures).await;

@@ -97,13 +97,13 @@ impl Client {
     }
 
     /// One call on the connection of this number. Hands over the answer piece by piece, and answers how many bytes
-    /// the call had. Fails unless the answer is OK.
+    /// the call had. Fails unless the answer has the status that is expected.
     async fn call(&self, number: usize, call: Call, mut take: impl FnMut(&[u8])) -> Result<usize> {
         let head = self.heads.iter().find(|(operation, _)| *operation == call.operation).ok_or("no such call")?;
         let sender = self.senders[number % self.senders.len()].clone();
         let mut bytes = call.frame.len();
         let (response, mut stream) = sender.ready().await?.send_request(head.1.clone(), false)?;
-        stream.send_data(call.frame, true)?;
+        stream.send_data(call.frame.clone(), true)?;
         let (parts, mut body) = response.await?.into_parts();
         while let Some(piece) = body.data().await {
             let piece = piece?;
@@ -112,7 +112,7 @@ impl Client {
             take(&piece);
         }
         let trailers = body.trailers().await?;
-        refuse_other_than_ok(call.operation, trailers.as_ref().unwrap_or(&parts.headers))?;
+        refuse_other_than_expected(&call, trailers.as_ref().unwrap_or(&parts.headers))?;
         Ok(bytes)
     }
 
@@ -135,19 +135,20 @@ impl Drop for Client {
     }
 }
 
-fn refuse_other_than_ok(operation: Operation, trailers: &HeaderMap) -> Result<()> {
+fn refuse_other_than_expected(call: &Call, trailers: &HeaderMap) -> Result<()> {
     let text = |name| trailers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     match text("grpc-status").as_deref() {
-        Some("0") => Ok(()),
+        Some(status) if status == call.expected => Ok(()),
         status => {
             let message = text("grpc-message").unwrap_or_default();
-            Err(format!("{operation:?} was answered {}: {message}", status.unwrap_or("nothing")).into())
+            Err(format!("{:?} was answered {}: {message}", call.operation, status.unwrap_or("nothing")).into())
         }
     }
 }
 
 /// One call; answers its message, which is the one wanted.
 pub async fn ask(target: &Target, operation: Operation) -> Result<Vec<u8>> {
+    let operation = operation.first();
     let call = target.workload.borrow_mut().next(operation)?;
     let answer = ask_call(target, call).await?;
     check(operation, &answer)?;

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 
 use super::Result;
 use super::measure::spread;
-use super::process::KITH;
 use super::session::Subject;
 
 /// What is to be reached.
@@ -19,6 +19,7 @@ pub struct Lean {
     /// Which of the Kiths on its database.
     pub variant: usize,
     pub pid: u32,
+    pub binary: PathBuf,
     /// Milliseconds from each of its starts until it listened.
     pub ready: Vec<f64>,
     pub rest: Memory,
@@ -64,13 +65,14 @@ pub fn section(lean: &[Lean]) -> Result<String> {
         write!(text, " {} |", one.subject)?;
     }
     writeln!(text, " Aim |\n|---|{}--:|", "--:|".repeat(lean.len()))?;
-    let binary = fs::metadata(KITH)?.len() as f64;
     let mut row = |name: &str, aim: Option<f64>, value: &dyn Fn(&Lean) -> String| {
         let values: String = lean.iter().map(|one| format!(" {} |", value(one))).collect();
         let aim = aim.map_or("–".to_owned(), |aim| format!("≤ {aim}"));
         writeln!(text, "| {name} |{values} {aim} |")
     };
-    row("Binary, MB", Some(BINARY_MEGABYTES), &|_| megabytes(binary))?;
+    row("Binary, MB", Some(BINARY_MEGABYTES), &|one| {
+        fs::metadata(&one.binary).map_or("–".to_owned(), |file| megabytes(file.len() as f64))
+    })?;
     row("From start to ready, ms", Some(READY_MILLISECONDS), &|one| {
         let [median, least, most] = spread(one.ready.iter().copied());
         format!("{median:.0} ({least:.0}–{most:.0})")

@@ -19,6 +19,7 @@ mod generator;
 mod layout;
 mod lean;
 mod measure;
+mod pair;
 mod plot;
 mod process;
 mod raw;
@@ -91,9 +92,12 @@ struct Options {
     /// The same calls with each device for speed switched off, against all of them, at 1 and 64 in flight.
     #[arg(long, conflicts_with = "flat")]
     devices: bool,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Another binary of kith, measured in the same rounds on its own copies of the same databases.
+    #[arg(long, value_name = "BINARY", conflicts_with_all = ["flat", "devices"])]
+    against: Option<PathBuf>,
+    /// Measure although the work tree has changes that are not committed. `--smoke` always does.
+    #[arg(long)]
+    dirty: bool,
 }
 
 impl Options {
@@ -175,6 +179,21 @@ impl Results {
         self.in_flight.get(&(operation, subject, level)).map(|samples| spread(samples.iter().map(value))[0])
     }
 
+    /// The median over the rounds of this Kith's value as a multiple of the other's in the same round.
+    fn to_other(
+        &self,
+        operation: Operation,
+        subject: Subject,
+        level: usize,
+        value: impl Fn(&Sample) -> f64,
+    ) -> Option<[f64; 3]> {
+        let of = |subject| self.in_flight.get(&(operation, subject, level));
+        let pairs = of(subject)?.iter().zip(of(subject.against()?)?);
+        let ratios: Vec<_> =
+            pairs.map(|(one, other)| value(one) / value(other)).filter(|one| one.is_finite()).collect();
+        (!ratios.is_empty()).then(|| spread(ratios.into_iter()))
+    }
+
     /// The most calls a second that any level has.
     fn peak(&self, operation: Operation, subject: Subject) -> Option<f64> {
         self.levels(operation, subject).into_iter().map(|(_, [median, ..])| median).max_by(f64::total_cmp)
@@ -206,6 +225,9 @@ fn serve_echo(directory: &Path) -> Result<()> {
 
 async fn run(options: Options) -> Result<()> {
     let machine = report::Machine::read(&options.directory)?;
+    if machine.changed && !options.dirty && !options.smoke {
+        return Err("the work tree has changes: commit them, or add --dirty".into());
+    }
     if options.flat {
         return flat::run(&options, machine).await;
     }
@@ -214,7 +236,7 @@ async fn run(options: Options) -> Result<()> {
     }
     let layout = Layout::new(options.users, options.rows, false)?;
     let flags = slice::from_ref(&options.kith_flags);
-    let mut session = Session::start(&options.directory, layout, flags, false).await?;
+    let mut session = Session::start(&options.directory, layout, flags, options.against.as_deref(), false).await?;
     let mut results = Results::default();
     put_to_use(&mut session, &options, &mut results).await;
     for operation in &options.operations {
@@ -231,7 +253,7 @@ async fn run(options: Options) -> Result<()> {
 async fn put_to_use(session: &mut Session, options: &Options, results: &mut Results) {
     let load = Load::InFlight(options.levels.iter().copied().max().unwrap_or(1));
     let length = options.window().length * IN_USE;
-    for subject in Subject::KITH {
+    for subject in kiths(session) {
         let made = session.measure(subject, Operation::Send, load, Window { start: Duration::ZERO, length }).await;
         results.failures.note(&format!("Sends that are not counted, {subject}"), made);
     }
@@ -241,7 +263,10 @@ async fn put_to_use(session: &mut Session, options: &Options, results: &mut Resu
 async fn rounds(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
         for level in &options.levels {
-            for subject in Subject::ALL.into_iter().filter(|subject| subject.takes(operation, *level)) {
+            for subject in Subject::ALL {
+                if !session.has(subject) || !subject.takes(operation, *level) {
+                    continue;
+                }
                 let load = Load::InFlight(*level);
                 let measured = session.measure(subject, operation, load, options.window()).await;
                 let what = format!("{operation}, {subject}, {level} in flight, round {round}");
@@ -253,10 +278,16 @@ async fn rounds(session: &mut Session, options: &Options, operation: Operation, 
     }
 }
 
-/// How long calls take when they come at half of the rate that each Kith reached.
+/// Those that were started.
+fn kiths(session: &Session) -> Vec<Subject> {
+    let with_other = Subject::KITH.into_iter().flat_map(|subject| [Some(subject), subject.against()]);
+    with_other.flatten().filter(|subject| session.has(*subject)).collect()
+}
+
+/// How long calls take when they come at half of the rate that each reached.
 async fn half_of_peak(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
-        for subject in Subject::KITH {
+        for subject in kiths(session).into_iter().chain([Subject::Sql]) {
             let Some(peak) = results.peak(operation, subject) else { continue };
             let measured = session.measure(subject, operation, Load::PerSecond(peak / 2.0), options.window()).await;
             let what = format!("{operation}, {subject}, half of the peak, round {round}");

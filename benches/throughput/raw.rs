@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Result;
 use super::database::Database;
+use super::generator::Load;
 use super::layout::Layout;
 use super::measure::{Histogram, Sample, Watched, used_by_ended};
 use super::process::{Postgres, run};
@@ -17,6 +18,9 @@ use super::workload::Operation;
 const FIRST_ID: i64 = 1_000_000_000_000;
 /// The part of the statements whose time pgbench writes down: all of them would cost it what is to be measured.
 const TIMED: f64 = 0.1;
+
+/// Connections that make statements at a fixed rate: enough for a statement to begin when it is due.
+const CONNECTIONS: usize = 64;
 
 /// A copy of the seeded database, to which no Kith is connected.
 pub struct Raw {
@@ -58,17 +62,23 @@ impl Raw {
         Ok(())
     }
 
-    /// Runs the statement of an operation on so many connections for whole seconds.
+    /// Runs the statement of an operation for whole seconds: on so many connections, or at a rate; then a statement's
+    /// time counts from when it was due.
     pub async fn measure(
         &mut self,
         postgres: &Postgres,
         operation: Operation,
-        connections: usize,
+        load: Load,
         length: Duration,
     ) -> Result<Sample> {
         let script = script(operation).ok_or("no statement")?;
+        // At a rate there are few statements, and all are timed.
+        let (connections, rate, timed) = match load {
+            Load::InFlight(connections) => (connections, None, TIMED),
+            Load::PerSecond(rate) => (CONNECTIONS, Some(rate), 1.0),
+        };
         let watched = Watched { server: None, database: Some(postgres.process.pid) };
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/throughput/sql").join(script);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("throughput/sql").join(script);
         let mut pgbench = Command::new(postgres.bin.join("pgbench"));
         pgbench.args(["-n", "-M", "prepared", "-h", "localhost", "-U", "postgres", "-p", &postgres.port.to_string()]);
         pgbench.args(["-c", &connections.to_string(), "-T", &length.as_secs().max(1).to_string()]);
@@ -83,7 +93,8 @@ impl Raw {
             pgbench.arg("-D").arg(format!("{name}={value}"));
         }
         let times = tempfile::tempdir_in(&postgres.directory)?;
-        pgbench.args(["--log".to_owned(), format!("--sampling-rate={TIMED}")]);
+        pgbench.args(["--log".to_owned(), format!("--sampling-rate={timed}")]);
+        pgbench.args(rate.map(|rate| format!("--rate={rate}")));
         pgbench.arg("--log-prefix").arg(times.path().join("times"));
         let before = self.made(operation).await?;
         let (used, asking) = (watched.used(), used_by_ended());

@@ -12,7 +12,7 @@ use super::measure::{Sample, spread};
 use super::process::{SETTINGS, run};
 use super::session::{Session, Subject};
 use super::workload::Operation;
-use super::{Options, Result, Results, aims, lean, plot};
+use super::{Options, Result, Results, aims, lean, pair, plot};
 
 const HEAD: &str = "\
 <!-- Written by `make bench`; changes made here are lost. -->
@@ -41,6 +41,8 @@ within a minute that it works. `make bench ARGS='--operations=send,accept --leve
 /// What the numbers depend on.
 pub struct Machine {
     lines: Vec<(&'static str, String)>,
+    /// Whether the work tree differs from the commit, but for what the benchmark wrote.
+    pub changed: bool,
 }
 
 impl Machine {
@@ -56,12 +58,13 @@ impl Machine {
         };
         let cores = std::thread::available_parallelism()?;
         let memory: f64 = of_file("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0);
-        let changed = if told("git", &["status", "--porcelain"]).is_empty() { "" } else { ", with changes" };
+        let changed = !told("git", &["status", "--porcelain", "--", ":/", ":!/docs/performance"]).is_empty();
+        let with_changes = if changed { ", with changes" } else { "" };
         let now: DateTime<Utc> = SystemTime::now().into();
         let file_system = told("df", &["--output=fstype", &directory.to_string_lossy()]);
         let lines = vec![
             ("Date", now.format("%Y-%m-%d %H:%M UTC").to_string()),
-            ("Commit", told("git", &["rev-parse", "--short=12", "HEAD"]) + changed),
+            ("Commit", told("git", &["rev-parse", "--short=12", "HEAD"]) + with_changes),
             ("Processor", format!("{}, {cores} cores", of_file("/proc/cpuinfo", "model name"))),
             ("Memory", format!("{:.0} GiB", memory / 1_048_576.0)),
             ("System", told("uname", &["-sr"])),
@@ -69,7 +72,7 @@ impl Machine {
             ("Load average before", load_average()),
             ("Rust", told("rustc", &["--version"])),
         ];
-        Ok(Self { lines })
+        Ok(Self { lines, changed })
     }
 
     /// As a table, with what is known after the run.
@@ -81,6 +84,7 @@ impl Machine {
             ("Databases", format!("{}; PostgreSQL's defaults but for {settings}", versions.join(", "))),
             ("Seed", seeds.to_owned()),
             ("Measurements", format!("{} rounds of {} s each", options.rounds, options.seconds)),
+            ("Other Kith", options.against.as_deref().map_or_else(|| "none".to_owned(), other_version)),
             ("Flags of Kith", if flags.is_empty() { "none".to_owned() } else { format!("`{flags}`") }),
         ];
         for (name, value) in self.lines.iter().chain(&after) {
@@ -88,6 +92,11 @@ impl Machine {
         }
         Ok(text + "\n")
     }
+}
+
+/// What the other binary calls itself.
+fn other_version(binary: &Path) -> String {
+    run(Command::new(binary).arg("--version")).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 fn load_average() -> String {
@@ -116,6 +125,7 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     write!(text, "![Calls a second by calls in flight]({name})\n\n")?;
     text += &summary(options, results)?;
     text += &aims::section(results)?;
+    text += &pair::section(&options.operations, results)?;
     text += &lean::section(&session.lean)?;
     for operation in &options.operations {
         text += &details(*operation, results)?;
@@ -130,8 +140,8 @@ fn summary(options: &Options, results: &Results) -> Result<String> {
         "## The most calls a second\n\n\
          The best level of each, and Kith on PostgreSQL as a part of SQL alone. p99 is at half of the peak: so many calls\n\
          come each second, whether or not those before are answered, and a call's time counts from when it was due.\n\n\
-         | | Kith on PostgreSQL | p99 ms | Kith on SQLite | p99 ms | SQL alone | Kith / SQL | gRPC echo |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|\n",
+         | | Kith on PostgreSQL | p99 ms | Kith on SQLite | p99 ms | SQL alone | p99 ms | Kith / SQL | gRPC echo |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for operation in &options.operations {
         let peak = |subject| results.peak(*operation, subject);
@@ -143,13 +153,14 @@ fn summary(options: &Options, results: &Results) -> Result<String> {
         let ratio = peak(Subject::KithPostgres).zip(peak(Subject::Sql));
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             operation.title(),
             shown(Subject::KithPostgres),
             at_half(Subject::KithPostgres),
             shown(Subject::KithSqlite),
             at_half(Subject::KithSqlite),
             shown(Subject::Sql),
+            at_half(Subject::Sql),
             ratio.map_or("–".to_owned(), |(kith, sql)| format!("{:.2}", kith / sql)),
             shown(Subject::Echo),
         )?;

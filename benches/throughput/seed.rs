@@ -20,8 +20,9 @@ const USERS: &str = "users (id, position, username, real_name, email, email_isva
 const COUNTS: &str = "user_counts (user_id, requests_sent, requests_received, requests_unviewed, connections)";
 const REQUESTS: &str = "connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
                         position, message, created, viewed, rejected, accepted)";
-const EVENTS: &str =
-    "events (sequence, time, batch_id, kind, actor, actor_user_id, user_id, other_user_id, request_id)";
+const EVENTS: &str = "sequence, time, batch_id, kind, actor, actor_user_id, user_id, other_user_id, request_id";
+/// Events of one value of `events.stretch`, where a Kith has that column.
+const STRETCH: i64 = 4_096;
 const BLOCKS: &str = "blocks (user_id, other_user_id, created, position)";
 
 /// What must be 0 in a database that is consistent.
@@ -89,13 +90,13 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     database.insert(REQUESTS, rows).await?;
     let created = edges.iter().zip(requests..);
     let rows = created.map(|(edge, id)| event(id, times.of(id), "REQUEST_CREATED", edge.from, *edge, id));
-    database.insert(EVENTS, rows).await?;
+    events(database, rows).await?;
     let closed = edges.iter().zip(requests..).filter(|(edge, _)| edge.state != State::Pending).zip(answers..);
     let rows = closed.map(|((edge, id), sequence)| {
         let kind = if edge.state == State::Connected { "CONNECTION_CREATED" } else { "REQUEST_REJECTED" };
         event(sequence, times.of(sequence), kind, edge.to, *edge, id)
     });
-    database.insert(EVENTS, rows).await?;
+    events(database, rows).await?;
     block(database, &blocks, answers + answered, &times).await?;
 
     let time = database.time(times.of(last));
@@ -136,7 +137,7 @@ async fn users(database: &mut Database, layout: Layout, edges: &[Edge], times: &
         let (kind, actor) = (Cell::Word("USER_CREATED"), Cell::Word("OPERATOR"));
         [Cell::Int(id), time, batch, kind, actor, Cell::Null, Cell::Int(id), Cell::Null, Cell::Null]
     });
-    database.insert(EVENTS, rows).await
+    events(database, rows).await
 }
 
 /// A user who filled in every field: about 800 bytes.
@@ -195,6 +196,21 @@ fn event(sequence: i64, time: i64, kind: &'static str, actor: i64, edge: Edge, r
     [Cell::Int(sequence), Cell::Time(time), batch, Cell::Word(kind), Cell::Word("USER"), actor, user, other, request]
 }
 
+/// Stores events in the columns that the table has.
+async fn events(database: &mut Database, rows: impl Iterator<Item = [Cell; 9]>) -> Result<()> {
+    if !database.has_column("events", "stretch").await? {
+        return database.insert(&format!("events ({EVENTS})"), rows).await;
+    }
+    let rows = rows.map(|event| {
+        let stretch = match event[0] {
+            Cell::Int(sequence) => Cell::Int(sequence / STRETCH),
+            _ => Cell::Null,
+        };
+        event.into_iter().chain([stretch]).collect::<Vec<_>>()
+    });
+    database.insert(&format!("events ({EVENTS}, stretch)"), rows).await
+}
+
 async fn block(database: &mut Database, blocks: &[(i64, i64)], first: i64, times: &Times) -> Result<()> {
     let rows = blocks.iter().zip(first..).map(|((user, other), sequence)| {
         [Cell::Int(*user), Cell::Int(*other), Cell::Time(times.of(sequence)), Cell::Int(sequence)]
@@ -206,7 +222,7 @@ async fn block(database: &mut Database, blocks: &[(i64, i64)], first: i64, times
         event[8] = Cell::Null;
         event
     });
-    database.insert(EVENTS, rows).await
+    events(database, rows).await
 }
 
 /// Adds requests that wait to be answered; Kith may be serving meanwhile. Answers the id of the first; the others
@@ -223,7 +239,7 @@ pub async fn add_waiting(database: &mut Database, layout: Layout, numbers: Range
     let rows = numbers.clone().map(waiting).zip(first..).map(|(edge, id)| request(edge, id, id, time, time));
     database.insert(REQUESTS, rows).await?;
     let rows = numbers.map(waiting).zip(first..);
-    database.insert(EVENTS, rows.map(|(edge, id)| event(id, time, "REQUEST_CREATED", edge.from, edge, id))).await?;
+    events(database, rows.map(|(edge, id)| event(id, time, "REQUEST_CREATED", edge.from, edge, id))).await?;
     let of_these = |column| format!("(SELECT {column} FROM connection_requests WHERE id >= {first})");
     let time = database.time(time);
     database

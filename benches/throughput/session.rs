@@ -1,7 +1,7 @@
 //! What is measured side by side, started once: a Kith on each engine or several, PostgreSQL by itself, and an echo.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{fmt, fs};
@@ -14,7 +14,7 @@ use super::generator::{self, Load, Target, Window};
 use super::layout::Layout;
 use super::lean::{Lean, Memory};
 use super::measure::{Sample, Watched};
-use super::process::{Postgres, Process, kith, migrate};
+use super::process::{Postgres, Process, kith, migrate, own_kith};
 use super::raw::Raw;
 use super::workload::{Operation, Workload};
 use super::{Result, echo, seed};
@@ -28,7 +28,10 @@ const STARTS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     KithPostgres,
+    /// The other Kith, of `--against`.
+    AgainstPostgres,
     KithSqlite,
+    AgainstSqlite,
     /// PostgreSQL, asked by pgbench.
     Sql,
     /// SQLite, asked by one thread of this process.
@@ -37,13 +40,29 @@ pub enum Subject {
 }
 
 impl Subject {
-    pub const ALL: [Self; 5] = [Self::KithPostgres, Self::KithSqlite, Self::Sql, Self::Sqlite, Self::Echo];
+    pub const ALL: [Self; 7] = [
+        Self::KithPostgres,
+        Self::AgainstPostgres,
+        Self::KithSqlite,
+        Self::AgainstSqlite,
+        Self::Sql,
+        Self::Sqlite,
+        Self::Echo,
+    ];
     pub const KITH: [Self; 2] = [Self::KithPostgres, Self::KithSqlite];
+    const AGAINST: [Self; 2] = [Self::AgainstPostgres, Self::AgainstSqlite];
+
+    /// The other Kith on the same engine.
+    pub fn against(self) -> Option<Self> {
+        Self::KITH.iter().zip(Self::AGAINST).find(|(kith, _)| **kith == self).map(|(_, against)| against)
+    }
 
     pub fn title(self) -> &'static str {
         match self {
             Self::KithPostgres => "Kith on PostgreSQL",
+            Self::AgainstPostgres => "Other Kith on PostgreSQL",
             Self::KithSqlite => "Kith on SQLite",
+            Self::AgainstSqlite => "Other Kith on SQLite",
             Self::Sql => "SQL alone",
             Self::Sqlite => "SQLite alone",
             Self::Echo => "gRPC echo",
@@ -52,11 +71,16 @@ impl Subject {
 
     /// Whether there is anything to measure.
     pub fn takes(self, operation: Operation, in_flight: usize) -> bool {
+        if operation.repeated() > 0 && in_flight != GROUP {
+            return false;
+        }
         match self {
             // PostgreSQL has its best before 64 connections on any machine that this runs on.
             Self::Sql => Raw::has(operation) && in_flight <= 64,
             Self::Sqlite => Bare::has(operation) && in_flight == GROUP,
-            Self::KithPostgres | Self::KithSqlite | Self::Echo => true,
+            // It always gives the same answer.
+            Self::Echo => operation.repeated() == 0,
+            Self::KithPostgres | Self::AgainstPostgres | Self::KithSqlite | Self::AgainstSqlite => true,
         }
     }
 }
@@ -94,30 +118,40 @@ pub struct Session {
 
 impl Session {
     /// Starts and fills all that is measured below `parent`: on each engine a Kith with each of these lists of flags.
-    /// With `alone` nothing but Kiths.
-    pub async fn start(parent: &Path, layout: Layout, variants: &[Vec<String>], alone: bool) -> Result<Self> {
+    /// With `against`, another Kith on databases of its own. With `alone` nothing but Kiths.
+    pub async fn start(
+        parent: &Path,
+        layout: Layout,
+        variants: &[Vec<String>],
+        against: Option<&Path>,
+        alone: bool,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("kith-bench-").tempdir_in(parent.canonicalize()?)?.keep();
         let postgres = Postgres::start(&directory)?;
-        Database::postgres(&postgres.url("postgres")).await?.execute("CREATE DATABASE kith").await?;
-        let (url, file) = (postgres.url("kith"), directory.join("kith.db"));
-        let sqlite_url = format!("sqlite://{}", file.display());
-        migrate(&url)?;
-        migrate(&sqlite_url)?;
-
-        let rows = fill(Database::postgres(&url).await?, layout, Subject::KithPostgres).await?;
-        fill(Database::sqlite(&file)?, layout, Subject::KithSqlite).await?;
-        // What the seed left to the system would be written while calls are measured.
-        fs::File::open(&file)?.sync_all()?;
-        let raw = if alone { None } else { Some(Raw::copy(&postgres, "kith", layout).await?) };
+        let compression = compress_log(&mut Database::postgres(&postgres.url("postgres")).await?).await?;
+        let mut kiths = vec![Kith { binary: own_kith()?, name: "kith", on: Subject::KITH }];
+        let other = against.map(|path| Kith { binary: path.to_owned(), name: "against", on: Subject::AGAINST });
+        kiths.extend(other);
+        let mut rows = 0;
+        for kith in &kiths {
+            rows = kith.fill(&postgres, layout).await?;
+        }
+        let file = kiths[0].file(&postgres);
+        let raw = if alone { None } else { Some(Raw::copy(&postgres, kiths[0].name, layout).await?) };
         let bare = if alone { None } else { Some(Bare::copy(&file, layout)?) };
 
-        let (mut on_postgres, mut on_sqlite) = (Database::postgres(&url).await?, Database::sqlite(&file)?);
-        let versions = [on_postgres.version().await?, on_sqlite.version().await?];
-        let databases = vec![(Subject::KithPostgres, on_postgres), (Subject::KithSqlite, on_sqlite)];
+        let mut databases = Vec::new();
+        for kith in &kiths {
+            databases.push((kith.on[0], Database::postgres(&postgres.url(kith.name)).await?));
+            databases.push((kith.on[1], Database::sqlite(&kith.file(&postgres))?));
+        }
+        let versions = [databases[0].1.version().await? + &compression, databases[1].1.version().await?];
         let mut session =
             Self { servers: Vec::new(), databases, raw, bare, postgres, lean: Vec::new(), rows, versions };
-        session.serve(Subject::KithPostgres, &url, layout, variants)?;
-        session.serve(Subject::KithSqlite, &sqlite_url, layout, variants)?;
+        for kith in &kiths {
+            session.serve(kith, 0, layout, variants)?;
+            session.serve(kith, 1, layout, variants)?;
+        }
         sleep(Duration::from_secs(1)).await;
         for one in &mut session.lean {
             one.rest = Memory::of(one.pid)?;
@@ -129,15 +163,17 @@ impl Session {
     }
 
     /// Starts the Kiths on a database. They share the workload: no change is asked of two of them.
-    fn serve(&mut self, subject: Subject, url: &str, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
+    fn serve(&mut self, kith: &Kith, engine: usize, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
+        let (subject, url) = (kith.on[engine], &kith.urls(&self.postgres)[engine]);
         let workload = Rc::new(RefCell::new(Workload::new(layout)));
         let starts = if self.raw.is_some() { STARTS } else { 1 };
         for (variant, flags) in variants.iter().enumerate() {
             let log = self.postgres.directory.join(format!("{subject:?}-{variant}.log"));
-            let ((process, address), ready) = started(url, &log, flags, starts)?;
-            let database = (subject == Subject::KithPostgres).then_some(self.postgres.process.pid);
+            let ((process, address), ready) = started(&kith.binary, url, &log, flags, starts)?;
+            let database = (engine == 0).then_some(self.postgres.process.pid);
             let watched = Watched { server: Some(process.pid), database };
-            self.lean.push(Lean { subject, variant, pid: process.pid, ready, rest: Memory::default() });
+            let (binary, rest) = (kith.binary.clone(), Memory::default());
+            self.lean.push(Lean { subject, variant, pid: process.pid, binary, ready, rest });
             let target = Rc::new(Target { address, watched, workload: Rc::clone(&workload), is_kith: true });
             self.servers.push(Server { subject, variant, target, process });
         }
@@ -176,12 +212,12 @@ impl Session {
         load: Load,
         window: Window,
     ) -> Result<Sample> {
-        if let (Subject::Sql, Load::InFlight(connections)) = (subject, load) {
+        if subject == Subject::Sql {
             let raw = self.raw.as_mut().ok_or("it was not started")?;
             if operation.answers() {
                 raw.prepare(enough(window, operation)).await?;
             }
-            return raw.measure(&self.postgres, operation, connections, window.length).await;
+            return raw.measure(&self.postgres, operation, load, window.length).await;
         }
         if subject == Subject::Sqlite {
             return self.bare.as_mut().ok_or("it was not started")?.measure(operation, window.length);
@@ -211,7 +247,16 @@ impl Session {
         sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
     }
 
-    /// Where both databases are.
+    /// Whether this was started.
+    pub fn has(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::Sql => self.raw.is_some(),
+            Subject::Sqlite => self.bare.is_some(),
+            _ => self.server(subject, 0).is_ok(),
+        }
+    }
+
+    /// Where the databases are.
     pub fn directory(&self) -> &Path {
         &self.postgres.directory
     }
@@ -239,6 +284,49 @@ impl Session {
     }
 }
 
+/// A binary, and its databases.
+struct Kith {
+    binary: PathBuf,
+    name: &'static str,
+    /// What it is called on PostgreSQL, and on SQLite.
+    on: [Subject; 2],
+}
+
+impl Kith {
+    fn file(&self, postgres: &Postgres) -> PathBuf {
+        postgres.directory.join(self.name).with_extension("db")
+    }
+
+    fn urls(&self, postgres: &Postgres) -> [String; 2] {
+        [postgres.url(self.name), format!("sqlite://{}", self.file(postgres).display())]
+    }
+
+    /// Makes the databases with its own migrations, and fills them; answers how many rows they have.
+    async fn fill(&self, postgres: &Postgres, layout: Layout) -> Result<usize> {
+        let create = format!("CREATE DATABASE {}", self.name);
+        Database::postgres(&postgres.url("postgres")).await?.execute(&create).await?;
+        for url in self.urls(postgres) {
+            migrate(&self.binary, &url)?;
+        }
+        let rows = fill(Database::postgres(&postgres.url(self.name)).await?, layout, self.on[0]).await?;
+        let file = self.file(postgres);
+        fill(Database::sqlite(&file)?, layout, self.on[1]).await?;
+        // What the seed left to the system would be written while calls are measured.
+        fs::File::open(&file)?.sync_all()?;
+        Ok(rows)
+    }
+}
+
+/// Has PostgreSQL compress its log, as docs/operations.md recommends; answers how, for the report.
+async fn compress_log(database: &mut Database) -> Result<String> {
+    // Faster than what `on` stands for; not every server has it.
+    let set = |method| format!("ALTER SYSTEM SET wal_compression = '{method}'");
+    let method = if database.execute(&set("lz4")).await.is_ok() { "lz4" } else { "on" };
+    database.execute(&set(method)).await?;
+    database.execute("SELECT pg_reload_conf()").await?;
+    Ok(format!(" with wal_compression={method}"))
+}
+
 async fn fill(mut database: Database, layout: Layout, subject: Subject) -> Result<usize> {
     let begun = Instant::now();
     let rows = seed::fill(&mut database, layout).await?;
@@ -251,11 +339,17 @@ async fn fill(mut database: Database, layout: Layout, subject: Subject) -> Resul
 }
 
 /// Starts a Kith so many times; answers the last one, and how many milliseconds each start took.
-fn started(url: &str, log: &Path, flags: &[String], times: usize) -> Result<((Process, String), Vec<f64>)> {
+fn started(
+    binary: &Path,
+    url: &str,
+    log: &Path,
+    flags: &[String],
+    times: usize,
+) -> Result<((Process, String), Vec<f64>)> {
     let mut ready = Vec::new();
     loop {
         let begun = Instant::now();
-        let kith = kith(url, log, flags)?;
+        let kith = kith(binary, url, log, flags)?;
         ready.push(begun.elapsed().as_secs_f64() * 1e3);
         if ready.len() == times {
             return Ok((kith, ready));

@@ -41,6 +41,10 @@ pub enum Operation {
     User,
     /// All of them: 90 % reads.
     Mixed,
+    /// Send requests, 2 % of them again.
+    Repeat2,
+    /// Send requests, 10 % of them again.
+    Repeat10,
 }
 
 /// The mixed load: of 100 calls.
@@ -71,12 +75,14 @@ impl Operation {
             Self::Counts => "Counts of a user",
             Self::User => "One user",
             Self::Mixed => "Mixed, 90 % reads",
+            Self::Repeat2 => "Send a request, 2 % repeated",
+            Self::Repeat10 => "Send a request, 10 % repeated",
         }
     }
 
     pub fn path(self) -> &'static str {
         match self {
-            Self::Send => "/kith.v1.ConnectionRequestService/SendConnectionRequest",
+            Self::Send | Self::Repeat2 | Self::Repeat10 => "/kith.v1.ConnectionRequestService/SendConnectionRequest",
             Self::Accept => "/kith.v1.ConnectionRequestService/AcceptConnectionRequest",
             Self::Reject => "/kith.v1.ConnectionRequestService/RejectConnectionRequest",
             Self::View => "/kith.v1.ConnectionRequestService/MarkConnectionRequestViewed",
@@ -90,7 +96,7 @@ impl Operation {
     }
 
     fn writes(self) -> bool {
-        matches!(self, Self::Send | Self::Accept | Self::Reject | Self::View)
+        matches!(self, Self::Send | Self::Repeat2 | Self::Repeat10 | Self::Accept | Self::Reject | Self::View)
     }
 
     /// Whether this measurement uses up requests that wait to be answered.
@@ -103,9 +109,24 @@ impl Operation {
         self.writes() || self.answers()
     }
 
-    /// All but the mixed load.
+    /// The percentage of sends whose pair has a pending request already.
+    pub fn repeated(self) -> u32 {
+        match self {
+            Self::Repeat2 => 2,
+            Self::Repeat10 => 10,
+            _ => 0,
+        }
+    }
+
+    /// The same without repetition.
+    pub fn first(self) -> Self {
+        if self.repeated() > 0 { Self::Send } else { self }
+    }
+
+    /// Those that are one kind of call, each answered in one way.
     pub fn single() -> impl Iterator<Item = Self> {
-        Self::value_variants().iter().copied().filter(|operation| *operation != Self::Mixed)
+        let all = Self::value_variants().iter().copied();
+        all.filter(|operation| *operation != Self::Mixed && operation.repeated() == 0)
     }
 }
 
@@ -115,11 +136,16 @@ impl fmt::Display for Operation {
     }
 }
 
+const OK: &str = "0";
+const ALREADY_EXISTS: &str = "6";
+
 /// One call, ready for the wire.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub operation: Operation,
     pub frame: Bytes,
+    /// The status of the answer.
+    pub expected: &'static str,
 }
 
 impl Call {
@@ -129,7 +155,7 @@ impl Call {
         frame.put_u8(0);
         frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         frame.put_slice(&message.encode_to_vec());
-        Self { operation, frame: frame.freeze() }
+        Self { operation, frame: frame.freeze(), expected: OK }
     }
 
     /// The first page of user 1's list, or the one that the token asks for.
@@ -240,24 +266,21 @@ impl Workload {
             });
             return self.next(chosen.map_or(Operation::User, |(operation, _)| *operation));
         }
-        self.changes += i64::from(operation.writes());
-        self.single(operation)
+        let call = self.single(operation)?;
+        self.changes += i64::from(operation.writes() && call.expected == OK);
+        Ok(call)
     }
 
     fn single(&mut self, operation: Operation) -> Result<Call> {
         let request_id = String::new();
         Ok(match operation {
+            Operation::Repeat2 | Operation::Repeat10 => return self.sent_again(operation),
             Operation::Send => {
                 if self.sent >= self.layout.sends() {
                     return Err("all pairs are used: ask for more users".into());
                 }
-                let (from_user_id, to_user_id) = self.layout.sent(self.sent);
                 self.sent += 1;
-                let message = "I liked your talk. Shall we connect?".to_owned();
-                Call::new(
-                    operation,
-                    &pb::SendConnectionRequestRequest { from_user_id, to_user_id, message, request_id },
-                )
+                self.send(self.sent - 1)
             }
             Operation::Accept => {
                 let (id, user_id) = self.waiting.take(self.layout)?;
@@ -301,6 +324,23 @@ impl Workload {
         })
     }
 
+    /// A send; as often as is asked for, one whose request was made long ago and is pending.
+    fn sent_again(&mut self, operation: Operation) -> Result<Call> {
+        if self.sent < 2 || !self.rng.random_ratio(operation.repeated(), 100) {
+            return self.single(Operation::Send);
+        }
+        let number = self.rng.random_range(0..self.sent / 2);
+        Ok(Call { expected: ALREADY_EXISTS, ..self.send(number) })
+    }
+
+    fn send(&self, number: i64) -> Call {
+        let (from_user_id, to_user_id) = self.layout.sent(number);
+        let message = "I liked your talk. Shall we connect?".to_owned();
+        let request_id = String::new();
+        let request = pb::SendConnectionRequestRequest { from_user_id, to_user_id, message, request_id };
+        Call::new(Operation::Send, &request)
+    }
+
     fn anyone(&mut self) -> i64 {
         self.rng.random_range(1..=self.layout.users)
     }
@@ -326,7 +366,7 @@ impl Workload {
 pub fn check(operation: Operation, message: &[u8]) -> Result<()> {
     let whole = |user: &Option<pb::User>| user.as_ref().is_some_and(|user| user.bio.len() > 200);
     let right = match operation {
-        Operation::Send => {
+        Operation::Send | Operation::Repeat2 | Operation::Repeat10 => {
             let answer = pb::SendConnectionRequestResponse::decode(message)?;
             answer.status() == pb::ConnectionStatus::RequestSent
         }

@@ -171,7 +171,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_timeout_is_what_the_grammar_says(text in "[0-9+ -]{0,1}[0-9]{0,9}[HMSmunhs]?|[ -~]{0,9}") {
+        fn a_timeout_is_what_the_grammar_says(
+            text in prop_oneof!["[0-9+ -]?[0-9]{0,8}[HMSmunhs]?", "[0-9]{8,9}[HMSmun]", "[ -~]{0,9}"],
+        ) {
             let headers = header(text.as_bytes()).expect("visible characters");
             prop_assert_eq!(timeout(&headers).map(|time| time.as_nanos()), nanoseconds(&text));
         }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod commit;
+mod options;
 mod reading;
 mod threads;
 
@@ -52,7 +53,10 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, which has been migrated.
     pub(super) fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
-        let head: FeedRow = query::head().first(&mut open(path)?)?;
+        let mut conn = open(path)?;
+        options::warn_if_slower(&mut conn)?;
+        let head: FeedRow = query::head().first(&mut conn)?;
+        drop(conn);
         let kept = Arc::new(KeptUsers::new(options.user_cache));
         let (fast, slow) = options.fast_and_slow();
         Ok(Self {

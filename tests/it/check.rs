@@ -306,7 +306,7 @@ on_each_engine! {
         let shown = format!("2 of 13  {COUNTS}\n          user 3: connections 7 -> 0\n          user 6: connections 7 -> 1\n");
         assert!(ended.output.contains(&shown) && ended.output.contains("\nFAIL"), "{}", ended.output);
         assert!(ended.output.contains("\n1 of 23 checks FAILED; revision "), "{}", ended.output);
-        // The verdict is told once.
+        // The verdict is printed once.
         assert!(!ended.log.contains("FAIL") && !ended.log.contains("kith: "), "{ended:#?}");
         let ended = run(&["--repair"]).await;
         assert!(ended.status.success() && ended.output.contains("\nrepaired"), "{ended:#?}");

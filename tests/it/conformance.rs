@@ -117,6 +117,20 @@ cases! {
         assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
     }
 
+    async fn events_about_a_user_have_their_caller_as_the_actor(app: App) {
+        let by = |caller, command| Submission { caller, command, idempotency: None };
+        let (ann, place) = (UserId::new(1), "Rome".parse().expect("a place"));
+        let submissions = vec![
+            by(Caller::Operator, create(Some(1), "ann")),
+            by(Caller::User(ann), Command::UpdateUser(ann, vec![FieldUpdate::Location(place)])),
+            by(Caller::System, Command::DeleteUser(ann)),
+        ];
+        let replies = submit(&app, submissions, Policy::default()).await;
+        assert!(replies.iter().all(Result::is_ok), "{replies:?}");
+        let actors = app.database.values("SELECT actor AS value FROM events ORDER BY sequence").await;
+        assert_eq!(actors.into_iter().flatten().collect::<Vec<_>>(), ["OPERATOR", "USER", "SYSTEM"]);
+    }
+
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
         let now = app.clock.now();

@@ -1,6 +1,6 @@
 //! The first round trip of a commit: locks the head and loads what the batch is decided from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -74,7 +74,8 @@ pub(super) async fn lock_and_load(
 
     let Rare { requests, blocks, due } = rare;
     let due = due.map_or_else(Due::default, |found| found.due(&before.head));
-    let mut snapshot = Snapshot { head: before.head, due, ..Snapshot::default() };
+    let replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), replays, due };
     for row in between.into_iter().chain(by_id) {
         let pair = row.pair()?;
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
@@ -84,7 +85,6 @@ pub(super) async fn lock_and_load(
         snapshot.add_request(row.try_into()?);
     }
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
-    snapshot.replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
 
     // Those that only the loaded pairs named; and all of them, if another server committed.
     let known = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);

@@ -1,13 +1,13 @@
 //! Loads what a batch is decided from, with single-row statements.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use diesel::prelude::*;
 
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
-use crate::domain::ledger::Snapshot;
+use crate::domain::ledger::{Due, Snapshot};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
     BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, ReplayRow, RequestRow, UserRow, member,
@@ -31,14 +31,16 @@ pub(super) fn load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, replays, due } = &needs;
+    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, replays: responses, due } =
+        &needs;
     let before = query::head().first::<FeedRow>(conn)?.head();
     state.validate(&before);
-    let mut snapshot = Snapshot { head: before.head, ..Snapshot::default() };
+    let (members, pairs, replays) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut snapshot = Snapshot { head: before.head, members, pairs, replays, due: Due::default() };
     let mut wanted = users.clone();
 
-    let mut asked = pairs.clone();
-    for key in pairs {
+    let mut asked = keys.clone();
+    for key in keys {
         add(&mut snapshot, query::request_of_pair(key.low().get(), key.high().get()).load(conn)?)?;
     }
     for id in requests.keys() {
@@ -57,7 +59,7 @@ pub(super) fn load(
     if *due {
         load_due(conn, &mut snapshot, batch)?;
     }
-    for key in replays {
+    for key in responses {
         let row: Option<ReplayRow> = query::replay(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
         snapshot.replays.extend(row.map(TryInto::try_into).transpose()?);
     }
