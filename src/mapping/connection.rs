@@ -1,4 +1,4 @@
-//! Connections, statuses and blocks: requests to commands and queries, what came of them to messages.
+//! Connections, statuses and blocks: requests to commands and queries, results to messages.
 
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::domain::view::Status;
 use crate::proto::server as pb;
 use crate::store::{Connection, Sharing};
 
-/// A valid removal, block or unblock.
+/// Parses the removal of a connection, a block or an unblock.
 pub fn relate(
     relation: Relation,
     user_id: i64,
@@ -29,7 +29,7 @@ pub fn relate(
     fields.finish((Command::Relate(user, other, relation), request_id))
 }
 
-/// The parts of a list of connections, in their order, and the page asked for.
+/// Parses a list of connections: the user, the sections of the list in order, and the page.
 pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Sharing>, Page), Invalid> {
     use pb::MutualFilter;
 
@@ -44,7 +44,7 @@ pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId,
         (MutualFilter::Only, Some(viewer)) => vec![Sharing::With(viewer)],
         (MutualFilter::Excluded, Some(viewer)) => vec![Sharing::NotWith(viewer)],
         (MutualFilter::Only | MutualFilter::Excluded, None) => {
-            fields.wrong("viewer_user_id", "must be given, since mutual depends on the viewer");
+            fields.violation("viewer_user_id", "must be set: mutual filters by the connections of the viewer");
             Vec::new()
         }
     };
@@ -52,7 +52,7 @@ pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId,
     fields.finish((user, sections, page))
 }
 
-/// Whose status towards whom, who may be the same; and at or after which revision.
+/// Parses a status query: the user, the other user (who may be the same) and the minimum revision.
 pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -61,7 +61,7 @@ pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserI
     fields.finish((user, other, min_revision))
 }
 
-/// Whose status towards which others, and at or after which revision.
+/// Parses a query for many statuses: the user, the other users and the minimum revision.
 pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -70,7 +70,7 @@ pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(User
     fields.finish((user, others, min_revision))
 }
 
-/// Whose counts, and at or after which revision.
+/// Parses a query for counts: the user and the minimum revision.
 pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -78,7 +78,7 @@ pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Seque
     fields.finish((user, min_revision))
 }
 
-/// Which two users, and the page asked for.
+/// Parses a list of mutual connections: the two users and the page.
 pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<(UserId, UserId, Page), Invalid> {
     let mut fields = Fields::default();
     let (user, other) = fields.two_users(("user_id", request.user_id), ("other_user_id", request.other_user_id));
@@ -86,7 +86,7 @@ pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<
     fields.finish((user, other, page))
 }
 
-/// Whose blocks, and the page asked for.
+/// Parses a list of blocked users: the blocking user and the page.
 pub fn blocked(request: &pb::ListBlockedUsersRequest, key: &[u8]) -> Result<(UserId, Page), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -108,7 +108,7 @@ impl From<Status> for pb::ConnectionStatus {
     }
 }
 
-/// A connection with the user at its other end.
+/// Converts a connection of a user. `user` is the other user.
 pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     pb::Connection {
         user: encoded(user),
@@ -117,7 +117,7 @@ pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     }
 }
 
-/// A block with the user it is against.
+/// Converts a block. `user` is the blocked user.
 pub fn block(block: &Block, user: &User) -> pb::Block {
     pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
 }

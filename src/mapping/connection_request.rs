@@ -1,4 +1,4 @@
-//! Connection requests: requests to commands and queries, what came of them to messages.
+//! Connection requests: requests to commands and queries, results to messages.
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use crate::domain::view::Viewer;
 use crate::proto::server as pb;
 use crate::store::Requests;
 
-/// A valid send.
+/// Parses a send.
 pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let (from, to) = fields.two_users(("from_user_id", request.from_user_id), ("to_user_id", request.to_user_id));
@@ -26,7 +26,7 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
     fields.finish((Command::Send { from, to, message }, request_id))
 }
 
-/// A valid acceptance, rejection and so on.
+/// Parses an accept, reject, restore, cancel or mark-viewed request.
 pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", id);
@@ -35,7 +35,7 @@ pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result
     fields.finish((Command::Answer(id, user, answer), request_id))
 }
 
-/// A valid marking of all.
+/// Parses a mark-all-viewed request.
 pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -43,7 +43,7 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
     fields.finish((Command::MarkAllViewed(user), request_id))
 }
 
-/// Which request, for whom, and at or after which revision.
+/// Parses a query for a connection request: its id, the viewer and the minimum revision.
 pub fn get(
     request: &pb::GetConnectionRequestRequest,
     caller: &Caller,
@@ -55,7 +55,9 @@ pub fn get(
     fields.finish((id, viewer, min_revision))
 }
 
-/// Which requests of whom; `None` in the middle for a list that is always empty.
+/// Parses a list of connection requests: the user, the filter and the page.
+///
+/// The filter is `None` if the list is always empty.
 pub fn list(
     request: &pb::ListConnectionRequestsRequest,
     policy: &Policy,
@@ -70,22 +72,22 @@ pub fn list(
         State::Unspecified | State::Pending => RequestState::Pending,
         State::Rejected => RequestState::Rejected,
         State::Connected => {
-            fields.wrong("state", "must be pending or rejected; connections have a list of their own");
+            fields.violation("state", "must be PENDING or REJECTED; ListConnections returns connections");
             RequestState::Pending
         }
     };
     if direction == Direction::Unspecified && request.direction == 0 {
-        fields.wrong("direction", "must be received or sent");
+        fields.violation("direction", "must be RECEIVED or SENT");
     }
     if request.unviewed_only && (direction == Direction::Sent || state == RequestState::Rejected) {
-        fields.wrong("unviewed_only", "must not be set but for received pending requests");
+        fields.violation("unviewed_only", "must be false except for received pending requests");
     }
     let which = match direction {
         Direction::Received | Direction::Unspecified if request.unviewed_only => Some(Requests::Unviewed),
         Direction::Received | Direction::Unspecified => Some(Requests::Received(state)),
         Direction::Sent if policy.disclose_rejections => Some(Requests::SentIn(state)),
         Direction::Sent if state == RequestState::Pending => Some(Requests::Sent),
-        // Whoever may not know of rejections has no list of them.
+        // A sender must not learn of rejections, so this list is empty.
         Direction::Sent => None,
     };
     let page = fields.page(request, key);
@@ -104,7 +106,7 @@ impl From<&FullRequest> for pb::ConnectionRequest {
             message: request.message.as_str().to_owned(),
             state: match request.state {
                 RequestState::Pending => pb::ConnectionRequestState::Pending,
-                // A withdrawn request never comes here: it is visible to nobody.
+                // Unreachable for a withdrawn request, which is visible to nobody.
                 RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
                 RequestState::Connected => pb::ConnectionRequestState::Connected,
             }
