@@ -55,12 +55,13 @@ pub struct Serve {
     /// Bring the database's tables up to date at the start
     #[arg(long, env = "KITH_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
-    /// Connections that read from the database; two more write
+    /// Connections that serve reads: two thirds for short reads, one third for long ones. The feed and the writer have
+    /// one each beside them
     #[arg(long, env = "KITH_READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub read_connections: u32,
-    /// Reads that are asked together at the most, when they come at the same time; 1 = each by itself
-    #[arg(long, env = "KITH_READS_PER_FLIGHT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub reads_per_flight: u32,
+    /// PostgreSQL only: maximum number of concurrent look-ups that share a statement; 1 = no batches
+    #[arg(long, env = "KITH_READ_BATCH_MAX", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub read_batch_max: u32,
     /// Memory for users that were read before, in MiB; 0 = none is kept
     #[arg(long, env = "KITH_USER_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub user_cache_mib: u32,
@@ -233,7 +234,7 @@ impl Serve {
         let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
         Options {
             readers: number(self.read_connections),
-            reads_per_flight: number(self.reads_per_flight),
+            read_batch_max: number(self.read_batch_max),
             user_cache: u64::from(self.user_cache_mib) << 20,
             migrate: self.migrate,
         }

@@ -11,6 +11,7 @@ pub mod id;
 pub mod ledger;
 pub mod pair;
 pub mod policy;
+pub mod query;
 pub mod selection;
 pub mod text;
 pub mod user;

@@ -1,18 +1,19 @@
 //! Connections, statuses and blocks: requests to commands and queries, what came of them to messages.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
-use super::user::encoded;
+use super::user::{encode, encoded};
 use crate::domain::command::{Command, Outcome, Relation};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::Block;
-use crate::domain::user::User;
+use crate::domain::query::{Blocked, Connection, Mutual};
 use crate::domain::view::Status;
 use crate::proto::server as pb;
-use crate::store::{Connection, Sharing};
+use crate::store::CachedUser;
 
 /// A valid removal, block or unblock.
 pub fn relate(
@@ -28,19 +29,19 @@ pub fn relate(
 }
 
 /// The parts of a list of connections, in their order, and the page asked for.
-pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Sharing>, Page), Invalid> {
+pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Mutual>, Page), Invalid> {
     use pb::MutualFilter;
 
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let viewer = fields.optional_user_id("viewer_user_id", request.viewer_user_id);
     let sections = match (fields.known("mutual", request.mutual), viewer) {
-        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Sharing::Any],
+        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Mutual::Any],
         (MutualFilter::Unspecified | MutualFilter::Any, Some(viewer)) => {
-            vec![Sharing::With(viewer), Sharing::NotWith(viewer)]
+            vec![Mutual::With(viewer), Mutual::Without(viewer)]
         }
-        (MutualFilter::Only, Some(viewer)) => vec![Sharing::With(viewer)],
-        (MutualFilter::Excluded, Some(viewer)) => vec![Sharing::NotWith(viewer)],
+        (MutualFilter::Only, Some(viewer)) => vec![Mutual::With(viewer)],
+        (MutualFilter::Excluded, Some(viewer)) => vec![Mutual::Without(viewer)],
         (MutualFilter::Only | MutualFilter::Excluded, None) => {
             fields.wrong("viewer_user_id", "must be given, since mutual depends on the viewer");
             Vec::new()
@@ -107,7 +108,7 @@ impl From<Status> for pb::ConnectionStatus {
 }
 
 /// A connection with the user at its other end.
-pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
+pub fn connection(connection: &Connection, user: &CachedUser) -> pb::Connection {
     pb::Connection {
         user: encoded(user),
         connected: Some(timestamp(connection.connected)),
@@ -115,9 +116,13 @@ pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     }
 }
 
-/// A block with the user it is against.
-pub fn block(block: &Block, user: &User) -> pb::Block {
-    pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
+/// A block with the blocked user.
+pub fn blocked_user(blocked: &Blocked, user: &CachedUser) -> pb::Block {
+    block(&blocked.block, encoded(user))
+}
+
+fn block(block: &Block, user: Bytes) -> pb::Block {
+    pb::Block { user, created: Some(timestamp(block.created)) }
 }
 
 impl From<&Outcome> for pb::RemoveConnectionResponse {
@@ -135,7 +140,7 @@ impl From<&Outcome> for pb::UnblockUserResponse {
 impl From<&Outcome> for pb::BlockUserResponse {
     fn from(outcome: &Outcome) -> Self {
         Self {
-            block: outcome.block.as_ref().map(|(stands, user)| block(stands, user)),
+            block: outcome.block.as_ref().map(|(stands, user)| block(stands, encode(user))),
             status: pb::ConnectionStatus::from(outcome.status).into(),
             revision: outcome.revision.get(),
         }

@@ -1,7 +1,5 @@
 //! Users: requests to commands, users to messages.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chrono::DateTime;
 use prost::Message;
@@ -14,11 +12,12 @@ use super::timestamp;
 use crate::domain::Time;
 use crate::domain::command::{Command, ImportRefusal, ImportSummary, Outcome};
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
-use crate::store::UserKey;
+use crate::store::CachedUser;
 
 /// The fields of a user that nobody updates: they are told apart from unknown ones.
 const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
@@ -217,13 +216,18 @@ impl From<&User> for pb::User {
     }
 }
 
-/// A user as answers have one: encoded the first time, and kept.
-pub fn encoded(user: &User) -> Bytes {
-    user.encoded.or_make(|| pb::User::from(user).encode_to_vec().into())
+/// A user as responses contain one.
+pub fn encode(user: &User) -> Bytes {
+    pb::User::from(user).encode_to_vec().into()
+}
+
+/// The same of a cached user, who is encoded only once.
+pub fn encoded(user: &CachedUser) -> Bytes {
+    user.encoded(encode)
 }
 
 fn user(outcome: &Outcome) -> Bytes {
-    outcome.user.as_deref().map(encoded).unwrap_or_default()
+    outcome.user.as_deref().map(encode).unwrap_or_default()
 }
 
 impl From<&Outcome> for pb::CreateUserResponse {
@@ -276,9 +280,4 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
             field_violations: refusal.violations.iter().map(violation).collect(),
         }
     }
-}
-
-/// A list of users.
-pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<Bytes> {
-    users.into_iter().map(|user| encoded(user)).collect()
 }
