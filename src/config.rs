@@ -60,12 +60,13 @@ pub struct Serve {
     /// Apply pending schema migrations at startup; if false, a database that lacks any is refused
     #[arg(long, env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
-    /// Database connections for reads, 2 to 1000; writes use another one
+    /// Database connections for reads, 2 to 1000: two thirds for short reads, one third for long ones; the writer and the
+    /// feed have one more each
     #[arg(long, env = "KITH_READ_CONNECTIONS", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub read_connections: u32,
-    /// Reads that are asked together at the most, when they come at the same time; 1 = each by itself
-    #[arg(long, env = "KITH_READS_PER_FLIGHT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub reads_per_flight: u32,
+    /// PostgreSQL only: maximum number of concurrent look-ups that share a statement, 1 to 1000; 1 = no batches
+    #[arg(long, env = "KITH_READ_BATCH_MAX", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub read_batch_max: u32,
     /// Memory for cached users, in MiB, up to 1048576; 0 = no cache
     #[arg(long, env = "KITH_USER_CACHE_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub user_cache_mib: u32,
@@ -241,7 +242,7 @@ impl Serve {
         let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
         Options {
             readers: number(self.read_connections),
-            reads_per_flight: number(self.reads_per_flight),
+            read_batch_max: number(self.read_batch_max),
             user_cache: u64::from(self.user_cache_mib) << 20,
             migrate: self.migrate,
         }

@@ -1,5 +1,7 @@
 //! `kith serve`: runs the server until SIGTERM or SIGINT.
 
+use std::sync::Arc;
+
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -7,12 +9,13 @@ use super::{Failure, start_log};
 use crate::clock::Clock;
 use crate::config::Serve;
 use crate::server::{self, Settings};
-use crate::store;
+use crate::store::{self, Observed, Store};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
+    let store: Arc<dyn Store> = Arc::new(Observed(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
     let listener = TcpListener::bind(args.listen)
         .await

@@ -1,20 +1,21 @@
 //! Connections, statuses and blocks: requests to commands and queries, results to messages.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::encoded;
+use super::user::{encode, encoded};
 use crate::domain::command::{Command, Relation};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
-use crate::domain::user::User;
+use crate::domain::query::{Blocked, Connection, Mutual};
 use crate::domain::view::Status;
 use crate::proto::server as pb;
-use crate::store::{Connection, Sharing};
+use crate::store::CachedUser;
 
 /// Parses the removal of a connection, a block or an unblock.
 pub fn relate(
@@ -30,19 +31,19 @@ pub fn relate(
 }
 
 /// Parses a list of connections: the user, the sections of the list in order, and the page.
-pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Sharing>, Page), Invalid> {
+pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Mutual>, Page), Invalid> {
     use pb::MutualFilter;
 
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let viewer = fields.optional_user_id("viewer_user_id", request.viewer_user_id);
     let sections = match (fields.known("mutual", request.mutual), viewer) {
-        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Sharing::Any],
+        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Mutual::Any],
         (MutualFilter::Unspecified | MutualFilter::Any, Some(viewer)) => {
-            vec![Sharing::With(viewer), Sharing::NotWith(viewer)]
+            vec![Mutual::With(viewer), Mutual::Without(viewer)]
         }
-        (MutualFilter::Only, Some(viewer)) => vec![Sharing::With(viewer)],
-        (MutualFilter::Excluded, Some(viewer)) => vec![Sharing::NotWith(viewer)],
+        (MutualFilter::Only, Some(viewer)) => vec![Mutual::With(viewer)],
+        (MutualFilter::Excluded, Some(viewer)) => vec![Mutual::Without(viewer)],
         (MutualFilter::Only | MutualFilter::Excluded, None) => {
             fields.violation("viewer_user_id", "must be set: mutual filters by the connections of the viewer");
             Vec::new()
@@ -109,7 +110,7 @@ impl From<Status> for pb::ConnectionStatus {
 }
 
 /// Converts a connection of a user. `user` is the other user.
-pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
+pub fn connection(connection: &Connection, user: &CachedUser) -> pb::Connection {
     pb::Connection {
         user: encoded(user),
         connected: Some(timestamp(connection.connected)),
@@ -117,16 +118,20 @@ pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     }
 }
 
-/// Converts a block. `user` is the blocked user.
-pub fn block(block: &Block, user: &User) -> pb::Block {
-    pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
+/// Converts a block that was read. `user` is the blocked user.
+pub fn blocked_user(blocked: &Blocked, user: &CachedUser) -> pb::Block {
+    block(&blocked.block, encoded(user))
+}
+
+fn block(block: &Block, user: Bytes) -> pb::Block {
+    pb::Block { user, created: Some(timestamp(block.created)) }
 }
 
 responses! {
     RemoveConnectionResponse: Outcome::Removed { status } => { status: pb::ConnectionStatus::from(*status).into() }
     UnblockUserResponse: Outcome::Unblocked { status } => { status: pb::ConnectionStatus::from(*status).into() }
     BlockUserResponse: Outcome::Blocked { block: placed, user, status } => {
-        block: Some(block(placed, user)),
+        block: Some(block(placed, encode(user))),
         status: pb::ConnectionStatus::from(*status).into(),
     }
 }

@@ -1,21 +1,23 @@
 //! Connection requests: requests to commands and queries, results to messages.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::encoded;
+use super::user::{encode, encoded};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Answer, Command};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
-use crate::domain::pair::RequestState;
+use crate::domain::pair::{Request, RequestState};
 use crate::domain::policy::Policy;
+use crate::domain::query::RequestFilter;
 use crate::domain::view::Viewer;
 use crate::proto::server as pb;
-use crate::store::Requests;
+use crate::store::CachedUser;
 
 /// Parses a send.
 pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Option<Uuid>), Invalid> {
@@ -62,7 +64,7 @@ pub fn list(
     request: &pb::ListConnectionRequestsRequest,
     policy: &Policy,
     key: &[u8],
-) -> Result<(UserId, Option<Requests>, Page), Invalid> {
+) -> Result<(UserId, Option<RequestFilter>, Page), Invalid> {
     use pb::{ConnectionRequestDirection as Direction, ConnectionRequestState as State};
 
     let mut fields = Fields::default();
@@ -83,10 +85,10 @@ pub fn list(
         fields.violation("unviewed_only", "must be false except for received pending requests");
     }
     let which = match direction {
-        Direction::Received | Direction::Unspecified if request.unviewed_only => Some(Requests::Unviewed),
-        Direction::Received | Direction::Unspecified => Some(Requests::Received(state)),
-        Direction::Sent if policy.disclose_rejections => Some(Requests::SentIn(state)),
-        Direction::Sent if state == RequestState::Pending => Some(Requests::Sent),
+        Direction::Received | Direction::Unspecified if request.unviewed_only => Some(RequestFilter::Unviewed),
+        Direction::Received | Direction::Unspecified => Some(RequestFilter::Received(state)),
+        Direction::Sent if policy.disclose_rejections => Some(RequestFilter::SentIn(state)),
+        Direction::Sent if state == RequestState::Pending => Some(RequestFilter::Sent),
         // A sender must not learn of rejections, so this list is empty.
         Direction::Sent => None,
     };
@@ -96,23 +98,32 @@ pub fn list(
 
 impl From<&FullRequest> for pb::ConnectionRequest {
     fn from(FullRequest { request, from, to }: &FullRequest) -> Self {
-        Self {
-            id: request.id.get(),
-            from_user: encoded(from),
-            to_user: encoded(to),
-            created: Some(timestamp(request.created)),
-            rejected: request.rejected.map(timestamp),
-            viewed: request.viewed.map(timestamp),
-            message: request.message.as_str().to_owned(),
-            state: match request.state {
-                RequestState::Pending => pb::ConnectionRequestState::Pending,
-                // Unreachable for a withdrawn request, which is visible to nobody.
-                RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
-                RequestState::Connected => pb::ConnectionRequestState::Connected,
-            }
-            .into(),
-            accepted: request.accepted.map(timestamp),
+        Self { from_user: encode(from), to_user: encode(to), ..without_users(request) }
+    }
+}
+
+/// Converts a request that was read, with its users.
+pub fn request(request: &Request, from: &CachedUser, to: &CachedUser) -> pb::ConnectionRequest {
+    pb::ConnectionRequest { from_user: encoded(from), to_user: encoded(to), ..without_users(request) }
+}
+
+fn without_users(request: &Request) -> pb::ConnectionRequest {
+    pb::ConnectionRequest {
+        id: request.id.get(),
+        from_user: Bytes::new(),
+        to_user: Bytes::new(),
+        created: Some(timestamp(request.created)),
+        rejected: request.rejected.map(timestamp),
+        viewed: request.viewed.map(timestamp),
+        message: request.message.as_str().to_owned(),
+        state: match request.state {
+            RequestState::Pending => pb::ConnectionRequestState::Pending,
+            // Unreachable for a withdrawn request, which is visible to nobody.
+            RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
+            RequestState::Connected => pb::ConnectionRequestState::Connected,
         }
+        .into(),
+        accepted: request.accepted.map(timestamp),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Users: requests to commands, users to messages.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chrono::DateTime;
 use prost::Message;
@@ -16,11 +14,12 @@ use crate::domain::Time;
 use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
-use crate::store::UserKey;
+use crate::store::CachedUser;
 
 /// The fields of a user that cannot be updated. The violation differs from that of an unknown field.
 const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
@@ -219,14 +218,19 @@ impl From<&User> for pb::User {
     }
 }
 
-/// Returns the encoded user for a response. The user caches the bytes.
-pub fn encoded(user: &User) -> Bytes {
-    user.encoded.or_make(|| pb::User::from(user).encode_to_vec().into())
+/// Encodes a user for a response.
+pub fn encode(user: &User) -> Bytes {
+    pb::User::from(user).encode_to_vec().into()
+}
+
+/// Returns a cached user encoded for a response. They are encoded only once.
+pub fn encoded(user: &CachedUser) -> Bytes {
+    user.encoded(encode)
 }
 
 responses! {
-    CreateUserResponse: Outcome::UserCreated(user) => { user: encoded(user) }
-    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encoded(user) }
+    CreateUserResponse: Outcome::UserCreated(user) => { user: encode(user) }
+    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encode(user) }
     DeleteUserResponse: Outcome::UserDeleted => {}
 }
 
@@ -263,11 +267,6 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
             field_violations: refusal.violations.iter().map(violation).collect(),
         }
     }
-}
-
-/// Returns the encoded users for a response.
-pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<Bytes> {
-    users.into_iter().map(|user| encoded(user)).collect()
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
+use super::StoreError;
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
 use super::users::Mark;
-use super::{Connection, StoreError};
 use crate::domain::Time;
 use crate::domain::command::{IdempotencyKey, IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
@@ -17,8 +17,9 @@ use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Due, Head};
 use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
+use crate::domain::query::{Blocked, Connection};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
-use crate::domain::user::{Encoded, Gender, User, UserStatus};
+use crate::domain::user::{Gender, User, UserStatus};
 
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = feed, check_for_backend(Pg, Sqlite))]
@@ -147,11 +148,11 @@ pub(super) struct UserRow {
     pub(super) cover: String,
 }
 
-/// Users with their places in the list.
-pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(Arc<User>, Sequence)>, StoreError> {
+/// Users with their positions.
+pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
     let positioned = |row: UserRow| {
         let position = Sequence::new(row.position);
-        Ok((Arc::new(User::try_from(row)?), position))
+        Ok((row.try_into()?, position))
     };
     rows.into_iter().map(positioned).collect()
 }
@@ -195,7 +196,6 @@ impl TryFrom<UserRow> for User {
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
-            encoded: Encoded::default(),
         })
     }
 }
@@ -403,6 +403,10 @@ impl BlockRow {
 
     pub(super) fn block(&self) -> Block {
         Block { created: self.created.0, position: Sequence::new(self.position) }
+    }
+
+    pub(super) fn blocked(&self) -> Blocked {
+        Blocked { other: self.other(), block: self.block() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The first round trip of a commit: locks the head and loads what the batch is decided from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -21,7 +22,7 @@ use crate::store::row::{
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{Statement, statement};
-use crate::store::users::KeptUsers;
+use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
 
@@ -55,7 +56,7 @@ struct Rare {
 pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
     state: &mut WriterState,
-    profiles: &KeptUsers,
+    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
@@ -99,7 +100,7 @@ pub(super) async fn lock_and_load(
     members.extend(cached);
     loaded.extend(members_by_id(conn, &missing).await?);
     state.insert(&loaded);
-    profiles.keep(&loaded.iter().map(|(id, member)| (*id, member.user.clone())).collect(), &before.mark());
+    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
 
