@@ -1,9 +1,5 @@
 //! Users and the changes of their fields.
 
-use std::sync::OnceLock;
-
-use bytes::Bytes;
-
 use super::Time;
 use super::id::UserId;
 use super::text::{Birthday, Email, Line, Prose, Url, Username};
@@ -29,7 +25,6 @@ pub struct User {
     pub website: Url,
     pub avatar: Url,
     pub cover: Url,
-    pub encoded: Encoded,
 }
 
 impl User {
@@ -41,32 +36,6 @@ impl User {
         names + words + links + self.birthday.as_str().len()
     }
 }
-
-/// Where a user's encoding is kept once somebody needed it, for as long as the user stays as they are. It is no part
-/// of the value: all are equal, and a copy, which may be changed, begins without one.
-#[derive(Debug, Default)]
-pub struct Encoded(OnceLock<Bytes>);
-
-impl Encoded {
-    /// What is kept; made now if nothing is.
-    pub fn or_make(&self, make: impl FnOnce() -> Bytes) -> Bytes {
-        self.0.get_or_init(make).clone()
-    }
-}
-
-impl Clone for Encoded {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl PartialEq for Encoded {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Encoded {}
 
 /// The gender that a user states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +106,6 @@ impl Profile {
             website: self.website,
             avatar: self.avatar,
             cover: self.cover,
-            encoded: Encoded::default(),
         }
     }
 }

@@ -17,13 +17,13 @@ pub struct Epochs {
 
 /// Gives the feed a new epoch, and page tokens a new key.
 ///
-/// A restored feed numbers its next events as the lost ones were numbered. Whoever read those must not go on from
-/// there: with the new epoch and key, the cursors and page tokens from before are refused. Servers keep the key that
-/// they started with, so none may run meanwhile.
+/// A restored feed gives its next events the numbers of the lost ones. Clients that read the lost ones must not continue
+/// from there: with the new epoch and key, their cursors and page tokens are refused. Servers read the key when they
+/// start, so none may run during this.
 ///
 /// # Errors
 ///
-/// When the database cannot be used, or its tables are not those that this program knows.
+/// When the database cannot be used, or its tables belong to another version.
 pub async fn restore_epoch(url: &DatabaseUrl) -> Result<Epochs, ConnectError> {
     refuse_other_tables(url).await?;
     let mut session = Session::write(url).await?;

@@ -1,6 +1,6 @@
-//! Brings a database to the tables that this program knows.
+//! Migrates a database to the tables of this version.
 //!
-//! Safe when several servers start at once: they wait for each other, and the first does the work.
+//! Safe when several servers start at the same time: the first migrates, the others wait.
 
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
 use diesel::prelude::*;
@@ -18,7 +18,7 @@ const UNRELEASED: [&str; 2] = ["20261123", "20261124"];
 /// An arbitrary number that all servers agree on: "kith" in ASCII.
 const LOCK: i64 = 0x6b69_7468;
 
-/// What to do about migrations that the database lacks.
+/// What to do with pending migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pending {
     Apply,
@@ -29,19 +29,19 @@ pub(super) fn migrate_sqlite(conn: &mut SqliteConnection, pending: Pending) -> R
     if pending == Pending::Refuse {
         return run(conn, SQLITE, pending);
     }
-    // The write lock first: another server that starts at the same time waits here.
+    // Takes the write lock first: another server that starts at the same time waits here.
     conn.immediate_transaction(|conn| run(conn, SQLITE, pending))
 }
 
 pub(super) async fn migrate_postgres(mut conn: AsyncPgConnection, pending: Pending) -> Result<usize, ConnectError> {
     if pending == Pending::Apply {
-        // Held until the connection ends, which is when this function does.
+        // Held until the connection is closed, at the end of this function.
         conn.batch_execute(&format!("SET lock_timeout = '60s'; SELECT pg_advisory_lock({LOCK})")).await?;
     }
     run(&mut AsyncMigrationHarness::new(conn), POSTGRES, pending)
 }
 
-/// Applies what is pending, or refuses; answers how many were applied.
+/// Applies pending migrations, or refuses; returns the number of applied ones.
 fn run<DB: diesel::backend::Backend>(
     harness: &mut impl MigrationHarness<DB>,
     source: EmbeddedMigrations,

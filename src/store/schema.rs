@@ -189,7 +189,7 @@ diesel::allow_tables_to_appear_in_same_query!(connections, connection_requests);
 diesel::allow_tables_to_appear_in_same_query!(feed, connection_requests);
 
 /// Declares a condition on `connection_requests` with the literal text of a partial index, which a bound value
-/// could not match. (`diesel::dsl::sql` would do, but is parsed anew at every call.)
+/// would not match. (`diesel::dsl::sql` could do this, but is planned again at every call.)
 macro_rules! condition {
     ($(#[$doc:meta])* $name:ident, $sql:literal) => {
         $(#[$doc])*
@@ -221,7 +221,7 @@ condition! {
     IsOpen, "connection_requests.state IN ('PENDING', 'REJECTED')"
 }
 condition! {
-    /// The request is kept only to hold a cooldown.
+    /// The row exists only to hold a cooldown.
     IsWithdrawn, "connection_requests.state = 'WITHDRAWN'"
 }
 condition! {

@@ -1,5 +1,6 @@
-//! One connection of either engine, asked in plain SQL that both understand: for what an operator wants done now and
-//! then, where the same text for both is worth more than speed.
+//! A connection of either engine that runs plain SQL, for the commands of operators.
+//!
+//! Both engines run the same text. That matters more than speed here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,35 +12,35 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use super::connect::{DatabaseUrl, Engine, blocking};
 use super::{ConnectError, StoreError, postgres, sqlite};
 
-/// Begins one snapshot for all that follows. The queries read whole tables, so they take their time, and are planned as
-/// the server sees fit; but without nested loops, which it takes for quick while it knows nothing of the tables, as
-/// after a restore, and which would go through one table for each row of another.
+/// Begins one snapshot for all queries. They read whole tables, so they have no time limit. PostgreSQL plans them freely,
+/// but without nested loops: without statistics, as after a restore, it underestimates their cost and would scan one
+/// table for each row of another.
 const READ: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; \
                     SET enable_nestloop = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
 
-/// A connection. What was begun on it and not committed is undone when it is dropped.
+/// A connection. Dropping it rolls back what was not committed.
 pub(super) enum Session {
     // Shared with the thread that waits for it.
     Sqlite(Arc<Mutex<SqliteConnection>>),
     Postgres(Box<AsyncPgConnection>),
 }
 
-/// What a query answers. It names its columns so, and casts its numbers to `bigint`.
+/// A row of a query's result. The query names its columns accordingly and casts its numbers to `bigint`.
 #[derive(Debug, QueryableByName)]
-pub(super) struct Answer {
-    /// Who or what the row is about.
+pub(super) struct ResultRow {
+    /// The id of what the row describes.
     #[diesel(sql_type = BigInt)]
     pub(super) number: i64,
-    /// What there is to say of it.
+    /// The description.
     #[diesel(sql_type = Text)]
     pub(super) said: String,
-    /// How many rows there are in all.
+    /// The total number of rows.
     #[diesel(sql_type = BigInt)]
     pub(super) total: i64,
 }
 
 impl Session {
-    /// For reading everything as it is at one moment. It can change nothing.
+    /// Opens a read-only snapshot.
     pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
             Engine::Sqlite(path) => {
@@ -56,7 +57,7 @@ impl Session {
         }
     }
 
-    /// For changes, each between [`lock`](Self::lock) and [`commit`](Self::commit).
+    /// Opens a connection for changes, each between [`lock`](Self::lock) and [`commit`](Self::commit).
     pub(super) async fn write(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
             Engine::Sqlite(path) => {
@@ -64,9 +65,7 @@ impl Session {
                 Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
             }
             Engine::Postgres { config, .. } => {
-                let mut session = Self::Postgres(Box::new(postgres::open(&config).await?));
-                session.execute(postgres::WRITER.to_owned()).await?;
-                Ok(session)
+                Ok(Self::Postgres(Box::new(postgres::open(&config, postgres::Role::Repair).await?)))
             }
         }
     }
@@ -80,7 +79,7 @@ impl Session {
         self.execute(begin.to_owned()).await
     }
 
-    /// Makes the head another one, so that writers who keep counts read them anew.
+    /// Replaces the head of the feed, so that writers drop their cached counts.
     pub(super) async fn touch(&mut self) -> Result<(), ConnectError> {
         let touch = match self {
             Self::Sqlite(_) => "UPDATE feed SET last_time = last_time + 1;",
@@ -93,7 +92,7 @@ impl Session {
         self.execute("COMMIT;".to_owned()).await
     }
 
-    /// Runs statements that answer nothing.
+    /// Runs statements without a result.
     pub(super) async fn execute(&mut self, sql: String) -> Result<(), ConnectError> {
         match self {
             Self::Sqlite(conn) => {
@@ -105,7 +104,7 @@ impl Session {
     }
 
     #[expect(clippy::disallowed_methods, reason = "asked once each")]
-    pub(super) async fn ask(&mut self, sql: String) -> Result<Vec<Answer>, ConnectError> {
+    pub(super) async fn ask(&mut self, sql: String) -> Result<Vec<ResultRow>, ConnectError> {
         match self {
             Self::Sqlite(conn) => {
                 let conn = Arc::clone(conn);

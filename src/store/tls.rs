@@ -1,4 +1,4 @@
-//! How to reach PostgreSQL: its URL, and the encryption that `sslmode` asks for.
+//! Connecting to PostgreSQL: the URL, and the encryption that `sslmode` selects.
 //!
 //! The modes are libpq's (PostgreSQL manual, chapter "SSL Support"), less `allow` and `verify-ca`.
 
@@ -19,22 +19,22 @@ use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// A PostgreSQL database and how to talk to it.
+/// A PostgreSQL database and how to connect to it.
 #[derive(Clone)]
 pub(super) struct PostgresConfig {
     config: tokio_postgres::Config,
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// How long the other end may be silent before the connection is taken for lost, unless the URL says otherwise: what lies
-/// between may have dropped it without a word, and the system's own limits are hours.
+/// Time without an acknowledgement after which a connection counts as lost, unless the URL sets another. A firewall may
+/// drop a connection without notice, and the operating system's own limits are hours.
 const SILENCE: Duration = Duration::from_secs(30);
 
 type Cause = Box<dyn Error + Send + Sync>;
 
 impl PostgresConfig {
-    /// Reads a `postgres://` URL. `sslmode` is `disable`, `prefer` (the default), `require` or `verify-full`;
-    /// `sslrootcert` names a file of certificates to trust in the place of the system's.
+    /// Parses a `postgres://` URL. `sslmode` is `disable`, `prefer` (the default), `require` or `verify-full`;
+    /// `sslrootcert` names a file of certificates to trust instead of the system's.
     pub(super) fn parse(url: &str) -> Result<Self, Cause> {
         let (rest, mode, roots) = take_tls_parameters(url)?;
         let mut config: tokio_postgres::Config = rest.parse()?;
@@ -58,7 +58,7 @@ impl PostgresConfig {
         Ok(Self { config, tls: tls.map(Arc::new) })
     }
 
-    /// A connection of which can be asked, by several who use it at the same time, whether it still stands.
+    /// Opens a connection for several users at the same time, each of whom can see whether it is closed.
     pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
         let Some(tls) = &self.tls else {
             let (client, connection) = self.config.connect(NoTls).await?;
@@ -80,15 +80,15 @@ impl PostgresConfig {
     }
 }
 
-/// A connection that many use at the same time.
+/// A connection with several users at the same time.
 pub(super) struct SharedConnection {
     pub(super) conn: AsyncPgConnection,
-    /// Carries the messages; ends with the connection.
+    /// Sends and receives its messages. Ends with the connection.
     driver: JoinHandle<()>,
 }
 
 impl SharedConnection {
-    /// Whether the database or the network has ended it.
+    /// Whether the database or the network closed it.
     pub(super) fn is_closed(&self) -> bool {
         self.driver.is_finished()
     }
@@ -98,7 +98,7 @@ async fn share<S>(client: Client, connection: Connection<Socket, S>) -> Result<S
 where
     S: TlsStream + Unpin + Send + 'static,
 {
-    // How it ended is told to whoever waits for an answer.
+    // Its error is returned to each pending query.
     let driver = tokio::spawn(async move { _ = connection.await });
     Ok(SharedConnection { conn: AsyncPgConnection::try_from(client).await?, driver })
 }
@@ -106,17 +106,17 @@ where
 /// Takes `sslmode` and `sslrootcert` out of the URL: the driver knows neither `verify-full` nor root files.
 fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<PathBuf>), Cause> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (mut mode, mut roots, mut kept) = (None, None, Vec::new());
+    let (mut mode, mut roots, mut others) = (None, None, Vec::new());
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         match parameter.split_once('=') {
             Some(("sslmode", value)) => mode = Some(value.to_owned()),
             Some(("sslrootcert", value)) => roots = Some(PathBuf::from(value)),
-            Some(_) => kept.push(parameter),
-            // Not named: after a password with a question mark it would be the rest of that.
+            Some(_) => others.push(parameter),
+            // Not named in the error: it could be the rest of a password that contains a question mark.
             None => return Err("a parameter after the question mark has no value".into()),
         }
     }
-    let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    let rest = if others.is_empty() { base.to_owned() } else { format!("{base}?{}", others.join("&")) };
     Ok((rest, mode, roots))
 }
 
@@ -140,13 +140,13 @@ fn verified(roots: Option<&Path>) -> Result<ClientConfig, Cause> {
         None => _ = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
     }
     if store.is_empty() {
-        return Err("there are no root certificates to verify the server with; give sslrootcert".into());
+        return Err("no root certificates to verify the server with; set sslrootcert".into());
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(store).with_no_client_auth())
 }
 
-/// Takes any certificate, as libpq does for `prefer` and `require`: the line is encrypted, the server not proven.
+/// Accepts any certificate, as libpq does for `prefer` and `require`: encryption without authentication of the server.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

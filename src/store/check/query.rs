@@ -1,11 +1,12 @@
-//! The invariants, each with a query for the rows that break it.
+//! The invariants, each with a query for the rows that violate it.
 //!
-//! Both engines understand the text. Each query goes through its tables once or sorts them, so that it stays usable
-//! with ten million rows: groups and joins, and nothing that is asked again for each row without an index.
+//! The queries run on both engines. Each scans or sorts its tables once, so that it remains usable with ten million
+//! rows: it groups and joins, and runs no subquery for each row without an index.
 //!
-//! Events may have been removed from the front of the feed. The last event of a thing outlives those before it, so
-//! what it says holds however much is gone; `{oldest}` stands for the oldest event that is kept, and a row whose
-//! position is older needs none. `{states}`, `{kinds}` and `{causes}` stand for the names that there are.
+//! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
+//! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
+//! older position is not compared. `{states}`, `{kinds}` and `{causes}` stand for the lists of
+//! names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
 //! proven here.
@@ -16,13 +17,13 @@ use crate::domain::pair::RequestState;
 
 /// An invariant.
 pub(super) struct Check {
-    /// What must hold, as it is shown.
+    /// What must hold, as the report shows it.
     pub(super) name: &'static str,
-    /// Of which rows: what may follow FROM.
+    /// The examined rows: what follows FROM.
     looks_at: &'static str,
-    /// What the query builds on: a WITH clause, or nothing.
+    /// A WITH clause for the query, or nothing.
     with: &'static str,
-    /// The rows that break it: `number`, to order them by, and `said`, which names who or what is wrong.
+    /// The violating rows: `number`, by which they are ordered, and `said`, the description.
     finds: &'static str,
 }
 
@@ -31,7 +32,7 @@ impl Check {
         self.looks_at.replace("{oldest}", &oldest.to_string())
     }
 
-    /// The query for what breaks it: the first rows in words, and how many there are in all.
+    /// The query for the first violating rows and their total number.
     pub(super) fn sql(&self, oldest: Sequence, limit: Option<usize>) -> String {
         let Self { with, finds, .. } = self;
         let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
@@ -54,16 +55,16 @@ pub(super) const COUNTS_RIGHT: &str = "each count equals what it counts";
 pub(super) const COUNTS_THERE: &str = "each user has counts";
 pub(super) const COUNTS_OF_SOMEBODY: &str = "all counts are those of a user";
 
-/// Whether it is one of those that can be mended: what they say follows from rows that other checks prove.
+/// Whether a check can be repaired: its rows follow from rows that other checks prove.
 pub(super) fn is_of_counts(name: &str) -> bool {
     [COUNTS_RIGHT, COUNTS_THERE, COUNTS_OF_SOMEBODY].contains(&name)
 }
 
-/// The last event that changed each request's state, and the state that it left.
+/// The last event that changed the state of each request, and the resulting state.
 const LAST_OF_REQUESTS: &str = "WITH last AS ( \
         SELECT max(sequence) AS sequence FROM events \
         WHERE request_id IS NOT NULL AND kind <> 'REQUEST_VIEWED' GROUP BY request_id \
-    ), told AS ( \
+    ), feed_says AS ( \
         SELECT request_id, events.sequence, user_id, coalesce(other_user_id, 0) AS other_user_id, kind, \
                CASE WHEN kind IN ('REQUEST_CANCELLED', 'REQUEST_EXPIRED') THEN 'WITHDRAWN' \
                     WHEN kind = 'CONNECTION_CREATED' THEN 'CONNECTED' \
@@ -80,7 +81,7 @@ const LAST_OF_BLOCKS: &str = "WITH last AS ( \
         WHERE kind IN ('USER_BLOCKED', 'USER_UNBLOCKED') GROUP BY user_id, other_user_id \
     ), deleted AS ( \
         SELECT user_id, max(sequence) AS sequence FROM events WHERE kind = 'USER_DELETED' GROUP BY user_id \
-    ), told AS ( \
+    ), feed_says AS ( \
         SELECT last.user_id, last.other_user_id, last.sequence, events.time, \
                CASE WHEN events.kind = 'USER_BLOCKED' AND coalesce(one.sequence, 0) < last.sequence \
                          AND coalesce(other.sequence, 0) < last.sequence THEN 1 ELSE 0 END AS holds \
@@ -93,11 +94,11 @@ const LAST_OF_BLOCKS: &str = "WITH last AS ( \
 const LAST_OF_USERS: &str = "WITH last AS ( \
         SELECT max(sequence) AS sequence FROM events \
         WHERE kind IN ('USER_CREATED', 'USER_DELETED') GROUP BY user_id \
-    ), told AS ( \
+    ), feed_says AS ( \
         SELECT user_id, events.sequence, kind FROM last JOIN events ON events.sequence = last.sequence \
     )";
 
-/// What the counts should be, of all users at once.
+/// The right counts of all users.
 const COUNTED: &str = "WITH counted AS ( \
         SELECT user_id, CAST(sum(sent) AS bigint) AS sent, CAST(sum(received) AS bigint) AS received, \
                CAST(sum(unviewed) AS bigint) AS unviewed, CAST(sum(connected) AS bigint) AS connected \
@@ -113,9 +114,9 @@ const COUNTED: &str = "WITH counted AS ( \
         ) AS sides GROUP BY user_id \
     )";
 
-/// The rows of counts that are wrong, given the right numbers beside them, with the old and the right of each.
+/// The wrong counts, given the right numbers beside them, with the old and the right value of each.
 macro_rules! wrong_counts {
-    ($kept:literal) => {
+    ($counted:literal) => {
         concat!(
             "SELECT user_id AS number, 'user ' || user_id || ':' || substr( \
                  CASE WHEN requests_sent <> sent \
@@ -127,15 +128,15 @@ macro_rules! wrong_counts {
                  || CASE WHEN connections <> connected \
                      THEN ', connections ' || connections || ' -> ' || connected ELSE '' END, 2) AS said \
              FROM (",
-            $kept,
-            ") AS kept WHERE requests_sent <> sent OR requests_received <> received \
+            $counted,
+            ") AS stored WHERE requests_sent <> sent OR requests_received <> received \
                  OR requests_unviewed <> unviewed OR connections <> connected"
         )
     };
 }
 pub(super) use wrong_counts;
 
-/// All of them, in the order in which they are told.
+/// All of them, in the order in which they are feed_says.
 pub(super) const CHECKS: &[Check] = &[
     Check {
         name: "the feed has no holes and ends at its head",
@@ -206,24 +207,24 @@ pub(super) const CHECKS: &[Check] = &[
         looks_at: "connection_requests",
         with: LAST_OF_REQUESTS,
         finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
-                       || ' is ' || kept.state || ' since event ' || position || ', but ' \
-                       || CASE WHEN told.sequence IS NULL THEN 'no event tells of it' \
-                               ELSE 'its last event is ' || told.sequence || ', ' || kind || ' from user ' \
-                                    || told.user_id || ' to user ' || told.other_user_id END AS said \
-                FROM connection_requests AS kept LEFT JOIN told ON told.request_id = kept.id \
-                WHERE CASE WHEN told.sequence IS NULL THEN position >= {oldest} \
-                      ELSE told.sequence <> position OR told.state <> kept.state \
-                           OR told.user_id <> from_user_id OR told.other_user_id <> to_user_id END",
+                       || ' is ' || stored.state || ' since event ' || position || ', but ' \
+                       || CASE WHEN feed_says.sequence IS NULL THEN 'no event created it' \
+                               ELSE 'its last event is ' || feed_says.sequence || ', ' || kind || ' from user ' \
+                                    || feed_says.user_id || ' to user ' || feed_says.other_user_id END AS said \
+                FROM connection_requests AS stored LEFT JOIN feed_says ON feed_says.request_id = stored.id \
+                WHERE CASE WHEN feed_says.sequence IS NULL THEN position >= {oldest} \
+                      ELSE feed_says.sequence <> position OR feed_says.state <> stored.state \
+                           OR feed_says.user_id <> from_user_id OR feed_says.other_user_id <> to_user_id END",
     },
     Check {
         name: "each request that the feed leaves open or connected is there",
         looks_at: "events WHERE request_id IS NOT NULL AND kind <> 'REQUEST_VIEWED'",
         with: LAST_OF_REQUESTS,
         finds: "SELECT request_id AS number, 'request ' || request_id || ' from user ' || user_id || ' to user ' \
-                       || other_user_id || ' is not there, but is ' || told.state || ' since event ' || sequence \
+                       || other_user_id || ' is not there, but is ' || feed_says.state || ' since event ' || sequence \
                        AS said \
-                FROM told LEFT JOIN connection_requests AS kept ON kept.id = told.request_id \
-                WHERE kept.id IS NULL AND told.state IN ('PENDING', 'REJECTED', 'CONNECTED')",
+                FROM feed_says LEFT JOIN connection_requests AS stored ON stored.id = feed_says.request_id \
+                WHERE stored.id IS NULL AND feed_says.state IN ('PENDING', 'REJECTED', 'CONNECTED')",
     },
     Check {
         name: "each request was created by the event of its id",
@@ -236,12 +237,12 @@ pub(super) const CHECKS: &[Check] = &[
                      AND time = created \
                 WHERE id >= {oldest} AND sequence IS NULL",
     },
-    // Blocking rejects without viewing. A request that is born rejected under a cooldown keeps the time of the
-    // rejection before it, whose event is another request's.
+    // A block rejects without viewing. A request that is created as rejected within a cooldown has the time of the
+    // rejection before it, whose event belongs to another request.
     Check {
         name: "each request was viewed, rejected and accepted when its events say",
         looks_at: "connection_requests WHERE id >= {oldest}",
-        with: "WITH told AS ( \
+        with: "WITH feed_says AS ( \
                    SELECT request_id, \
                           min(CASE WHEN kind IN ('REQUEST_VIEWED', 'CONNECTION_CREATED') \
                                         OR (kind = 'REQUEST_REJECTED' AND cause IS NULL) THEN time END) AS viewed, \
@@ -251,15 +252,15 @@ pub(super) const CHECKS: &[Check] = &[
                    FROM events WHERE request_id >= {oldest} GROUP BY request_id \
                ), compared AS ( \
                    SELECT id, from_user_id, to_user_id, \
-                          CASE WHEN kept.viewed IS DISTINCT FROM told.viewed THEN ', viewed' ELSE '' END \
+                          CASE WHEN stored.viewed IS DISTINCT FROM feed_says.viewed THEN ', viewed' ELSE '' END \
                           || CASE WHEN state IN ('PENDING', 'CONNECTED') THEN \
-                                      CASE WHEN kept.rejected IS NULL THEN '' ELSE ', rejected' END \
-                                  WHEN kept.rejected = told.rejected \
-                                       OR (told.rejected IS NULL AND kept.rejected <= created) THEN '' \
+                                      CASE WHEN stored.rejected IS NULL THEN '' ELSE ', rejected' END \
+                                  WHEN stored.rejected = feed_says.rejected \
+                                       OR (feed_says.rejected IS NULL AND stored.rejected <= created) THEN '' \
                                   ELSE ', rejected' END \
-                          || CASE WHEN kept.accepted IS DISTINCT FROM told.accepted THEN ', accepted' ELSE '' END \
+                          || CASE WHEN stored.accepted IS DISTINCT FROM feed_says.accepted THEN ', accepted' ELSE '' END \
                           AS wrong \
-                   FROM connection_requests AS kept LEFT JOIN told ON told.request_id = kept.id \
+                   FROM connection_requests AS stored LEFT JOIN feed_says ON feed_says.request_id = stored.id \
                    WHERE id >= {oldest} \
                )",
         finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
@@ -270,34 +271,34 @@ pub(super) const CHECKS: &[Check] = &[
         name: "each block was made by its last event",
         looks_at: "blocks",
         with: LAST_OF_BLOCKS,
-        finds: "SELECT position AS number, 'user ' || kept.user_id || ' blocks user ' || kept.other_user_id \
+        finds: "SELECT position AS number, 'user ' || stored.user_id || ' blocks user ' || stored.other_user_id \
                        || ' since event ' || position || ', but ' \
-                       || CASE WHEN told.sequence IS NULL THEN 'no event tells of it' \
-                               WHEN holds = 0 THEN 'no longer after event ' || told.sequence \
-                               ELSE 'event ' || told.sequence || ' made the block at its time' END AS said \
-                FROM blocks AS kept \
-                LEFT JOIN told ON told.user_id = kept.user_id AND told.other_user_id = kept.other_user_id \
-                WHERE CASE WHEN told.sequence IS NULL THEN position >= {oldest} \
-                      ELSE holds = 0 OR told.sequence <> position OR time <> created END",
+                       || CASE WHEN feed_says.sequence IS NULL THEN 'no event created it' \
+                               WHEN holds = 0 THEN 'no longer after event ' || feed_says.sequence \
+                               ELSE 'event ' || feed_says.sequence || ' made the block at its time' END AS said \
+                FROM blocks AS stored \
+                LEFT JOIN feed_says ON feed_says.user_id = stored.user_id AND feed_says.other_user_id = stored.other_user_id \
+                WHERE CASE WHEN feed_says.sequence IS NULL THEN position >= {oldest} \
+                      ELSE holds = 0 OR feed_says.sequence <> position OR time <> created END",
     },
     Check {
         name: "each block that the feed leaves is there",
         looks_at: "events WHERE kind IN ('USER_BLOCKED', 'USER_UNBLOCKED')",
         with: LAST_OF_BLOCKS,
-        finds: "SELECT sequence AS number, 'user ' || told.user_id || ' blocked user ' || told.other_user_id \
+        finds: "SELECT sequence AS number, 'user ' || feed_says.user_id || ' blocked user ' || feed_says.other_user_id \
                        || ' with event ' || sequence || ', and the block is not there' AS said \
-                FROM told LEFT JOIN blocks AS kept \
-                     ON kept.user_id = told.user_id AND kept.other_user_id = told.other_user_id \
-                WHERE holds = 1 AND kept.user_id IS NULL",
+                FROM feed_says LEFT JOIN blocks AS stored \
+                     ON stored.user_id = feed_says.user_id AND stored.other_user_id = feed_says.other_user_id \
+                WHERE holds = 1 AND stored.user_id IS NULL",
     },
     Check {
         name: "each user was created by their last event",
         looks_at: "users",
         with: LAST_OF_USERS,
         finds: "SELECT id AS number, 'user ' || id || ' is there since event ' || position || ', but ' \
-                       || CASE WHEN sequence IS NULL THEN 'no event tells of it' \
+                       || CASE WHEN sequence IS NULL THEN 'no event created it' \
                                ELSE 'the last of such events is ' || sequence || ', ' || kind END AS said \
-                FROM users LEFT JOIN told ON user_id = id \
+                FROM users LEFT JOIN feed_says ON user_id = id \
                 WHERE CASE WHEN sequence IS NULL THEN position >= {oldest} \
                       ELSE kind <> 'USER_CREATED' OR sequence <> position END",
     },
@@ -307,7 +308,7 @@ pub(super) const CHECKS: &[Check] = &[
         with: LAST_OF_USERS,
         finds: "SELECT user_id AS number, \
                        'user ' || user_id || ' was created by event ' || sequence || ' and is not there' AS said \
-                FROM told LEFT JOIN users ON id = user_id WHERE kind = 'USER_CREATED' AND id IS NULL",
+                FROM feed_says LEFT JOIN users ON id = user_id WHERE kind = 'USER_CREATED' AND id IS NULL",
     },
     Check {
         name: "no user has a larger id than the head knows",
@@ -367,7 +368,7 @@ pub(super) const CHECKS: &[Check] = &[
         looks_at: "connection_requests",
         with: "",
         finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
-                       || ' is kept under ' || low_user_id || ' and ' || high_user_id AS said \
+                       || ' is stored under ' || low_user_id || ' and ' || high_user_id AS said \
                 FROM connection_requests \
                 WHERE low_user_id >= high_user_id \
                       OR low_user_id <> CASE WHEN from_user_id < to_user_id THEN from_user_id ELSE to_user_id END \
@@ -383,18 +384,18 @@ pub(super) const CHECKS: &[Check] = &[
         name: "the users of each request are there",
         looks_at: "connection_requests",
         with: "",
-        finds: "SELECT kept.id AS number, 'request ' || kept.id || ': no user ' \
+        finds: "SELECT stored.id AS number, 'request ' || stored.id || ': no user ' \
                        || CASE WHEN one.id IS NULL THEN from_user_id ELSE to_user_id END AS said \
-                FROM connection_requests AS kept LEFT JOIN users AS one ON one.id = from_user_id \
+                FROM connection_requests AS stored LEFT JOIN users AS one ON one.id = from_user_id \
                 LEFT JOIN users AS other ON other.id = to_user_id WHERE one.id IS NULL OR other.id IS NULL",
     },
     Check {
         name: "the users of each block are there",
         looks_at: "blocks",
         with: "",
-        finds: "SELECT kept.position AS number, 'the block of user ' || other_user_id || ' by user ' || user_id \
+        finds: "SELECT stored.position AS number, 'the block of user ' || other_user_id || ' by user ' || user_id \
                        || ': no user ' || CASE WHEN one.id IS NULL THEN user_id ELSE other_user_id END AS said \
-                FROM blocks AS kept LEFT JOIN users AS one ON one.id = user_id \
+                FROM blocks AS stored LEFT JOIN users AS one ON one.id = user_id \
                 LEFT JOIN users AS other ON other.id = other_user_id WHERE one.id IS NULL OR other.id IS NULL",
     },
 ];

@@ -1,15 +1,16 @@
-//! Mends users' counts while servers go on: a few users at a time under the lock that every commit takes first, and
-//! counted anew under it, so that no commit is lost.
+//! Repairs users' counts while servers run.
+//!
+//! A few users at a time are counted again under the lock that every commit takes first, so no commit is lost.
 
 use super::query::{COUNTS_OF_SOMEBODY, COUNTS_THERE, wrong_counts};
 use crate::store::ConnectError;
 use crate::store::connect::DatabaseUrl;
 use crate::store::session::Session;
 
-/// How many users are mended in one transaction: few enough that no caller notices the wait.
-const AT_ONCE: usize = 200;
+/// Users in one transaction: few enough that no caller notices the wait.
+const BATCH: usize = 200;
 
-// What follows is asked of a few users, each by an index; `{users}` stands for their ids.
+// The statements below read and write a few users, each by an index. `{users}` stands for their ids.
 
 const WRONG: &str = wrong_counts!(
     "SELECT user_id, requests_sent, requests_received, requests_unviewed, connections, {sent} AS sent, \
@@ -28,7 +29,7 @@ const INSERT: &str = "INSERT INTO user_counts (user_id) SELECT id FROM users WHE
 const DELETE: &str = "DELETE FROM user_counts WHERE user_id IN ({users}) \
                       AND NOT EXISTS (SELECT 1 FROM users WHERE id = user_counts.user_id)";
 
-/// What a user's counts should be, by name.
+/// The right counts of a user, by name.
 const RIGHT: [(&str, &str); 4] = [
     (
         "{sent}",
@@ -51,22 +52,24 @@ const RIGHT: [(&str, &str); 4] = [
     ),
 ];
 
-/// Mends what one check of counts found wrong with these users. Answers what was rewritten, in words, and of how many
-/// users all is right now: also of those that somebody else mended or deleted meanwhile.
+/// Repairs what one check of counts found wrong with these users.
+///
+/// Returns descriptions of what was rewritten, and the number of users whose counts are right now. It includes those
+/// that somebody else repaired or deleted in between.
 pub(super) async fn counts(url: &DatabaseUrl, check: &str, users: &[i64]) -> Result<(Vec<String>, i64), ConnectError> {
-    let (wrong, mends): (_, &[&str]) = match check {
+    let (wrong, repairs): (_, &[&str]) = match check {
         COUNTS_THERE => (MISSING, &[INSERT, COUNT]),
         COUNTS_OF_SOMEBODY => (SURPLUS, &[DELETE]),
         _ => (WRONG, &[COUNT]),
     };
     let mut session = Session::write(url).await?;
     let (mut rewritten, mut repaired) = (Vec::new(), 0);
-    for some in users.chunks(AT_ONCE) {
+    for some in users.chunks(BATCH) {
         let wrong = format!("SELECT number, said, number AS total FROM ({}) AS found ORDER BY number", of(some, wrong));
         session.lock().await?;
         rewritten.extend(session.ask(wrong.clone()).await?.into_iter().map(|row| row.said));
-        for mend in mends {
-            session.execute(of(some, mend)).await?;
+        for repair in repairs {
+            session.execute(of(some, repair)).await?;
         }
         let left = session.ask(wrong).await?.len();
         session.touch().await?;

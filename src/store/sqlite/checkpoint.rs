@@ -1,8 +1,8 @@
-//! Moves the write-ahead log into the database's file, beside the commits.
+//! Checkpoints: copies the write-ahead log into the database file, concurrently with commits.
 //!
-//! SQLite would do it within a commit, once the log has a thousand pages: every caller of that commit waits while they
-//! are copied and written to disk. Here a thread of its own copies, and the writer begins the log anew when little is
-//! left to copy. (SQLite manual, "Write-Ahead Logging", sections 2.1 and 3.)
+//! SQLite itself would do it within a commit, once the log has a thousand pages: every caller of that commit would wait
+//! while they are copied and written to disk. Here a separate thread copies, and the writer restarts the log when little
+//! is left to copy. (SQLite manual, "Write-Ahead Logging", sections 2.1 and 3.)
 
 use std::error::Error;
 use std::path::Path;
@@ -18,31 +18,31 @@ use diesel::sql_types::Integer;
 use super::{BUSY_TIMEOUT, open};
 use crate::store::StoreError;
 
-/// How many pages of the log are worth copying: 8 MiB.
+/// Pages in the log from which copying starts: 8 MiB.
 const PAGES: i32 = 2_048;
-/// How few pages the writer copies itself, to begin the log anew.
+/// Pages that the writer copies itself at most, to restart the log.
 const REST: i32 = 256;
-/// How long the log may become while commits come too fast for that: 256 MiB. Then the writer copies what came while
-/// the rest was copied, and its callers wait.
+/// Pages in the log from which the writer copies the rest itself, while its callers wait: 256 MiB. The log gets there if
+/// commits come faster than they are copied.
 const LONGEST: i32 = 65_536;
-/// After how many commits the log's length is asked for.
+/// Commits between two look-ups of the log's length.
 const COMMITS: u32 = 16;
 
-/// The writer's part: sees when the log is long, has it copied, and begins it anew.
+/// The writer's side: notices when the log is long, has it copied, and restarts it.
 pub(super) struct Checkpoint {
     commits: u32,
-    /// Whether the log is to begin anew once it is copied, however much is left then.
+    /// Whether to restart the log after the copy, however much is left.
     restart: bool,
-    /// Whether it was asked for that it be copied, and not seen yet that it is.
-    asked_for: bool,
+    /// Whether a copy was requested and its end was not seen yet.
+    requested: bool,
     // `None` only while it is dropped.
-    asked: Option<SyncSender<()>>,
-    /// Until when the writer keeps away: SQLite would have it wait in steps of up to 100 ms.
+    request: Option<SyncSender<()>>,
+    /// Set during a copy. The writer does not touch the log then: SQLite would make it wait in steps of up to 100 ms.
     copying: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How long the log is, and how much of it is in the file.
+/// The length of the log, and how much of it was copied into the file, in pages.
 #[derive(QueryableByName)]
 struct Progress {
     #[diesel(sql_type = Integer)]
@@ -52,51 +52,51 @@ struct Progress {
 }
 
 impl Checkpoint {
-    /// Starts the thread that copies.
+    /// Starts the copying thread.
     pub(super) fn start(path: &Path) -> Result<Self, StoreError> {
-        let (asked, work) = sync_channel::<()>(1);
+        let (request, work) = sync_channel::<()>(1);
         let copying = Arc::new(AtomicBool::new(false));
-        let (mut conn, under_way) = (open(path)?, Arc::clone(&copying));
+        let (mut conn, running) = (open(path)?, Arc::clone(&copying));
         let thread = std::thread::Builder::new().name("kith-checkpoint".to_owned()).spawn(move || {
             for () in work {
                 copy(&mut conn);
-                under_way.store(false, Ordering::Release);
+                running.store(false, Ordering::Release);
             }
         });
         let thread = thread.map_err(|error| StoreError::Internal(error.into()))?;
-        Ok(Self { commits: 0, restart: false, asked_for: false, asked: Some(asked), copying, thread: Some(thread) })
+        Ok(Self { commits: 0, restart: false, requested: false, request: Some(request), copying, thread: Some(thread) })
     }
 
-    /// After each commit, on the writer's connection.
+    /// Called after each commit, on the writer's connection.
     pub(super) fn committed(&mut self, conn: &mut SqliteConnection) {
         self.commits += 1;
-        let copied = self.asked_for && !self.copying.load(Ordering::Acquire);
-        if self.asked_for != copied || self.commits < COMMITS && !copied {
+        let copied = self.requested && !self.copying.load(Ordering::Acquire);
+        if self.requested != copied || self.commits < COMMITS && !copied {
             return;
         }
-        self.asked_for = false;
+        self.requested = false;
         self.commits = 0;
         let Some(Progress { log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
         let left = log - checkpointed;
         if std::mem::take(&mut self.restart) || log >= PAGES && left <= REST {
             restart(conn);
         } else if left >= PAGES || log >= LONGEST {
-            (self.restart, self.asked_for) = (log >= LONGEST, true);
+            (self.restart, self.requested) = (log >= LONGEST, true);
             self.copying.store(true, Ordering::Release);
-            self.asked.iter().for_each(|asked| _ = asked.try_send(()));
+            self.request.iter().for_each(|request| _ = request.try_send(()));
         }
     }
 }
 
 impl Drop for Checkpoint {
     fn drop(&mut self) {
-        self.asked = None;
-        // A panic was told where it was.
+        self.request = None;
+        // A panic was already reported where it happened.
         let _ended = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Copies what there is, and what came meanwhile, until little is left or as much comes as is copied.
+/// Copies the log, and what is added during the copy, until little is left or it no longer gets shorter.
 fn copy(conn: &mut SqliteConnection) {
     let mut before = i32::MAX;
     loop {
@@ -110,8 +110,8 @@ fn copy(conn: &mut SqliteConnection) {
     }
 }
 
-/// Has the log begin anew. Where a reader still needs the old one this does nothing, and is tried again: SQLite would wait
-/// for that reader, who may be a backup, with all writers behind it.
+/// Restarts the log. Does nothing while a reader still needs the old one, and is tried again later: SQLite would wait for
+/// that reader, such as a backup, and all writers with it.
 fn restart(conn: &mut SqliteConnection) {
     let waits = |conn: &mut SqliteConnection, time: u32| {
         conn.batch_execute(&format!("PRAGMA busy_timeout = {time}")).inspect_err(|error| warn(error)).is_ok()
@@ -123,12 +123,12 @@ fn restart(conn: &mut SqliteConnection) {
 }
 
 /// Copies pages from the log into the file, in one of SQLite's modes; `NOOP` copies none.
-#[expect(clippy::disallowed_methods, reason = "a pragma, asked now and then")]
+#[expect(clippy::disallowed_methods, reason = "a pragma, rarely run")]
 fn checkpoint(conn: &mut SqliteConnection, mode: &str) -> Option<Progress> {
     let progress = diesel::sql_query(format!("PRAGMA wal_checkpoint({mode})")).get_result(conn);
     progress.inspect_err(|error| warn(error)).ok()
 }
 
 fn warn(error: &(dyn Error + 'static)) {
-    tracing::warn!(error, "the log of SQLite could not be moved into its file; it grows until it can");
+    tracing::warn!(error, "the checkpoint of SQLite's log failed; the log grows until one succeeds");
 }

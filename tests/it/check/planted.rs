@@ -76,7 +76,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
                  position, message, created) SELECT 5, 6, 9999, 5, 6, 'PENDING', 9999, '', last_time FROM feed"
                 .to_owned(),
-            "request 9999 from user 5 to user 6 is PENDING since event 9999, but no event tells of it",
+            "request 9999 from user 5 to user 6 is PENDING since event 9999, but no event created it",
         ),
         (
             open,
@@ -126,7 +126,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "user 3 is there since event 9999, but the last of such events is 3",
         ),
         (users, user(14, 9999), "user 14 is there since event 9999, but the last of such events is "),
-        (users, user(99, 9999), "user 99 is there since event 9999, but no event tells of it"),
+        (users, user(99, 9999), "user 99 is there since event 9999, but no event created it"),
         (users_there, "DELETE FROM users WHERE id = 3".to_owned(), "user 3 was created by event 3"),
         ("no user has a larger id than the head knows", "UPDATE feed SET last_user_id = 12".to_owned(), "user 13"),
         (COUNTS, count(4, "requests_sent"), "user 4: requests_sent 8 -> 1"),
@@ -142,8 +142,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (COUNTS_OF_SOMEBODY, "INSERT INTO user_counts (user_id) VALUES (99)".to_owned(), "user 99 is not there"),
         (across, block(1, 2, "1"), "is PENDING, but user 1 blocks user 2"),
         (across, block(2, 6, "1"), "is CONNECTED, but user 2 blocks user 6"),
-        (pairs, sent(1, "low_user_id = 2, high_user_id = 1"), "from user 1 to user 2 is kept under 2 and 1"),
-        (pairs, sent(1, "low_user_id = 1, high_user_id = 9"), "from user 1 to user 2 is kept under 1 and 9"),
+        (pairs, sent(1, "low_user_id = 2, high_user_id = 1"), "from user 1 to user 2 is stored under 2 and 1"),
+        (pairs, sent(1, "low_user_id = 1, high_user_id = 9"), "from user 1 to user 2 is stored under 1 and 9"),
         (
             pairs,
             "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
