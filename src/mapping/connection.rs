@@ -18,8 +18,8 @@ use crate::proto::server as pb;
 use crate::store::CachedUser;
 
 /// Parses the removal of a connection, a block or an unblock.
-pub fn relate(
-    relation: UserAction,
+pub fn act_on_user(
+    action: UserAction,
     user_id: i64,
     other_user_id: i64,
     request_id: &str,
@@ -27,7 +27,7 @@ pub fn relate(
     let mut fields = Fields::default();
     let (user, other) = fields.two_users(("user_id", user_id), ("other_user_id", other_user_id));
     let request_id = fields.request_id(request_id);
-    fields.finish((Command::ActOnUser(user, other, relation), request_id))
+    fields.finish((Command::ActOnUser(user, other, action), request_id))
 }
 
 /// Parses a list of connections: the user, the sections of the list in order, and the page.

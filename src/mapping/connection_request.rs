@@ -29,8 +29,8 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
 }
 
 /// Parses an accept, reject, restore, cancel or mark-viewed request.
-pub fn answer(
-    answer: RequestAction,
+pub fn act_on_request(
+    action: RequestAction,
     id: i64,
     user_id: i64,
     request_id: &str,
@@ -39,7 +39,7 @@ pub fn answer(
     let id = fields.connection_request_id("id", id);
     let user = fields.user_id("user_id", user_id);
     let request_id = fields.request_id(request_id);
-    fields.finish((Command::ActOnRequest(id, user, answer), request_id))
+    fields.finish((Command::ActOnRequest(id, user, action), request_id))
 }
 
 /// Parses a mark-all-viewed request.

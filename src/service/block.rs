@@ -22,7 +22,7 @@ impl BlockService for Blocks {
         request: Request<pb::BlockUserRequest>,
     ) -> Result<Response<pb::BlockUserResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(UserAction::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::act_on_user(UserAction::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -31,7 +31,7 @@ impl BlockService for Blocks {
         request: Request<pb::UnblockUserRequest>,
     ) -> Result<Response<pb::UnblockUserResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(UserAction::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::act_on_user(UserAction::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

@@ -57,7 +57,7 @@ impl ConnectionService for Connections {
         request: Request<pb::RemoveConnectionRequest>,
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
         let asked = request.get_ref();
-        let command = mapping::relate(UserAction::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let command = mapping::act_on_user(UserAction::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
         self.0.write(&request, command).await
     }
 

@@ -23,9 +23,9 @@ pub struct ConnectionRequests(pub Core);
 
 /// The five transitions differ in nothing but the answer that the receiver or the sender gives.
 macro_rules! transition {
-    ($self:ident, $request:ident, $answer:expr) => {{
+    ($self:ident, $request:ident, $action:expr) => {{
         let asked = $request.get_ref();
-        let command = mapping::answer($answer, asked.id, asked.user_id, &asked.request_id)?;
+        let command = mapping::act_on_request($action, asked.id, asked.user_id, &asked.request_id)?;
         $self.0.write(&$request, command).await
     }};
 }
