@@ -1,4 +1,4 @@
-//! What can be read, and what a read returns.
+//! Queries and their results.
 
 use super::Time;
 use super::event::Event;
@@ -14,7 +14,7 @@ pub struct Read<T> {
     pub value: T,
 }
 
-/// Which rows of a list to read.
+/// A range of rows of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// Only rows before this position in the list's order; `None`: from the start.
@@ -23,7 +23,7 @@ pub struct Range {
     pub limit: i64,
 }
 
-/// Identifies a user.
+/// The id or the username that identifies a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserKey {
     /// By id.
