@@ -1,4 +1,4 @@
-//! Compiles the protos in pure Rust (no protoc needed), and keeps their descriptors for server reflection.
+//! Compiles the protos without protoc, and writes their descriptors for server reflection.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -12,7 +12,7 @@ const ROOT: &str = "proto";
 const USER: &str = ".kith.v1.User";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // tonic-prost-build prints no `rerun-if-changed` of its own.
+    // `compile_fds` prints no `rerun-if-changed`.
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-changed=migrations");
     let mut files = Vec::new();
@@ -20,28 +20,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.sort();
     let mut compiler = protox::Compiler::new([ROOT])?;
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;
-    let target = env::var("OUT_DIR")?;
-    let target = Path::new(&target);
-    fs::write(target.join("kith.binpb"), compiler.encode_file_descriptor_set())?;
+    let out_dir = env::var("OUT_DIR")?;
+    let out_dir = Path::new(&out_dir);
+    fs::write(out_dir.join("kith.binpb"), compiler.encode_file_descriptor_set())?;
 
     let protos = compiler.file_descriptor_set();
-    let of_server = with_encoded_users(protos.clone());
+    let server_protos = with_encoded_users(protos.clone());
     tonic_prost_build::configure().build_server(false).compile_fds(protos)?;
-    let target = target.join("server");
-    fs::create_dir_all(&target)?;
-    tonic_prost_build::configure().build_client(false).bytes(".").out_dir(target).compile_fds(of_server)?;
+    let server_dir = out_dir.join("server");
+    fs::create_dir_all(&server_dir)?;
+    tonic_prost_build::configure().build_client(false).bytes(".").out_dir(server_dir).compile_fds(server_protos)?;
     Ok(())
 }
 
-/// The same protos, with each user in an answer as bytes. On the wire a message within another one is just that: its
-/// bytes, with their length before them. So the server can write a user that was encoded before, as it is.
+/// Returns the same protos, with each user inside a response declared as `bytes`.
+///
+/// A nested message is encoded like a `bytes` field: its length, then its content. So the server can copy a user that
+/// is already encoded into a response.
 fn with_encoded_users(mut protos: FileDescriptorSet) -> FileDescriptorSet {
     let methods = protos.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
-    let asked: BTreeSet<String> = methods.map(|method| method.input_type().to_owned()).collect();
+    let inputs: BTreeSet<String> = methods.map(|method| method.input_type().to_owned()).collect();
     for file in &mut protos.file {
         let package = file.package().to_owned();
-        let answers = |name: &str| !asked.contains(&format!(".{package}.{name}"));
-        for message in file.message_type.iter_mut().filter(|message| answers(message.name())) {
+        let is_output = |name: &str| !inputs.contains(&format!(".{package}.{name}"));
+        for message in file.message_type.iter_mut().filter(|message| is_output(message.name())) {
             for field in message.field.iter_mut().filter(|field| field.type_name() == USER) {
                 field.set_type(Type::Bytes);
                 field.type_name = None;
@@ -51,6 +53,7 @@ fn with_encoded_users(mut protos: FileDescriptorSet) -> FileDescriptorSet {
     protos
 }
 
+/// Adds the protos below `directory` to `files`, as paths relative to [`ROOT`].
 fn collect(directory: &Path, files: &mut Vec<std::path::PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

@@ -1,27 +1,29 @@
-//! The one clock. Everything that depends on the time gets it from here, so that tests can turn it.
+//! The source of the current time.
+//!
+//! Code that depends on the time takes a [`Clock`], so that tests can set it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::domain::{Time, to_micros};
 
-/// Tells the time, to the microsecond.
+/// A clock with microsecond resolution.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Time + Send + Sync>);
 
 impl Clock {
-    /// The system's clock.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    /// Returns the system clock.
+    #[expect(clippy::disallowed_methods, reason = "the only use of the system clock")]
     pub fn system() -> Self {
         Self(Arc::new(chrono::Utc::now))
     }
 
-    /// A clock that is told what to say.
-    pub fn from_fn(tell: impl Fn() -> Time + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+    /// Creates a clock that calls `now` for the current time.
+    pub fn from_fn(now: impl Fn() -> Time + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
     }
 
-    /// The time now.
+    /// Returns the current time, truncated to microseconds.
     pub fn now(&self) -> Time {
         to_micros((self.0)())
     }

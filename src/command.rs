@@ -1,4 +1,4 @@
-//! The subcommands, a file each.
+//! The subcommands, one file each.
 
 mod check;
 mod healthcheck;
@@ -14,15 +14,16 @@ use std::process::ExitCode;
 use crate::config::{Cli, Command, Common};
 use crate::telemetry;
 
-/// What ends the program when it cannot go on: shown to a person.
+/// An error that ends the program. It is printed to standard error.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-/// Does what the command line says. Answers the exit status, which is a failure's also when a check was carried out and
-/// found something: that was told already.
+/// Runs the subcommand and returns the exit status.
+///
+/// A check that finds violations returns a failure status, and no error: its report is already printed.
 ///
 /// # Errors
 ///
-/// When it cannot be done; the error says what is wrong and with which setting.
+/// If the subcommand fails. The error names the setting that caused it.
 pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command {
         None => serve::run(cli.serve).await,
@@ -36,7 +37,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Writes what was asked for to standard output; the log goes elsewhere.
+/// Writes a result to standard output. The log goes to standard error.
 fn print(text: &str) -> Result<(), Failure> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }

@@ -1,8 +1,11 @@
 //! Collects submitted commands into batches and commits them one batch at a time.
 //!
-//! There is no timer: commands that arrive during a commit form the next batch. So a single caller never waits for
-//! others, and many callers share one transaction. Commits run in their own task: a caller that goes away never leaves
-//! a transaction open.
+//! There is no timer: commands that arrive during a commit form the next batch. A single caller never waits for others,
+//! and many callers share one transaction. Commits run in their own task, so a cancelled call never leaves a
+//! transaction open.
+//!
+//! The queue is bounded. [`submit`](Committer::submit) refuses a command when it is full;
+//! [`enqueue`](Committer::enqueue), for bulk callers, waits for a slot instead.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -19,116 +22,127 @@ use crate::domain::decide::Rejection;
 use crate::domain::policy::Policy;
 use crate::store::{Store, StoreError};
 
-/// The most commands in one batch.
+/// Maximum number of commands in one batch.
 const BATCH_MAX: usize = 512;
-/// What part of the queue those get who bring many.
-const IN_TURN: usize = 4;
-/// How often a batch is tried that the database refuses or cannot take.
+/// The share of the queue that bulk callers may fill: one part in this many.
+const BULK_SHARE: usize = 4;
+/// Maximum attempts to commit a batch.
 const ATTEMPTS: u32 = 3;
-/// The pause after a first failed attempt; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Delay before the second attempt. It doubles with each further one.
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Why a command was not carried out.
+/// Why a command was not executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommitError {
-    /// The rules refuse it.
+    /// The rules reject the command.
     Rejected(Rejection),
-    /// Too much waits already; nothing was changed.
+    /// The queue is full. Nothing was changed.
     Overloaded,
-    /// The database does not answer; nothing was changed.
+    /// The database is unavailable, or the server is shutting down. Nothing was changed.
     Unavailable,
-    /// The database was lost, or its disk failed, during the commit.
+    /// The connection was lost, or the disk failed, during the commit. The change may or may not be stored.
     OutcomeUnknown,
-    /// A fault of ours, which the log has; nothing was changed.
+    /// An internal error, which is in the log. Nothing was changed.
     Internal,
 }
 
-/// The way to answer a command.
-struct Answer {
-    to: oneshot::Sender<Result<Reply, CommitError>>,
-    /// Of those that [come in turn](Committer::submit_in_turn), until they are answered.
-    _place: Option<OwnedSemaphorePermit>,
+/// Sends the result of a command to its caller.
+struct Responder {
+    sender: oneshot::Sender<Result<Reply, CommitError>>,
+    /// The slot of a command from a bulk caller, released after the response.
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
-/// The way to the committing task. Cheap to clone; the task ends when the last of them is dropped.
+/// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
-    queue: mpsc::Sender<(Submission, Answer)>,
-    /// Places for what comes in turn: a part of the queue, so that the rest stays free for all others.
-    in_turn: Arc<Semaphore>,
+    queue: mpsc::Sender<(Submission, Responder)>,
+    /// Slots for bulk callers. They are fewer than the queue's, so that other callers always find room.
+    bulk_slots: Arc<Semaphore>,
     closing: Arc<Notify>,
 }
 
 impl Committer {
-    /// Starts the task. At most `capacity` commands wait for a batch; more are refused at once.
+    /// Starts the committing task with a queue of `capacity` commands.
     pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, clock: Clock, capacity: usize) -> (Self, JoinHandle<()>) {
-        let (queue, waiting) = mpsc::channel(capacity);
+        let (queue, commands) = mpsc::channel(capacity);
         let closing = Arc::new(Notify::new());
-        let in_turn = Arc::new(Semaphore::new(capacity.div_ceil(IN_TURN)));
-        let task = tokio::spawn(work(Worker { store, policy, clock }, waiting, Arc::clone(&closing)));
-        (Self { queue, in_turn, closing }, task)
+        let bulk_slots = Arc::new(Semaphore::new(capacity.div_ceil(BULK_SHARE)));
+        let task = tokio::spawn(run(Worker { store, policy, clock }, commands, Arc::clone(&closing)));
+        (Self { queue, bulk_slots, closing }, task)
     }
 
-    /// Takes no more commands. The task ends when what is in the queue is committed, whoever still holds one of
-    /// these.
+    /// Closes the queue. The task ends when the commands in it are committed, even if handles remain.
     pub fn close(&self) {
         self.closing.notify_one();
     }
 
-    /// Carries out a command, and answers when its change is durable. Dropping the future before its batch has
-    /// begun withdraws the command; later, it is carried out all the same.
+    /// Executes a command and returns when its change is durable.
+    ///
+    /// Dropping the future before the command's batch has begun withdraws the command. Later, it is executed anyway.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Overloaded`] immediately if the queue is full, [`CommitError::Unavailable`] if it is closed.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
-        let (to, outcome) = oneshot::channel();
-        self.queue.try_send((submission, Answer { to, _place: None })).map_err(|error| match error {
+        let (sender, result) = oneshot::channel();
+        self.queue.try_send((submission, Responder { sender, _slot: None })).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
-            // The service is ending.
+            // The server is shutting down.
             TrySendError::Closed(_) => CommitError::Unavailable,
         })?;
-        Queued(outcome).outcome().await
+        Queued(result).result().await
     }
 
-    /// Puts a command into the queue, for a caller that brings many in an order that matters: waits for a place
-    /// instead of being refused.
-    pub async fn submit_in_turn(&self, submission: Submission) -> Result<Queued, CommitError> {
-        // The semaphore is never closed; without a place, the command only comes sooner.
-        let place = Arc::clone(&self.in_turn).acquire_owned().await.ok();
-        let (to, outcome) = oneshot::channel();
-        let queued = self.queue.send((submission, Answer { to, _place: place })).await;
+    /// Adds a command of a bulk caller to the queue, and waits if bulk callers fill their share of it.
+    ///
+    /// The commands of one caller are executed in the order of its calls.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Unavailable`] if the queue is closed.
+    pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
+        // The semaphore is never closed, so this always returns a slot.
+        let slot = Arc::clone(&self.bulk_slots).acquire_owned().await.ok();
+        let (sender, result) = oneshot::channel();
+        let queued = self.queue.send((submission, Responder { sender, _slot: slot })).await;
         queued.map_err(|_| CommitError::Unavailable)?;
-        Ok(Queued(outcome))
+        Ok(Queued(result))
     }
 }
 
-/// A command that waits for its batch, or is in it. Dropping this before the batch has begun withdraws it.
+/// A command in the queue or in the running batch.
+///
+/// Dropping it before its batch has begun withdraws the command.
 #[derive(Debug)]
 pub struct Queued(oneshot::Receiver<Result<Reply, CommitError>>);
 
 impl Queued {
-    /// What came of it.
-    pub async fn outcome(self) -> Result<Reply, CommitError> {
+    /// Waits for the result of the command.
+    pub async fn result(self) -> Result<Reply, CommitError> {
         self.0.await.unwrap_or(Err(CommitError::Internal))
     }
 }
 
-async fn work(worker: Worker, mut waiting: mpsc::Receiver<(Submission, Answer)>, closing: Arc<Notify>) {
-    let mut gathered = Vec::with_capacity(BATCH_MAX);
+async fn run(worker: Worker, mut queue: mpsc::Receiver<(Submission, Responder)>, closing: Arc<Notify>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         let received = tokio::select! {
-            received = waiting.recv_many(&mut gathered, BATCH_MAX) => received,
+            received = queue.recv_many(&mut batch, BATCH_MAX) => received,
             () = closing.notified() => {
-                waiting.close();
+                queue.close();
                 continue;
             }
         };
         if received == 0 {
             return;
         }
-        // Commands are withdrawn when their caller goes away or their time runs out.
-        let wanted = gathered.drain(..).filter(|(_, answer)| !answer.to.is_closed());
-        let (submissions, answers): (Vec<_>, Vec<_>) = wanted.unzip();
+        // A command is withdrawn when its call is cancelled or reaches its deadline.
+        let live = batch.drain(..).filter(|(_, responder)| !responder.sender.is_closed());
+        let (submissions, responders): (Vec<_>, Vec<_>) = live.unzip();
         if !submissions.is_empty() {
-            // The next batch forms in the queue during this.
-            worker.serve(submissions, answers).await;
+            // The next batch forms in the queue during this commit.
+            worker.process(submissions, responders).await;
         }
     }
 }
@@ -140,29 +154,30 @@ struct Worker {
 }
 
 impl Worker {
-    /// Commits a batch and answers its callers.
-    async fn serve(&self, submissions: Vec<Submission>, answers: Vec<Answer>) {
-        let outcomes = self.commit(submissions).await;
-        for (answer, outcome) in answers.into_iter().zip(outcomes) {
-            // An error means that the caller has gone away.
-            let _gone = answer.to.send(outcome);
+    /// Commits a batch and sends each caller its result.
+    async fn process(&self, submissions: Vec<Submission>, responders: Vec<Responder>) {
+        let results = self.commit(submissions).await;
+        for (responder, result) in responders.into_iter().zip(results) {
+            // Fails if the call was cancelled.
+            let _cancelled = responder.sender.send(result);
         }
     }
 
-    /// Commits a batch. If the database refuses it as a whole, commits each of its commands alone, so that one bad
-    /// command does not fail the others.
+    /// Commits a batch, or each of its commands separately if the database refuses the batch.
+    ///
+    /// So one bad command does not fail the others.
     async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        match self.attempt(&batch).await {
-            Ok(outcomes) => outcomes,
+        match self.commit_with_retries(&batch).await {
+            Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(batch.submissions.len());
+                let mut results = Vec::with_capacity(batch.submissions.len());
                 for submission in &batch.submissions {
                     let alone = self.batch(vec![submission.clone()]);
-                    let outcome = self.attempt(&alone).await;
-                    outcomes.extend(outcome.unwrap_or_else(|error| vec![Err(error)]));
+                    let result = self.commit_with_retries(&alone).await;
+                    results.extend(result.unwrap_or_else(|error| vec![Err(error)]));
                 }
-                outcomes
+                results
             }
             Err(error) => vec![Err(error); batch.submissions.len()],
         }
@@ -172,10 +187,11 @@ impl Worker {
         Arc::new(Batch { submissions, policy: Arc::clone(&self.policy), now: self.clock.now() })
     }
 
-    /// Commits a batch, and again when the database refuses it or cannot take it. The cause of a failure is logged
-    /// here, once for the batch.
-    async fn attempt(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
-        let mut pause = FIRST_PAUSE;
+    /// Commits a batch, and retries if the database refuses it or is unavailable.
+    ///
+    /// Logs the cause of each failure once for the batch.
+    async fn commit_with_retries(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+        let mut delay = FIRST_RETRY_DELAY;
         for attempt in 1.. {
             let error = match self.guarded_commit(batch).await {
                 Ok(replies) => {
@@ -187,25 +203,29 @@ impl Worker {
             let last = attempt == ATTEMPTS;
             match &error {
                 StoreError::Refused(_) | StoreError::Unavailable(_) | StoreError::Overloaded if !last => {
-                    tracing::warn!(error = &error as &dyn Error, commands, attempt, "a batch failed; trying again");
-                    sleep(pause).await;
-                    pause *= 2;
+                    tracing::warn!(error = &error as &dyn Error, commands, attempt, "batch commit failed; retrying");
+                    sleep(delay).await;
+                    delay *= 2;
                     continue;
                 }
                 StoreError::Unavailable(_) | StoreError::Overloaded => {
                     tracing::error!(
                         error = &error as &dyn Error,
                         commands,
-                        "a batch failed: the database is unavailable"
+                        "batch commit failed: database unavailable"
                     );
                     return Err(CommitError::Unavailable);
                 }
                 StoreError::OutcomeUnknown(_) => {
-                    tracing::error!(error = &error as &dyn Error, commands, "a batch was lost during its commit");
+                    tracing::error!(
+                        error = &error as &dyn Error,
+                        commands,
+                        "batch commit failed; its outcome is unknown"
+                    );
                     return Err(CommitError::OutcomeUnknown);
                 }
                 StoreError::Refused(_) | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
-                    tracing::error!(error = &error as &dyn Error, commands, "a batch failed");
+                    tracing::error!(error = &error as &dyn Error, commands, "batch commit failed");
                     return Err(CommitError::Internal);
                 }
             }

@@ -1,4 +1,4 @@
-//! The settings: each a flag and an environment variable, both shown by `--help`.
+//! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -14,94 +14,103 @@ use crate::domain::event::EventKind;
 use crate::domain::policy::Policy;
 use crate::store::{DatabaseUrl, Options};
 
-/// Connection requests, connections and blocks between users, over gRPC.
+/// How durations are written, for `--help`.
+const DURATIONS: &str = "A DURATION is a number with a unit, such as 500ms, 10s, 12h or 30d.";
+
+/// Server for connection requests, connections and blocks between users, over gRPC
 #[derive(Debug, Parser)]
-#[command(name = "kith", version, args_conflicts_with_subcommands = true)]
+#[command(name = "kith", version, args_conflicts_with_subcommands = true, after_help = DURATIONS)]
 pub struct Cli {
-    /// What to do; `serve` when nothing is said.
+    /// The subcommand. `serve` is the default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The settings of `serve`, for when nothing is said.
+    /// Settings of `serve`, if there is no subcommand.
     #[command(flatten)]
     pub serve: Serve,
 }
 
-/// What the program can do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve calls (the default)
+    /// Serve gRPC calls; this is the default
+    #[command(after_help = DURATIONS)]
     Serve(Serve),
-    /// Bring the database's tables up to date, and end
+    /// Apply pending schema migrations to the database and exit
     Migrate(Migrate),
-    /// Print events as they are committed, one line of JSON each
+    /// Print events as they are committed, one JSON object per line
     Watch(Watch),
-    /// Prove that the database is in order, also while it is served; exit status 0 if so
+    /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
-    /// After a restore from a backup: refuse the cursors and page tokens of what was lost
+    /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused
     RestoreEpoch(RestoreEpoch),
-    /// Ask a running service whether it can serve; exit status 0 if so
+    /// Query the health of a running server; exit status 0 if it is serving
+    #[command(after_help = DURATIONS)]
     Healthcheck(Healthcheck),
 }
 
 /// Settings of `kith serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Address to listen on
-    #[arg(long, env = "KITH_LISTEN", default_value = "127.0.0.1:50051")]
+    /// Address and port to listen on; port 0 chooses a free one
+    #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
-    /// The database and the log
+    /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
-    /// Bring the database's tables up to date at the start
-    #[arg(long, env = "KITH_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    /// Apply pending schema migrations at startup; if false, a database that lacks any is refused
+    #[arg(long, env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
-    /// Connections that read from the database; two more write
-    #[arg(long, env = "KITH_READ_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    /// Database connections for reads, 2 to 1000: two thirds for short reads, one third for long ones; the writer and the
+    /// feed have one more each
+    #[arg(long, env = "KITH_READ_CONNECTIONS", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub read_connections: u32,
-    /// Reads that are asked together at the most, when they come at the same time; 1 = each by itself
-    #[arg(long, env = "KITH_READS_PER_FLIGHT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub reads_per_flight: u32,
-    /// Memory for users that were read before, in MiB; 0 = none is kept
-    #[arg(long, env = "KITH_USER_CACHE_MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    /// PostgreSQL only: maximum number of concurrent look-ups that share a statement, 1 to 1000; 1 = no batches
+    #[arg(long, env = "KITH_READ_BATCH_MAX", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub read_batch_max: u32,
+    /// Memory for cached users, in MiB, up to 1048576; 0 = no cache
+    #[arg(long, env = "KITH_USER_CACHE_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub user_cache_mib: u32,
-    /// The rules
+    /// Settings of the rules
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// How often what is due is expired for good; until then it only does not show
-    #[arg(long, env = "KITH_SWEEP_INTERVAL", default_value = "60s", value_parser = interval)]
+    /// Interval between sweeps, which delete expired data; expired requests are already hidden
+    #[arg(long, env = "KITH_SWEEP_INTERVAL", value_name = "DURATION", default_value = "60s", value_parser = interval)]
     pub sweep_interval: Duration,
-    /// Changes that may wait for their batch before more are refused
-    #[arg(long, env = "KITH_MAX_QUEUED_WRITES", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Maximum writes waiting in the queue, 1 to 1000000; further writes are refused
+    #[arg(long, env = "KITH_MAX_QUEUED_WRITES", value_name = "NUMBER", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_queued_writes: u32,
-    /// Streams of events at the same time before more are refused
-    #[arg(long, env = "KITH_MAX_WATCHERS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Maximum concurrent event streams, 1 to 1000000; further streams are refused
+    #[arg(long, env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
-    /// The longest that a call may take, whatever its deadline; imports and watches have no such limit
-    #[arg(long, env = "KITH_MAX_CALL_TIME", default_value = "10s", value_parser = interval)]
+    /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
+    #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
-    /// How long calls under way may go on after the signal to end
-    #[arg(long, env = "KITH_DRAIN_TIME", default_value = "10s", value_parser = interval)]
+    /// Time that open calls have to finish after SIGTERM or SIGINT
+    #[arg(long, env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,
-    /// Tell callers the schema by server reflection
-    #[arg(long, env = "KITH_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    /// Serve the API schema by gRPC server reflection
+    #[arg(long, env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,
 }
 
 /// Settings of every subcommand that uses the database.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// Database: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full
-    #[arg(long, env = "KITH_DATABASE_URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
+    /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE
+    /// is disable, prefer, require or verify-full
+    #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
     pub database_url: DatabaseUrl,
-    /// What to log: error, warn, info, debug, trace, or directives such as info,kith=debug
-    #[arg(long, env = "KITH_LOG_LEVEL", default_value = "info")]
+    /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
+    #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How to log
-    #[arg(long, env = "KITH_LOG_FORMAT", default_value = "text")]
+    /// Format of the log, which goes to standard error
+    #[arg(long, env = "KITH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// Parses a database's URL. clap's own error would repeat it, with its password.
+/// Parser of a database URL.
+///
+/// clap's own error would contain the URL with its password.
 #[derive(Clone, Copy, Debug)]
 struct UrlParser;
 
@@ -122,48 +131,48 @@ impl TypedValueParser for UrlParser {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable lines
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 
-/// The rules' settings; 0 switches a limit off.
+/// Settings of the rules. 0 disables a limit.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
-    /// How long after a rejection a request that was cancelled still counts as rejected; 0 = off
-    #[arg(long, env = "KITH_REJECTION_COOLDOWN", default_value = "30d")]
+    /// Time after a rejection during which a new request from the same sender counts as rejected; 0 = off
+    #[arg(long, env = "KITH_REJECTION_COOLDOWN", value_name = "DURATION", default_value = "30d")]
     pub rejection_cooldown: Lifetime,
-    /// How long a request waits before it expires; 0 = for ever
-    #[arg(long, env = "KITH_REQUEST_LIFETIME", default_value = "180d")]
+    /// Time after which a request that was not accepted expires; 0 = never
+    #[arg(long, env = "KITH_REQUEST_LIFETIME", value_name = "DURATION", default_value = "180d")]
     pub request_lifetime: Lifetime,
-    /// Pending or rejected requests that a user may have sent; 0 = no limit
-    #[arg(long, env = "KITH_MAX_SENT_REQUESTS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(0..))]
+    /// Maximum open requests of a sender, pending or rejected; 0 = no limit
+    #[arg(long, env = "KITH_MAX_SENT_REQUESTS", value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sent_requests: i64,
-    /// Connections that a user may have; 0 = no limit
-    #[arg(long, env = "KITH_MAX_CONNECTIONS", default_value_t = 30_000, value_parser = clap::value_parser!(i64).range(0..))]
+    /// Maximum connections per user; 0 = no limit
+    #[arg(long, env = "KITH_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 30_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_connections: i64,
-    /// Requests that a user may send within an hour; 0 = no limit
-    #[arg(long, env = "KITH_MAX_SENDS_PER_HOUR", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
+    /// Maximum requests that a user can send within an hour; 0 = no limit
+    #[arg(long, env = "KITH_MAX_SENDS_PER_HOUR", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sends_per_hour: i64,
-    /// How long events are kept in the feed, at least 1h; 0 = for ever
-    #[arg(long, env = "KITH_EVENT_RETENTION", default_value = "30d", value_parser = retention)]
+    /// Time for which events are retained in the feed, at least 1h; 0 = forever
+    #[arg(long, env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
     pub event_retention: Lifetime,
-    /// Show a sender that a request was rejected
-    #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    /// Show senders that their request was rejected
+    #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_rejections: bool,
-    /// Show a sender that a request was viewed
-    #[arg(long, env = "KITH_DISCLOSE_VIEWS", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    /// Show senders that their request was viewed
+    #[arg(long, env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
 }
 
 /// Settings of `kith migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct Migrate {
-    /// The database and the log
+    /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
 }
@@ -171,25 +180,25 @@ pub struct Migrate {
 /// Settings of `kith watch`.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// The service to ask
-    #[arg(long, env = "KITH_SERVER", default_value = "http://127.0.0.1:50051")]
+    /// URL of the server to watch
+    #[arg(long, env = "KITH_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub server: String,
-    /// Begin after this sequence; 0 = at the oldest event that is kept [default: now]
+    /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
-    /// The epoch that the sequence belongs to: that of another one is refused
+    /// Epoch that the sequence belongs to; the watch is refused if the server's epoch differs
     #[arg(long)]
     pub epoch: Option<String>,
-    /// Only events about this user; may be given several times
+    /// Print only events about this user; repeatable
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
     pub user: Vec<i64>,
-    /// Only events of this kind, such as CONNECTION_CREATED; may be given several times
+    /// Print only events of this kind, such as CONNECTION_CREATED; repeatable
     #[arg(long, value_name = "KIND", ignore_case = true, value_parser = kinds())]
     pub kind: Vec<String>,
-    /// Only what this user may see; 0 = everything
+    /// Print only events that this user can see; 0 = all events
     #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
     pub viewer: i64,
-    /// Print how far the feed was read too, when nothing happens
+    /// Print the current revision when there are no events
     #[arg(long)]
     pub heartbeats: bool,
 }
@@ -197,10 +206,10 @@ pub struct Watch {
 /// Settings of `kith check`.
 #[derive(Clone, Debug, Args)]
 pub struct Check {
-    /// The database and the log
+    /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
-    /// Write users' counts anew where they are wrong; all else is left as it is
+    /// Correct wrong counts of users; other violations are only reported
     #[arg(long)]
     pub repair: bool,
 }
@@ -208,7 +217,7 @@ pub struct Check {
 /// Settings of `kith restore-epoch`.
 #[derive(Clone, Debug, Args)]
 pub struct RestoreEpoch {
-    /// The database and the log
+    /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
 }
@@ -216,24 +225,24 @@ pub struct RestoreEpoch {
 /// Settings of `kith healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct Healthcheck {
-    /// Where the service listens
-    #[arg(long, env = "KITH_LISTEN", default_value = "127.0.0.1:50051")]
+    /// Address and port of the server; an unspecified address such as 0.0.0.0 means this machine
+    #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub address: SocketAddr,
-    /// The service to ask about; an empty name asks only whether the process answers
-    #[arg(long, default_value = "kith.v1.ConnectionRequestService")]
+    /// Name of the gRPC service to query; an empty name queries only the process
+    #[arg(long, value_name = "NAME", default_value = "kith.v1.ConnectionRequestService")]
     pub service: String,
-    /// How long to wait for the answer
-    #[arg(long, default_value = "3s", value_parser = interval)]
+    /// Time to wait for the response
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = interval)]
     pub timeout: Duration,
 }
 
 impl Serve {
-    /// How to use the database.
+    /// Returns the options for the database.
     pub fn options(&self) -> Options {
         let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
         Options {
             readers: number(self.read_connections),
-            reads_per_flight: number(self.reads_per_flight),
+            read_batch_max: number(self.read_batch_max),
             user_cache: u64::from(self.user_cache_mib) << 20,
             migrate: self.migrate,
         }
@@ -241,7 +250,7 @@ impl Serve {
 }
 
 impl PolicyArgs {
-    /// The rules' settings.
+    /// Returns the settings of the rules.
     pub fn policy(&self) -> Policy {
         let limit = |value: i64| (value > 0).then_some(value);
         Policy {
@@ -257,7 +266,7 @@ impl PolicyArgs {
     }
 }
 
-/// How long something lasts, such as `30d` or `12h 30m`; `0` is "no limit".
+/// A duration such as `30d` or `12h 30m`. `0` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime(Option<TimeDelta>);
 
@@ -268,18 +277,18 @@ impl FromStr for Lifetime {
         if text == "0" {
             return Ok(Self(None));
         }
-        let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        let duration = parse_duration(text)?;
         let delta = TimeDelta::from_std(duration).map_err(|_| "is too long".to_owned())?;
         Ok(Self((!delta.is_zero()).then_some(delta)))
     }
 }
 
-/// The kinds of events, by their names.
+/// The parser of an event kind, by name.
 fn kinds() -> PossibleValuesParser {
     PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.name()))
 }
 
-/// A time of at least an hour, or none: what was just committed must be there to be asked for.
+/// Parses the retention of events: unlimited, or at least an hour, so that consumers find recent events.
 fn retention(text: &str) -> Result<Lifetime, String> {
     let retention: Lifetime = text.parse()?;
     if retention.0.is_some_and(|time| time < TimeDelta::hours(1)) {
@@ -288,9 +297,14 @@ fn retention(text: &str) -> Result<Lifetime, String> {
     Ok(retention)
 }
 
-/// A time of at least a millisecond.
+/// Parses a duration.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("not a duration such as 10s or 30d ({error})"))
+}
+
+/// Parses a duration of at least a millisecond.
 fn interval(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let duration = parse_duration(text)?;
     if duration < Duration::from_millis(1) { Err("must be at least 1ms".to_owned()) } else { Ok(duration) }
 }
 
@@ -312,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_switches_a_rule_off() {
+    fn zero_disables_a_limit() {
         let args = ["serve", "--rejection-cooldown=0", "--request-lifetime=0", "--max-connections=0"];
         let Some(Command::Serve(serve)) = parse(&args).unwrap().command else { panic!("serve") };
         let policy = serve.policy.policy();
@@ -321,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_name_themselves() {
+    fn an_error_names_the_invalid_setting() {
         for (args, named) in [
             (["--listen=nowhere"], "--listen"),
             (["--database-url=mysql://db"], "--database-url"),

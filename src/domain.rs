@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod outcome;
 pub mod pair;
 pub mod policy;
+pub mod query;
 pub mod selection;
 pub mod text;
 pub mod user;

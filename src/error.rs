@@ -1,7 +1,7 @@
-//! The one place that makes a `tonic::Status` for what went wrong.
+//! Conversions from errors to `tonic::Status`. No other module creates a status for a caller.
 //!
-//! No caller receives SQL, a driver's text, a path or a panic's message. An internal error is a fixed sentence. Its cause
-//! is the status's source, which tonic does not send, and which [`log`] writes.
+//! A status never contains SQL, text of a driver, a path or a panic message. The message of an internal error is fixed.
+//! Its cause is the source of the status: [`log`] logs it, and tonic does not send it.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -18,20 +18,26 @@ use crate::mapping::invalid::{Invalid, Kind};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
 
+/// The `domain` of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "kith";
-/// How long to wait before another try, where nothing better is known.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Retry delay that a `google.rpc.RetryInfo` gives unless a better one is known.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Maximum number of violations that the message of a status lists. Its details contain all of them.
+const VIOLATIONS_IN_MESSAGE: usize = 5;
 
-/// The published name of a reason: that of the enum's value, without its prefix.
+/// Returns the name of a reason as clients receive it: the enum value's name without its prefix.
 pub fn name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
 }
 
-/// Logs a failed call, once, with the cause that its caller does not receive.
+/// Logs a failed call with its cause.
 pub fn log(method: &str, status: &Status, elapsed: Duration) {
     let (code, ms, error) = (status.code(), elapsed.as_secs_f64() * 1_000.0, status.source());
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; all others are the caller's fault or nobody's")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a foreign enum; all other codes are errors of the caller or normal"
+    )]
     match code {
         Code::Unknown | Code::Internal | Code::DataLoss => tracing::error!(method, ?code, ms, error, "call failed"),
         Code::Unavailable | Code::DeadlineExceeded => tracing::warn!(method, ?code, ms, error, "call failed"),
@@ -57,14 +63,15 @@ fn status<const N: usize>(
     Status::with_error_details(code, message, details(reason, metadata))
 }
 
-fn retry<const N: usize>(
+/// Returns a status with the default retry delay.
+fn retryable<const N: usize>(
     code: Code,
     reason: ErrorReason,
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
     let mut details = details(reason, metadata);
-    details.set_retry_info(Some(PAUSE));
+    details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(code, message, details)
 }
 
@@ -73,19 +80,18 @@ impl From<Invalid> for Status {
         let (mut details, message) = match invalid.kind {
             Kind::Fields => (details(ErrorReason::InvalidFields, []), "the request has invalid fields"),
             Kind::SelfRequest(user) => {
-                (details(ErrorReason::SelfRequest, [("user_id", user.to_string())]), "the two users are the same")
+                (details(ErrorReason::SelfRequest, [("user_id", user.to_string())]), "both users are the same")
             }
-            Kind::PageToken => (
-                details(ErrorReason::InvalidPageToken, []),
-                "the page token is not one of this list; start again without one",
-            ),
+            Kind::PageToken => {
+                (details(ErrorReason::InvalidPageToken, []), "invalid page token; omit it to start at the first page")
+            }
         };
         let mut message = message.to_owned();
-        for (place, violation) in invalid.violations.iter().enumerate() {
+        for (index, violation) in invalid.violations.iter().enumerate() {
             details.add_bad_request_violation(&violation.field, &violation.description);
-            let mark = if place == 0 { ": " } else { "; " };
-            if place < 5 {
-                message.extend([mark, &violation.field, " ", &violation.description]);
+            let separator = if index == 0 { ": " } else { "; " };
+            if index < VIOLATIONS_IN_MESSAGE {
+                message.extend([separator, &violation.field, " ", &violation.description]);
             }
         }
         Self::with_error_details(Code::InvalidArgument, message, details)
@@ -100,33 +106,36 @@ impl From<Rejection> for Status {
         let both = |one: UserId, other: UserId| [("user_id", one.to_string()), ("other_user_id", other.to_string())];
         match rejection {
             Rejection::UserNotFound(id) => {
-                status(Code::NotFound, Reason::UserNotFound, format!("there is no user {id}"), user(id))
+                status(Code::NotFound, Reason::UserNotFound, format!("user {id} does not exist"), user(id))
             }
             Rejection::UserNotApproved(id) => status(
                 Code::FailedPrecondition,
                 Reason::UserNotApproved,
-                format!("user {id} is blocked by a moderator or unregistered"),
+                format!("user {id} is not approved: blocked by a moderator or unregistered"),
                 user(id),
             ),
             Rejection::UserExists(id) => {
-                status(Code::AlreadyExists, Reason::UserExists, format!("there is a user {id} already"), user(id))
+                status(Code::AlreadyExists, Reason::UserExists, format!("user {id} already exists"), user(id))
             }
             Rejection::UsernameTaken(name) => status(
                 Code::AlreadyExists,
                 Reason::UsernameTaken,
-                format!("another user has the name {name}"),
+                format!("username {name} is already taken"),
                 [("username", name)],
             ),
             Rejection::NoIdLeft => {
                 let mut details = details(Reason::InvalidFields, []);
-                details
-                    .add_bad_request_violation("user.id", "must be given: the largest id is in use, none follows it");
-                Self::with_error_details(Code::InvalidArgument, "no id is left to assign", details)
+                details.add_bad_request_violation("user.id", "must be set: the largest possible id is in use");
+                Self::with_error_details(
+                    Code::InvalidArgument,
+                    "cannot assign a user id: the largest possible id is in use; set user.id",
+                    details,
+                )
             }
             Rejection::RequestNotFound(id) => status(
                 Code::NotFound,
                 Reason::RequestNotFound,
-                format!("there is no connection request {id} that the user takes part in"),
+                format!("connection request {id} does not exist, or the user is neither its sender nor its receiver"),
                 request(id),
             ),
             Rejection::NotTheReceiver(id) => status(
@@ -144,13 +153,13 @@ impl From<Rejection> for Status {
             Rejection::BlockedByYou { user, other } => status(
                 Code::FailedPrecondition,
                 Reason::BlockedByYou,
-                format!("user {user} blocks user {other}, and must unblock first"),
+                format!("user {user} has blocked user {other}; unblock user {other} first"),
                 both(user, other),
             ),
             Rejection::NotBlocked { user, other } => status(
                 Code::NotFound,
                 Reason::NotBlocked,
-                format!("user {user} does not block user {other}"),
+                format!("user {user} has not blocked user {other}"),
                 both(user, other),
             ),
             Rejection::NotConnected { user, other } => status(
@@ -160,28 +169,35 @@ impl From<Rejection> for Status {
                 both(user, other),
             ),
             Rejection::AlreadyConnected(id) => {
-                status(Code::AlreadyExists, Reason::AlreadyConnected, "the two users are connected", request(id))
+                status(Code::AlreadyExists, Reason::AlreadyConnected, "the users are already connected", request(id))
             }
             Rejection::AlreadyAccepted(id) => status(
                 Code::FailedPrecondition,
                 Reason::AlreadyConnected,
-                format!("connection request {id} was accepted, and the two users are connected"),
+                format!("connection request {id} is already accepted; to end the connection, remove it"),
                 request(id),
             ),
             Rejection::RequestPending(id) => status(
                 Code::AlreadyExists,
                 Reason::RequestPending,
-                format!("connection request {id} is still there"),
+                format!("connection request {id} to this user is already pending"),
                 request(id),
             ),
             Rejection::LimitReached { limit, user, maximum, retry_after } => {
-                limit_reached(limit, user, maximum, retry_after.and_then(|pause| pause.to_std().ok()))
+                limit_reached(limit, user, maximum, retry_after.and_then(|delay| delay.to_std().ok()))
             }
             Rejection::RequestIdReused(id) => {
                 let metadata = [("request_id", id.to_string())];
                 let mut details = details(Reason::RequestIdReused, metadata);
-                details.add_bad_request_violation("request_id", "was used for another call within the last 24 hours");
-                Self::with_error_details(Code::InvalidArgument, "the request_id was used for another call", details)
+                details.add_bad_request_violation(
+                    "request_id",
+                    "must be new: this one was used for a different call within the last 24 hours",
+                );
+                Self::with_error_details(
+                    Code::InvalidArgument,
+                    "the request_id was used for a different call; use a new one",
+                    details,
+                )
             }
         }
     }
@@ -191,8 +207,8 @@ fn limit_reached(limit: Limit, user: UserId, maximum: i64, retry_after: Option<D
     let metadata =
         [("limit", limit.name().to_owned()), ("maximum", maximum.to_string()), ("user_id", user.to_string())];
     let mut details = details(ErrorReason::LimitReached, metadata);
-    details.set_retry_info(Some(retry_after.unwrap_or(PAUSE)));
-    let message = format!("user {user} has reached the limit {} = {maximum}", limit.name());
+    details.set_retry_info(Some(retry_after.unwrap_or(RETRY_DELAY)));
+    let message = format!("user {user} has reached the limit of {maximum} for {}", limit.name());
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
@@ -202,24 +218,26 @@ impl From<CommitError> for Status {
             CommitError::Rejected(rejection) => rejection.into(),
             CommitError::Overloaded => overloaded(),
             CommitError::Unavailable => unavailable(),
-            CommitError::OutcomeUnknown => retry(
+            CommitError::OutcomeUnknown => retryable(
                 Code::Unavailable,
                 ErrorReason::OutcomeUnknown,
-                "the change may or may not have been made; retry with the same request_id to learn which",
+                "the change may or may not be committed; retry with the same request_id to find out",
                 [],
             ),
-            CommitError::Internal => fault(),
+            CommitError::Internal => internal_error(),
         }
     }
 }
 
 impl From<StoreError> for Status {
-    /// For a read, with the error as the source. A commit's error is logged once for its batch by the committer.
+    /// Converts the error of a read, which becomes the source of the status.
+    ///
+    /// An error of a commit is not converted: the committer logs it.
     fn from(error: StoreError) -> Self {
         let mut status = match &error {
             StoreError::Overloaded => overloaded(),
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => unavailable(),
-            StoreError::Corrupt { .. } | StoreError::Internal(_) => fault(),
+            StoreError::Corrupt { .. } | StoreError::Internal(_) => internal_error(),
         };
         status.set_source(Arc::new(error));
         status
@@ -232,71 +250,81 @@ impl From<Lost> for Status {
             Lost::Expired { oldest } => status(
                 Code::OutOfRange,
                 ErrorReason::CursorExpired,
-                format!("events before {oldest} are kept no longer; list what was missed, and go on from its revision"),
+                format!(
+                    "events before {oldest} are no longer retained; list the current state and resume after its revision"
+                ),
                 [("oldest_sequence", oldest.to_string())],
             ),
             Lost::WrongEpoch { epoch } => status(
                 Code::FailedPrecondition,
                 ErrorReason::WrongEpoch,
-                "the place is from another database or from before a restore; list everything anew",
+                "the cursor is from another database or from before a restore; list the current state again",
                 [("epoch", epoch)],
             ),
             Lost::TooMany => overloaded(),
-            Lost::ShuttingDown => {
-                retry(Code::Unavailable, ErrorReason::ShuttingDown, "the server ends; resume on another one", [])
-            }
+            Lost::ShuttingDown => retryable(
+                Code::Unavailable,
+                ErrorReason::ShuttingDown,
+                "the server is shutting down; resume on another server",
+                [],
+            ),
             Lost::Silent => unavailable(),
             Lost::Store(error) => error.into(),
         }
     }
 }
 
-/// The database has not reached the revision that the caller asks for.
+/// Returns the status of a read whose `min_revision` the database has not reached.
 pub fn revision_not_reached(reached: Sequence) -> Status {
-    let message = format!("the database is at revision {reached}, which is before min_revision");
+    let message = format!("the database is at revision {reached}, below min_revision; retry later");
     let metadata = [("revision", reached.to_string())];
-    retry(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
+    retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
 fn overloaded() -> Status {
-    retry(Code::ResourceExhausted, ErrorReason::Overloaded, "there is more to do than can be held; retry later", [])
+    retryable(
+        Code::ResourceExhausted,
+        ErrorReason::Overloaded,
+        "the server is overloaded and changed nothing; retry later",
+        [],
+    )
 }
 
 fn unavailable() -> Status {
-    retry(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database does not answer; retry later", [])
+    retryable(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database is unavailable; retry later", [])
 }
 
-/// A bug, with its cause for the log.
+/// Returns the status of an internal error. Its cause is logged, but not sent.
 pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Status {
-    let mut status = fault();
+    let mut status = internal_error();
     status.set_source(cause.into().into());
     status
 }
 
-fn fault() -> Status {
-    status(Code::Internal, ErrorReason::InternalFault, "an internal fault; the service's log has its cause", [])
+fn internal_error() -> Status {
+    status(Code::Internal, ErrorReason::InternalFault, "internal error; its cause is in the server's log", [])
 }
 
-/// The request's bytes are not a message of this call.
+/// Returns the status of a request whose bytes are not a message of its method.
 pub fn undecodable() -> Status {
     let mut details = details(ErrorReason::InvalidFields, []);
-    details.add_bad_request_violation("", "the bytes are not a protobuf message of this call");
-    Status::with_error_details(Code::InvalidArgument, "the request cannot be decoded", details)
+    details.add_bad_request_violation("", "the bytes are not a valid protobuf message for this call");
+    Status::with_error_details(Code::InvalidArgument, "the request could not be decoded", details)
 }
 
-/// The call's time ran out.
+/// Returns the status of a call whose deadline has passed.
 pub fn deadline_passed() -> Status {
-    let message = "the call's time ran out; a change may still be made, retry with the same request_id to learn";
+    let message = "the deadline has passed; to find out whether a change was committed, retry with the same request_id";
     status(Code::DeadlineExceeded, ErrorReason::DeadlinePassed, message, [])
 }
 
-/// A user that was asked for does not exist.
+/// Returns the status of a call for a user id that does not exist.
 pub fn user_not_found(id: UserId) -> Status {
     Rejection::UserNotFound(id).into()
 }
 
-/// No user has the name that was asked for.
+/// Returns the status of a call for a username that does not exist.
 pub fn username_not_found(name: &str) -> Status {
     let metadata = [("username", name.to_owned())];
-    status(Code::NotFound, ErrorReason::UserNotFound, format!("there is no user {name}"), metadata)
+    status(Code::NotFound, ErrorReason::UserNotFound, format!("no user has the username {name}"), metadata)
 }

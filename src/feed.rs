@@ -23,16 +23,17 @@ pub use self::watcher::{Message, Watcher};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorded};
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, Recorded, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How many events are read at once.
 const SLICE: usize = 512;
 /// How many parts of the feed are held for watchers that are a little behind: with the size of a part, this bounds what
 /// slow watchers cost, however many they are, to some 7 MB.
 const PARTS_HELD: usize = 128;
-/// How many watchers read the table at the same time; the others wait for their turn. However many begin at once or are
-/// behind, most of the connections stay free for calls.
+/// How many watchers read the table at the same time; the others wait. However many begin at once or are behind, the
+/// reader hardly waits for them at the connection that they share.
 const TURNS: usize = 2;
 
 /// The way to the feed. Cheap to clone.
@@ -69,7 +70,7 @@ impl Feed {
         // Before the feed is asked for its end: what comes later is heard of.
         let news = self.news.subscribe();
         self.watched.notify_one();
-        let bounds = self.read_in_turn(Events::All, Sequence::MAX, 0).await?;
+        let bounds = self.read_in_turn(EventFilter::All, Sequence::MAX, 0).await?;
         let start = place.find(&bounds)?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, news, seat, start, bounds))
     }
@@ -78,14 +79,15 @@ impl Feed {
     ///
     /// In a task of its own: a stream whose caller does not read is not polled, whatever it is about to do. It would
     /// keep its turn, and its place at a connection, for as long as the caller likes.
-    async fn read_in_turn(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, Lost> {
+    async fn read_in_turn(&self, filter: EventFilter, after: Sequence, limit: i64) -> Result<FeedSlice, Lost> {
         let (store, turns) = (Arc::clone(&self.store), Arc::clone(&self.turns));
+        let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers };
         // Ended when this is dropped.
         let mut reading = JoinSet::new();
         reading.spawn(async move {
             // The semaphore is never closed; without a turn, the read only comes sooner.
             let _turn = turns.acquire().await;
-            timeout(PATIENCE, store.events(which, after, limit)).await
+            timeout(PATIENCE, store.events(query)).await
         });
         match reading.join_next().await {
             Some(Ok(Ok(slice))) => Ok(slice?),

@@ -1,15 +1,15 @@
-//! Kith keeps who asked whom to connect, who is connected, and who is blocked; other services call it over gRPC.
+//! Kith stores connection requests, connections and blocks between users, and serves them over gRPC.
 //!
-//! A call goes one way, and no module is visited twice:
+//! A call passes through the modules in one direction and visits none of them twice:
 //!
 //! ```text
-//! request → mapping → valid command or query, or all that is wrong at once
-//!    write: service → committer (queue, batches) → Store::commit → load, ledger decides, save where the head did not move
-//!    read:  service → Store::<query> → rows → domain
-//! → mapping → reply                         errors leave through one door: error
+//! request → service → mapping → a valid command or query, or all violations
+//!    write: → committer (queue, batches) → Store::commit: lock and load, decide, save and commit
+//!    read:  → Store::<query> → rows → domain
+//! → mapping → response                     every error becomes a status in one module: error
 //! ```
 //!
-//! `docs/architecture.md` tells why.
+//! `docs/architecture.md` explains the design.
 
 pub mod clock;
 pub mod command;

@@ -6,9 +6,9 @@ use clap::Parser;
 use kith::command;
 use kith::config::Cli;
 
-/// Answering takes many small pieces of memory, on several threads.
+/// The global allocator. mimalloc is faster for many small allocations on several threads.
 #[global_allocator]
-static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

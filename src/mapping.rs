@@ -1,5 +1,6 @@
-//! Between the wire and the domain: requests become valid commands and queries or say all that is wrong with them;
-//! what the domain answers becomes messages.
+//! Conversions between protobuf messages and the domain.
+//!
+//! A request becomes a valid command or query, or an error with all its violations. Results become responses.
 
 pub mod connection;
 pub mod connection_request;
@@ -13,9 +14,9 @@ pub mod user;
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 
-/// A time on the wire.
+/// Converts a time to a protobuf timestamp.
 fn timestamp(time: DateTime<Utc>) -> Timestamp {
-    // Less than a second always fits.
+    // Always fits: less than a second.
     let nanos = time.timestamp_subsec_nanos().try_into().unwrap_or_default();
     Timestamp { seconds: time.timestamp(), nanos }
 }

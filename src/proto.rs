@@ -1,15 +1,17 @@
-//! The wire: code generated from `proto/`, and the descriptors that server reflection tells.
+//! Code generated from `proto/`, and the descriptors that server reflection serves.
 
-/// Package `kith.v1`, as a client has it.
+/// Package `kith.v1` for clients.
 pub mod v1 {
     tonic::include_proto!("kith.v1");
 }
 
-/// Package `kith.v1`, as the server has it: the same on the wire, but each user within an answer is bytes, encoded
-/// before. A page of requests names 40 users; to build and encode them anew would be most of the work of answering.
+/// Package `kith.v1` for the server, where a user inside a response is its encoded bytes.
+///
+/// The encoding is the same as that of [`v1`]. A page of 20 requests contains 40 users, and encoding them for each
+/// response would be most of its cost. The server encodes a user once and copies the bytes.
 pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/kith.v1.rs"));
 }
 
-/// The descriptors of all our protos and what they import, as an encoded `google.protobuf.FileDescriptorSet`.
+/// The encoded `google.protobuf.FileDescriptorSet` of Kith's protos and their imports.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kith.binpb"));

@@ -1,4 +1,4 @@
-//! Puts the service together and runs it until it is told to end.
+//! Assembles the gRPC server and runs it until it is shut down.
 
 mod call;
 mod health;
@@ -40,44 +40,52 @@ use crate::service::event::Events;
 use crate::service::user::Users;
 use crate::store::Store;
 
-/// The services that answer callers.
+/// Names of the gRPC services that depend on the database.
 pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT];
 
-/// The largest request. The largest honest one, a profile with every field full of four-byte characters, has 30 kB.
+/// Maximum size of a request, in bytes.
+///
+/// The largest valid one, a profile with every field filled with four-byte characters, has 30 kB.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
-/// Calls at a time on one connection; more wait in the client.
+/// Maximum concurrent calls on one connection. A client queues further calls.
 const STREAMS_MAX: u32 = 1_024;
-/// Calls that one connection may cancel faster than they are taken up, before it is taken for an attack (rapid
-/// reset, CVE-2023-44487) and closed. HTTP/2's own 20 would cut off a busy gateway whose callers give up.
+/// Maximum streams that a connection may reset before the server accepts them.
+///
+/// A connection with more is closed, as a rapid reset attack (CVE-2023-44487). The default of 20 would close the
+/// connection of a busy gateway whose callers cancel.
 const RESETS_MAX: usize = 200;
-/// What a client may send ahead on one call, and on one connection. h2 ends a connection that holds too many small
-/// frames which nobody has read yet, for which it allows half of the connection's window; an import is read in steps,
-/// and some clients send a frame for each of its rows. So a call's window is a small part of the connection's.
+/// HTTP/2 flow-control window of one call, in bytes.
+///
+/// h2 closes a connection whose unread small frames exceed half of its window. An import is read in chunks,
+/// and some clients send a frame for each row. So the window of a call is a small part of the connection's.
 const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 flow-control window of one connection, in bytes.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// The pause after a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Delay after a connection could not be accepted.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Interval between HTTP/2 pings on an idle connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Time that a client has to respond to a ping. Then the connection is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the service runs.
+/// Settings of the server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The rules' settings.
+    /// Settings of the rules.
     pub policy: Policy,
-    /// The time.
+    /// The source of the current time.
     pub clock: Clock,
-    /// Changes that may wait for their batch.
+    /// Maximum writes in the queue. Further ones are refused.
     pub max_queued_writes: usize,
-    /// Streams of events at the same time; more are refused.
+    /// Maximum concurrent event streams. Further ones are refused.
     pub max_watchers: usize,
-    /// How often what is due is expired for good.
+    /// Interval between sweeps.
     pub sweep_interval: Duration,
-    /// The longest that a call may take.
+    /// Maximum duration of a call. Imports and watches are exempt.
     pub max_call_time: Duration,
-    /// How long calls may go on after the signal to end.
+    /// Time that open calls have to finish after the shutdown begins.
     pub drain_time: Duration,
-    /// Whether to answer reflection.
+    /// Whether to serve server reflection.
     pub reflection: bool,
 }
 
@@ -96,11 +104,13 @@ impl Default for Settings {
     }
 }
 
-/// Serves calls on the listener until `shutdown` is done, then lets those under way end.
+/// Serves calls on the listener until `shutdown` completes, then drains the open calls.
+///
+/// Open calls have [`Settings::drain_time`] to finish. Then the queued writes have the same time to be committed.
 ///
 /// # Errors
 ///
-/// When the transport fails.
+/// If the transport fails.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn Store>,
@@ -123,8 +133,8 @@ pub async fn serve(
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    // An answer is not held back until the one before it is acknowledged: that costs 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(accepted);
+    // Without TCP_NODELAY, a response can wait 40 ms for the acknowledgement of the previous one.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(delay_after_error);
     let mut serving = Box::pin(
         Server::builder()
             .layer(CallLayer::new(settings.max_call_time))
@@ -138,34 +148,36 @@ pub async fn serve(
             .serve_with_incoming_shutdown(incoming, wait(stopped)),
     );
     tokio::select! {
-        ended = &mut serving => return ended.map_err(Into::into),
+        result = &mut serving => return result.map_err(Into::into),
         () = shutdown => {}
     }
-    tracing::info!("draining");
-    close(&reporter).await;
-    // An error means that nobody listens any more, which is what it is for.
-    let _ended = stop.send(true);
+    tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
+    report_not_serving(&reporter).await;
+    // Fails if all receivers have already stopped.
+    let _stopped = stop.send(true);
     match timeout(settings.drain_time, &mut serving).await {
-        Ok(ended) => ended?,
-        Err(_) => tracing::warn!("the time to drain is over; what is still under way is cut"),
+        Ok(result) => result?,
+        Err(_) => tracing::warn!("drain time is over; aborting open calls"),
     }
-    // tonic's connections are tasks of their own. One that never said a word, or whose call goes on, would hold its
-    // committer for ever: so the queue is closed for all, and what is in it is committed.
+    // tonic runs each connection in its own task. An idle connection, or one with an open call, would hold its committer
+    // forever. So the queue is closed explicitly, and the writes in it are committed.
     drop(serving);
     let _tasks = tokio::join!(watching, sweeping, reading);
     committer.close();
     if timeout(settings.drain_time, committing).await.is_err() {
-        tracing::warn!("the database does not answer; what was not committed is not acknowledged");
+        tracing::warn!("database did not respond within the drain time; dropping unacknowledged writes");
     }
-    tracing::info!("ended");
+    tracing::info!("server stopped");
     Ok(())
 }
 
-/// tonic asks for the next connection at once, also when there can be none: without descriptors, for example.
-async fn accepted(connection: io::Result<TcpStream>) -> io::Result<TcpStream> {
+/// Delays the next accept after a failed one.
+///
+/// tonic would retry immediately, also while it cannot succeed, for example without free file descriptors.
+async fn delay_after_error(connection: io::Result<TcpStream>) -> io::Result<TcpStream> {
     if let Err(error) = &connection {
-        tracing::warn!(error = error as &dyn Error, "a connection could not be accepted");
-        sleep(ACCEPT_PAUSE).await;
+        tracing::warn!(error = error as &dyn Error, "failed to accept a connection");
+        sleep(ACCEPT_RETRY_DELAY).await;
     }
     connection
 }
@@ -183,8 +195,9 @@ fn routes(core: Core, feed: Feed) -> Routes {
     routes.add_service(EventServiceServer::new(Events { core, feed }).max_decoding_message_size(limit))
 }
 
-/// Both versions of reflection, since clients ask for either; with the descriptors of error details, so that
-/// clients can print them.
+/// Adds both versions of reflection, since clients use either.
+///
+/// The descriptors include those of error details, so that clients can print them.
 fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
         tonic_reflection::server::Builder::configure()
@@ -195,14 +208,14 @@ fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Er
     Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
-/// Tells callers to go elsewhere.
-async fn close(reporter: &HealthReporter) {
+/// Reports every service as NOT_SERVING, so that clients use another server.
+async fn report_not_serving(reporter: &HealthReporter) {
     for service in SERVICES.iter().chain([&""]) {
         reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
     }
 }
 
-/// Done when the value turns true, or nobody is left to turn it.
+/// Completes when the value is true, or its sender was dropped.
 async fn wait(mut stopped: watch::Receiver<bool>) {
     let _closed = stopped.wait_for(|stopped| *stopped).await;
 }

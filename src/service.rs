@@ -5,6 +5,7 @@ pub mod connection;
 pub mod connection_request;
 pub mod event;
 mod import;
+mod pager;
 pub mod user;
 
 use std::future::Future;
@@ -17,17 +18,16 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::committer::Committer;
-use crate::domain::Time;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
+use crate::domain::query::Read;
 use crate::error;
 use crate::feed;
 use crate::mapping::idempotency::idempotency;
 use crate::mapping::mutation::{Mutation, MutationResponse};
-use crate::mapping::page::{self, Cursor, Page, Paged};
-use crate::store::{Listed, Read, Slice, Store};
+use crate::store::{Listed, Store};
 
 /// The longest that a read waits for its revision.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
@@ -88,11 +88,6 @@ impl Core {
         }
         Ok(answer)
     }
-
-    /// Requests sent at this time or before have expired; with a lifetime switched off, none have.
-    fn expired(&self) -> Time {
-        self.policy.expired_before(self.clock.now()).unwrap_or(Time::UNIX_EPOCH)
-    }
 }
 
 /// An answer that says which revision it reflects.
@@ -143,26 +138,4 @@ fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
         }
         Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(error::internal),
     }
-}
-
-/// One row more than the page has tells whether there is a next one.
-fn slice(page: &Page) -> Slice {
-    let limit = i64::try_from(page.size).unwrap_or(i64::MAX).saturating_add(1);
-    Slice { before: page.cursor.last, limit }
-}
-
-/// Cuts the rows to the page, and answers the token for the next one, if there is one.
-fn cut<R: Paged, T>(
-    rows: &mut Vec<T>,
-    page: &Page,
-    request: &R,
-    key: &[u8],
-    position: impl Fn(&T) -> Sequence,
-) -> String {
-    if rows.len() <= page.size {
-        return String::new();
-    }
-    rows.truncate(page.size);
-    let last = rows.last().map(position);
-    page::token(request, Cursor { section: page.cursor.section, last }, key)
 }

@@ -5,9 +5,11 @@
 
 mod check;
 mod connect;
+mod engine;
 mod epoch;
 mod feed;
 mod migration;
+mod observed;
 mod postgres;
 mod query;
 mod row;
@@ -30,14 +32,17 @@ use tokio::sync::watch;
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate};
 pub use self::epoch::{Epochs, restore_epoch};
-pub use self::feed::{Events, FeedSlice, Recorded};
+pub use self::observed::Observed;
+pub use self::users::{CachedUser, Users};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::pair::{Block, Pair, Request, RequestState};
-use crate::domain::user::User;
+use crate::domain::pair::{Pair, Request};
+use crate::domain::query::{
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
+};
 
 /// The most rows that a sweep expires or deletes of each kind.
 pub const DUE_AT_ONCE: i64 = 500;
@@ -49,10 +54,10 @@ const EVENTS_AT_ONCE: i64 = 2_000;
 /// How many of a sender's oldest requests are looked at for one that is due.
 const OLDEST_OF_A_SENDER: i64 = 4;
 
-/// Where everything is kept.
+/// Reads and writes everything that is stored.
 ///
-/// Every read answers a revision: all that was committed up to it is reflected. Reads see committed changes only,
-/// and never a part of a batch's changes to one pair.
+/// Every read returns a revision: everything committed up to it is reflected. Reads see committed changes only, and
+/// never a part of a batch's changes to one pair. A read of several rows may also reflect changes after its revision.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Decides the batch's commands in order and stores their changes in one transaction.
@@ -66,153 +71,66 @@ pub trait Store: Send + Sync + 'static {
     /// On an error nothing was stored, except with [`StoreError::OutcomeUnknown`].
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
 
-    /// The newest revision. Fails when the database cannot be used; this is what health follows.
+    /// The newest revision. Fails when the database cannot be used; health follows it.
     async fn revision(&self) -> Result<Sequence, StoreError>;
 
-    /// A user.
-    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError>;
+    /// One user.
+    async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError>;
 
     /// Those of the users that exist.
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
 
-    /// All users, the newest first, each with its position.
-    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError>;
-
-    /// A request in any state, as stored.
+    /// One request in any state, as stored, with its two users. No row if it does not exist.
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError>;
 
-    /// Requests of a user that were created after `after`, with both users of each; and the user asked about.
-    async fn requests(
-        &self,
-        user: UserId,
-        which: Requests,
-        after: Time,
-        slice: Slice,
-    ) -> Result<Listed<Request>, StoreError>;
-
-    /// Connections of a user, newest first, with the users at their other ends; and the user and viewer asked about.
-    async fn connections(&self, user: UserId, sharing: Sharing, slice: Slice)
-    -> Result<Listed<Connection>, StoreError>;
-
-    /// How many connections two users share.
-    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError>;
-
-    /// What is between a user and each of the others, as stored: pairs with nothing between them are left out, and
-    /// so are blocks against the user.
-    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError>;
+    /// What is between a user and each of the others, as stored. Pairs with nothing between them are left out, and so
+    /// are blocks against the user.
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
     /// A user's counts, without the requests that were created at `expired` or before; `None` for no such user.
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError>;
 
-    /// Whom a user blocks, newest first, with the blocked users; and the user asked about.
-    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError>;
+    /// All users, newest first, each with its position.
+    async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError>;
+
+    /// Requests of a user, in the order that the filter says, with their users; and the user of the query.
+    async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError>;
+
+    /// Connections of a user, newest first, with the other users; and the user and the viewer of the query.
+    async fn list_connections(&self, query: ConnectionQuery) -> Result<Listed<Connection>, StoreError>;
+
+    /// How many users are connected to both.
+    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError>;
+
+    /// The users whom a user blocks, newest first; and the user of the query.
+    async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError>;
 
     /// The response stored under a key, however old.
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
 
-    /// Events after a place in the feed, oldest first.
-    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError>;
+    /// Events, oldest first.
+    async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
 
-    /// Marked as changed whenever something may have been committed: by this process at once, and by others as soon as
-    /// the database tells. It may fail to tell; whoever must not miss a commit asks now and then.
+    /// Marked as changed whenever something may have been committed: immediately by this process, and by others as
+    /// soon as the database notifies it. Notifications may be lost; callers that must not miss a commit also poll.
     fn changes(&self) -> watch::Receiver<()>;
 
     /// The secret with which page tokens are signed: the same for all servers on one database.
     fn token_key(&self) -> &[u8];
 }
 
-/// An answer and the revision that it reflects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read<T> {
-    /// All that was committed up to this is reflected.
-    pub revision: Sequence,
-    /// What was read.
-    pub value: T,
-}
+/// What is between users, by pair.
+pub type Pairs = HashMap<PairKey, Pair>;
 
-/// Users by id.
-pub type Users = HashMap<UserId, Arc<User>>;
-
-/// Rows, the users that they name, and the revision.
+/// The rows of a list and their users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed<T> {
-    /// All that was committed up to this is reflected.
+    /// Everything committed up to this revision is reflected.
     pub revision: Sequence,
     /// The rows, in their order.
     pub rows: Vec<T>,
-    /// The users that the rows name and those that were asked about, as far as they exist.
+    /// The users of the rows and of the query, as far as they exist.
     pub users: Users,
-}
-
-/// A part of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// Rows before this place in the list's order; `None`: from the start.
-    pub before: Option<Sequence>,
-    /// At most this many.
-    pub limit: i64,
-}
-
-impl Slice {
-    fn before(self) -> i64 {
-        self.before.map_or(i64::MAX, Sequence::get)
-    }
-}
-
-/// By what a user is looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UserKey {
-    /// By id.
-    Id(UserId),
-    /// By the key of the name: lower case.
-    Name(String),
-}
-
-/// Which requests of a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requests {
-    /// To the user, in this state, ordered by position.
-    Received(RequestState),
-    /// To the user, pending and not viewed, ordered by position.
-    Unviewed,
-    /// From the user, pending or rejected, ordered by id.
-    Sent,
-    /// From the user, in one of these two states, ordered by id.
-    SentIn(RequestState),
-}
-
-/// Which connections of a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// All.
-    Any,
-    /// Those with users connected to the viewer too.
-    With(UserId),
-    /// The others.
-    NotWith(UserId),
-}
-
-impl Sharing {
-    /// The viewer, if there is one.
-    pub fn viewer(self) -> Option<UserId> {
-        match self {
-            Self::Any => None,
-            Self::With(viewer) | Self::NotWith(viewer) => Some(viewer),
-        }
-    }
-}
-
-/// A connection, seen from one of its two sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// The user at the other end.
-    pub other: UserId,
-    /// The accepted request.
-    pub request: RequestId,
-    /// Since when.
-    pub connected: Time,
-    /// Its place in the list.
-    pub position: Sequence,
 }
 
 /// Why the database did not do what it was asked. The causes are for the log; no caller sees them.

@@ -1,4 +1,6 @@
-//! The log. It goes to standard error; what it never holds is what callers send: messages, addresses, tokens.
+//! The log, written to standard error.
+//!
+//! It never contains data of callers: messages, e-mail addresses, tokens.
 
 use std::io::IsTerminal;
 
@@ -7,15 +9,19 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::config::LogFormat;
 
-/// Starts the log; `filter` is a level or directives.
+/// Starts the log. `filter` is a level or a list of directives, such as `info,kith=debug`.
+///
+/// # Errors
+///
+/// If `filter` cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
     let filter: EnvFilter = filter.parse()?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    // A second start, as in tests that share a process, keeps the first.
-    let _already = match format {
+    // Fails if a log is already running, as in tests that share a process. The first one stays in use.
+    let _already_started = match format {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };

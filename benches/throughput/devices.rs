@@ -23,7 +23,7 @@ struct Variant {
 const VARIANTS: [Variant; 3] = [
     Variant { title: "All devices", flags: &[] },
     Variant { title: "No cache of users", flags: &["--user-cache-mib=0"] },
-    Variant { title: "No shared reads", flags: &["--reads-per-flight=1"] },
+    Variant { title: "No batches of reads", flags: &["--read-batch-max=1"] },
 ];
 
 /// What is measured if nothing else is asked for: what a device could make faster, and the writes it could burden.

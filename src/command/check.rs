@@ -1,4 +1,4 @@
-//! `kith check`.
+//! `kith check`: verifies the database and prints a report.
 
 use std::process::ExitCode;
 
@@ -9,15 +9,15 @@ use crate::store::{self, Checked, Repair, Report};
 pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
-    tracing::info!("database {url}");
+    tracing::info!(database = %url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
     let report = store::check(url, repair).await.map_err(|error| serve::database_failure(url, error))?;
-    print(&shown(&report))?;
+    print(&format_report(&report))?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Formats a line for each check with the violating rows below it, and the verdict last.
-fn shown(report: &Report) -> String {
+/// Formats a report: a line for each check, followed by its violations, and a summary at the end.
+fn format_report(report: &Report) -> String {
     let width = report.checks.iter().map(|checked| figures(checked).len()).max().unwrap_or_default();
     let mut text = String::new();
     for checked in &report.checks {
@@ -25,9 +25,9 @@ fn shown(report: &Report) -> String {
         for row in &checked.rows {
             text += &format!("          {row}\n");
         }
-        let shown = i64::try_from(checked.rows.len()).unwrap_or(i64::MAX);
-        if checked.violations > shown && checked.repaired == 0 {
-            text += &format!("          and {} more\n", checked.violations - shown);
+        let listed = i64::try_from(checked.rows.len()).unwrap_or(i64::MAX);
+        if checked.violations > listed && checked.repaired == 0 {
+            text += &format!("          and {} more\n", checked.violations - listed);
         }
     }
     text + &summary(report)
@@ -52,9 +52,13 @@ fn summary(report: &Report) -> String {
     let Report { revision, oldest, checks } = report;
     let failed = checks.iter().filter(|checked| !checked.holds()).count();
     let repaired: i64 = checks.iter().map(|checked| checked.repaired).sum();
-    let verdict = if failed == 0 { "in order".to_owned() } else { format!("{failed} of {} FAIL", checks.len()) };
+    let verdict = if failed == 0 {
+        "all checks passed".to_owned()
+    } else {
+        format!("{failed} of {} checks FAILED", checks.len())
+    };
     let repaired = if repaired == 0 { String::new() } else { format!("; counts repaired: {repaired}") };
-    format!("{verdict}{repaired}; revision {revision}, events stored from {oldest}\n")
+    format!("{verdict}{repaired}; revision {revision}, events retained from {oldest}\n")
 }
 
 #[cfg(test)]
@@ -66,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_aligned_lines() {
+    fn a_report_has_aligned_lines_and_a_summary() {
         let checks = vec![
             checked("one holds", 123_456, 0, 0, &[]),
             checked("one does not", 100, 3, 0, &["user 1", "user 2"]),
@@ -76,9 +80,10 @@ mod tests {
         let expected = "ok          123456  one holds\n\
                         FAIL      3 of 100  one does not\n          user 1\n          user 2\n          and 1 more\n\
                         repaired    1 of 7  one does again\n          user 3: connections 2 -> 1\n\
-                        1 of 3 FAIL; counts repaired: 1; revision 0, events stored from 0\n";
-        assert_eq!(shown(&report), expected);
+                        1 of 3 checks FAILED; counts repaired: 1; revision 0, events retained from 0\n";
+        assert_eq!(format_report(&report), expected);
         report.checks.truncate(1);
-        assert_eq!(shown(&report), "ok        123456  one holds\nin order; revision 0, events stored from 0\n");
+        let expected = "ok        123456  one holds\nall checks passed; revision 0, events retained from 0\n";
+        assert_eq!(format_report(&report), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! `kith migrate`.
+//! `kith migrate`: applies pending schema migrations.
 
 use super::{Failure, serve, start_log};
 use crate::config::Migrate;
@@ -8,7 +8,6 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
     let applied = store::migrate(url).await.map_err(|error| serve::database_failure(url, error))?;
-    tracing::info!("database {url}");
-    tracing::info!("{applied} migration(s) applied; the tables are up to date");
+    tracing::info!(database = %url, migrations_applied = applied, "database schema is up to date");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `kith restore-epoch`.
+//! `kith restore-epoch`: starts a new epoch after a restore from a backup.
 
 use super::{Failure, print, serve, start_log};
 use crate::config::RestoreEpoch;
@@ -8,6 +8,6 @@ pub(super) async fn run(args: RestoreEpoch) -> Result<(), Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
     let epochs = store::restore_epoch(url).await.map_err(|error| serve::database_failure(url, error))?;
-    tracing::info!("database {url}");
+    tracing::info!(database = %url, "started a new epoch");
     print(&format!("old epoch {}\nnew epoch {}\n", epochs.old, epochs.new))
 }

@@ -1,4 +1,6 @@
-//! `kith serve`.
+//! `kith serve`: runs the server until SIGTERM or SIGINT.
+
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,20 +9,21 @@ use super::{Failure, start_log};
 use crate::clock::Clock;
 use crate::config::Serve;
 use crate::server::{self, Settings};
-use crate::store;
+use crate::store::{self, Observed, Store};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
+    let store: Arc<dyn Store> = Arc::new(Observed(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
-    let listener =
-        TcpListener::bind(args.listen).await.map_err(|error| format!("--listen {}: {error}", args.listen))?;
-    // Both before the listening is told of: whoever waits for that line may send a signal.
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
+    // Before the log reports that the server listens: a script that waits for that may send a signal.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tracing::info!("database {url}");
-    tracing::info!("revision {revision}");
+    tracing::info!(database = %url, %revision, "opened the database");
     tracing::info!("listening on {}", listener.local_addr()?);
     let settings = Settings {
         policy: args.policy.policy(),
@@ -41,17 +44,18 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     server::serve(listener, store, settings, shutdown).await
 }
 
+/// Adds the setting to an error of the database. The URL is printed without its password.
 pub(super) fn database_failure(url: &store::DatabaseUrl, error: impl std::error::Error) -> Failure {
     format!("--database-url {url}: {}", with_causes(&error)).into()
 }
 
-/// The error and what caused it, in one line.
+/// Formats an error and its causes in one line.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Some errors repeat their cause in their own words.
+        // Some errors already contain their cause.
         if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);

@@ -1,4 +1,4 @@
-//! `kith watch`: the feed as lines of JSON, for people and scripts.
+//! `kith watch`: prints events as lines of JSON.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -8,20 +8,23 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::{Failure, serve};
-use crate::config::Watch;
+use crate::config;
 use crate::proto::v1 as pb;
 use crate::proto::v1::event_service_client::EventServiceClient;
 
-/// The pause before a watch that was cut off is resumed.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Delay before a broken watch is resumed.
+const RESUME_DELAY: Duration = Duration::from_secs(1);
 
-/// Watches until the output is closed or the place in the feed is lost. A server that ends or cannot be reached any
-/// more is waited for.
-pub(super) async fn run(args: Watch) -> Result<(), Failure> {
-    let endpoint = Endpoint::from_shared(args.server.clone()).map_err(|error| format!("--server: {error}"))?;
+/// Watches until standard output is closed or the watch cannot be resumed.
+///
+/// After the first connection, it reconnects if the server is restarted or unreachable.
+pub(super) async fn run(args: config::Watch) -> Result<(), Failure> {
+    let endpoint = Endpoint::from_shared(args.server.clone())
+        .map_err(|error| format!("--server {}: not a URL: {error}", args.server))?;
     let channel = endpoint.connect().await;
-    let channel = channel.map_err(|error| format!("--server {}: {}", args.server, serve::with_causes(&error)))?;
-    let mut watch = Watching { channel, request: request(&args), heartbeats: args.heartbeats };
+    let channel =
+        channel.map_err(|error| format!("--server {}: cannot connect: {}", args.server, serve::with_causes(&error)))?;
+    let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
         let status = match watch.follow().await {
             Ok(()) => return Ok(()),
@@ -29,22 +32,24 @@ pub(super) async fn run(args: Watch) -> Result<(), Failure> {
             Err(Ended::Output(error)) => return Err(error.into()),
             Err(Ended::Feed(status)) => status,
         };
-        if !is_passing(&status) {
-            return Err(format!("{:?}: {}", status.code(), status.message()).into());
+        if !is_temporary(&status) {
+            return Err(format!("watch failed: {:?}: {}", status.code(), status.message()).into());
         }
-        eprintln!("kith: {}; resuming", status.message());
-        tokio::time::sleep(PAUSE).await;
+        eprintln!("kith: watch interrupted, resuming in {RESUME_DELAY:?}: {}", status.message());
+        tokio::time::sleep(RESUME_DELAY).await;
     }
 }
 
-/// Whether another try may do: the server ends, lacks its database or has no seat, or the connection was lost. What
-/// the service itself answers has details, and what the transport makes up has none.
-fn is_passing(status: &Status) -> bool {
+/// Whether a retry can succeed.
+///
+/// It can if the server is shutting down, overloaded or without its database, or if the connection broke. Errors of the
+/// server have details; errors of the transport have none.
+fn is_temporary(status: &Status) -> bool {
     let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()
 }
 
-fn request(args: &Watch) -> pb::WatchEventsRequest {
+fn request(args: &config::Watch) -> pb::WatchEventsRequest {
     pb::WatchEventsRequest {
         after_sequence: args.after,
         epoch: args.epoch.clone().unwrap_or_default(),
@@ -55,20 +60,24 @@ fn request(args: &Watch) -> pb::WatchEventsRequest {
     }
 }
 
-/// The kind of this name, which the command line has checked.
+/// Returns the kind with this name. The command line has validated it.
 fn kind(name: &str) -> Option<pb::EventKind> {
     pb::EventKind::from_str_name(&format!("EVENT_KIND_{}", name.to_ascii_uppercase()))
 }
 
-struct Watching {
+/// A watch that remembers its position.
+struct Watch {
     channel: Channel,
-    /// From where the next attempt resumes.
+    /// The request to resume with.
     request: pb::WatchEventsRequest,
     heartbeats: bool,
 }
 
+/// Why a watch ended.
 enum Ended {
+    /// The stream of events failed.
     Feed(Status),
+    /// Standard output failed or was closed.
     Output(io::Error),
 }
 
@@ -84,7 +93,8 @@ impl From<io::Error> for Ended {
     }
 }
 
-impl Watching {
+impl Watch {
+    /// Prints events until the stream ends.
     async fn follow(&mut self) -> Result<(), Ended> {
         let mut client = EventServiceClient::new(self.channel.clone());
         let mut stream = client.watch_events(self.request.clone()).await?.into_inner();
@@ -96,6 +106,7 @@ impl Watching {
         Ok(())
     }
 
+    /// Prints the events of a message, or a heartbeat if there are none.
     fn print(&self, message: &pb::WatchEventsResponse) -> io::Result<()> {
         let mut out = io::stdout().lock();
         for event in &message.events {
@@ -108,18 +119,18 @@ impl Watching {
     }
 }
 
-/// An event with the names of its message; what it does not have is left out.
+/// Converts an event to JSON, with the field names of its message and without unset fields.
 fn line(event: &pb::Event) -> serde_json::Value {
     let time = event.time.map(|time| time.to_string());
     let mut line = json!({
         "sequence": event.sequence,
         "time": time,
-        "kind": short(event.kind().as_str_name(), "EVENT_KIND_"),
+        "kind": short_name(event.kind().as_str_name(), "EVENT_KIND_"),
     });
     if event.cause() != pb::EventCause::Unspecified {
-        line["cause"] = short(event.cause().as_str_name(), "EVENT_CAUSE_").into();
+        line["cause"] = short_name(event.cause().as_str_name(), "EVENT_CAUSE_").into();
     }
-    line["actor"] = short(event.actor().as_str_name(), "EVENT_ACTOR_").into();
+    line["actor"] = short_name(event.actor().as_str_name(), "EVENT_ACTOR_").into();
     for (name, id) in [
         ("actor_user_id", event.actor_user_id),
         ("user_id", event.user_id),
@@ -133,8 +144,8 @@ fn line(event: &pb::Event) -> serde_json::Value {
     line
 }
 
-/// An enum's value without the prefix that its protobuf name has.
-fn short<'a>(name: &'a str, prefix: &str) -> &'a str {
+/// Returns the name of an enum value without its prefix.
+fn short_name<'a>(name: &'a str, prefix: &str) -> &'a str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
@@ -143,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_what_the_event_has() {
+    fn a_line_has_the_fields_that_are_set() {
         let event = pb::Event {
             sequence: 7,
             time: Some(prost_types::Timestamp { seconds: 1_780_000_000, nanos: 5_000 }),

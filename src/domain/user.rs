@@ -1,9 +1,5 @@
 //! A user, and what may be asked of one.
 
-use std::sync::OnceLock;
-
-use bytes::Bytes;
-
 use super::Time;
 use super::id::UserId;
 use super::text::{Birthday, Email, Line, Prose, Url, Username};
@@ -27,7 +23,6 @@ pub struct User {
     pub website: Url,
     pub avatar: Url,
     pub cover: Url,
-    pub encoded: Encoded,
 }
 
 impl User {
@@ -39,32 +34,6 @@ impl User {
         names + words + links + self.birthday.as_str().len()
     }
 }
-
-/// Where a user's encoding is kept once somebody needed it, for as long as the user stays as they are. It is no part
-/// of the value: all are equal, and a copy, which may be changed, begins without one.
-#[derive(Debug, Default)]
-pub struct Encoded(OnceLock<Bytes>);
-
-impl Encoded {
-    /// What is kept; made now if nothing is.
-    pub fn or_make(&self, make: impl FnOnce() -> Bytes) -> Bytes {
-        self.0.get_or_init(make).clone()
-    }
-}
-
-impl Clone for Encoded {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl PartialEq for Encoded {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Encoded {}
 
 /// What a user says of their gender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +102,6 @@ impl Profile {
             website: self.website,
             avatar: self.avatar,
             cover: self.cover,
-            encoded: Encoded::default(),
         }
     }
 }

@@ -4,8 +4,9 @@ use super::place::{Lost, Place, still_there};
 use super::{Feed, SLICE, unbroken};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, StoreError};
+use crate::store::StoreError;
 
 /// How many events one page looks at, at most.
 const LOOKED_AT: usize = 10_000;
@@ -26,7 +27,7 @@ pub struct Page {
 impl Feed {
     /// At most `size` of the selected events after a place.
     pub async fn list(&self, selection: &Selection, place: &Place, size: usize) -> Result<Page, Lost> {
-        let which = selection.subject().map_or(Events::All, Events::Of);
+        let which = selection.subject().map_or(EventFilter::All, EventFilter::Of);
         let limit = if selection.is_everything() { SLICE.min(size + 1) } else { SLICE };
         let mut cursor = place.after.unwrap_or_default();
         let mut slice = self.slice(which, cursor, limit).await?;
@@ -38,7 +39,7 @@ impl Feed {
         let mut page = Page { events: Vec::new(), next: None, revision: slice.last, epoch: slice.epoch.clone() };
         let mut looked_at = 0;
         loop {
-            if which == Events::All {
+            if which == EventFilter::All {
                 unbroken(&slice, cursor)?;
             }
             let count = slice.events.len();
@@ -67,7 +68,8 @@ impl Feed {
         }
     }
 
-    async fn slice(&self, which: Events, after: Sequence, limit: usize) -> Result<FeedSlice, StoreError> {
-        self.store.events(which, after, i64::try_from(limit).unwrap_or(i64::MAX)).await
+    async fn slice(&self, which: EventFilter, after: Sequence, limit: usize) -> Result<FeedSlice, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.store.events(EventQuery { filter: which, after, limit, consumer: Consumer::Call }).await
     }
 }

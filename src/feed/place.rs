@@ -1,7 +1,8 @@
 //! Places in the feed, and how one is lost.
 
 use crate::domain::id::Sequence;
-use crate::store::{FeedSlice, StoreError};
+use crate::domain::query::FeedSlice;
+use crate::store::StoreError;
 
 /// Where a caller wants to begin, or was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

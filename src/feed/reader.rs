@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::place::{Lost, still_there};
 use super::{SLICE, Told, told, unbroken};
 use crate::domain::id::Sequence;
-use crate::store::{Events, Store, StoreError};
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
+use crate::store::{Store, StoreError};
 
 /// The shortest time between two reads: under load, many commits make one read, and wake the watchers once.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -106,13 +107,13 @@ impl Reader {
     /// Reads what is new and tells it; answers whether there may be more.
     async fn step(&self, position: &mut Option<Position>) -> Result<bool, StoreError> {
         let Some(Position { epoch, until }) = position else {
-            let bounds = self.store.events(Events::All, Sequence::MAX, 0).await?;
+            let bounds = self.events(Sequence::MAX, 0).await?;
             // Who is not there yet reads the table first.
             self.tell(News::Part(Arc::new(Part { after: bounds.last, until: bounds.last, events: Vec::new() })));
             *position = Some(Position { epoch: bounds.epoch, until: bounds.last });
             return Ok(false);
         };
-        let slice = self.store.events(Events::All, *until, limit()).await?;
+        let slice = self.events(*until, limit()).await?;
         if let Err(lost) = still_there(*until, epoch, &slice) {
             if let Lost::WrongEpoch { epoch } = lost {
                 self.tell(News::Replaced { epoch });
@@ -129,6 +130,11 @@ impl Reader {
             self.tell(News::Part(Arc::new(Part { after, until: last, events })));
         }
         Ok(!all)
+    }
+
+    async fn events(&self, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+        let consumer = Consumer::Watchers;
+        self.store.events(EventQuery { filter: EventFilter::All, after, limit, consumer }).await
     }
 
     fn tell(&self, news: News) {

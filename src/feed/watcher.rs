@@ -14,8 +14,9 @@ use super::reader::{News, PATIENCE, limit};
 use super::{Feed, SLICE, Told, told, unbroken};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
+use crate::domain::query::{EventFilter, FeedSlice};
 use crate::domain::selection::Selection;
-use crate::store::{Events, FeedSlice, StoreError};
+use crate::store::StoreError;
 
 /// The pause before the table is read again, when that failed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -137,10 +138,10 @@ impl Watcher {
     async fn read_table(&mut self) -> Result<(), Lost> {
         // Who was told a part of a commit is told its end, which only all of its events show.
         let subject = self.selection.subject().filter(|_| !self.continues);
-        let which = subject.map_or(Events::All, Events::Of);
+        let which = subject.map_or(EventFilter::All, EventFilter::Of);
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
         still_there(self.cursor, &self.epoch, &slice)?;
-        if which == Events::All {
+        if which == EventFilter::All {
             unbroken(&slice, self.cursor)?;
         }
         let end = slice.last;
@@ -155,7 +156,7 @@ impl Watcher {
     }
 
     /// What follows in the table; nothing, after a pause, where that cannot be read now.
-    async fn slice(&mut self, which: Events) -> Result<Option<FeedSlice>, Lost> {
+    async fn slice(&mut self, which: EventFilter) -> Result<Option<FeedSlice>, Lost> {
         let begun = Instant::now();
         match self.feed.read_in_turn(which, self.cursor, limit()).await {
             Ok(slice) => {

@@ -1,22 +1,23 @@
-//! Connections, statuses and blocks: requests to commands and queries, what came of them to messages.
+//! Connections, statuses and blocks: requests to commands and queries, results to messages.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::encoded;
+use super::user::{encode, encoded};
 use crate::domain::command::{Command, Relation};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
-use crate::domain::user::User;
+use crate::domain::query::{Blocked, Connection, Mutual};
 use crate::domain::view::Status;
 use crate::proto::server as pb;
-use crate::store::{Connection, Sharing};
+use crate::store::CachedUser;
 
-/// A valid removal, block or unblock.
+/// Parses the removal of a connection, a block or an unblock.
 pub fn relate(
     relation: Relation,
     user_id: i64,
@@ -29,22 +30,22 @@ pub fn relate(
     fields.finish((Command::Relate(user, other, relation), request_id))
 }
 
-/// The parts of a list of connections, in their order, and the page asked for.
-pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Sharing>, Page), Invalid> {
+/// Parses a list of connections: the user, the sections of the list in order, and the page.
+pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Mutual>, Page), Invalid> {
     use pb::MutualFilter;
 
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let viewer = fields.optional_user_id("viewer_user_id", request.viewer_user_id);
     let sections = match (fields.known("mutual", request.mutual), viewer) {
-        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Sharing::Any],
+        (MutualFilter::Unspecified | MutualFilter::Any, None) => vec![Mutual::Any],
         (MutualFilter::Unspecified | MutualFilter::Any, Some(viewer)) => {
-            vec![Sharing::With(viewer), Sharing::NotWith(viewer)]
+            vec![Mutual::With(viewer), Mutual::Without(viewer)]
         }
-        (MutualFilter::Only, Some(viewer)) => vec![Sharing::With(viewer)],
-        (MutualFilter::Excluded, Some(viewer)) => vec![Sharing::NotWith(viewer)],
+        (MutualFilter::Only, Some(viewer)) => vec![Mutual::With(viewer)],
+        (MutualFilter::Excluded, Some(viewer)) => vec![Mutual::Without(viewer)],
         (MutualFilter::Only | MutualFilter::Excluded, None) => {
-            fields.wrong("viewer_user_id", "must be given, since mutual depends on the viewer");
+            fields.violation("viewer_user_id", "must be set: mutual filters by the connections of the viewer");
             Vec::new()
         }
     };
@@ -52,7 +53,7 @@ pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId,
     fields.finish((user, sections, page))
 }
 
-/// Whose status towards whom, who may be the same; and at or after which revision.
+/// Parses a status query: the user, the other user (who may be the same) and the minimum revision.
 pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -61,7 +62,7 @@ pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserI
     fields.finish((user, other, min_revision))
 }
 
-/// Whose status towards which others, and at or after which revision.
+/// Parses a query for many statuses: the user, the other users and the minimum revision.
 pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -70,7 +71,7 @@ pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(User
     fields.finish((user, others, min_revision))
 }
 
-/// Whose counts, and at or after which revision.
+/// Parses a query for counts: the user and the minimum revision.
 pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Sequence), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -78,7 +79,7 @@ pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Seque
     fields.finish((user, min_revision))
 }
 
-/// Which two users, and the page asked for.
+/// Parses a list of mutual connections: the two users and the page.
 pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<(UserId, UserId, Page), Invalid> {
     let mut fields = Fields::default();
     let (user, other) = fields.two_users(("user_id", request.user_id), ("other_user_id", request.other_user_id));
@@ -86,7 +87,7 @@ pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<
     fields.finish((user, other, page))
 }
 
-/// Whose blocks, and the page asked for.
+/// Parses a list of blocked users: the blocking user and the page.
 pub fn blocked(request: &pb::ListBlockedUsersRequest, key: &[u8]) -> Result<(UserId, Page), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -108,8 +109,8 @@ impl From<Status> for pb::ConnectionStatus {
     }
 }
 
-/// A connection with the user at its other end.
-pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
+/// Converts a connection of a user. `user` is the other user.
+pub fn connection(connection: &Connection, user: &CachedUser) -> pb::Connection {
     pb::Connection {
         user: encoded(user),
         connected: Some(timestamp(connection.connected)),
@@ -117,16 +118,20 @@ pub fn connection(connection: &Connection, user: &User) -> pb::Connection {
     }
 }
 
-/// A block with the user it is against.
-pub fn block(block: &Block, user: &User) -> pb::Block {
-    pb::Block { user: encoded(user), created: Some(timestamp(block.created)) }
+/// Converts a block that was read. `user` is the blocked user.
+pub fn blocked_user(blocked: &Blocked, user: &CachedUser) -> pb::Block {
+    block(&blocked.block, encoded(user))
+}
+
+fn block(block: &Block, user: Bytes) -> pb::Block {
+    pb::Block { user, created: Some(timestamp(block.created)) }
 }
 
 responses! {
     RemoveConnectionResponse: Outcome::Removed { status } => { status: pb::ConnectionStatus::from(*status).into() }
     UnblockUserResponse: Outcome::Unblocked { status } => { status: pb::ConnectionStatus::from(*status).into() }
     BlockUserResponse: Outcome::Blocked { block: placed, user, status } => {
-        block: Some(block(placed, user)),
+        block: Some(block(placed, encode(user))),
         status: pb::ConnectionStatus::from(*status).into(),
     }
 }

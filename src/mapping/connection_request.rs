@@ -1,23 +1,25 @@
-//! Connection requests: requests to commands and queries, what came of them to messages.
+//! Connection requests: requests to commands and queries, results to messages.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::encoded;
+use super::user::{encode, encoded};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Answer, Command};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
-use crate::domain::pair::RequestState;
+use crate::domain::pair::{Request, RequestState};
 use crate::domain::policy::Policy;
+use crate::domain::query::RequestFilter;
 use crate::domain::view::Viewer;
 use crate::proto::server as pb;
-use crate::store::Requests;
+use crate::store::CachedUser;
 
-/// A valid send.
+/// Parses a send.
 pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let (from, to) = fields.two_users(("from_user_id", request.from_user_id), ("to_user_id", request.to_user_id));
@@ -26,7 +28,7 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
     fields.finish((Command::Send { from, to, message }, request_id))
 }
 
-/// A valid acceptance, rejection and so on.
+/// Parses an accept, reject, restore, cancel or mark-viewed request.
 pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", id);
@@ -35,7 +37,7 @@ pub fn answer(answer: Answer, id: i64, user_id: i64, request_id: &str) -> Result
     fields.finish((Command::Answer(id, user, answer), request_id))
 }
 
-/// A valid marking of all.
+/// Parses a mark-all-viewed request.
 pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
@@ -43,7 +45,7 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
     fields.finish((Command::MarkAllViewed(user), request_id))
 }
 
-/// Which request, for whom, and at or after which revision.
+/// Parses a query for a connection request: its id, the viewer and the minimum revision.
 pub fn get(
     request: &pb::GetConnectionRequestRequest,
     caller: &Caller,
@@ -55,12 +57,14 @@ pub fn get(
     fields.finish((id, viewer, min_revision))
 }
 
-/// Which requests of whom; `None` in the middle for a list that is always empty.
+/// Parses a list of connection requests: the user, the filter and the page.
+///
+/// The filter is `None` if the list is always empty.
 pub fn list(
     request: &pb::ListConnectionRequestsRequest,
     policy: &Policy,
     key: &[u8],
-) -> Result<(UserId, Option<Requests>, Page), Invalid> {
+) -> Result<(UserId, Option<RequestFilter>, Page), Invalid> {
     use pb::{ConnectionRequestDirection as Direction, ConnectionRequestState as State};
 
     let mut fields = Fields::default();
@@ -70,22 +74,22 @@ pub fn list(
         State::Unspecified | State::Pending => RequestState::Pending,
         State::Rejected => RequestState::Rejected,
         State::Connected => {
-            fields.wrong("state", "must be pending or rejected; connections have a list of their own");
+            fields.violation("state", "must be PENDING or REJECTED; ListConnections returns connections");
             RequestState::Pending
         }
     };
     if direction == Direction::Unspecified && request.direction == 0 {
-        fields.wrong("direction", "must be received or sent");
+        fields.violation("direction", "must be RECEIVED or SENT");
     }
     if request.unviewed_only && (direction == Direction::Sent || state == RequestState::Rejected) {
-        fields.wrong("unviewed_only", "must not be set but for received pending requests");
+        fields.violation("unviewed_only", "must be false except for received pending requests");
     }
     let which = match direction {
-        Direction::Received | Direction::Unspecified if request.unviewed_only => Some(Requests::Unviewed),
-        Direction::Received | Direction::Unspecified => Some(Requests::Received(state)),
-        Direction::Sent if policy.disclose_rejections => Some(Requests::SentIn(state)),
-        Direction::Sent if state == RequestState::Pending => Some(Requests::Sent),
-        // Whoever may not know of rejections has no list of them.
+        Direction::Received | Direction::Unspecified if request.unviewed_only => Some(RequestFilter::Unviewed),
+        Direction::Received | Direction::Unspecified => Some(RequestFilter::Received(state)),
+        Direction::Sent if policy.disclose_rejections => Some(RequestFilter::SentIn(state)),
+        Direction::Sent if state == RequestState::Pending => Some(RequestFilter::Sent),
+        // A sender must not learn of rejections, so this list is empty.
         Direction::Sent => None,
     };
     let page = fields.page(request, key);
@@ -94,23 +98,32 @@ pub fn list(
 
 impl From<&FullRequest> for pb::ConnectionRequest {
     fn from(FullRequest { request, from, to }: &FullRequest) -> Self {
-        Self {
-            id: request.id.get(),
-            from_user: encoded(from),
-            to_user: encoded(to),
-            created: Some(timestamp(request.created)),
-            rejected: request.rejected.map(timestamp),
-            viewed: request.viewed.map(timestamp),
-            message: request.message.as_str().to_owned(),
-            state: match request.state {
-                RequestState::Pending => pb::ConnectionRequestState::Pending,
-                // A withdrawn request never comes here: it is visible to nobody.
-                RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
-                RequestState::Connected => pb::ConnectionRequestState::Connected,
-            }
-            .into(),
-            accepted: request.accepted.map(timestamp),
+        Self { from_user: encode(from), to_user: encode(to), ..without_users(request) }
+    }
+}
+
+/// Converts a request that was read, with its users.
+pub fn request(request: &Request, from: &CachedUser, to: &CachedUser) -> pb::ConnectionRequest {
+    pb::ConnectionRequest { from_user: encoded(from), to_user: encoded(to), ..without_users(request) }
+}
+
+fn without_users(request: &Request) -> pb::ConnectionRequest {
+    pb::ConnectionRequest {
+        id: request.id.get(),
+        from_user: Bytes::new(),
+        to_user: Bytes::new(),
+        created: Some(timestamp(request.created)),
+        rejected: request.rejected.map(timestamp),
+        viewed: request.viewed.map(timestamp),
+        message: request.message.as_str().to_owned(),
+        state: match request.state {
+            RequestState::Pending => pb::ConnectionRequestState::Pending,
+            // Unreachable for a withdrawn request, which is visible to nobody.
+            RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
+            RequestState::Connected => pb::ConnectionRequestState::Connected,
         }
+        .into(),
+        accepted: request.accepted.map(timestamp),
     }
 }
 

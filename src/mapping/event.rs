@@ -1,4 +1,4 @@
-//! Events: requests to selections and places, events to messages.
+//! Events: requests to selections and positions in the feed, events to messages.
 
 use std::time::Duration;
 
@@ -12,12 +12,14 @@ use crate::domain::selection::Selection;
 use crate::feed::{Message, Place};
 use crate::proto::server as pb;
 
-/// How long nothing is told before a heartbeat, where the caller does not say.
+/// Default interval between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Minimum interval between heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Maximum interval between heartbeats.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
-/// What to watch, from where, and how often to be told when nothing happens.
+/// Parses a watch: the selected events, the start position and the heartbeat interval.
 pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selection, Place, Duration), Invalid> {
     let mut fields = Fields::default();
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
@@ -26,7 +28,7 @@ pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selec
     fields.finish((selection, Place { after, epoch: epoch(&request.epoch) }, heartbeat))
 }
 
-/// What to list, from where, and the page asked for.
+/// Parses a list of events: the selected events, the start position and the page.
 pub fn list(request: &pb::ListEventsRequest, caller: &Caller, key: &[u8]) -> Result<(Selection, Place, Page), Invalid> {
     let mut fields = Fields::default();
     let after = fields.revision("after_sequence", request.after_sequence);
@@ -49,12 +51,12 @@ impl Fields {
         let viewer = caller.viewer(self.optional_user_id("viewer_user_id", viewer));
         let users = if users.is_empty() { Vec::new() } else { self.user_ids("user_ids", users) };
         let mut chosen = std::collections::HashSet::new();
-        for (place, number) in kinds.iter().enumerate() {
-            let field = format!("kinds[{place}]");
-            match kind_asked(self.known(&field, *number)) {
+        for (index, number) in kinds.iter().enumerate() {
+            let field = format!("kinds[{index}]");
+            match event_kind(self.known(&field, *number)) {
                 Some(kind) => _ = chosen.insert(kind),
-                // An unknown one is noted already.
-                None if *number == 0 => self.wrong(field, "must be a kind of event"),
+                None if *number == 0 => self.violation(field, "must be an event kind other than UNSPECIFIED"),
+                // `known` has already added a violation.
                 None => {}
             }
         }
@@ -62,18 +64,18 @@ impl Fields {
     }
 
     fn heartbeat(&mut self, interval: prost_types::Duration) -> Duration {
-        // By hand: prost's conversion overflows, and takes 2 s and -1 ns for less than 2 s.
+        // prost's conversion overflows, and accepts negative nanoseconds.
         let seconds = u64::try_from(interval.seconds).ok();
         let nanos = u32::try_from(interval.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
         let given = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
         given.filter(|given| (HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(given)).unwrap_or_else(|| {
-            self.wrong("heartbeat_interval", "must be from 0.1 s to 300 s");
+            self.violation("heartbeat_interval", "must be 0.1 s to 300 s");
             HEARTBEAT
         })
     }
 }
 
-fn kind_asked(kind: pb::EventKind) -> Option<EventKind> {
+fn event_kind(kind: pb::EventKind) -> Option<EventKind> {
     EventKind::ALL.iter().copied().find(|known| pb::EventKind::from(*known) == kind)
 }
 
@@ -130,7 +132,7 @@ impl From<&Event> for pb::Event {
     }
 }
 
-/// What a watcher is told.
+/// Converts a message of the feed to a watcher.
 pub fn message(message: &Message, epoch: &str) -> pb::WatchEventsResponse {
     pb::WatchEventsResponse {
         events: message.events.iter().map(Into::into).collect(),

@@ -1,4 +1,4 @@
-//! What a `request_id` stands for: one call with one body, and the answer that it got.
+//! Fingerprints of calls with a `request_id`, to return the stored response to a repeated call.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -7,33 +7,35 @@ use super::mutation::{Mutation, MutationResponse};
 use crate::domain::command::Idempotency;
 use crate::domain::outcome::Executed;
 
-/// A digest of calls with their bodies: one for most, many for a stream.
+/// A digest of the requests of one call. A stream has many requests, other calls have one.
 #[derive(Clone, Debug, Default)]
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Adds a message. The messages' own lengths keep two streams with the same bytes apart.
-    pub fn add<M: Mutation>(&mut self, message: &M) {
-        self.0.update(M::CALL);
+    /// Adds a request.
+    ///
+    /// The digest includes the length of each request, so that different streams with the same bytes differ.
+    pub fn add<M: Mutation>(&mut self, request: &M) {
+        self.0.update(M::NAME);
         self.0.update([0]);
-        self.0.update(message.without_request_id().encode_length_delimited_to_vec());
+        self.0.update(request.without_request_id().encode_length_delimited_to_vec());
     }
 
-    /// What makes repetitions of the calls in this digest safe.
+    /// Returns the idempotency data of the call with this digest.
     pub fn idempotency<M: Mutation>(self, id: Uuid) -> Idempotency {
         Idempotency { id, fingerprint: self.finish(), encode: encode::<M::Response> }
     }
 
-    /// The digest.
+    /// Returns the digest.
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }
 
-/// What makes repetitions of this call safe.
-pub fn idempotency<M: Mutation>(id: Uuid, message: &M) -> Idempotency {
+/// Returns the idempotency data of a call with one request.
+pub fn idempotency<M: Mutation>(id: Uuid, request: &M) -> Idempotency {
     let mut fingerprint = Fingerprint::default();
-    fingerprint.add(message);
+    fingerprint.add(request);
     fingerprint.idempotency::<M>(id)
 }
 
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_tells_calls_and_bodies_apart_but_not_request_ids() {
+    fn a_digest_depends_on_the_method_and_the_body_but_not_on_the_request_id() {
         let block = |user_id, request_id: &str| pb::BlockUserRequest {
             user_id,
             other_user_id: 2,

@@ -1,4 +1,4 @@
-//! Collects everything that is wrong with a request, so that its caller learns it all at once.
+//! Validation of requests. All violations of a request are collected and reported together.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -8,138 +8,141 @@ use uuid::Uuid;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::text::TextError;
 
-/// The most items that a repeated field of a request has.
+/// Maximum items in a repeated field of a request.
 pub const ITEMS_MAX: usize = 1_000;
 
-/// One wrong field.
+/// A field that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The field's path, for example `user.email`.
     pub field: String,
-    /// The rule that it breaks.
+    /// The rule, such as `must not be negative`.
     pub description: String,
     kind: Kind,
 }
 
-/// What kind of wrong a request is, by the reason that its caller is told.
+/// The kind of a violation. It determines the reason in the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Fields break their rules.
+    /// A field breaks its rule.
     Fields,
     /// The two users are the same.
     SelfRequest(UserId),
-    /// The page token is not one of ours, or not for this request.
+    /// The page token is forged, altered, or from another request.
     PageToken,
 }
 
-/// A request that breaks rules. Nothing is done about it.
+/// The error of an invalid request. Nothing was executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The reason.
+    /// The kind of the only violation, or [`Kind::Fields`] for several.
     pub kind: Kind,
-    /// Every wrong field; at least one.
+    /// All violations, at least one.
     pub violations: Vec<Violation>,
 }
 
-/// Reads the fields of one request. A wrong field is noted and read as a default, so that the others are read too;
-/// [`finish`](Fields::finish) must be asked before anything that was read is used.
+/// Reads the fields of one request and collects their violations.
+///
+/// An invalid field is read as a default value, so that the remaining fields are validated too. Values must only be used
+/// if [`finish`](Fields::finish) returns them.
 #[derive(Debug, Default)]
 pub struct Fields {
     violations: Vec<Violation>,
 }
 
 impl Fields {
-    /// Notes a wrong field.
-    pub fn wrong(&mut self, field: impl Into<String>, description: impl Display) {
-        self.note(Kind::Fields, field, description);
+    /// Adds a violation.
+    pub fn violation(&mut self, field: impl Into<String>, description: impl Display) {
+        self.add(Kind::Fields, field, description);
     }
 
-    pub(super) fn note(&mut self, kind: Kind, field: impl Into<String>, description: impl Display) {
+    /// Adds a violation of a kind.
+    pub(super) fn add(&mut self, kind: Kind, field: impl Into<String>, description: impl Display) {
         self.violations.push(Violation { field: field.into(), description: description.to_string(), kind });
     }
 
-    /// A required user.
+    /// Reads a required user id.
     pub fn user_id(&mut self, field: &str, value: i64) -> UserId {
         if value < 1 {
-            self.wrong(field, "must be a user's id, 1 or more");
+            self.violation(field, "must be a user id (1 or greater)");
         }
         UserId::new(value)
     }
 
-    /// An optional user; 0 is none.
+    /// Reads an optional user id. 0 means none.
     pub fn optional_user_id(&mut self, field: &str, value: i64) -> Option<UserId> {
         (value != 0).then(|| self.user_id(field, value))
     }
 
-    /// Two required users, who must differ.
+    /// Reads two required user ids, which must differ.
     pub fn two_users(&mut self, (one_field, one): (&str, i64), (other_field, other): (&str, i64)) -> (UserId, UserId) {
         let one = self.user_id(one_field, one);
         let other_id = self.user_id(other_field, other);
         if one == other_id && other > 0 {
-            self.note(Kind::SelfRequest(one), other_field, format!("must differ from {one_field}"));
+            self.add(Kind::SelfRequest(one), other_field, format!("must differ from {one_field}"));
         }
         (one, other_id)
     }
 
-    /// 1 to 1,000 required users.
+    /// Reads a list of 1 to 1,000 user ids.
     pub fn user_ids(&mut self, field: &str, values: &[i64]) -> Vec<UserId> {
         if values.is_empty() || values.len() > ITEMS_MAX {
-            self.wrong(field, format!("must have 1 to {ITEMS_MAX} ids"));
+            self.violation(field, format!("must contain 1 to {ITEMS_MAX} ids"));
             return Vec::new();
         }
-        let item = |(place, value): (usize, &i64)| self.user_id(&format!("{field}[{place}]"), *value);
+        let item = |(index, value): (usize, &i64)| self.user_id(&format!("{field}[{index}]"), *value);
         values.iter().enumerate().map(item).collect()
     }
 
-    /// A required connection request.
+    /// Reads a required id of a connection request.
     pub fn connection_request_id(&mut self, field: &str, value: i64) -> RequestId {
         if value < 1 {
-            self.wrong(field, "must be a connection request's id, 1 or more");
+            self.violation(field, "must be a connection request id (1 or greater)");
         }
         RequestId::new(value)
     }
 
-    /// A revision, or a place in the feed; 0 is before the first event.
+    /// Reads a revision or a sequence. 0 means before the first event.
     pub fn revision(&mut self, field: &str, value: i64) -> Sequence {
         if value < 0 {
-            self.wrong(field, "must not be negative");
+            self.violation(field, "must not be negative");
         }
         Sequence::new(value.max(0))
     }
 
-    /// A text with rules of its own.
+    /// Reads a text by the rules of its type.
     pub fn text<T: FromStr<Err = TextError> + Default>(&mut self, field: impl Into<String>, value: &str) -> T {
         value.parse().unwrap_or_else(|error| {
-            self.wrong(field, error);
+            self.violation(field, error);
             T::default()
         })
     }
 
-    /// An enum's value, if it is one that this version knows.
+    /// Reads an enum value, which this version must know.
     pub fn known<E: TryFrom<i32> + Default>(&mut self, field: impl Into<String>, value: i32) -> E {
         E::try_from(value).unwrap_or_else(|_| {
-            self.wrong(field, format!("has no value {value}"));
+            self.violation(field, format!("must be a known enum value, not {value}"));
             E::default()
         })
     }
 
-    /// An optional `request_id`: a UUID in its usual form (RFC 9562, section 4).
+    /// Reads an optional `request_id`: a UUID in its hyphenated form (RFC 9562, section 4).
     pub fn request_id(&mut self, value: &str) -> Option<Uuid> {
         if value.is_empty() {
             return None;
         }
-        // The parser also takes braces, a URN and no hyphens; one key has one form.
+        // The parser also accepts braces, URNs and no hyphens, but a key must have a single form.
         let id = Uuid::parse_str(value).ok().filter(|_| value.len() == 36);
         if id.is_none() {
-            self.wrong("request_id", "must be a UUID such as 7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43");
+            self.violation("request_id", "must be a UUID such as 7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43");
         }
         id
     }
 
-    /// What was read, if nothing was wrong.
-    pub fn finish<T>(self, read: T) -> Result<T, Invalid> {
+    /// Returns `value` if there are no violations.
+    pub fn finish<T>(self, value: T) -> Result<T, Invalid> {
         match self.violations.as_slice() {
-            [] => Ok(read),
+            [] => Ok(value),
             [only] => Err(Invalid { kind: only.kind, violations: self.violations }),
             [_, _, ..] => Err(Invalid { kind: Kind::Fields, violations: self.violations }),
         }

@@ -1,25 +1,27 @@
-//! Calls that change something: each request, its response, and which outcome the response is made of.
+//! The methods that write: each request with its response, and each response with its outcome.
 
 use prost::Message;
 
 use crate::domain::outcome::Executed;
 use crate::proto::server as pb;
 
-/// A request that changes something.
+/// The request of a method that writes.
 pub trait Mutation: Message + Clone {
-    /// The response to it.
+    /// The response of the method.
     type Response: MutationResponse;
 
-    /// The call's name, which no other call has.
-    const CALL: &'static str;
+    /// A name that is unique to the method. It is part of the fingerprint.
+    const NAME: &'static str;
 
-    /// The request without its `request_id`.
+    /// Returns the request without its `request_id`.
     fn without_request_id(&self) -> Self;
 }
 
-/// The response to a [`Mutation`].
+/// The response of a [`Mutation`].
 pub trait MutationResponse: Message + Default {
-    /// The response that reports this outcome. `None` if the outcome is that of another call, which is a bug.
+    /// Creates the response from the outcome of the command.
+    ///
+    /// `None` if the outcome belongs to another method, which is a bug.
     fn of(executed: &Executed) -> Option<Self>;
 }
 
@@ -28,7 +30,7 @@ macro_rules! mutations {
         impl Mutation for pb::$request {
             type Response = pb::$response;
 
-            const CALL: &'static str = stringify!($request);
+            const NAME: &'static str = stringify!($request);
 
             fn without_request_id(&self) -> Self {
                 Self { request_id: String::new(), ..self.clone() }
@@ -54,7 +56,7 @@ mutations!(
     UnblockUserRequest => UnblockUserResponse,
 );
 
-/// Makes each response from the one outcome that it reports: its fields but `revision`, which all have.
+/// Implements [`MutationResponse`] for each response by its outcome. The `revision` is set for all of them.
 macro_rules! responses {
     ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? })+) => {$(
         impl $crate::mapping::mutation::MutationResponse for pb::$response {
@@ -76,7 +78,7 @@ mod tests {
     use crate::domain::view::Status;
 
     #[test]
-    fn a_response_reports_the_outcome_of_its_own_call_only() {
+    fn a_response_is_created_from_the_outcome_of_its_own_method_only() {
         let transition = Transition { request: None, status: Status::Connected };
         let outcome = Outcome::Answered(Answer::Accept, transition);
         let accepted = Executed { revision: Sequence::new(7), outcome };

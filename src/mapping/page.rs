@@ -101,7 +101,7 @@ impl Fields {
         let size = match request.page_size() {
             0 => DEFAULT_SIZE,
             size if size < 0 => {
-                self.wrong("page_size", "must not be negative");
+                self.violation("page_size", "must not be negative");
                 DEFAULT_SIZE
             }
             size => size.min(MAX_SIZE),
@@ -109,7 +109,7 @@ impl Fields {
         let cursor = match request.page_token() {
             "" => Cursor::default(),
             token => read(request, token, key).unwrap_or_else(|| {
-                self.note(Kind::PageToken, "page_token", "must be the next_page_token of a page of this same list");
+                self.add(Kind::PageToken, "page_token", "must be the next_page_token of a page of this same list");
                 Cursor::default()
             }),
         };

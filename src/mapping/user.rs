@@ -1,7 +1,5 @@
 //! Users: requests to commands, users to messages.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chrono::DateTime;
 use prost::Message;
@@ -16,16 +14,17 @@ use crate::domain::Time;
 use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
 use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
-use crate::store::UserKey;
+use crate::store::CachedUser;
 
-/// The fields of a user that nobody updates: they are told apart from unknown ones.
+/// The fields of a user that cannot be updated. The violation differs from that of an unknown field.
 const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
 
-/// A valid creation.
+/// Parses the creation of a user.
 pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let profile = fields.profile(request.user.as_ref(), now);
@@ -33,18 +32,18 @@ pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Op
     fields.finish((Command::CreateUser(Box::new(profile)), request_id))
 }
 
-/// A valid row of an import.
+/// Parses a row of an import.
 pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, Invalid> {
     let mut fields = Fields::default();
     let profile = fields.profile(request.user.as_ref(), now);
     if request.user.as_ref().is_some_and(|user| user.id == 0) {
-        fields.wrong("user.id", "must be a user's id, 1 or more");
+        fields.violation("user.id", "must be a user id (1 or greater)");
     }
     let id = profile.id.unwrap_or_default();
     fields.finish(Command::ImportUser(id, Box::new(profile)))
 }
 
-/// A valid update.
+/// Parses the update of a user.
 pub fn update(request: &pb::UpdateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let empty = pb::User::default();
@@ -52,14 +51,14 @@ pub fn update(request: &pb::UpdateUserRequest, now: Time) -> Result<(Command, Op
     let id = fields.user_id("user.id", user.id);
     let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     if paths.is_empty() {
-        fields.wrong("update_mask", "must name the fields to change");
+        fields.violation("update_mask", "must name at least one field to update");
     }
     let updates = paths.iter().filter_map(|path| fields.update(path, user, now)).collect();
     let request_id = fields.request_id(&request.request_id);
     fields.finish((Command::UpdateUser(id, updates), request_id))
 }
 
-/// A valid deletion.
+/// Parses the deletion of a user.
 pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let id = fields.user_id("id", request.id);
@@ -67,7 +66,7 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
     fields.finish((Command::DeleteUser(id), request_id))
 }
 
-/// By what a user is asked for, and at or after which revision.
+/// Parses a query for a user: its id or username, and the minimum revision.
 pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
@@ -76,7 +75,7 @@ pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid>
             UserKey::Name(fields.text::<Username>("username", name).key())
         }
         None => {
-            fields.wrong("key", "must give an id or a username");
+            fields.violation("key", "must have an id or a username");
             UserKey::Id(UserId::default())
         }
     };
@@ -84,7 +83,7 @@ pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid>
     fields.finish((key, min_revision))
 }
 
-/// Which users are asked for, and at or after which revision.
+/// Parses a query for many users: their ids and the minimum revision.
 pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, Sequence), Invalid> {
     let mut fields = Fields::default();
     let ids = fields.user_ids("ids", &request.ids);
@@ -92,7 +91,7 @@ pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, Sequence)
     fields.finish((ids, min_revision))
 }
 
-/// Which page of all users is asked for.
+/// Parses a list of users: the page.
 pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<Page, Invalid> {
     let mut fields = Fields::default();
     let page = fields.page(request, key);
@@ -102,7 +101,7 @@ pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<Page, Invalid>
 impl Fields {
     fn profile(&mut self, user: Option<&pb::User>, now: Time) -> Profile {
         let Some(user) = user else {
-            self.wrong("user", "must be given");
+            self.violation("user", "must be set");
             return Profile::default();
         };
         Profile {
@@ -137,13 +136,13 @@ impl Fields {
             "avatar" => FieldUpdate::Avatar(self.text(field, &user.avatar)),
             "cover" => FieldUpdate::Cover(self.text(field, &user.cover)),
             _ if READ_ONLY.contains(&path) => {
-                self.wrong("update_mask", format!("{path} is read-only"));
+                self.violation("update_mask", format!("must not name {path}, which is read-only"));
                 return None;
             }
             _ => {
-                // The caller's own words, cut to what a name could be.
+                // The path can be any text: the message contains only what could be a name.
                 let name: String = path.chars().filter(|c| !c.is_control()).take(64).collect();
-                self.wrong("update_mask", format!("a user has no field {name:?}"));
+                self.violation("update_mask", format!("must not name {name:?}, which is not a field of a user"));
                 return None;
             }
         })
@@ -151,12 +150,12 @@ impl Fields {
 
     fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {
         Birthday::parse(value, now.date_naive()).unwrap_or_else(|error| {
-            self.wrong(field, error);
+            self.violation(field, error);
             Birthday::default()
         })
     }
 
-    /// A time between the years 1 and 9999, which is what a Timestamp may hold.
+    /// Reads a time in the years 1 to 9999, the range of a valid `Timestamp`.
     fn time(&mut self, field: &str, value: &Timestamp) -> Time {
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
         let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
@@ -164,7 +163,7 @@ impl Fields {
             .filter(|_| YEARS.contains(&value.seconds))
             .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos));
         to_micros(time.unwrap_or_else(|| {
-            self.wrong(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z");
+            self.violation(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z");
             Time::default()
         }))
     }
@@ -219,14 +218,19 @@ impl From<&User> for pb::User {
     }
 }
 
-/// A user as answers have one: encoded the first time, and kept.
-pub fn encoded(user: &User) -> Bytes {
-    user.encoded.or_make(|| pb::User::from(user).encode_to_vec().into())
+/// Encodes a user for a response.
+pub fn encode(user: &User) -> Bytes {
+    pb::User::from(user).encode_to_vec().into()
+}
+
+/// Returns a cached user encoded for a response. They are encoded only once.
+pub fn encoded(user: &CachedUser) -> Bytes {
+    user.encoded(encode)
 }
 
 responses! {
-    CreateUserResponse: Outcome::UserCreated(user) => { user: encoded(user) }
-    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encoded(user) }
+    CreateUserResponse: Outcome::UserCreated(user) => { user: encode(user) }
+    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encode(user) }
     DeleteUserResponse: Outcome::UserDeleted => {}
 }
 
@@ -237,7 +241,7 @@ impl MutationResponse for pb::ImportUsersResponse {
     }
 }
 
-/// The response to an import.
+/// Creates the response to an import.
 pub fn import_response(summary: &ImportSummary, revision: Sequence) -> pb::ImportUsersResponse {
     pb::ImportUsersResponse {
         created: summary.created,
@@ -263,11 +267,6 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
             field_violations: refusal.violations.iter().map(violation).collect(),
         }
     }
-}
-
-/// A list of users.
-pub fn users<'a>(users: impl IntoIterator<Item = &'a Arc<User>>) -> Vec<Bytes> {
-    users.into_iter().map(|user| encoded(user)).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What surrounds every call: who calls, a deadline, and a line in the log if the call fails.
+//! The layer around every call: identifies the caller, enforces the deadline, and logs failures.
 //!
-//! tonic responds to a passed deadline with CANCELLED. Callers expect DEADLINE_EXCEEDED, so this layer watches it.
+//! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,19 +17,19 @@ use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
 
-/// Calls that may take as long as their caller lets them.
+/// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
-/// The services whose calls are ours; the rest (health, reflection) have streams that stay open.
-const OURS: &str = "/kith.v1.";
+/// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
+const KITH_PREFIX: &str = "/kith.v1.";
 
-/// Adds [`Call`].
+/// Wraps a service in [`Call`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallLayer {
     max_time: Duration,
 }
 
 impl CallLayer {
-    /// No call takes longer than `max_time`.
+    /// Creates a layer that limits calls to `max_time`.
     pub(super) fn new(max_time: Duration) -> Self {
         Self { max_time }
     }
@@ -43,7 +43,7 @@ impl<S> Layer<S> for CallLayer {
     }
 }
 
-/// A service whose calls have a caller and a deadline, and are logged.
+/// A service that adds the caller and the deadline to each request, and logs how the call ended.
 #[derive(Clone, Debug)]
 pub(super) struct Call<S> {
     inner: S,
@@ -66,23 +66,23 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        // Shares its bytes with the request's.
+        // Cheap: the clone shares the bytes of the URI.
         let uri = request.uri().clone();
         let deadline = self.deadline(uri.path(), request.headers()).map(|time| started + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
-        // The one place that decides who calls. Without authentication, everybody is an operator.
+        // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
-        let answer = self.inner.call(request);
+        let call = self.inner.call(request);
         Box::pin(async move {
             let response = match deadline {
                 Some(deadline) => tokio::select! {
                     biased;
-                    response = answer => response?,
+                    response = call => response?,
                     () = sleep_until(deadline) => error::deadline_passed().into_http(),
                 },
-                None => answer.await?,
+                None => call.await?,
             };
             let response = if is_undecodable(&response) { error::undecodable().into_http() } else { response };
             log(uri.path(), &response, started);
@@ -92,14 +92,18 @@ where
 }
 
 impl<S> Call<S> {
-    /// The earlier of the caller's deadline and our own. Its time begins now, before that of tonic's own watch.
+    /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.
+    ///
+    /// It starts before tonic's own timeout for the same call, and so ends first.
     fn deadline(&self, path: &str, headers: &HeaderMap) -> Option<Duration> {
-        let own = (path.starts_with(OURS) && !UNLIMITED.contains(&path)).then_some(self.max_time);
-        timeout(headers).into_iter().chain(own).min()
+        let max_time = (path.starts_with(KITH_PREFIX) && !UNLIMITED.contains(&path)).then_some(self.max_time);
+        timeout(headers).into_iter().chain(max_time).min()
     }
 }
 
-/// What the `grpc-timeout` header says (gRPC over HTTP/2, "Timeout"); nothing when it says nothing sensible.
+/// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout").
+///
+/// `None` if it is missing or malformed.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -118,16 +122,18 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// tonic answers bytes that it cannot decode with INTERNAL and the decoder's own words. All internal errors of ours
-/// have details.
+/// Whether tonic could not decode the request.
+///
+/// tonic then responds with INTERNAL and the decoder's message. Kith's own internal errors always have details.
 fn is_undecodable<B>(response: &Response<B>) -> bool {
     let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
     code == Some(Code::Internal) && !response.headers().contains_key("grpc-status-details-bin")
 }
 
-/// Logs how the call ended. tonic leaves the status of a failed call in the response's extensions, its source included;
-/// generated code for unknown methods has it in the headers alone. A stream's error comes later, and is logged where it
-/// is made.
+/// Logs how the call ended.
+///
+/// tonic puts the status of a failed call, with its source, into the response's extensions. Generated code for unknown
+/// methods puts it only into the headers. An error later in a stream is logged by the service that sends it.
 fn log(method: &str, response: &Response<Body>, started: Instant) {
     let status = response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()));
     match status {
@@ -146,7 +152,7 @@ mod tests {
         Some(HeaderMap::from_iter([("grpc-timeout".parse().ok()?, http::HeaderValue::from_bytes(text).ok()?)]))
     }
 
-    /// How many nanoseconds a timeout has, by the protocol's grammar.
+    /// Parses a timeout by the protocol's grammar, in nanoseconds.
     fn nanoseconds(text: &str) -> Option<u128> {
         let unit = match text.chars().last()? {
             'H' => 3_600_000_000_000,

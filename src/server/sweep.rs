@@ -1,4 +1,4 @@
-//! The sweep: expires for good what time has ended, and deletes what nobody needs any more.
+//! The sweep: records the expiry of requests, and deletes rows that are no longer needed.
 
 use std::time::Duration;
 
@@ -11,29 +11,32 @@ use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::outcome::Outcome;
 use crate::store::DUE_AT_ONCE;
 
-/// Sweeps now and then, and again at once while there is more than one step's worth, until told to stop.
+/// Submits a sweep at each `interval`, until `stopped` is true.
+///
+/// A sweep handles a limited number of rows. While it reaches that number, the next one follows immediately.
 pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: watch::Receiver<bool>) {
     loop {
         let submission = Submission { caller: Caller::System, command: Command::Sweep, idempotency: None };
         let reply = tokio::select! {
             reply = committer.submit(submission) => reply,
-            // A database that does not answer does not keep the server from ending.
+            // A shutdown does not wait for a sweep that the database does not respond to.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
-        // The committer has logged what is wrong; the next round tries again.
-        let rows = reply.map_or(0, swept);
+        // The committer has logged the error. The next sweep is the retry.
+        let rows = reply.map_or(0, swept_rows);
         if rows > 0 {
             tracing::debug!(rows, "swept expired rows");
         }
-        let pause = if rows >= DUE_AT_ONCE { Duration::ZERO } else { interval };
+        let delay = if rows >= DUE_AT_ONCE { Duration::ZERO } else { interval };
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(delay) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
     }
 }
 
-fn swept(reply: Reply) -> i64 {
+/// Returns the number of rows that a sweep handled.
+fn swept_rows(reply: Reply) -> i64 {
     match reply {
         Reply::Fresh(executed) if let Outcome::Swept { rows } = executed.outcome => rows,
         Reply::Fresh(_) | Reply::Stored(_) => 0,

@@ -2,8 +2,10 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, cut, slice};
+use super::Core;
+use super::pager::Pager;
 use crate::domain::command::Relation;
+use crate::domain::query::BlockQuery;
 use crate::error;
 use crate::mapping::connection as mapping;
 use crate::proto::server as pb;
@@ -39,18 +41,20 @@ impl BlockService for Blocks {
     ) -> Result<Response<pb::ListBlockedUsersResponse>, Status> {
         let key = self.0.store.token_key();
         let (user, page) = mapping::blocked(request.get_ref(), key)?;
-        let mut listed = self.0.read(&request, page.min_revision, || self.0.store.blocks(user, slice(&page))).await?;
+        let mut pager = Pager::new(request.get_ref(), &page, key);
+        let query = BlockQuery { user, range: pager.range() };
+        let listed = self.0.read(&request, page.min_revision, || self.0.store.list_blocks(query)).await?;
         if !listed.users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
-        let next_page_token = cut(&mut listed.rows, &page, request.get_ref(), key, |(_, block)| block.position);
-        let blocks = listed.rows.iter().filter_map(|(other, block)| {
-            let user = listed.users.get(other)?;
-            Some(mapping::block(block, user))
-        });
+        let blocks = pager.add(
+            &listed.rows,
+            |row| row.block.position,
+            |row| Some(mapping::blocked_user(row, listed.users.get(&row.other)?)),
+        );
         Ok(Response::new(pb::ListBlockedUsersResponse {
-            blocks: blocks.collect(),
-            next_page_token,
+            blocks,
+            next_page_token: pager.next_page_token(),
             revision: listed.revision.get(),
         }))
     }

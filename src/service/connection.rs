@@ -2,17 +2,20 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, cut, slice};
+use super::Core;
+use super::pager::Pager;
+use crate::domain::Time;
 use crate::domain::command::Relation;
-use crate::domain::id::{PairKey, RequestId, UserId};
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::Pair;
+use crate::domain::query::{Connection, ConnectionQuery, Mutual};
 use crate::domain::view::{self, Status as Standing};
 use crate::error;
 use crate::mapping::connection as mapping;
-use crate::mapping::page::{self, Cursor, Page};
+use crate::mapping::user::encoded;
 use crate::proto::server as pb;
 use crate::proto::server::connection_service_server::ConnectionService;
-use crate::store::{Listed, Sharing};
+use crate::store::Listed;
 
 /// Keeps the connections.
 #[derive(Clone)]
@@ -24,32 +27,27 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::ListConnectionsRequest>,
     ) -> Result<Response<pb::ListConnectionsResponse>, Status> {
-        let (user, sections, page) = mapping::list(request.get_ref(), self.0.store.token_key())?;
-        let (mut connections, mut next, mut revision) = (Vec::new(), None, None);
-        let first = usize::from(page.cursor.section);
-        for (section, sharing) in sections.iter().enumerate().skip(first) {
-            // A later section fills what the page has left, from its own start.
-            let last = page.cursor.last.filter(|_| section == first);
-            let section = u8::try_from(section).unwrap_or(u8::MAX);
-            let rest = Page { size: page.size - connections.len(), cursor: Cursor { section, last }, ..page };
-            let listed = self.section(&request, user, *sharing, &rest).await?;
+        let key = self.0.store.token_key();
+        let (user, sections, page) = mapping::list(request.get_ref(), key)?;
+        let mut pager = Pager::new(request.get_ref(), &page, key);
+        let (mut connections, mut revision) = (Vec::new(), None);
+        while let Some(mutual) = sections.get(pager.section()) {
+            let query = ConnectionQuery { user, mutual: *mutual, range: pager.range() };
+            let listed = self.section(&request, page.min_revision, query).await?;
+            // What is read later reflects that much too.
             revision.get_or_insert(listed.revision);
-            let more = listed.rows.len() > rest.size;
-            let kept = &listed.rows[..listed.rows.len().min(rest.size)];
-            let last = kept.last().map_or(rest.cursor, |row| Cursor { section, last: Some(row.position) });
-            connections.extend(kept.iter().filter_map(|row| {
-                let other = listed.users.get(&row.other)?;
-                Some(mapping::connection(row, other))
-            }));
-            if more {
-                next = Some(last);
+            connections.extend(pager.add(
+                &listed.rows,
+                |row| row.position,
+                |row| Some(mapping::connection(row, listed.users.get(&row.other)?)),
+            ));
+            if !pager.next_section() {
                 break;
             }
         }
         Ok(Response::new(pb::ListConnectionsResponse {
             connections,
-            next_page_token: next
-                .map_or_else(String::new, |next| page::token(request.get_ref(), next, self.0.store.token_key())),
+            next_page_token: pager.next_page_token(),
             revision: revision.unwrap_or_default().get(),
         }))
     }
@@ -69,7 +67,7 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::GetConnectionStatusResponse>, Status> {
         let (user, other, min_revision) = mapping::status(request.get_ref())?;
         let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, vec![other])).await?;
-        let (status, id) = self.standing(user, other, |key| read.value.get(key));
+        let (status, id) = self.standing(user, other, |key| read.value.get(key), self.0.clock.now());
         Ok(Response::new(pb::GetConnectionStatusResponse {
             status: pb::ConnectionStatus::from(status).into(),
             connection_request_id: id.map_or(0, RequestId::get),
@@ -83,8 +81,9 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::BatchGetConnectionStatusesResponse>, Status> {
         let (user, others, min_revision) = mapping::statuses(request.get_ref())?;
         let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, others.clone())).await?;
+        let now = self.0.clock.now();
         let status = |other: UserId| {
-            let (status, id) = self.standing(user, other, |key| read.value.get(key));
+            let (status, id) = self.standing(user, other, |key| read.value.get(key), now);
             pb::UserConnectionStatus {
                 other_user_id: other.get(),
                 status: pb::ConnectionStatus::from(status).into(),
@@ -120,17 +119,17 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::ListMutualConnectionsResponse>, Status> {
         let key = self.0.store.token_key();
         let (user, other, page) = mapping::mutual(request.get_ref(), key)?;
-        let listed = self.section(&request, user, Sharing::With(other), &page).await?;
-        // Asked second, so that it reflects at least the list's revision.
-        let total = self.0.store.shared_connections(user, other).await?;
-        let Listed { revision, mut rows, users } = listed;
-        let next_page_token = cut(&mut rows, &page, request.get_ref(), key, |row| row.position);
-        let shared = rows.iter().filter_map(|row| users.get(&row.other));
+        let mut pager = Pager::new(request.get_ref(), &page, key);
+        let query = ConnectionQuery { user, mutual: Mutual::With(other), range: pager.range() };
+        let listed = self.section(&request, page.min_revision, query).await?;
+        // Read second, so that it reflects at least the list's revision.
+        let total = self.0.store.count_mutual_connections(user, other).await?;
+        let users = pager.add(&listed.rows, |row| row.position, |row| Some(encoded(listed.users.get(&row.other)?)));
         Ok(Response::new(pb::ListMutualConnectionsResponse {
-            users: crate::mapping::user::users(shared),
+            users,
             total,
-            next_page_token,
-            revision: revision.get(),
+            next_page_token: pager.next_page_token(),
+            revision: listed.revision.get(),
         }))
     }
 }
@@ -140,13 +139,12 @@ impl Connections {
     async fn section<M>(
         &self,
         request: &Request<M>,
-        user: UserId,
-        sharing: Sharing,
-        page: &Page,
-    ) -> Result<Listed<crate::store::Connection>, Status> {
-        let read = || self.0.store.connections(user, sharing, slice(page));
-        let listed = self.0.read(request, page.min_revision, read).await?;
-        let missing = [Some(user), sharing.viewer()].into_iter().flatten().find(|id| !listed.users.contains_key(id));
+        min_revision: Sequence,
+        query: ConnectionQuery,
+    ) -> Result<Listed<Connection>, Status> {
+        let listed = self.0.read(request, min_revision, || self.0.store.list_connections(query)).await?;
+        let asked = [Some(query.user), query.mutual.viewer()];
+        let missing = asked.into_iter().flatten().find(|id| !listed.users.contains_key(id));
         missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))
     }
 
@@ -155,10 +153,11 @@ impl Connections {
         user: UserId,
         other: UserId,
         pair: impl Fn(&PairKey) -> Option<&'a Pair>,
+        now: Time,
     ) -> (Standing, Option<RequestId>) {
         let Some(key) = PairKey::of(user, other) else { return (Standing::Itself, None) };
         match pair(&key) {
-            Some(pair) => view::status(pair, user, &self.0.policy, self.0.clock.now()),
+            Some(pair) => view::status(pair, user, &self.0.policy, now),
             None => (Standing::None, None),
         }
     }

@@ -2,18 +2,20 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller, cut, slice};
+use super::pager::Pager;
+use super::{Core, caller};
+use crate::domain::Time;
 use crate::domain::command::Answer;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::outcome::FullRequest;
 use crate::domain::pair::Request as Asked;
+use crate::domain::query::RequestQuery;
 use crate::domain::view::{Viewer, visible};
 use crate::error;
 use crate::mapping::connection_request as mapping;
 use crate::proto::server as pb;
 use crate::proto::server::connection_request_service_server::ConnectionRequestService;
-use crate::store::{Listed, Requests, StoreError, Users};
+use crate::store::{Listed, StoreError, Users};
 
 /// Keeps the connection requests.
 #[derive(Clone)]
@@ -86,10 +88,9 @@ impl ConnectionRequestService for ConnectionRequests {
         let (id, viewer, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
         let read = || self.0.store.request(id);
         let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
-        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users));
-        let whole = seen.ok_or(Rejection::RequestNotFound(id))?;
+        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, self.0.clock.now()));
         Ok(Response::new(pb::GetConnectionRequestResponse {
-            connection_request: Some((&whole).into()),
+            connection_request: Some(seen.ok_or(Rejection::RequestNotFound(id))?),
             revision: revision.get(),
         }))
     }
@@ -99,24 +100,29 @@ impl ConnectionRequestService for ConnectionRequests {
         request: Request<pb::ListConnectionRequestsRequest>,
     ) -> Result<Response<pb::ListConnectionRequestsResponse>, Status> {
         let key = self.0.store.token_key();
-        let (user, which, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
+        let (user, filter, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
+        // One time for the whole call, so that every row of the page is judged at the same moment.
+        let now = self.0.clock.now();
+        let mut pager = Pager::new(request.get_ref(), &page, key);
+        // With no lifetime none have expired.
+        let created_after = self.0.policy.expired_before(now).unwrap_or(Time::UNIX_EPOCH);
+        let range = pager.range();
         let read = || async {
-            match which {
-                Some(which) => self.0.store.requests(user, which, self.0.expired(), slice(&page)).await,
+            match filter {
+                Some(filter) => self.0.store.list_requests(RequestQuery { user, filter, created_after, range }).await,
                 None => self.nothing(user).await,
             }
         };
-        let Listed { revision, mut rows, users } = self.0.read(&request, page.min_revision, read).await?;
+        let Listed { revision, rows, users } = self.0.read(&request, page.min_revision, read).await?;
         if !users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
-        let by_id = matches!(which, Some(Requests::Sent | Requests::SentIn(_)));
+        let by_id = filter.is_some_and(|filter| filter.is_ordered_by_id());
         let position = |row: &Asked| if by_id { Sequence::new(row.id.get()) } else { row.position };
-        let next_page_token = cut(&mut rows, &page, request.get_ref(), key, position);
-        let seen = rows.iter().filter_map(|row| self.seen(row, Viewer::User(user), &users));
+        let seen = |row: &Asked| self.seen(row, Viewer::User(user), &users, now);
         Ok(Response::new(pb::ListConnectionRequestsResponse {
-            connection_requests: seen.map(|whole| (&whole).into()).collect(),
-            next_page_token,
+            connection_requests: pager.add(&rows, position, seen),
+            next_page_token: pager.next_page_token(),
             revision: revision.get(),
         }))
     }
@@ -124,10 +130,9 @@ impl ConnectionRequestService for ConnectionRequests {
 
 impl ConnectionRequests {
     /// The request with its users, as the viewer may see it.
-    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users) -> Option<FullRequest> {
-        let request = visible(row, viewer, &self.0.policy, self.0.clock.now())?;
-        let (from, to) = (users.get(&row.from)?.clone(), users.get(&row.to)?.clone());
-        Some(FullRequest { request, from, to })
+    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users, now: Time) -> Option<pb::ConnectionRequest> {
+        let request = visible(row, viewer, &self.0.policy, now)?;
+        Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?))
     }
 
     /// An empty list of a user who may exist.

@@ -101,13 +101,13 @@ impl Import<'_> {
             match self.read(&row, position) {
                 Ok(command) => {
                     let submission = Submission { caller: self.caller.clone(), command, idempotency: None };
-                    under_way.push((position, self.core.committer.submit_in_turn(submission).await?));
+                    under_way.push((position, self.core.committer.enqueue(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
             }
         }
         for (position, queued) in under_way {
-            let reply = queued.outcome().await;
+            let reply = queued.result().await;
             self.count(position, reply)?;
         }
         // Within a chunk, rows that break rules are found before those that meet another's name.
@@ -119,7 +119,7 @@ impl Import<'_> {
     fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<Command, Invalid> {
         if position > 0 && !row.request_id.is_empty() {
             let mut fields = Fields::default();
-            fields.wrong("request_id", "must be in the first message only");
+            fields.violation("request_id", "must be in the first message only");
             fields.finish(())?;
         }
         mapping::import(row, self.core.clock.now())
@@ -165,9 +165,8 @@ impl Import<'_> {
         };
         let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
         let command = Command::FinishImport(self.summary);
-        let queued =
-            self.core.committer.submit_in_turn(Submission { caller: self.caller, command, idempotency }).await?;
-        respond(queued.outcome().await?)
+        let queued = self.core.committer.enqueue(Submission { caller: self.caller, command, idempotency }).await?;
+        respond(queued.result().await?)
     }
 }
 

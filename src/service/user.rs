@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Core, caller, cut, import, slice};
+use super::pager::{Pager, Room};
+use super::{Core, caller, import};
+use crate::domain::query::UserKey;
 use crate::error;
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 use crate::proto::server::user_service_server::UserService;
-use crate::store::UserKey;
 
 /// Keeps the users.
 #[derive(Clone)]
@@ -42,12 +43,18 @@ impl UserService for Users {
         let mut seen = HashSet::new();
         asked.retain(|id| seen.insert(*id));
         let read = self.0.read(&request, min_revision, || self.0.store.users(asked.clone())).await?;
-        let (found, missing): (Vec<_>, Vec<_>) = asked.into_iter().partition(|id| read.value.contains_key(id));
-        Ok(Response::new(pb::BatchGetUsersResponse {
-            users: mapping::users(found.iter().filter_map(|id| read.value.get(id))),
-            not_found_ids: missing.into_iter().map(|id| id.get()).collect(),
-            revision: read.revision.get(),
-        }))
+        let mut response = pb::BatchGetUsersResponse { revision: read.revision.get(), ..Default::default() };
+        let mut room = Room::new();
+        for id in asked {
+            match read.value.get(&id).map(mapping::encoded) {
+                // Those after the first that does not fit are omitted too, so that the order stays.
+                _ if !response.omitted_ids.is_empty() => response.omitted_ids.push(id.get()),
+                Some(user) if room.fits(&user) => response.users.push(user),
+                Some(_) => response.omitted_ids.push(id.get()),
+                None => response.not_found_ids.push(id.get()),
+            }
+        }
+        Ok(Response::new(response))
     }
 
     async fn list_users(
@@ -56,11 +63,13 @@ impl UserService for Users {
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
         let key = self.0.store.token_key();
         let page = mapping::page(request.get_ref(), key)?;
-        let mut read = self.0.read(&request, page.min_revision, || self.0.store.users_page(slice(&page))).await?;
-        let next_page_token = cut(&mut read.value, &page, request.get_ref(), key, |(_, position)| *position);
+        let mut pager = Pager::new(request.get_ref(), &page, key);
+        let range = pager.range();
+        let read = self.0.read(&request, page.min_revision, || self.0.store.list_users(range)).await?;
+        let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user)));
         Ok(Response::new(pb::ListUsersResponse {
-            users: mapping::users(read.value.iter().map(|(user, _)| user)),
-            next_page_token,
+            users,
+            next_page_token: pager.next_page_token(),
             revision: read.revision.get(),
         }))
     }

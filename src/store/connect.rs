@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
-use super::postgres::{self, PostgresStore};
-use super::sqlite::{self, SqliteStore};
+use super::postgres::{self, Role};
+use super::sqlite;
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 
@@ -24,12 +24,12 @@ pub(super) enum Engine {
 /// How to use the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many connections read, at least two: most of them for reads that take little, the others for those that may
-    /// take long. One more writes.
+    /// How many connections serve reads, at least two: two thirds for short reads, one third for those that may take
+    /// long. The feed and the writer have others.
     pub readers: usize,
-    /// The most reads that are asked together, in one flight or one snapshot. 1: each by itself.
-    pub reads_per_flight: usize,
-    /// The most bytes, about, of users that are kept in memory; 0: none are.
+    /// PostgreSQL: the maximum number of concurrent look-ups that share a statement. 1: each has its own.
+    pub read_batch_max: usize,
+    /// About the maximum number of bytes of cached users; 0: none are cached.
     pub user_cache: u64,
     /// Whether to bring the tables up to date first; if not, a database that is behind is refused.
     pub migrate: bool,
@@ -37,15 +37,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 4, reads_per_flight: 32, user_cache: 256 << 20, migrate: true }
+        Self { readers: 4, read_batch_max: 32, user_cache: 256 << 20, migrate: true }
     }
 }
 
 impl Options {
-    /// How many connections for which kind of reads.
-    pub(super) fn fast_and_slow(self) -> (usize, usize) {
-        let slow = (self.readers / 3).max(1);
-        (self.readers.saturating_sub(slow).max(1), slow)
+    /// How many connections for short reads, and for those that may take long.
+    pub(super) fn short_and_long(self) -> (usize, usize) {
+        let long = (self.readers / 3).max(1);
+        (self.readers.saturating_sub(long).max(1), long)
     }
 }
 
@@ -98,10 +98,10 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(SqliteStore::open(&path, options)?)).await?;
+            let store = blocking(move || Ok(sqlite::store(&path, options)?)).await?;
             Ok(Arc::new(store))
         }
-        Engine::Postgres { config, .. } => Ok(Arc::new(PostgresStore::connect(*config, options).await?)),
+        Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),
     }
 }
 
@@ -124,7 +124,9 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
 async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
     match url.0.clone() {
         Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
-        Engine::Postgres { config, .. } => migrate_postgres(postgres::open(&config).await?, pending).await,
+        Engine::Postgres { config, .. } => {
+            migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
+        }
     }
 }
 

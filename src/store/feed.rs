@@ -16,47 +16,15 @@ use super::schema::{Stamp, events};
 use super::statement::Statement;
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::query::{FeedSlice, Recorded};
 
 pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 
-/// Which events to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Events {
-    /// All.
-    All,
-    /// Those that name this user as one of the two that they are about.
-    Of(UserId),
-}
-
-/// An event, and the commit that it is a part of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recorded {
-    /// The same for the events of one commit, which follow each other; another one for the next commit.
-    pub commit: i64,
-    /// The event.
-    pub event: Event,
-}
-
-/// A part of the feed, and how far it reaches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeedSlice {
-    /// Tells this feed from any other, and from itself before a restore.
-    pub epoch: String,
-    /// The newest event there was before the events were read: none up to it is missing.
-    pub last: Sequence,
-    /// The oldest event that was kept after the events were read; the one after `last` if none was.
-    pub oldest: Sequence,
-    /// The events, in order.
-    pub events: Vec<Recorded>,
-}
-
-impl FeedSlice {
-    /// From what was read in this order: the head, the events, the oldest event.
-    pub(super) fn new(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<Self, StoreError> {
-        let last = Sequence::new(head.last_sequence);
-        let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { epoch: head.epoch, last, oldest: oldest.map_or(last.next(), Sequence::new), events })
-    }
+/// A part of the feed, from what was read in this order: the head, the events, the oldest event.
+pub(super) fn slice(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<FeedSlice, StoreError> {
+    let last = Sequence::new(head.last_sequence);
+    let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(FeedSlice { epoch: head.epoch, last, oldest: oldest.map_or(last.next(), Sequence::new), events })
 }
 
 #[derive(Clone, Debug, Queryable, Selectable)]

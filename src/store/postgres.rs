@@ -1,303 +1,282 @@
 //! PostgreSQL, without libpq: one connection writes, a few read.
 //!
-//! The statements of one read go out together and come back together. Each sees the database at its own moment, so
-//! the mark is asked first: what follows reflects at least its revision.
+//! The statements of one read go out together and come back together. Each sees the database at its own moment, so the
+//! mark is read first: what follows reflects at least its revision.
 
 mod advice;
+mod batcher;
 mod commit;
-mod gather;
 mod listen;
+mod pool;
 mod read;
-mod shared;
+mod role;
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::try_join;
 
+use self::batcher::Batcher;
 use self::commit::Writer;
-pub(super) use self::commit::{LOCK, TOUCH, WRITER};
-use self::gather::Gather;
-use self::read::{CountsFound, Pairs, Reads, mark};
+pub(super) use self::commit::{LOCK, TOUCH};
+use self::pool::Pool;
+use self::read::{CountsOf, PairsOf, Pools, mark};
+pub(super) use self::role::{Role, open};
+use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{BlockRow, ConnectionRow, FeedRow, ReplayRow, RequestRow, UserRow};
+use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, positioned};
 use super::schema::Stamp;
 use super::tls::PostgresConfig;
-use super::users::KeptUsers;
+use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{
-    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
-    query,
-};
+use super::{Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::pair::{Block, Pair, Request, RequestState};
+use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::pair::{Request, RequestState};
+use crate::domain::query::{
+    BlockQuery, Blocked, Connection, ConnectionQuery, Consumer, EventFilter, EventQuery, FeedSlice, Mutual, Range,
+    Read, RequestFilter, RequestQuery,
+};
 use crate::domain::user::User;
 
-/// Settings of every connection. A statement that was compiled (`jit`) or that runs on for a dead caller helps nobody.
-/// Plans are made once and kept: planning anew costs more than most of the statements. They may be made while the
-/// tables are empty, so they are left only the indexes to choose, which every statement has.
-const SESSION: &str = "SET jit = off; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; \
-                       SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'; \
-                       SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-                       SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-                       SET enable_material = off;";
-
-pub(super) struct PostgresStore {
+pub(super) struct PostgresEngine {
     writer: Writer,
-    reads: Arc<Reads>,
-    users: Gather<Vec<UserId>, Read<Users>>,
-    pairs: Gather<(UserId, Vec<UserId>), Read<Pairs>>,
-    counts: Gather<(UserId, Option<Time>), Read<CountsFound>>,
-    token_key: Vec<u8>,
-    committed: watch::Sender<()>,
-    /// Hears of other servers' commits. Ends when this is dropped.
+    pools: Arc<Pools>,
+    marks: Batcher<(), Mark>,
+    users: Batcher<Vec<UserId>, Vec<User>>,
+    pairs: Batcher<PairsOf, Read<Pairs>>,
+    counts: Batcher<CountsOf, Read<StoredCounts>>,
+    /// Receives notifications of other servers' commits. Ends when this is dropped.
     _listener: JoinSet<()>,
 }
 
-impl PostgresStore {
-    /// Connects to a database that has been migrated.
-    pub(super) async fn connect(config: PostgresConfig, options: Options) -> Result<Self, StoreError> {
-        let config = Arc::new(config);
-        let mut conn = open(&config).await?;
-        advice::warn(&mut conn).await?;
-        let head: FeedRow = query::head().first(&mut conn).await?;
-        let committed = watch::Sender::new(());
-        let mut listener = JoinSet::new();
-        listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
-        let kept = Arc::new(KeptUsers::new(options.user_cache));
-        let reads = Arc::new(Reads::new(Arc::clone(&config), options, Arc::clone(&kept)));
-        let most = options.reads_per_flight;
-        let (of_users, of_pairs, of_counts) = (Arc::clone(&reads), Arc::clone(&reads), Arc::clone(&reads));
-        Ok(Self {
-            writer: Writer::new(config, kept, WriterState::new(options.user_cache)),
-            users: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_users).users_of_all(asked))),
-            pairs: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_pairs).pairs_of_all(asked))),
-            counts: Gather::new(most, move |asked| Box::pin(Arc::clone(&of_counts).counts_of_all(asked))),
-            reads,
-            token_key: head.token_key.into_bytes(),
-            committed,
-            _listener: listener,
-        })
+/// Connects to a database that has been migrated.
+pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Database<PostgresEngine>, StoreError> {
+    let config = Arc::new(config);
+    let mut conn = open(&config, Role::ShortReads).await?;
+    advice::warn(&mut conn).await?;
+    let head: FeedRow = query::head().first(&mut conn).await?;
+    let committed = watch::Sender::new(());
+    let mut listener = JoinSet::new();
+    listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
+    let users = Arc::new(UserCache::new(options.user_cache));
+    let pools = Arc::new(Pools::new(&config, options));
+    let max = options.read_batch_max;
+    let of = || Arc::clone(&pools);
+    let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
+    let engine = PostgresEngine {
+        writer: Writer::new(config, Arc::clone(&users), WriterState::new(options.user_cache)),
+        marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
+        users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
+        pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
+        counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
+        pools,
+        _listener: listener,
+    };
+    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed })
+}
+
+impl PostgresEngine {
+    fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.pools)
     }
 }
 
-/// Opens a connection with the settings that every connection has.
-pub(super) async fn open(config: &PostgresConfig) -> Result<AsyncPgConnection, StoreError> {
-    let mut conn = config.connect().await.map_err(StoreError::Unavailable)?;
-    conn.batch_execute(SESSION).await?;
-    Ok(conn)
+/// Reads the mark, and then rows on the same connection.
+async fn rows<T>(
+    conn: &AsyncPgConnection,
+    rows: impl Future<Output = Result<Vec<T>, StoreError>>,
+) -> Result<Rows<T>, StoreError> {
+    let (mark, rows) = try_join!(biased; mark(conn), rows)?;
+    Ok(Rows { mark, rows })
 }
 
 #[async_trait]
-impl Store for PostgresStore {
+impl Engine for PostgresEngine {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        let replies = self.writer.commit(&batch).await;
-        self.committed.send_replace(());
-        replies
+        self.writer.commit(&batch).await
     }
 
-    async fn revision(&self) -> Result<Sequence, StoreError> {
-        Ok(mark(&*self.reads.fast.lease().await?).await?.revision)
+    async fn mark(&self) -> Result<Mark, StoreError> {
+        self.marks.get(()).await
     }
 
-    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError> {
-        let name = match key {
-            UserKey::Id(id) => {
-                let Read { revision, mut value } = self.users.ask(vec![id]).await?;
-                return Ok(Read { revision, value: value.remove(&id) });
-            }
-            UserKey::Name(name) => name,
+    async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {
+        let mut conn = &*self.pools.short.lease().await?;
+        let changed: Vec<i64> = feed::users_changed(after.get(), until.get()).load(&mut conn).await?;
+        // Read last: an event that is deleted before would be missing above without notice.
+        let oldest: Option<i64> = feed::oldest().first(&mut conn).await.optional()?;
+        let is_complete = oldest.is_some_and(|oldest| oldest <= after.get() + 1);
+        Ok(is_complete.then(|| changed.into_iter().map(UserId::new).collect()))
+    }
+
+    async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {
+        self.users.get(ids).await
+    }
+
+    async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        let users = async {
+            let users: Vec<UserRow> = query::user_by_name(key).load(&mut &*conn).await?;
+            users.into_iter().map(User::try_from).collect()
         };
-        let conn = &*self.reads.fast.lease().await?;
-        let user = async {
-            let row: Option<UserRow> = query::user_by_name(name).first(&mut &*conn).await.optional()?;
-            row.map(User::try_from).transpose()
-        };
-        let (mark, user) = try_join!(biased; mark(conn), user)?;
-        Ok(Read { revision: mark.revision, value: user.map(Arc::new) })
+        rows(conn, users).await
     }
 
-    async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
-        self.users.ask(ids).await
+    async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        let requests = async { requests(query::request(id.get()).load(&mut &*conn).await?) };
+        rows(conn, requests).await
     }
 
-    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
-        let reads = Arc::clone(&self.reads);
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
+        self.pairs.get(PairsOf { user, others }).await
+    }
+
+    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<StoredCounts>, StoreError> {
+        self.counts.get(CountsOf { user, expired }).await
+    }
+
+    async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
+        let pools = self.pools();
         to_its_end(async move {
-            let conn = &*reads.slow.lease().await?;
-            let rows = async {
-                let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(&mut &*conn).await?;
-                super::row::positioned(rows)
-            };
-            let (mark, value) = try_join!(biased; mark(conn), rows)?;
-            Ok(Read { revision: mark.revision, value })
+            let conn = &*pools.long.lease().await?;
+            let load = query::counts_without_due(user.get(), Stamp(expired));
+            let row: Option<CountsRow> = load.get_result(&mut &*conn).await.optional()?;
+            Ok(row.map(|row| row.counts()))
         })
         .await
     }
 
-    async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
-        let conn = &*self.reads.fast.lease().await?;
-        let rows = async { Ok(query::request(id.get()).load(&mut &*conn).await?) };
-        let (mark, rows) = try_join!(biased; mark(conn), rows)?;
-        self.reads.requests(conn, mark, rows, None).await
+    async fn list_users(&self, Range { before, limit }: Range) -> Result<Rows<(User, Sequence)>, StoreError> {
+        let pools = self.pools();
+        to_its_end(async move {
+            let conn = &*pools.long.lease().await?;
+            let users = async { positioned(query::users_page(query::first(before), limit).load(&mut &*conn).await?) };
+            rows(conn, users).await
+        })
+        .await
     }
 
-    async fn requests(
-        &self,
-        user: UserId,
-        which: Requests,
-        after: Time,
-        slice: Slice,
-    ) -> Result<Listed<Request>, StoreError> {
-        let conn = &*self.reads.fast.lease().await?;
-        let (id, after, before, limit) = (user.get(), Stamp(after), slice.before(), slice.limit);
-        let rows = async {
+    async fn list_requests(&self, query: RequestQuery) -> Result<Rows<Request>, StoreError> {
+        let RequestQuery { user, filter, created_after, range: Range { before, limit } } = query;
+        let (id, after, before) = (user.get(), Stamp(created_after), query::first(before));
+        let conn = &*self.pools.short.lease().await?;
+        let requests = async {
             let mut conn = conn;
             let pending = RequestState::Pending.name();
-            let rows: Vec<RequestRow> = match which {
-                Requests::Received(state) => {
+            requests(match filter {
+                RequestFilter::Received(state) => {
                     query::requests_received(id, state.name(), after, before, limit).load(&mut conn).await?
                 }
-                Requests::Unviewed => {
+                RequestFilter::Unviewed => {
                     query::requests_unviewed(id, pending, after, before, limit).load(&mut conn).await?
                 }
-                Requests::Sent => query::requests_sent(id, after, before, limit).load(&mut conn).await?,
-                Requests::SentIn(state) => {
+                RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(&mut conn).await?,
+                RequestFilter::SentIn(state) => {
                     query::requests_sent_in(id, state.name(), after, before, limit).load(&mut conn).await?
                 }
-            };
-            Ok(rows)
+            })
         };
-        let (mark, rows) = try_join!(biased; mark(conn), rows)?;
-        self.reads.requests(conn, mark, rows, Some(user)).await
+        rows(conn, requests).await
     }
 
-    async fn connections(
-        &self,
-        user: UserId,
-        sharing: Sharing,
-        slice: Slice,
-    ) -> Result<Listed<Connection>, StoreError> {
-        let read = connections(Arc::clone(&self.reads), user, sharing, slice);
-        // With a viewer it is as long as the user's list: nobody shall wait behind that.
-        if sharing == Sharing::Any { read.await } else { to_its_end(read).await }
+    async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
+        if query.mutual == Mutual::Any {
+            return connections(&self.pools.short, query).await;
+        }
+        // With a viewer it may read all connections of the user.
+        let pools = self.pools();
+        to_its_end(async move { connections(&pools.long, query).await }).await
     }
 
-    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        let reads = Arc::clone(&self.reads);
+    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
+        let pools = self.pools();
         to_its_end(async move {
-            let conn = &*reads.slow.lease().await?;
+            let conn = &*pools.long.lease().await?;
             Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
         })
         .await
     }
 
-    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
-        self.pairs.ask((user, others)).await
-    }
-
-    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
-        let Read { revision, value } = self.counts.ask((user, expired)).await?;
-        let CountsFound { counts, something_due } = value;
-        match expired.filter(|_| something_due && counts.is_some()) {
-            // Something is due and not swept yet; perhaps it is this user's.
-            Some(expired) => {
-                let reads = Arc::clone(&self.reads);
-                let value = to_its_end(async move { reads.counts_without_due(user, expired).await }).await?;
-                Ok(Read { revision, value })
-            }
-            None => Ok(Read { revision, value: counts }),
-        }
-    }
-
-    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError> {
-        let conn = &*self.reads.fast.lease().await?;
-        let rows = async {
-            let rows: Vec<BlockRow> =
-                query::blocks_page(user.get(), slice.before(), slice.limit).load(&mut &*conn).await?;
-            Ok(rows.iter().map(|row| (UserId::new(row.other_user_id), row.block())).collect::<Vec<_>>())
+    async fn list_blocks(&self, query: BlockQuery) -> Result<Rows<Blocked>, StoreError> {
+        let BlockQuery { user, range: Range { before, limit } } = query;
+        let conn = &*self.pools.short.lease().await?;
+        let blocks = async {
+            let load = query::blocks_page(user.get(), query::first(before), limit);
+            let blocks: Vec<BlockRow> = load.load(&mut &*conn).await?;
+            Ok(blocks.iter().map(BlockRow::blocked).collect())
         };
-        let (mark, rows) = try_join!(biased; mark(conn), rows)?;
-        let named = rows.iter().map(|(other, _)| *other).chain([user]).collect();
-        let users = self.reads.users(conn, &mark, named).await?;
-        Ok(Listed { revision: mark.revision, users, rows })
+        rows(conn, blocks).await
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        let conn = &*self.reads.fast.lease().await?;
-        let row: Option<ReplayRow> =
-            query::replay(key.caller, key.id.to_string()).first(&mut &*conn).await.optional()?;
+        let conn = &*self.pools.short.lease().await?;
+        let IdempotencyKey { caller, id } = key;
+        let row: Option<ReplayRow> = query::replay(caller, id.to_string()).first(&mut &*conn).await.optional()?;
         row.map(IdempotentResponse::try_from).transpose()
     }
 
-    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
-        let reads = Arc::clone(&self.reads);
+    async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
+        let pools = self.pools();
         to_its_end(async move {
-            let conn = &*reads.slow.lease().await?;
-            let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
-            let (head, rows) = match which {
-                Events::All => {
-                    let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
-                    try_join!(biased; head, rows)?
-                }
-                Events::Of(user) => {
-                    let head = head.await?;
-                    let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
-                    (head, rows)
-                }
+            let pool = match query.consumer {
+                Consumer::Watchers => &pools.feed,
+                Consumer::Call => &pools.long,
             };
-            // Only now: what a sweep deletes while the events are read is not taken for something that never was. In the
-            // same flight this could overtake them, while they are not prepared yet.
-            FeedSlice::new(head, rows, oldest_event(conn).await?)
+            events(&*pool.lease().await?, query).await
         })
         .await
     }
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.committed.subscribe()
-    }
-
-    fn token_key(&self) -> &[u8] {
-        &self.token_key
-    }
 }
 
-/// A read that may take long, in a task that goes on to its end when nobody waits for it any more: PostgreSQL carries out
-/// what was sent to it, and until then its place at the connection is taken.
+/// Runs a read that may take long in its own task, to its end even if its caller is gone: PostgreSQL executes what was
+/// sent to it, and until then its slot of the connection is taken.
 async fn to_its_end<T: Send + 'static>(
     read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::spawn(read).await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
 }
 
-async fn connections(
-    reads: Arc<Reads>,
-    user: UserId,
-    sharing: Sharing,
-    slice: Slice,
-) -> Result<Listed<Connection>, StoreError> {
-    let conn = if sharing == Sharing::Any { &reads.fast } else { &reads.slow };
-    let conn = &*conn.lease().await?;
-    let (id, before, limit) = (user.get(), slice.before(), slice.limit);
-    let rows = async {
-        let mut conn = conn;
-        let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(&mut conn).await?;
-        Ok(rows.into_iter().map(Connection::from).collect::<Vec<_>>())
+fn requests(rows: Vec<RequestRow>) -> Result<Vec<Request>, StoreError> {
+    rows.into_iter().map(Request::try_from).collect()
+}
+
+async fn connections(pool: &Pool, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
+    let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
+    let conn = &*pool.lease().await?;
+    let connections = async {
+        let load = query::connections_page(user.get(), mutual, query::first(before), limit);
+        let connections: Vec<ConnectionRow> = load.load(&mut &*conn).await?;
+        Ok(connections.into_iter().map(Connection::from).collect())
     };
-    let (mark, rows) = try_join!(biased; mark(conn), rows)?;
-    let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
-    named.extend(sharing.viewer().into_iter().chain([user]));
-    let users = reads.users(conn, &mark, named).await?;
-    Ok(Listed { revision: mark.revision, users, rows })
+    rows(conn, connections).await
+}
+
+async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice, StoreError> {
+    let EventQuery { filter, after, limit, consumer: _ } = query;
+    let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
+    let (head, rows) = match filter {
+        EventFilter::All => {
+            let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
+            try_join!(biased; head, rows)?
+        }
+        EventFilter::Of(user) => {
+            let head = head.await?;
+            let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
+            (head, rows)
+        }
+    };
+    // Read last, in a round trip of its own: events that a sweep deletes while they are read must not look like events
+    // that never were. In the same round trip this could overtake them while they are not prepared yet.
+    feed::slice(head, rows, oldest_event(conn).await?)
 }
 
 async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, StoreError> {

@@ -1,7 +1,7 @@
 //! The reads, written once: both engines run these same queries.
 //!
 //! Every list is ordered by a unique column and continues after a value of it, so that nothing is skipped or told
-//! twice while others write. The first page's `before` is `i64::MAX`.
+//! twice while others write.
 
 use diesel::backend::Backend;
 use diesel::dsl::{auto_type, case_when, count_star, exists};
@@ -16,10 +16,17 @@ use super::schema::{
 };
 
 use super::statement::Statement;
-use super::{DUE_AT_ONCE, EVENTS_AT_ONCE, Sharing};
+use super::{DUE_AT_ONCE, EVENTS_AT_ONCE};
+use crate::domain::id::Sequence;
+use crate::domain::query::Mutual;
 
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
+
+/// The `before` of a list's first page is greater than every position.
+pub(super) fn first(before: Option<Sequence>) -> i64 {
+    before.map_or(i64::MAX, Sequence::get)
+}
 
 #[auto_type]
 pub(super) fn head() -> _ {
@@ -331,21 +338,21 @@ fn shared_with(viewer: i64) -> _ {
 
 pub(super) fn connections_page<DB: Backend>(
     user: i64,
-    sharing: Sharing,
+    mutual: Mutual,
     before: i64,
     limit: i64,
 ) -> Statement<'static, DB, ConnectionsSql>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
 {
-    let mut statement = Statement::new(match sharing {
-        Sharing::Any => connections_sql!(),
-        Sharing::With(_) => connections_sql!("EXISTS"),
-        Sharing::NotWith(_) => connections_sql!("NOT EXISTS"),
+    let mut statement = Statement::new(match mutual {
+        Mutual::Any => connections_sql!(),
+        Mutual::With(_) => connections_sql!("EXISTS"),
+        Mutual::Without(_) => connections_sql!("NOT EXISTS"),
     });
     for _side in 0..2 {
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(before);
-        for viewer in sharing.viewer().into_iter().flat_map(|viewer| [viewer.get(); 4]) {
+        for viewer in mutual.viewer().into_iter().flat_map(|viewer| [viewer.get(); 4]) {
             statement = statement.bind::<BigInt, _>(viewer);
         }
         statement = statement.bind::<BigInt, _>(limit);

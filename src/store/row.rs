@@ -7,9 +7,9 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
+use super::StoreError;
 use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
 use super::users::Mark;
-use super::{Connection, StoreError};
 use crate::domain::Time;
 use crate::domain::command::{IdempotencyKey, IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
@@ -17,8 +17,9 @@ use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Due, Head};
 use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
+use crate::domain::query::{Blocked, Connection};
 use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
-use crate::domain::user::{Encoded, Gender, User, UserStatus};
+use crate::domain::user::{Gender, User, UserStatus};
 
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = feed, check_for_backend(Pg, Sqlite))]
@@ -147,11 +148,11 @@ pub(super) struct UserRow {
     pub(super) cover: String,
 }
 
-/// Users with their places in the list.
-pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(Arc<User>, Sequence)>, StoreError> {
+/// Users with their positions.
+pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
     let positioned = |row: UserRow| {
         let position = Sequence::new(row.position);
-        Ok((Arc::new(User::try_from(row)?), position))
+        Ok((row.try_into()?, position))
     };
     rows.into_iter().map(positioned).collect()
 }
@@ -195,7 +196,6 @@ impl TryFrom<UserRow> for User {
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
-            encoded: Encoded::default(),
         })
     }
 }
@@ -276,11 +276,12 @@ impl NextOpen {
     }
 }
 
-/// What is between two users: their request, if there is one, and when and by which event each blocked the other.
+/// What is between two users: their request, if there is one, and when and by which event each blocked the other. All
+/// columns are null for the id of a request that does not exist.
 #[derive(Clone, Debug, Queryable)]
 pub(super) struct PairRow {
-    low_user_id: i64,
-    high_user_id: i64,
+    low_user_id: Option<i64>,
+    high_user_id: Option<i64>,
     request: Option<RequestRow>,
     low_block_created: Option<Stamp>,
     low_block_position: Option<i64>,
@@ -289,7 +290,7 @@ pub(super) struct PairRow {
 }
 
 impl PairRow {
-    pub(super) fn pair(self) -> Result<Pair, StoreError> {
+    pub(super) fn pair(self) -> Result<Option<Pair>, StoreError> {
         let Self {
             low_user_id,
             high_user_id,
@@ -299,18 +300,19 @@ impl PairRow {
             high_block_created,
             high_block_position,
         } = self;
-        let key = PairKey::of(UserId::new(low_user_id), UserId::new(high_user_id))
-            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low_user_id.to_string()))?;
+        let Some((low, high)) = low_user_id.zip(high_user_id) else { return Ok(None) };
+        let key = PairKey::of(UserId::new(low), UserId::new(high))
+            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low.to_string()))?;
         let block = |created: Option<Stamp>, position: Option<i64>| {
             let (Stamp(created), position) = created.zip(position)?;
             Some(Block { created, position: Sequence::new(position) })
         };
-        Ok(Pair {
+        Ok(Some(Pair {
             key,
             request: request.map(Request::try_from).transpose()?,
             low_block: block(low_block_created, low_block_position),
             high_block: block(high_block_created, high_block_position),
-        })
+        }))
     }
 }
 
@@ -401,6 +403,10 @@ impl BlockRow {
 
     pub(super) fn block(&self) -> Block {
         Block { created: self.created.0, position: Sequence::new(self.position) }
+    }
+
+    pub(super) fn blocked(&self) -> Blocked {
+        Blocked { other: self.other(), block: self.block() }
     }
 }
 

@@ -65,9 +65,7 @@ impl Session {
                 Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
             }
             Engine::Postgres { config, .. } => {
-                let mut session = Self::Postgres(Box::new(postgres::open(&config).await?));
-                session.execute(postgres::WRITER.to_owned()).await?;
-                Ok(session)
+                Ok(Self::Postgres(Box::new(postgres::open(&config, postgres::Role::Repair).await?)))
             }
         }
     }

@@ -3,10 +3,8 @@
 mod checkpoint;
 mod commit;
 mod options;
-mod reading;
 mod threads;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,102 +15,96 @@ use tokio::sync::{oneshot, watch};
 
 use self::checkpoint::Checkpoint;
 use self::commit::Writer;
-use self::reading::{Reading, read_all};
 use self::threads::{Threads, Work};
+use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow};
+use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, MarkRow, ReplayRow, RequestRow, UserRow, positioned};
 use super::schema::Stamp;
-use super::users::KeptUsers;
+use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{
-    Connection, Events, FeedSlice, Listed, Options, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
-    query,
-};
+use super::{Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::Snapshot;
-use crate::domain::pair::{Block, Pair, Request, RequestState};
+use crate::domain::pair::{Request, RequestState};
+use crate::domain::query::{
+    BlockQuery, Blocked, Connection, ConnectionQuery, Consumer, EventFilter, EventQuery, FeedSlice, Mutual, Range,
+    Read, RequestFilter, RequestQuery,
+};
 use crate::domain::user::User;
 
-/// What the writer is given, with the way to answer.
+/// A batch for the writer, and where to send its replies.
 struct Write(Arc<Batch>, oneshot::Sender<Result<Replies, StoreError>>);
 type Replies = Vec<Result<Reply, Rejection>>;
 
-pub(super) struct SqliteStore {
+/// What a reading thread does with its connection.
+type Job = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
+
+pub(super) struct SqliteEngine {
     // Dropped in this order: the writer, which may move the log into the file, is the last to close.
-    fast: Threads<reading::Read>,
-    slow: Threads<reading::Read>,
+    short: Threads<Job>,
+    long: Threads<Job>,
+    feed: Threads<Job>,
     writer: Threads<Write>,
-    token_key: Vec<u8>,
-    committed: watch::Sender<()>,
 }
 
-impl SqliteStore {
-    /// Opens the file, which has been migrated.
-    pub(super) fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
-        let mut conn = open(path)?;
-        options::warn_if_slower(&mut conn)?;
-        let head: FeedRow = query::head().first(&mut conn)?;
-        drop(conn);
-        let kept = Arc::new(KeptUsers::new(options.user_cache));
-        let (fast, slow) = options.fast_and_slow();
-        Ok(Self {
-            writer: writer(path, Writer { state: WriterState::new(options.user_cache), users: Arc::clone(&kept) })?,
-            fast: readers("kith-read", path, fast, options.reads_per_flight, &kept)?,
-            slow: readers("kith-read-slow", path, slow, 1, &kept)?,
-            token_key: head.token_key.into_bytes(),
-            committed: watch::Sender::new(()),
+/// Opens the file, which has been migrated.
+pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngine>, StoreError> {
+    let mut conn = open(path)?;
+    options::warn_if_slower(&mut conn)?;
+    let head: FeedRow = query::head().first(&mut conn)?;
+    drop(conn);
+    let users = Arc::new(UserCache::new(options.user_cache));
+    let (short, long) = options.short_and_long();
+    let engine = SqliteEngine {
+        writer: writer(path, Writer { state: WriterState::new(options.user_cache), users: Arc::clone(&users) })?,
+        short: readers("kith-read", path, short)?,
+        long: readers("kith-read-long", path, long)?,
+        feed: readers("kith-read-feed", path, 1)?,
+    };
+    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed: watch::Sender::new(()) })
+}
+
+/// Runs a read in a snapshot on one of the threads.
+async fn read<T: Send + 'static>(
+    threads: &Threads<Job>,
+    read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let job = |reply: oneshot::Sender<_>| -> Job {
+        Box::new(move |conn| {
+            if !reply.is_closed() {
+                // An error means that the caller is gone.
+                let _gone = reply.send(conn.transaction(read));
+            }
         })
-    }
-
-    /// Runs the queries of a read in one snapshot.
-    async fn read<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Reading<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.fast.run(|reply| in_snapshot(job, reply)).await
-    }
-
-    /// The same for a read that may take long: nobody shall wait behind it.
-    async fn read_long<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Reading<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.slow.run(|reply| in_snapshot(job, reply)).await
-    }
+    };
+    threads.run(job).await
 }
 
-fn in_snapshot<T: Send + 'static>(
-    job: impl FnOnce(&mut Reading<'_>) -> Result<T, StoreError> + Send + 'static,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-) -> reading::Read {
-    Box::new(move |reading| {
-        if !reply.is_closed() {
-            let answer = reading.map_err(StoreError::again).and_then(job);
-            // An error means that the caller went away meanwhile; there is nobody to tell.
-            let _gone = reply.send(answer);
-        }
-    })
+/// Reads the mark, and then rows in the same snapshot.
+async fn rows<T: Send + 'static>(
+    threads: &Threads<Job>,
+    rows: impl FnOnce(&mut SqliteConnection) -> Result<Vec<T>, StoreError> + Send + 'static,
+) -> Result<Rows<T>, StoreError> {
+    read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: rows(conn)? })).await
 }
 
-fn readers(
-    name: &'static str,
-    path: &Path,
-    threads: usize,
-    most: usize,
-    kept: &Arc<KeptUsers>,
-) -> Result<Threads<reading::Read>, StoreError> {
-    let (path, kept) = (path.to_owned(), Arc::clone(kept));
+fn mark(conn: &mut SqliteConnection) -> Result<Mark, StoreError> {
+    let row: MarkRow = query::mark().first(conn)?;
+    Ok(row.mark())
+}
+
+fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Job>, StoreError> {
+    let path = path.to_owned();
     let open = move || {
         let mut reader = open(&path)?;
-        reader.batch_execute("PRAGMA query_only = ON;")?;
+        reader.batch_execute(READER)?;
         Ok(reader)
     };
-    let serve = move |conn: &mut SqliteConnection, reads: &mut VecDeque<_>| read_all(conn, &kept, reads);
-    Threads::start(&Work { name, threads, most, open, serve })
+    Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
 }
 
 fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
@@ -124,8 +116,7 @@ fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
         writer.batch_execute(WRITER)?;
         Ok(writer)
     };
-    let serve = move |conn: &mut SqliteConnection, writes: &mut VecDeque<Write>| {
-        let Some(Write(batch, reply)) = writes.pop_front() else { return };
+    let serve = move |conn: &mut SqliteConnection, Write(batch, reply): Write| {
         if reply.is_closed() {
             return;
         }
@@ -133,20 +124,22 @@ fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
         let _gone = reply.send(writer.commit(conn, &batch));
         checkpoint.committed(conn);
     };
-    Threads::start(&Work { name: "kith-write", threads: 1, most: 1, open, serve })
+    Threads::start(&Work { name: "kith-write", threads: 1, open, serve })
 }
 
 /// How long a connection waits for a lock, in milliseconds.
 const BUSY_TIMEOUT: u32 = 5_000;
-/// What every connection has. FULL: an acknowledged change survives a power cut. The waiting is done on threads of our
-/// own. A cache of 8 MiB: with SQLite's 2 MiB most look-ups in a large database would ask the system for a page.
+/// The settings of every connection. FULL: an acknowledged change survives a power cut. Queueing is done by threads of
+/// Kith. A cache of 8 MiB: with SQLite's 2 MiB most look-ups in a large database would ask the system for a page.
 const SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
-/// What the writer has beyond that: a cache of 16 MiB, and no more, since SQLite goes through all of it after a commit
-/// that split a page. It moves the log by itself only if [`Checkpoint`] could not for long.
+/// The settings of readers beyond that.
+const READER: &str = "PRAGMA query_only = ON;";
+/// The settings of the writer beyond that: a cache of 16 MiB, and no more, since SQLite goes through all of it after a
+/// commit that split a page. It moves the log by itself only if [`Checkpoint`] could not for long.
 const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072;";
 
-/// Opens a connection with the settings that every connection has.
+/// Opens a connection with the settings of every connection.
 pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
     // SQLite takes bytes; a path that is not UTF-8 is not one that a URL could name.
     let name = path.to_string_lossy();
@@ -156,187 +149,182 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
 }
 
 #[async_trait]
-impl Store for SqliteStore {
-    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        let replies = self.writer.run(|reply| Write(batch, reply)).await;
-        self.committed.send_replace(());
-        replies
+impl Engine for SqliteEngine {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Replies, StoreError> {
+        self.writer.run(|reply| Write(batch, reply)).await
     }
 
-    async fn revision(&self) -> Result<Sequence, StoreError> {
-        self.read(|reading| Ok(reading.mark.revision)).await
+    async fn mark(&self) -> Result<Mark, StoreError> {
+        read(&self.short, mark).await
     }
 
-    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError> {
-        self.read(move |reading| {
-            let value = match key {
-                UserKey::Id(id) => reading.users([id].into())?.remove(&id),
-                UserKey::Name(name) => {
-                    let row: Option<UserRow> = query::user_by_name(name).first(reading.conn).optional()?;
-                    row.map(User::try_from).transpose()?.map(Arc::new)
-                }
-            };
-            Ok(Read { revision: reading.mark.revision, value })
+    async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {
+        read(&self.short, move |conn| {
+            let oldest: Option<i64> = feed::oldest().first(conn).optional()?;
+            if oldest.is_none_or(|oldest| oldest > after.get() + 1) {
+                return Ok(None);
+            }
+            let ids: Vec<i64> = feed::users_changed(after.get(), until.get()).load(conn)?;
+            Ok(Some(ids.into_iter().map(UserId::new).collect()))
         })
         .await
     }
 
-    async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
-        self.read(move |reading| {
-            let value = reading.users(ids.into_iter().collect())?;
-            Ok(Read { revision: reading.mark.revision, value })
+    async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {
+        read(&self.short, |conn| {
+            let mut users = Vec::with_capacity(ids.len());
+            for id in ids {
+                let row: Option<UserRow> = query::user(id.get()).first(conn).optional()?;
+                users.extend(row.map(User::try_from).transpose()?);
+            }
+            Ok(users)
         })
         .await
     }
 
-    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
-        self.read_long(move |reading| {
-            let rows: Vec<UserRow> = query::users_page(slice.before(), slice.limit).load(reading.conn)?;
-            Ok(Read { revision: reading.mark.revision, value: super::row::positioned(rows)? })
+    async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError> {
+        rows(&self.short, |conn| {
+            let rows: Vec<UserRow> = query::user_by_name(key).load(conn)?;
+            rows.into_iter().map(User::try_from).collect()
         })
         .await
     }
 
-    async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
-        self.read(move |reading| {
-            let row: Option<RequestRow> = query::request(id.get()).first(reading.conn).optional()?;
-            reading.requests(row.into_iter().collect(), None)
+    async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError> {
+        rows(&self.short, move |conn| {
+            let rows: Vec<RequestRow> = query::request(id.get()).load(conn)?;
+            rows.into_iter().map(Request::try_from).collect()
         })
         .await
     }
 
-    async fn requests(
-        &self,
-        user: UserId,
-        which: Requests,
-        after: Time,
-        slice: Slice,
-    ) -> Result<Listed<Request>, StoreError> {
-        self.read(move |reading| {
-            let (id, after, before, limit) = (user.get(), Stamp(after), slice.before(), slice.limit);
-            let pending = RequestState::Pending.name();
-            let rows = match which {
-                Requests::Received(state) => {
-                    query::requests_received(id, state.name(), after, before, limit).load(reading.conn)?
-                }
-                Requests::Unviewed => query::requests_unviewed(id, pending, after, before, limit).load(reading.conn)?,
-                Requests::Sent => query::requests_sent(id, after, before, limit).load(reading.conn)?,
-                Requests::SentIn(state) => {
-                    query::requests_sent_in(id, state.name(), after, before, limit).load(reading.conn)?
-                }
-            };
-            reading.requests(rows, Some(user))
-        })
-        .await
-    }
-
-    async fn connections(
-        &self,
-        user: UserId,
-        sharing: Sharing,
-        slice: Slice,
-    ) -> Result<Listed<Connection>, StoreError> {
-        let job = move |reading: &mut Reading<'_>| {
-            let (id, before, limit) = (user.get(), slice.before(), slice.limit);
-            let rows: Vec<ConnectionRow> = query::connections_page(id, sharing, before, limit).load(reading.conn)?;
-            let rows: Vec<_> = rows.into_iter().map(Connection::from).collect();
-            let mut named: BTreeSet<_> = rows.iter().map(|row| row.other).collect();
-            named.extend(sharing.viewer().into_iter().chain([user]));
-            Ok(Listed { revision: reading.mark.revision, users: reading.users(named)?, rows })
-        };
-        // With a viewer it is as long as the user's list.
-        if sharing == Sharing::Any { self.read(job).await } else { self.read_long(job).await }
-    }
-
-    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        self.read_long(move |reading| Ok(query::connections_shared_total(user.get(), other.get()).first(reading.conn)?))
-            .await
-    }
-
-    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
-        self.read(move |reading| {
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
+        read(&self.short, move |conn| {
+            let revision = mark(conn)?.revision;
             let mut snapshot = Snapshot::default();
             for other in others {
                 let Some(key) = PairKey::of(user, other) else { continue };
                 let request: Option<RequestRow> =
-                    query::request_of_pair(key.low().get(), key.high().get()).first(reading.conn).optional()?;
+                    query::request_of_pair(key.low().get(), key.high().get()).first(conn).optional()?;
                 if let Some(request) = request {
                     snapshot.add_request(request.try_into()?);
                 }
-                let block: Option<BlockRow> = query::block(user.get(), other.get()).first(reading.conn).optional()?;
+                let block: Option<BlockRow> = query::block(user.get(), other.get()).first(conn).optional()?;
                 if let Some(block) = block {
                     snapshot.add_block(user, other, block.block());
                 }
             }
-            Ok(Read { revision: reading.mark.revision, value: snapshot.pairs })
+            Ok(Read { revision, value: snapshot.pairs })
         })
         .await
     }
 
-    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
-        self.read(move |reading| {
-            let row: Option<CountsRow> = query::counts(user.get()).first(reading.conn).optional()?;
-            let mut value = row.map(|row| row.counts());
-            if let Some(expired) = expired {
-                let oldest: Option<Stamp> = query::oldest_open().get_result(reading.conn)?;
-                // Something is due and not swept yet; perhaps it is this user's.
-                if oldest.is_some_and(|oldest| oldest.0 <= expired) {
-                    let row: Option<CountsRow> =
-                        query::counts_without_due(user.get(), Stamp(expired)).get_result(reading.conn).optional()?;
-                    value = row.map(|row| row.counts());
+    async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<StoredCounts>, StoreError> {
+        read(&self.short, move |conn| {
+            let revision = mark(conn)?.revision;
+            let row: Option<CountsRow> = query::counts(user.get()).first(conn).optional()?;
+            let oldest: Option<Stamp> = match expired {
+                Some(_) => query::oldest_open().get_result(conn)?,
+                None => None,
+            };
+            let something_expired = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
+            let value = StoredCounts { counts: row.map(|row| row.counts()), something_expired };
+            Ok(Read { revision, value })
+        })
+        .await
+    }
+
+    async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
+        read(&self.long, move |conn| {
+            let load = query::counts_without_due(user.get(), Stamp(expired));
+            let row: Option<CountsRow> = load.get_result(conn).optional()?;
+            Ok(row.map(|row| row.counts()))
+        })
+        .await
+    }
+
+    async fn list_users(&self, Range { before, limit }: Range) -> Result<Rows<(User, Sequence)>, StoreError> {
+        rows(&self.long, move |conn| positioned(query::users_page(query::first(before), limit).load(conn)?)).await
+    }
+
+    async fn list_requests(&self, query: RequestQuery) -> Result<Rows<Request>, StoreError> {
+        let RequestQuery { user, filter, created_after, range: Range { before, limit } } = query;
+        let (id, after, before) = (user.get(), Stamp(created_after), query::first(before));
+        rows(&self.short, move |conn| {
+            let pending = RequestState::Pending.name();
+            let rows: Vec<RequestRow> = match filter {
+                RequestFilter::Received(state) => {
+                    query::requests_received(id, state.name(), after, before, limit).load(conn)?
                 }
-            }
-            Ok(Read { revision: reading.mark.revision, value })
+                RequestFilter::Unviewed => query::requests_unviewed(id, pending, after, before, limit).load(conn)?,
+                RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(conn)?,
+                RequestFilter::SentIn(state) => {
+                    query::requests_sent_in(id, state.name(), after, before, limit).load(conn)?
+                }
+            };
+            rows.into_iter().map(Request::try_from).collect()
         })
         .await
     }
 
-    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError> {
-        self.read(move |reading| {
-            let rows: Vec<BlockRow> = query::blocks_page(user.get(), slice.before(), slice.limit).load(reading.conn)?;
-            let rows: Vec<_> = rows.iter().map(|row| (UserId::new(row.other_user_id), row.block())).collect();
-            let named = rows.iter().map(|(other, _)| *other).chain([user]).collect();
-            Ok(Listed { revision: reading.mark.revision, users: reading.users(named)?, rows })
+    async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
+        let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
+        // With a viewer it may read all connections of the user.
+        let threads = if mutual == Mutual::Any { &self.short } else { &self.long };
+        rows(threads, move |conn| {
+            let load = query::connections_page(user.get(), mutual, query::first(before), limit);
+            let rows: Vec<ConnectionRow> = load.load(conn)?;
+            Ok(rows.into_iter().map(Connection::from).collect())
+        })
+        .await
+    }
+
+    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
+        read(&self.long, move |conn| Ok(query::connections_shared_total(user.get(), other.get()).first(conn)?)).await
+    }
+
+    async fn list_blocks(&self, query: BlockQuery) -> Result<Rows<Blocked>, StoreError> {
+        let BlockQuery { user, range: Range { before, limit } } = query;
+        rows(&self.short, move |conn| {
+            let rows: Vec<BlockRow> = query::blocks_page(user.get(), query::first(before), limit).load(conn)?;
+            Ok(rows.iter().map(BlockRow::blocked).collect())
         })
         .await
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        self.read(move |reading| {
-            let row: Option<ReplayRow> =
-                query::replay(key.caller, key.id.to_string()).first(reading.conn).optional()?;
+        read(&self.short, move |conn| {
+            let IdempotencyKey { caller, id } = key;
+            let row: Option<ReplayRow> = query::replay(caller, id.to_string()).first(conn).optional()?;
             row.map(IdempotentResponse::try_from).transpose()
         })
         .await
     }
 
-    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
-        self.read_long(move |reading| {
-            let head: FeedRow = query::head().first(reading.conn)?;
-            let oldest = feed::oldest().first(reading.conn).optional()?;
+    async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
+        let EventQuery { filter, after, limit, consumer } = query;
+        let threads = match consumer {
+            Consumer::Watchers => &self.feed,
+            Consumer::Call => &self.long,
+        };
+        read(threads, move |conn| {
+            let head: FeedRow = query::head().first(conn)?;
+            let oldest = feed::oldest().first(conn).optional()?;
             let mut rows: Vec<EventRow> = Vec::new();
-            match which {
-                Events::All => rows = feed::all_after(after.get(), limit).load(reading.conn)?,
-                Events::Of(user) => {
+            match filter {
+                EventFilter::All => rows = feed::all_after(after.get(), limit).load(conn)?,
+                EventFilter::Of(user) => {
                     for stretches in feed::stretches(after.get(), head.last_sequence, oldest) {
                         let missing = limit - rows.len() as i64;
                         if missing == 0 {
                             break;
                         }
-                        rows.extend(feed::of_user_in(stretches, user.get(), after.get(), missing).load(reading.conn)?);
+                        rows.extend(feed::of_user_in(stretches, user.get(), after.get(), missing).load(conn)?);
                     }
                 }
             }
-            FeedSlice::new(head, rows, oldest)
+            feed::slice(head, rows, oldest)
         })
         .await
-    }
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.committed.subscribe()
-    }
-
-    fn token_key(&self) -> &[u8] {
-        &self.token_key
     }
 }

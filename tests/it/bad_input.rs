@@ -607,7 +607,7 @@ cases! {
         let request = tonic::Request::new(NoText { username: vec![0xff] });
         let refusal = client.unary(request, path, codec).await;
         let message = refusal.as_ref().unwrap_err().message().to_owned();
-        assert_eq!(message, "the request cannot be decoded", "no word of the decoder's");
+        assert_eq!(message, "the request could not be decoded", "no word of the decoder's");
         let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
         assert_eq!(fields(&details), [""]);
     }

@@ -296,7 +296,7 @@ on_each_engine! {
         let ended = run(&[]).await;
         assert!(ended.status.success(), "{ended:#?}");
         let last = ended.output.lines().last().expect("a verdict");
-        assert!(last.starts_with("in order; revision ") && last.ends_with(", events stored from 1"), "{last}");
+        assert!(last.starts_with("all checks passed; revision ") && last.ends_with(", events retained from 1"), "{last}");
         assert!(ended.output.contains("ok  ") && ended.output.contains(COUNTS), "{ended:#?}");
         assert_eq!(ended.output.lines().count(), check(&database, Repair::Nothing).await.checks.len() + 1);
 
@@ -305,18 +305,18 @@ on_each_engine! {
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
         let shown = format!("2 of 13  {COUNTS}\n          user 3: connections 7 -> 0\n          user 6: connections 7 -> 1\n");
         assert!(ended.output.contains(&shown) && ended.output.contains("\nFAIL"), "{}", ended.output);
-        assert!(ended.output.contains("\n1 of 23 FAIL; revision "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 23 checks FAILED; revision "), "{}", ended.output);
         // The verdict is printed once.
         assert!(!ended.log.contains("FAIL") && !ended.log.contains("kith: "), "{ended:#?}");
         let ended = run(&["--repair"]).await;
         assert!(ended.status.success() && ended.output.contains("\nrepaired"), "{ended:#?}");
-        assert!(ended.output.contains(&shown) && ended.output.contains("\nin order; counts repaired: 2; "), "{ended:#?}");
+        assert!(ended.output.contains(&shown) && ended.output.contains("\nall checks passed; counts repaired: 2; "), "{ended:#?}");
         assert!(run(&[]).await.status.success());
 
         database.execute("UPDATE user_counts SET connections = 7 WHERE user_id = 3; DELETE FROM blocks").await;
         let ended = run(&["--repair"]).await;
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-        assert!(ended.output.contains("\n1 of 23 FAIL; counts repaired: 1; "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 23 checks FAILED; counts repaired: 1; "), "{}", ended.output);
     }
 
     async fn tables_of_another_version_are_refused_and_left_alone(engine: Engine) {

@@ -12,11 +12,12 @@ use kith::domain::id::{RequestId, UserId};
 use kith::domain::outcome::{Executed, Outcome};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
+use kith::domain::query::UserKey;
 use kith::domain::user::{FieldUpdate, Profile};
 use kith::domain::view::Status;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
-use kith::store::{self, Options, UserKey};
+use kith::store::{self, Options};
 use tonic::Code;
 use uuid::Uuid;
 

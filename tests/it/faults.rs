@@ -173,7 +173,7 @@ on_each_engine! {
             let status = app.try_send(1, 2).await.map(drop);
             if code == Code::Internal {
                 let message = status.as_ref().expect_err("a fault").message();
-                assert_eq!(message, "an internal fault; the service's log has its cause");
+                assert_eq!(message, "internal error; its cause is in the server's log");
             }
             tells_nothing(status, code, reason);
             assert_eq!(store.take_batches(), vec![1; attempts], "{reason:?}");

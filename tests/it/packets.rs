@@ -126,3 +126,33 @@ async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
     }
     assert_eq!((sends.len(), cancels.len()), (1, 1), "{sends:#?} {cancels:#?}");
 }
+
+/// To a third party a request that exists is like one that does not, also while none of its users is cached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_by_a_third_party_takes_the_same_traffic_whether_the_request_exists() {
+    let (proxy, app) = app_behind_a_proxy(2 * ROUNDS + 1).await;
+    let mut requests = Vec::new();
+    for number in 1..=ROUNDS {
+        requests.push(app.send(2 * number, 2 * number + 1).await);
+    }
+    let url = proxy.url.parse().expect("a URL");
+    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
+    let fresh = App::over(Database::at(&app.database.url, Engine::Postgres), store, |settings| {
+        settings.sweep_interval = Duration::from_secs(3_600);
+    })
+    .await;
+    // So that statements are prepared, and the third party is cached.
+    for _ in 0..2 {
+        fresh.accept(999_999, 1).await.expect_err("no request");
+    }
+    proxy.set_latency(LATENCY);
+    let mut seen = BTreeSet::new();
+    for id in requests {
+        for id in [id, 999_999] {
+            proxy.record();
+            fresh.accept(id, 1).await.expect_err("no request of this user");
+            seen.insert(Traffic::of(&proxy.recorded()));
+        }
+    }
+    assert_eq!(seen.iter().map(|traffic| traffic.round_trips).collect::<Vec<_>>(), [2], "{seen:#?}");
+}

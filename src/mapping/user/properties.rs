@@ -1,4 +1,4 @@
-//! Users and times: what is valid comes back the same, and what is not is named.
+//! Properties of users and times: a valid value is preserved, and an invalid field is named.
 
 use chrono::{Days, NaiveDate, TimeDelta};
 use proptest::collection::vec;
@@ -81,10 +81,10 @@ fn request(user: pb::User) -> pb::CreateUserRequest {
     pb::CreateUserRequest { user: Some(user), request_id: String::new() }
 }
 
-/// Makes a field wrong.
+/// Makes a field invalid.
 type Spoil = fn(&mut pb::User);
 
-/// Wrong values of each field, in the order in which fields are read.
+/// An invalid value for each field, in the order in which fields are read.
 const WRONG: [(&str, Spoil); 15] = [
     ("user.id", |user| user.id = -1),
     ("user.username", |user| user.username.push(' ')),
@@ -105,7 +105,7 @@ const WRONG: [(&str, Spoil); 15] = [
 
 proptest! {
     #[test]
-    fn a_valid_user_comes_back_the_same(user in users()) {
+    fn a_valid_user_is_preserved(user in users()) {
         let (command, _) = create(&request(pb::User::from(&user)), now()).expect("valid");
         let Command::CreateUser(profile) = command else { panic!("{command:?}") };
         prop_assert_eq!(profile.id, Some(user.id));
@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn each_wrong_field_is_named_and_no_other(
+    fn each_invalid_field_is_named_and_no_other(
         user in users(),
         wrong in prop::sample::subsequence(WRONG.to_vec(), 1..15),
     ) {
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn any_user_is_taken_as_it_is_or_refused_with_a_violation(
+    fn any_user_is_accepted_unchanged_or_refused_with_a_violation(
         texts in vec(".{0,60}", 9),
         (id, gender, status, seconds, nanos) in any::<(i64, i32, i32, i64, i32)>(),
     ) {
@@ -151,14 +151,14 @@ proptest! {
     }
 
     #[test]
-    fn a_time_comes_back_the_same(time in times()) {
+    fn a_time_is_preserved(time in times()) {
         let mut fields = Fields::default();
         let read = fields.time("time", &timestamp(time));
         prop_assert_eq!(fields.finish(read), Ok(time));
     }
 
     #[test]
-    fn a_time_is_refused_outside_its_years_and_its_second(
+    fn a_time_outside_the_range_of_a_timestamp_is_refused(
         seconds in prop_oneof![any::<i64>(), FIRST - 2..FIRST + 2, LAST - 2..LAST + 2],
         nanos in prop_oneof![any::<i32>(), -2..2, 999_999_998..1_000_000_002],
     ) {
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn no_date_is_taken_that_is_not_in_the_past(year in 0_i32..10_000, month in 0_u32..15, day in 0_u32..35) {
+    fn a_birthday_is_a_valid_date_in_the_past(year in 0_i32..10_000, month in 0_u32..15, day in 0_u32..35) {
         let text = format!("{year:04}-{month:02}-{day:02}");
         let mut fields = Fields::default();
         let read = fields.birthday("birthday", &text, now());

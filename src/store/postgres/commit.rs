@@ -43,7 +43,7 @@ use tokio::sync::Mutex;
 
 use self::load::Loaded;
 use self::save::NotSaved;
-use super::open;
+use super::role::{Role, open};
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
@@ -54,7 +54,7 @@ use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
 use crate::store::statement::Statement;
 use crate::store::tls::PostgresConfig;
-use crate::store::users::KeptUsers;
+use crate::store::users::UserCache;
 use crate::store::writer::WriterState;
 
 type Replies = Vec<Result<Reply, Rejection>>;
@@ -67,12 +67,6 @@ pub(in crate::store) const LOCK: &str =
 pub(in crate::store) const TOUCH: &str =
     "UPDATE feed SET last_batch_id = hashtextextended(gen_random_uuid()::text, 0);";
 
-/// The settings of the write connection, beside those of every connection. It waits for the head as long as another
-/// server may hold it, and no longer; what it acknowledges is on disk; and if its server stands still within a
-/// transaction, PostgreSQL ends that before the callers of other servers lose their patience.
-pub(in crate::store) const WRITER: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
-                      SET idle_in_transaction_session_timeout = '5s';";
-
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
@@ -80,7 +74,7 @@ const ROLLBACK: &str = "ROLLBACK";
 /// Commits batches, one at a time.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
-    users: Arc<KeptUsers>,
+    users: Arc<UserCache>,
     session: Mutex<Session>,
 }
 
@@ -92,7 +86,7 @@ struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<KeptUsers>, state: WriterState) -> Self {
+    pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<UserCache>, state: WriterState) -> Self {
         Self { config, users, session: Mutex::new(Session { conn: None, state }) }
     }
 
@@ -129,9 +123,7 @@ impl Writer {
     }
 
     async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
-        let mut conn = open(&self.config).await?;
-        conn.batch_execute(WRITER).await?;
-        Ok(conn)
+        open(&self.config, Role::Writer).await
     }
 
     /// Whether a batch was committed whose connection was lost during its commit.

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::open;
+use super::role::{Role, open};
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
@@ -36,7 +36,7 @@ async fn listen(
     committed: &watch::Sender<()>,
     warned: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
-    let mut conn = open(config).await?;
+    let mut conn = open(config, Role::Listener).await?;
     conn.batch_execute(LISTEN).await?;
     if std::mem::take(warned) {
         tracing::info!("commits are heard of again");

@@ -17,7 +17,7 @@ use crate::domain::decide::Rejection;
 use crate::domain::ledger;
 use crate::store::StoreError;
 use crate::store::feed::new_batch_id;
-use crate::store::users::KeptUsers;
+use crate::store::users::UserCache;
 use crate::store::writer::WriterState;
 
 type Replies = Vec<Result<Reply, Rejection>>;
@@ -25,7 +25,7 @@ type Replies = Vec<Result<Reply, Rejection>>;
 /// What the writer caches between batches, and the users that everybody reads.
 pub(super) struct Writer {
     pub(super) state: WriterState,
-    pub(super) users: Arc<KeptUsers>,
+    pub(super) users: Arc<UserCache>,
 }
 
 impl Writer {

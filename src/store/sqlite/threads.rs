@@ -3,7 +3,6 @@
 //! Threads of our own instead of Diesel's async wrapper: a whole transaction is one hop, and a caller who goes away
 //! leaves nothing behind.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -24,14 +23,13 @@ pub(super) struct Threads<J> {
     running: Vec<JoinHandle<()>>,
 }
 
-/// What each of some threads does.
+/// What the threads do.
 pub(super) struct Work<O, S> {
     pub(super) name: &'static str,
     pub(super) threads: usize,
-    /// The most jobs that a thread takes at once.
-    pub(super) most: usize,
+    /// Opens a thread's connection.
     pub(super) open: O,
-    /// Does at least one of the jobs that wait.
+    /// Does one job.
     pub(super) serve: S,
 }
 
@@ -39,16 +37,16 @@ impl<J: Send + 'static> Threads<J> {
     pub(super) fn start<O, S>(work: &Work<O, S>) -> Result<Self, StoreError>
     where
         O: Fn() -> Result<SqliteConnection, StoreError> + Clone + Send + 'static,
-        S: Fn(&mut SqliteConnection, &mut VecDeque<J>) + Clone + Send + 'static,
+        S: Fn(&mut SqliteConnection, J) + Clone + Send + 'static,
     {
         let (queue, jobs) = sync_channel(WAITING_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
         let mut running = Vec::with_capacity(work.threads);
         for _ in 0..work.threads {
-            let (jobs, most, open, serve) = (Arc::clone(&jobs), work.most, work.open.clone(), work.serve.clone());
+            let (jobs, open, serve) = (Arc::clone(&jobs), work.open.clone(), work.serve.clone());
             let conn = open()?;
             let thread = std::thread::Builder::new().name(work.name.to_owned());
-            let started = thread.spawn(move || run(&jobs, most, conn, &open, &serve));
+            let started = thread.spawn(move || run(&jobs, conn, &open, &serve));
             running.push(started.map_err(|error| StoreError::Internal(error.into()))?);
         }
         Ok(Self { queue: Some(queue), running })
@@ -90,23 +88,16 @@ impl<J> Drop for Threads<J> {
 /// Serves jobs until the store is dropped.
 fn run<J>(
     jobs: &Mutex<Receiver<J>>,
-    most: usize,
     mut conn: SqliteConnection,
     open: &impl Fn() -> Result<SqliteConnection, StoreError>,
-    serve: &impl Fn(&mut SqliteConnection, &mut VecDeque<J>),
+    serve: &impl Fn(&mut SqliteConnection, J),
 ) {
-    let mut waiting = VecDeque::with_capacity(most);
     loop {
-        if waiting.is_empty() {
-            // One idle thread waits for the next job, the others wait for it to have got one.
-            let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(job) = jobs.recv() else { return };
-            waiting.push_back(job);
-            waiting.extend(jobs.try_iter().take(most - 1));
-        }
-        // A job that panics takes its caller's answer with it, but not the thread. Its connection may be left within
-        // a transaction, so it gets a new one.
-        if catch_unwind(AssertUnwindSafe(|| serve(&mut conn, &mut waiting))).is_err() {
+        // One idle thread waits for the next job, the others wait for the lock.
+        let Ok(job) = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        // A job that panics takes its caller's result with it, but not the thread. Its connection may be left within a
+        // transaction, so it gets a new one.
+        if catch_unwind(AssertUnwindSafe(|| serve(&mut conn, job))).is_err() {
             match open() {
                 Ok(fresh) => conn = fresh,
                 Err(error) => tracing::error!(error = &error as &dyn Error, "the database cannot be opened again"),

@@ -16,61 +16,61 @@ fn mark(epoch: &str, users_changed: i64) -> Mark {
     Mark { epoch: epoch.to_owned(), revision: users_changed, users_changed }
 }
 
-fn of(users: impl IntoIterator<Item = Arc<User>>) -> Users {
-    users.into_iter().map(|user| (user.id, user)).collect()
+fn of(users: impl IntoIterator<Item = Arc<User>>) -> Vec<CachedUser> {
+    users.into_iter().map(CachedUser::from).collect()
 }
 
-/// Memory that is up to date at this mark and holds these users.
-fn kept(at: &Mark, users: &Users) -> KeptUsers {
-    let kept = KeptUsers::new(1 << 20);
-    kept.catch_up(at, Sequence::default(), None);
-    kept.keep(users, at);
-    kept
+/// A cache that is valid at this mark and has these users.
+fn cached(at: &Mark, users: impl IntoIterator<Item = CachedUser>) -> UserCache {
+    let cache = UserCache::new(1 << 20);
+    cache.invalidate(at, Sequence::default(), None);
+    cache.insert(users, at);
+    cache
 }
 
-fn found(kept: &KeptUsers, at: &Mark) -> Vec<i64> {
-    let (found, _) = kept.find((1..=3).map(UserId::new), at);
+fn found(cache: &UserCache, at: &Mark) -> Vec<i64> {
+    let (found, _) = cache.get((1..=3).map(UserId::new), at);
     let mut ids: Vec<_> = found.keys().map(|id| id.get()).collect();
     ids.sort_unstable();
     ids
 }
 
 #[test]
-fn what_is_kept_serves_until_a_user_changes_and_then_all_but_that_one() {
+fn cached_users_are_valid_until_one_changes_and_then_all_but_that_one() {
     let (first, second) = (mark("a", 5), mark("a", 9));
-    let kept = kept(&first, &of([user(1, ""), user(2, "")]));
-    assert_eq!(kept.behind(&first), None);
-    assert_eq!(found(&kept, &first), [1, 2]);
-    assert_eq!(kept.behind(&second), Some((Sequence::new(5), Sequence::new(9))));
-    assert_eq!(found(&kept, &second), Vec::<i64>::new(), "not before it is known who changed");
-    kept.catch_up(&second, Sequence::new(5), Some(vec![UserId::new(2)]));
-    assert_eq!(found(&kept, &second), [1]);
-    assert_eq!(found(&kept, &first), Vec::<i64>::new(), "who read the head before reads the rest too");
+    let cache = cached(&first, of([user(1, ""), user(2, "")]));
+    assert_eq!(cache.outdated(&first), None);
+    assert_eq!(found(&cache, &first), [1, 2]);
+    assert_eq!(cache.outdated(&second), Some((Sequence::new(5), Sequence::new(9))));
+    assert_eq!(found(&cache, &second), Vec::<i64>::new(), "not before it is known who changed");
+    cache.invalidate(&second, Sequence::new(5), Some(vec![UserId::new(2)]));
+    assert_eq!(found(&cache, &second), [1]);
+    assert_eq!(found(&cache, &first), Vec::<i64>::new(), "who read the head before reads the rest too");
 }
 
 #[test]
-fn nothing_is_kept_that_may_have_changed_since_it_was_read() {
+fn a_user_that_may_have_changed_since_it_was_read_is_not_cached() {
     let (first, second) = (mark("a", 5), mark("a", 9));
-    let kept = kept(&first, &Users::new());
-    // Read at the first mark; before it is kept, somebody changes the user.
-    kept.catch_up(&second, Sequence::new(5), Some(vec![UserId::new(1)]));
-    kept.keep(&of([user(1, "old")]), &first);
-    assert_eq!(found(&kept, &second), Vec::<i64>::new());
+    let cache = cached(&first, []);
+    // Read at the first mark; before it is inserted, somebody changes the user.
+    cache.invalidate(&second, Sequence::new(5), Some(vec![UserId::new(1)]));
+    cache.insert(of([user(1, "old")]), &first);
+    assert_eq!(found(&cache, &second), Vec::<i64>::new());
 }
 
 #[test]
-fn all_is_forgotten_where_it_is_not_known_who_changed_or_the_feed_is_another() {
+fn all_users_are_removed_if_it_is_not_known_who_changed_or_the_feed_is_another() {
     let first = mark("a", 5);
     for (later, changed) in [(mark("a", 9), None), (mark("b", 9), Some(vec![])), (mark("b", 5), Some(vec![]))] {
-        let kept = kept(&first, &of([user(1, "")]));
-        assert!(kept.behind(&later).is_some(), "{later:?}");
-        kept.catch_up(&later, Sequence::new(5), changed);
-        assert_eq!(found(&kept, &later), Vec::<i64>::new(), "{later:?}");
+        let cache = cached(&first, of([user(1, "")]));
+        assert!(cache.outdated(&later).is_some(), "{later:?}");
+        cache.invalidate(&later, Sequence::new(5), changed);
+        assert_eq!(found(&cache, &later), Vec::<i64>::new(), "{later:?}");
     }
 }
 
 #[test]
-fn a_commit_of_this_server_tells_what_it_changed() {
+fn a_commit_of_this_server_updates_the_cache() {
     let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
     let changes = Changes {
         head: head(9),
@@ -79,27 +79,41 @@ fn a_commit_of_this_server_tells_what_it_changed() {
         ..Changes::default()
     };
     let (first, second) = (mark("a", 5), mark("a", 9));
-    let current = kept(&first, &of([user(1, "old"), user(2, "")]));
+    let current = cached(&first, of([user(1, "old"), user(2, "")]));
     current.committed(&head(5), &changes);
     assert_eq!(found(&current, &second), [1]);
-    let (users, _) = current.find([UserId::new(1)], &second);
+    let (users, _) = current.get([UserId::new(1)], &second);
     assert_eq!(users[&UserId::new(1)].bio.as_str(), "new");
     // Others had changed users before, which was not noticed yet: it is not up to date now either.
-    let behind = kept(&mark("a", 4), &of([user(3, "")]));
+    let behind = cached(&mark("a", 4), of([user(3, "")]));
     behind.committed(&head(5), &changes);
-    assert!(behind.behind(&second).is_some());
+    assert!(behind.outdated(&second).is_some());
 }
 
 #[test]
-fn memory_is_bounded_and_can_be_none() {
+fn the_cache_is_bounded_and_can_be_switched_off() {
     let at = mark("a", 5);
-    let none = KeptUsers::new(0);
-    assert_eq!(none.behind(&at), None);
-    none.keep(&of([user(1, "")]), &at);
+    let none = UserCache::new(0);
+    assert_eq!(none.outdated(&at), None);
+    none.insert(of([user(1, "")]), &at);
     assert_eq!(found(&none, &at), Vec::<i64>::new());
-    let small = KeptUsers::new(64 << 10);
-    small.catch_up(&at, Sequence::default(), None);
-    small.keep(&of((1..=1_000).map(|id| user(id, &"x".repeat(1_000)))), &at);
-    let (found, _) = small.find((1..=1_000).map(UserId::new), &at);
+    let small = UserCache::new(64 << 10);
+    small.invalidate(&at, Sequence::default(), None);
+    small.insert(of((1..=1_000).map(|id| user(id, &"x".repeat(1_000)))), &at);
+    let (found, _) = small.get((1..=1_000).map(UserId::new), &at);
     assert!((1..=64).contains(&found.len()), "{} users in 64 KiB", found.len());
+}
+
+#[test]
+fn a_user_is_encoded_once_for_all_copies_and_anew_after_a_change() {
+    let at = mark("a", 5);
+    let cache = cached(&at, of([user(1, "")]));
+    let encode = |cache: &UserCache, at: &Mark, bytes: &'static str| {
+        cache.get([UserId::new(1)], at).0[&UserId::new(1)].encoded(|_| Bytes::from_static(bytes.as_bytes()))
+    };
+    assert_eq!(encode(&cache, &at, "first"), "first");
+    assert_eq!(encode(&cache, &at, "again"), "first");
+    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
+    cache.committed(&head(5), &Changes { head: head(9), users_updated: vec![user(1, "new")], ..Changes::default() });
+    assert_eq!(encode(&cache, &mark("a", 9), "changed"), "changed");
 }

@@ -129,11 +129,11 @@ pub fn options() -> Options {
 }
 
 pub fn without_devices() -> Options {
-    Options { migrate: false, user_cache: 0, reads_per_flight: 1, ..Options::default() }
+    Options { migrate: false, user_cache: 0, read_batch_max: 1, ..Options::default() }
 }
 
 pub fn with_little_memory() -> Options {
-    Options { migrate: false, user_cache: 4 << 10, reads_per_flight: 2, ..Options::default() }
+    Options { migrate: false, user_cache: 4 << 10, read_batch_max: 2, ..Options::default() }
 }
 
 /// The details of an error that was expected, with this code and this reason.

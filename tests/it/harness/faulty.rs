@@ -1,6 +1,5 @@
 //! A store that fails when it is told to.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +8,12 @@ use kith::domain::Time;
 use kith::domain::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Reply};
 use kith::domain::counts::Counts;
 use kith::domain::decide::Rejection;
-use kith::domain::id::{PairKey, RequestId, Sequence, UserId};
-use kith::domain::pair::{Block, Pair, Request};
-use kith::domain::user::User;
-use kith::store::{
-    self, Connection, Events, FeedSlice, Listed, Read, Requests, Sharing, Slice, Store, StoreError, UserKey, Users,
+use kith::domain::id::{RequestId, Sequence, UserId};
+use kith::domain::pair::Request;
+use kith::domain::query::{
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
 };
+use kith::store::{self, CachedUser, Listed, Pairs, Store, StoreError, Users};
 use tokio::sync::watch;
 
 use super::app::{App, options};
@@ -141,7 +140,7 @@ impl Store for Faulty {
         self.reading().await?.revision().await
     }
 
-    async fn user(&self, key: UserKey) -> Result<Read<Option<Arc<User>>>, StoreError> {
+    async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {
         self.reading().await?.user(key).await
     }
 
@@ -149,38 +148,11 @@ impl Store for Faulty {
         self.reading().await?.users(ids).await
     }
 
-    async fn users_page(&self, slice: Slice) -> Result<Read<Vec<(Arc<User>, Sequence)>>, StoreError> {
-        self.reading().await?.users_page(slice).await
-    }
-
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
         self.reading().await?.request(id).await
     }
 
-    async fn requests(
-        &self,
-        user: UserId,
-        which: Requests,
-        after: Time,
-        slice: Slice,
-    ) -> Result<Listed<Request>, StoreError> {
-        self.reading().await?.requests(user, which, after, slice).await
-    }
-
-    async fn connections(
-        &self,
-        user: UserId,
-        sharing: Sharing,
-        slice: Slice,
-    ) -> Result<Listed<Connection>, StoreError> {
-        self.reading().await?.connections(user, sharing, slice).await
-    }
-
-    async fn shared_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        self.reading().await?.shared_connections(user, other).await
-    }
-
-    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<HashMap<PairKey, Pair>>, StoreError> {
+    async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
         self.reading().await?.pairs(user, others).await
     }
 
@@ -188,17 +160,33 @@ impl Store for Faulty {
         self.reading().await?.counts(user, expired).await
     }
 
-    async fn blocks(&self, user: UserId, slice: Slice) -> Result<Listed<(UserId, Block)>, StoreError> {
-        self.reading().await?.blocks(user, slice).await
+    async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError> {
+        self.reading().await?.list_users(range).await
+    }
+
+    async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError> {
+        self.reading().await?.list_requests(query).await
+    }
+
+    async fn list_connections(&self, query: ConnectionQuery) -> Result<Listed<Connection>, StoreError> {
+        self.reading().await?.list_connections(query).await
+    }
+
+    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
+        self.reading().await?.count_mutual_connections(user, other).await
+    }
+
+    async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
+        self.reading().await?.list_blocks(query).await
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.reading().await?.idempotent_response(key).await
     }
 
-    async fn events(&self, which: Events, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
+    async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
         self.event_reads.fetch_add(1, Ordering::Relaxed);
-        self.reading().await?.events(which, after, limit).await
+        self.reading().await?.events(query).await
     }
 
     fn changes(&self) -> watch::Receiver<()> {

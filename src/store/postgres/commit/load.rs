@@ -1,6 +1,7 @@
 //! The first round trip of a commit: locks the head and loads what the batch is decided from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -21,15 +22,22 @@ use crate::store::row::{
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{Statement, statement};
-use crate::store::users::KeptUsers;
+use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
 /// A request if the pair has one, and the blocks of its lower and its higher user.
-type PairSql =
-    (BigInt, BigInt, Nullable<RequestsSql>, Nullable<Instant>, Nullable<BigInt>, Nullable<Instant>, Nullable<BigInt>);
+type PairSql = (
+    Nullable<BigInt>,
+    Nullable<BigInt>,
+    Nullable<RequestsSql>,
+    Nullable<Instant>,
+    Nullable<BigInt>,
+    Nullable<Instant>,
+    Nullable<BigInt>,
+);
 
 /// What a batch is decided from.
 pub(super) struct Loaded {
@@ -48,7 +56,7 @@ struct Rare {
 pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
     state: &mut WriterState,
-    profiles: &KeptUsers,
+    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
@@ -77,7 +85,7 @@ pub(super) async fn lock_and_load(
     let replays = replays.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), replays, due };
     for row in between.into_iter().chain(by_id) {
-        let pair = row.pair()?;
+        let Some(pair) = row.pair()? else { continue };
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
         snapshot.add(pair);
     }
@@ -92,7 +100,7 @@ pub(super) async fn lock_and_load(
     members.extend(cached);
     loaded.extend(members_by_id(conn, &missing).await?);
     state.insert(&loaded);
-    profiles.keep(&loaded.iter().map(|(id, member)| (*id, member.user.clone())).collect(), &before.mark());
+    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
 
@@ -125,7 +133,7 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
     Ok(load.load(&mut conn).await?)
 }
 
-/// The pairs whose requests have these ids.
+/// The pairs whose requests have these ids. A row for each id, whether or not the request exists.
 async fn pairs_by_request(
     mut conn: &AsyncPgConnection,
     requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
@@ -135,10 +143,9 @@ async fn pairs_by_request(
     }
     let load: Statement<'_, Pg, PairSql, _> = statement!(
         "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, by_high.created, by_high.position \
-         FROM connection_requests \
+         FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
          LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
-         WHERE id = ANY(?)"
+         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id"
     );
     let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
     Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)

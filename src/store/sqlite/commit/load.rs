@@ -1,6 +1,7 @@
 //! Loads what a batch is decided from, with single-row statements.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use diesel::prelude::*;
 
@@ -13,7 +14,7 @@ use crate::store::row::{
     BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, ReplayRow, RequestRow, UserRow, member,
 };
 use crate::store::schema::Stamp;
-use crate::store::users::KeptUsers;
+use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
 
@@ -27,7 +28,7 @@ pub(super) struct Loaded {
 pub(super) fn load(
     conn: &mut SqliteConnection,
     state: &mut WriterState,
-    profiles: &KeptUsers,
+    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
@@ -76,7 +77,7 @@ pub(super) fn load(
         loaded.extend(row.map(member).transpose()?);
     }
     state.insert(&loaded);
-    profiles.keep(&loaded.iter().map(|(id, member)| (*id, member.user.clone())).collect(), &before.mark());
+    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
     load_oldest_sent(conn, &mut snapshot, batch, &needs)?;

@@ -1,28 +1,29 @@
-//! A few connections that read, each for many at the same time: what they ask goes out at once, and is answered in its
-//! order. A connection for each would cost PostgreSQL a process each, and every answer its own round trip.
+//! A pool of a few connections for reads, each shared by many reads at the same time: statements are sent immediately
+//! and their results come back in order. A connection for each read would cost PostgreSQL a process each.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::AsyncPgConnection;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::SESSION;
+use super::role::Role;
 use crate::store::StoreError;
 use crate::store::tls::{PostgresConfig, SharedConnection};
 
-/// How long a read waits for its turn, or for a new connection, before it is refused.
+/// How long a read waits for a free slot, or for a new connection, before it is refused.
 const WAIT: Duration = Duration::from_secs(1);
 
-pub(super) struct SharedConnections {
+pub(super) struct Pool {
     config: Arc<PostgresConfig>,
+    role: Role,
     slots: Vec<Mutex<Option<Arc<SharedConnection>>>>,
     leases: Semaphore,
 }
 
-/// A connection to ask something. Others may be asking it too.
+/// A connection that other reads may use at the same time.
 pub(super) struct Lease<'a> {
     shared: Arc<SharedConnection>,
     _permit: SemaphorePermit<'a>,
@@ -36,14 +37,14 @@ impl Deref for Lease<'_> {
     }
 }
 
-impl SharedConnections {
-    /// So many connections, each of which is asked by at most `depth` at the same time.
-    pub(super) fn new(config: Arc<PostgresConfig>, count: usize, depth: usize) -> Self {
+impl Pool {
+    /// A pool of `count` connections with the settings of `role`, each shared by at most `depth` reads.
+    pub(super) fn new(config: Arc<PostgresConfig>, role: Role, count: usize, depth: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
-        Self { config, slots, leases: Semaphore::new(count * depth) }
+        Self { config, role, slots, leases: Semaphore::new(count * depth) }
     }
 
-    /// The connection that the fewest ask now, made anew if it has ended.
+    /// The least used connection, opened again if it has ended.
     pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
@@ -59,14 +60,14 @@ impl SharedConnections {
             return Ok(Arc::clone(shared));
         }
         let shared = self.config.connect_shared().await.map_err(StoreError::Unavailable)?;
-        (&shared.conn).batch_execute(SESSION).await?;
+        self.role.set_up(&shared.conn).await?;
         Ok(Arc::clone(slot.insert(Arc::new(shared))))
     }
 
     fn least_used(&self) -> &Mutex<Option<Arc<SharedConnection>>> {
         let users = |slot: &&Mutex<Option<Arc<SharedConnection>>>| match slot.try_lock() {
             Ok(slot) => slot.as_ref().map_or(0, Arc::strong_count),
-            // It is being made.
+            // It is being opened.
             Err(_) => usize::MAX,
         };
         // There is at least one.

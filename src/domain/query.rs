@@ -1,0 +1,185 @@
+//! What can be read, and what a read returns.
+
+use super::Time;
+use super::event::Event;
+use super::id::{RequestId, Sequence, UserId};
+use super::pair::{Block, RequestState};
+
+/// A result and the revision that it reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<T> {
+    /// Everything committed up to this revision is reflected.
+    pub revision: Sequence,
+    /// The result.
+    pub value: T,
+}
+
+/// Which rows of a list to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Only rows before this position in the list's order; `None`: from the start.
+    pub before: Option<Sequence>,
+    /// The maximum number of rows.
+    pub limit: i64,
+}
+
+/// Identifies a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserKey {
+    /// By id.
+    Id(UserId),
+    /// By username in lower case.
+    Name(String),
+}
+
+/// A page of the requests of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestQuery {
+    /// The sender or the receiver.
+    pub user: UserId,
+    /// Which of their requests.
+    pub filter: RequestFilter,
+    /// Only requests created after this time: older ones have expired.
+    pub created_after: Time,
+    /// Which rows.
+    pub range: Range,
+}
+
+/// Selects requests of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFilter {
+    /// To the user, in this state, ordered by position.
+    Received(RequestState),
+    /// To the user, pending and not viewed, ordered by position.
+    Unviewed,
+    /// From the user, pending or rejected, ordered by id.
+    Sent,
+    /// From the user, in one of these two states, ordered by id.
+    SentIn(RequestState),
+}
+
+impl RequestFilter {
+    /// Whether the list is ordered by the ids of its requests instead of their positions.
+    pub fn is_ordered_by_id(self) -> bool {
+        match self {
+            Self::Received(_) | Self::Unviewed => false,
+            Self::Sent | Self::SentIn(_) => true,
+        }
+    }
+}
+
+/// A page of the connections of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionQuery {
+    /// Whose connections.
+    pub user: UserId,
+    /// Which of them.
+    pub mutual: Mutual,
+    /// Which rows.
+    pub range: Range,
+}
+
+/// Selects connections of a user by those of a viewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutual {
+    /// All of them.
+    Any,
+    /// With users who are connected to the viewer too.
+    With(UserId),
+    /// With users who are not connected to the viewer.
+    Without(UserId),
+}
+
+impl Mutual {
+    /// The viewer, if there is one.
+    pub fn viewer(self) -> Option<UserId> {
+        match self {
+            Self::Any => None,
+            Self::With(viewer) | Self::Without(viewer) => Some(viewer),
+        }
+    }
+}
+
+/// A connection, seen from one of its two users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The other user.
+    pub other: UserId,
+    /// The accepted request.
+    pub request: RequestId,
+    /// When the request was accepted.
+    pub connected: Time,
+    /// The position in the list.
+    pub position: Sequence,
+}
+
+/// A page of the users whom a user blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockQuery {
+    /// Who blocks.
+    pub user: UserId,
+    /// Which rows.
+    pub range: Range,
+}
+
+/// A block, seen from the user who blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The blocked user.
+    pub other: UserId,
+    /// The block.
+    pub block: Block,
+}
+
+/// The next events of the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Which events.
+    pub filter: EventFilter,
+    /// Only events after this one.
+    pub after: Sequence,
+    /// The maximum number of events.
+    pub limit: i64,
+    /// For whom they are read.
+    pub consumer: Consumer,
+}
+
+/// Selects events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventFilter {
+    /// All of them.
+    All,
+    /// Those that name this user as one of the two that they are about.
+    Of(UserId),
+}
+
+/// For whom events are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumer {
+    /// The watchers of this server. They never wait for other reads.
+    Watchers,
+    /// One call that lists events. It may take as long as any other list.
+    Call,
+}
+
+/// An event and the commit that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The same for all events of one commit, which are consecutive; different for the next commit.
+    pub commit: i64,
+    /// The event.
+    pub event: Event,
+}
+
+/// Consecutive events, and the bounds of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedSlice {
+    /// Distinguishes this feed from any other, and from itself before a restore.
+    pub epoch: String,
+    /// The newest event before the events were read: none up to it is missing.
+    pub last: Sequence,
+    /// The oldest event that was stored after the events were read; the one after `last` if none was.
+    pub oldest: Sequence,
+    /// The events, in order.
+    pub events: Vec<Recorded>,
+}
