@@ -137,7 +137,7 @@ CREATE TABLE events (
 );
 COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequence 1, 2, 3, ... without gaps.';
 COMMENT ON COLUMN events.stretch IS 'sequence / 4096';
-COMMENT ON COLUMN events.batch_id IS 'Random, the same for all events of a commit: shows whether a commit without a response took place.';
+COMMENT ON COLUMN events.batch_id IS 'Random, the same for all events of a commit: shows whether a commit whose result was lost took place.';
 -- The events of a user, in the order of the feed: one index for each of the two columns that name a user. The indexes
 -- begin with the stretch of the feed: an event is added among those of its own stretch, to a few dozen pages in memory.
 -- If they began with the user, each event would change two random pages (docs/adr/0008-events-by-stretch.md).
