@@ -1,5 +1,5 @@
--- What every table holds is proven by `kith check`. The tables that each batch writes to (feed, user_counts,
--- connection_requests, events) have no CHECK constraints: PostgreSQL parses each of them anew for every statement,
+-- `kith check` proves the invariants of every table. The tables that each batch writes to (feed, user_counts,
+-- connection_requests, events) have no CHECK constraints: PostgreSQL parses each of them again for every statement,
 -- which took 50 microseconds of a batch (docs/adr/0007-one-way-to-commit.md).
 
 CREATE TABLE feed (
@@ -52,7 +52,7 @@ CREATE TABLE users (
     cover text NOT NULL
 );
 COMMENT ON COLUMN users.position IS 'The sequence of the event that created the user: the order of the list.';
-COMMENT ON COLUMN users.username_key IS 'The name in lower case: no two users have the same.';
+COMMENT ON COLUMN users.username_key IS 'The username in lower case, unique.';
 
 CREATE TABLE user_counts (
     user_id bigint PRIMARY KEY,
@@ -63,7 +63,7 @@ CREATE TABLE user_counts (
     sends bigint NOT NULL DEFAULT 0,
     sends_since timestamptz
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE user_counts IS 'One row for each user; changed in the transaction that changes what it counts.';
+COMMENT ON TABLE user_counts IS 'One row for each user, changed in the same transaction as the rows that it counts.';
 COMMENT ON COLUMN user_counts.sends IS 'Requests sent within the hour that began at sends_since.';
 
 CREATE TABLE connection_requests (
@@ -82,11 +82,11 @@ CREATE TABLE connection_requests (
     out_of_order boolean NOT NULL DEFAULT false,
     PRIMARY KEY (low_user_id, high_user_id)
 ) WITH (fillfactor = 85);
-COMMENT ON TABLE connection_requests IS 'One row for each pair with a request or a connection.';
+COMMENT ON TABLE connection_requests IS 'One row for each pair with a request, a connection or a cooldown.';
 COMMENT ON COLUMN connection_requests.id IS 'The sequence of the event that created the request.';
 COMMENT ON COLUMN connection_requests.position IS 'The sequence of the event that brought the row into its state.';
 COMMENT ON COLUMN connection_requests.out_of_order IS 'Whether a request with a larger id may expire before this one.';
--- A sender's list: in the order of sending, since position would show when a request was rejected.
+-- A sender's list, in the order of sending: position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
     WHERE state IN ('PENDING', 'REJECTED');
 -- A receiver's lists, and connections from that side.
@@ -94,12 +94,12 @@ CREATE INDEX connection_requests_received ON connection_requests (to_user_id, st
 -- Connections from the sender's side.
 CREATE INDEX connection_requests_connected ON connection_requests (from_user_id, position)
     WHERE state = 'CONNECTED';
--- What expires next is found by id, in the order of creation; this index has the exceptions, usually none.
+-- The sweep finds expired requests by id, the order of creation. This index has the exceptions, usually none.
 CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
     WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
--- Whose cooldown ends next.
+-- The order in which cooldowns end.
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
--- With the two of a sender above, all that a deleted user sent.
+-- Together with the two indexes of a sender above: everything that a deleted user sent.
 CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
 
 CREATE VIEW connections AS
@@ -137,10 +137,10 @@ CREATE TABLE events (
 );
 COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequence 1, 2, 3, ... without gaps.';
 COMMENT ON COLUMN events.stretch IS 'sequence / 4096';
-COMMENT ON COLUMN events.batch_id IS 'Random, the same for events that were committed together: shows whether a commit took place whose result was lost.';
--- The events of a user, in the order of the feed: one index for each of the two columns that name one. By stretch of
--- the feed first: an event is added among those of its own stretch, to a few dozen pages that are in memory anyway.
--- With the user first each event would touch two pages anywhere in the indexes (docs/adr/0008-events-by-stretch.md).
+COMMENT ON COLUMN events.batch_id IS 'Random, the same for all events of a commit: shows whether a commit whose result was lost took place.';
+-- The events of a user, in the order of the feed: one index for each of the two columns that name a user. The indexes
+-- begin with the stretch of the feed: an event is added among those of its own stretch, to a few dozen pages in memory.
+-- If they began with the user, each event would change two random pages (docs/adr/0008-events-by-stretch.md).
 CREATE INDEX events_user ON events (stretch, user_id, sequence);
 CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 

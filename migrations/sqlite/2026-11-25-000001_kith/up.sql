@@ -1,5 +1,5 @@
 -- Times are microseconds since 1970-01-01T00:00:00Z. The PostgreSQL migration of the same name comments the columns.
--- What every table holds is proven by `kith check`; the tables that each batch writes to have no CHECK constraints.
+-- `kith check` proves the invariants of every table. The tables that each batch writes to have no CHECK constraints.
 CREATE TABLE feed (
     id INTEGER PRIMARY KEY,
     epoch TEXT NOT NULL,
@@ -53,8 +53,9 @@ CREATE TABLE user_counts (
     sends_since INTEGER
 ) STRICT;
 
--- The rows lie in the order of their ids, each new one at the end. In the order of their pairs each would be written to
--- a page of its own, and every index would name a row by its pair (docs/adr/0009-sqlite-requests-by-id.md).
+-- The rows are stored in the order of their ids, each new one at the end. In the order of their pairs, each new row
+-- would be written to a random page, and every index would refer to a row by its pair
+-- (docs/adr/0009-sqlite-requests-by-id.md).
 CREATE TABLE connection_requests (
     id INTEGER PRIMARY KEY,
     low_user_id INTEGER NOT NULL,
@@ -71,21 +72,21 @@ CREATE TABLE connection_requests (
     out_of_order INTEGER NOT NULL DEFAULT 0,
     UNIQUE (low_user_id, high_user_id)
 ) STRICT;
--- A sender's list: in the order of sending, since position would show when a request was rejected.
+-- A sender's list, in the order of sending: position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
     WHERE state IN ('PENDING', 'REJECTED');
--- A receiver's lists, and connections from that side. With all columns that a list of connections shows: it need not
--- read the rows, which lie anywhere.
+-- A receiver's lists, and connections from that side. It has all columns that a list of connections needs, so that the
+-- scattered rows are not read.
 CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position, from_user_id, accepted);
--- Connections from the sender's side. (SQLite needs the state although it is the same in all of them.)
+-- Connections from the sender's side. (SQLite needs the state here, although it is the same in all of them.)
 CREATE INDEX connection_requests_connected
     ON connection_requests (from_user_id, position, to_user_id, accepted, state) WHERE state = 'CONNECTED';
--- What expires next is found by id, in the order of creation; this index has the exceptions, usually none.
+-- The sweep finds expired requests by id, the order of creation. This index has the exceptions, usually none.
 CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
     WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
--- Whose cooldown ends next.
+-- The order in which cooldowns end.
 CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
--- With the two of a sender above, all that a deleted user sent.
+-- Together with the two indexes of a sender above: everything that a deleted user sent.
 CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
 
 CREATE VIEW connections AS
@@ -120,8 +121,8 @@ CREATE TABLE events (
     other_user_id INTEGER,
     request_id INTEGER
 ) STRICT;
--- The events of a user, in the order of the feed: one index for each of the two columns that name one. By stretch of
--- the feed first: an event is added among those of its own stretch, to a few dozen pages that are in memory anyway.
+-- The events of a user, in the order of the feed: one index for each of the two columns that name a user. The indexes
+-- begin with the stretch of the feed: an event is added among those of its own stretch, to a few dozen pages in memory.
 CREATE INDEX events_user ON events (stretch, user_id, sequence);
 CREATE INDEX events_other ON events (stretch, other_user_id, sequence) WHERE other_user_id IS NOT NULL;
 
