@@ -104,7 +104,8 @@ impl Options {
     fn parsed() -> Self {
         let mut options = Self::parse();
         if options.smoke {
-            (options.users, options.rows) = (2_000, 20_000);
+            // With fewer users, pgbench would pick too many pairs twice.
+            (options.users, options.rows) = (4_000, 40_000);
             (options.seconds, options.rounds, options.levels) = (0.15, 1, vec![1, 64]);
         }
         if options.operations.is_empty() {
