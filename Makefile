@@ -36,7 +36,7 @@ bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
 
-# That the benchmark works, within a minute: its numbers mean nothing.
+# Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) --smoke --out=target/bench/smoke $(ARGS)

@@ -126,9 +126,9 @@ impl fmt::Display for Bound {
 /// The section of the report; empty if the run measured nothing that has an aim.
 pub fn section(results: &Results) -> Result<String> {
     let mut text = String::from(
-        "## Figures to reach\n\n\
-         From the medians of this run, over the calls and levels that it measured; an aim without any is left out.\n\n\
-         | | Aim | Reached | |\n\
+        "## Targets\n\n\
+         Computed from the medians of this run. A target for which nothing was measured is omitted.\n\n\
+         | | Target | Measured | |\n\
          |---|--:|--:|---|\n",
     );
     let mut measured = false;

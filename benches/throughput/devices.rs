@@ -21,7 +21,7 @@ struct Variant {
 
 /// The first has all devices: the others are compared with it.
 const VARIANTS: [Variant; 3] = [
-    Variant { title: "All devices", flags: &[] },
+    Variant { title: "All optimisations", flags: &[] },
     Variant { title: "No cache of users", flags: &["--user-cache-mib=0"] },
     Variant { title: "No batches of reads", flags: &["--read-batch-max=1"] },
 ];
@@ -41,16 +41,16 @@ pub const OPERATIONS: [Operation; 8] = [
 const HEAD: &str = "\
 <!-- Written by `make bench ARGS=--devices`; changes made here are lost. -->
 
-# What each device brings, measured
+# Effect of each optimisation, measured
 
-The same Kith with its defaults, and with one device for speed switched off by its setting. All Kiths of an engine are
-on one database and take turns within each round. Those whose turn it is not are asked nothing, but hear of each change
-as any server beside others does: that takes from the machine for each variant alike, and what PostgreSQL spends on it
-is in the numbers.
+Kith with its default settings, and with one optimisation switched off by its setting. All Kith servers of an engine
+share one database and are measured one after the other within each round. The idle servers receive no calls, but are
+notified of each change, as any server beside others is. This costs every variant the same, and PostgreSQL's part of it
+is included in the figures.
 
-CPU is the milliseconds of server and database a call. *Brings* is calls a second with all devices, as a multiple of
-those without this one; *saves* is the CPU without it, as a multiple of that with all. Above 1 the device is worth it.
-The other words are those of [latest.md](latest.md).
+CPU is the processor time of server and database per call, in milliseconds. *Brings* is the ratio of calls per second
+with all optimisations to those without this one. *Saves* is the ratio of CPU without it to CPU with all. Above 1 the
+optimisation pays. [latest.md](latest.md) defines the other terms.
 
 ";
 
@@ -148,7 +148,7 @@ fn rate(sample: &Sample) -> f64 {
 
 /// What each server of an engine has in memory after all of this.
 fn memory(lean: &[Lean], subject: Subject) -> Result<String> {
-    let mut text = String::from("Memory of the server after all of this, MB: ");
+    let mut text = String::from("Memory of the server after the run, MB: ");
     for (place, one) in lean.iter().filter(|one| one.subject == subject).enumerate() {
         let between = if place == 0 { "" } else { ", " };
         write!(text, "{between}{} {}", VARIANTS[one.variant].title.to_lowercase(), Memory::now_of(one.pid))?;

@@ -34,12 +34,12 @@ const HEAD: &str = "\
 
 # Flat cost, measured
 
-The same calls on a small and on a large database, and the first and a deep page of 20 of one user who has 30,000
-connections and 5,000 pending requests. Before the first measurement the files were read once, so that the system had
-them in memory as far as they fit, and each Kith, which has the room for that, was asked once for each user: what is
-compared is the size of the database, and not the disk. (What it takes to read users is in [devices.md](devices.md).)
-The words are those of [latest.md](latest.md). The last columns tell how
-many times as much CPU of server and database a call takes in the second case, and whether that is flat: at most 1.3.
+The same calls on a small and on a large database, and the first and a deep page of 20 rows of a user with 30,000
+connections and 5,000 pending requests. Before the first measurement all files are read once, so that the system caches
+as much of them as fits, and every user is read once from each Kith, whose user cache holds all of them. The comparison
+therefore shows the size of the database rather than the disk. [devices.md](devices.md) shows the cost of reading users.
+[latest.md](latest.md) defines the terms. The last two columns are the ratio of the processor time per call of server
+and database, second case to first, and whether it is flat: at most 1.3.
 
 ";
 

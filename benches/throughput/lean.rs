@@ -56,15 +56,15 @@ impl Memory {
 /// The section of the report, to be written after the load.
 pub fn section(lean: &[Lean]) -> Result<String> {
     let mut text = String::from(
-        "## Lean\n\n\
-         Each Kith on the seeded database, without what PostgreSQL's processes take. Ready is when it tells that it\n\
-         listens. At rest is a second after the start, before any call; the load is all of this page.\n\n\
+        "## Size and memory\n\n\
+         Each Kith on the seeded database, excluding PostgreSQL's processes. A server is ready when it logs that it\n\
+         listens. At rest is one second after the start, before any call. The load is all measurements on this page.\n\n\
          | |",
     );
     for one in lean {
         write!(text, " {} |", one.subject)?;
     }
-    writeln!(text, " Aim |\n|---|{}--:|", "--:|".repeat(lean.len()))?;
+    writeln!(text, " Target |\n|---|{}--:|", "--:|".repeat(lean.len()))?;
     let mut row = |name: &str, aim: Option<f64>, value: &dyn Fn(&Lean) -> String| {
         let values: String = lean.iter().map(|one| format!(" {} |", value(one))).collect();
         let aim = aim.map_or("–".to_owned(), |aim| format!("≤ {aim}"));
@@ -79,7 +79,7 @@ pub fn section(lean: &[Lean]) -> Result<String> {
     })?;
     row("Memory at rest, MB", Some(REST_MEGABYTES), &|one| megabytes(one.rest.now))?;
     row("Memory after the load, MB", None, &|one| Memory::now_of(one.pid))?;
-    row("Most memory at any time, MB", None, &|one| Memory::most_of(one.pid))?;
+    row("Peak memory, MB", None, &|one| Memory::most_of(one.pid))?;
     Ok(text + "\n")
 }
 

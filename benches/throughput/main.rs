@@ -53,49 +53,49 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// What and how long to measure.
 #[derive(Clone, Debug, Parser)]
 struct Options {
-    /// Users in the seed; a multiple of 8.
+    /// Users in the seed; a multiple of 8
     #[arg(long, env = "KITH_BENCH_USERS", default_value_t = 100_000)]
     users: i64,
-    /// Requests and connections in the seed.
+    /// Requests and connections in the seed
     #[arg(long, env = "KITH_BENCH_ROWS", default_value_t = 1_000_000)]
     rows: i64,
-    /// Seconds of one measurement. pgbench takes whole ones, at least 1.
+    /// Seconds of one measurement; pgbench measures whole seconds, at least 2
     #[arg(long, env = "KITH_BENCH_SECONDS", default_value_t = 3.0)]
     seconds: f64,
-    /// How often each measurement is made.
+    /// Rounds: how many times each measurement is repeated
     #[arg(long, env = "KITH_BENCH_ROUNDS", default_value_t = 3)]
     rounds: usize,
-    /// Calls in flight, in this order: the most first, so that single calls meet a service that has been in use.
+    /// Numbers of concurrent calls, measured in this order: the largest first, so that single calls reach a warm service
     #[arg(long, env = "KITH_BENCH_LEVELS", value_delimiter = ',', default_value = "256,64,16,1")]
     levels: Vec<usize>,
-    /// Only these operations.
+    /// Operations to measure; all by default
     #[arg(long, env = "KITH_BENCH_OPERATIONS", value_delimiter = ',', value_enum)]
     operations: Vec<Operation>,
-    /// One more flag of each Kith, such as `--kith-flag=--read-connections=4`; may be given several times.
+    /// Flag for every Kith server, such as `--kith-flag=--read-connections=4`; repeatable
     #[arg(long = "kith-flag", value_name = "FLAG")]
     kith_flags: Vec<String>,
-    /// Users in the large database of `--flat`; a multiple of 8, and not below 300,000.
+    /// Users in the large database of `--flat`; a multiple of 8, at least 300,000
     #[arg(long, env = "KITH_BENCH_LARGE_USERS", default_value_t = 1_000_000)]
     large_users: i64,
-    /// The report is this path with `.md`, the plot with `.svg`.
+    /// Output path without its extension: `.md` for the page, `.svg` for the plot
     #[arg(long, env = "KITH_BENCH_OUT", default_value = "docs/performance/latest")]
     out: PathBuf,
-    /// Where the databases are, on a disk: they are deleted afterwards.
+    /// Directory for the databases, on a disk; they are deleted afterwards
     #[arg(long, env = "KITH_BENCH_DIRECTORY", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// A minute to see that the benchmark works; the numbers mean nothing.
+    /// Test that the benchmark works, in a few minutes; the figures mean nothing
     #[arg(long)]
     smoke: bool,
-    /// The same calls on a small and on a large database, and on pages far down a long list.
+    /// Compare a small with a large database, and first with deep pages
     #[arg(long)]
     flat: bool,
-    /// The same calls with each device for speed switched off, against all of them, at 1 and 64 in flight.
+    /// Compare Kith with each optimisation switched off, at 1 and 64 concurrent calls
     #[arg(long, conflicts_with = "flat")]
     devices: bool,
-    /// Another binary of kith, measured in the same rounds on its own copies of the same databases.
+    /// Another kith binary, measured in the same rounds on its own databases with the same seed
     #[arg(long, value_name = "BINARY", conflicts_with_all = ["flat", "devices"])]
     against: Option<PathBuf>,
-    /// Measure although the work tree has changes that are not committed. `--smoke` always does.
+    /// Allow uncommitted changes in the work tree; implied by `--smoke`
     #[arg(long)]
     dirty: bool,
 }
@@ -104,7 +104,8 @@ impl Options {
     fn parsed() -> Self {
         let mut options = Self::parse();
         if options.smoke {
-            (options.users, options.rows) = (2_000, 20_000);
+            // With fewer users, pgbench would pick too many pairs twice.
+            (options.users, options.rows) = (4_000, 40_000);
             (options.seconds, options.rounds, options.levels) = (0.15, 1, vec![1, 64]);
         }
         if options.operations.is_empty() {

@@ -19,9 +19,9 @@ const COLUMNS: [Column; 4] = [
 /// The section of the report; empty without another Kith.
 pub fn section(operations: &[Operation], results: &Results) -> Result<String> {
     let mut text = String::from(
-        "## Against the other Kith\n\n\
-         Each figure of this Kith as a multiple of the other's in the same round: the median of the rounds, with the least\n\
-         and the most. CPU is that of server and database a call.\n\n| | | In flight |",
+        "## Ratio to the other Kith\n\n\
+         Figures of this Kith divided by those of the other Kith in the same round: the median of the rounds, with the\n\
+         minimum and the maximum. CPU is the processor time of server and database per call.\n\n| | | In flight |",
     );
     for (name, _) in COLUMNS {
         write!(text, " {name} |")?;

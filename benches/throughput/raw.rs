@@ -19,6 +19,9 @@ const FIRST_ID: i64 = 1_000_000_000_000;
 /// The part of the statements whose time pgbench writes down: all of them would cost it what is to be measured.
 const TIMED: f64 = 0.1;
 
+/// The shortest measurement, in seconds. Within one second, 64 connections on a busy machine may complete no transaction.
+const SHORTEST: u64 = 2;
+
 /// Connections that make statements at a fixed rate: enough for a statement to begin when it is due.
 const CONNECTIONS: usize = 64;
 
@@ -62,8 +65,8 @@ impl Raw {
         Ok(())
     }
 
-    /// Runs the statement of an operation for whole seconds: on so many connections, or at a rate; then a statement's
-    /// time counts from when it was due.
+    /// Runs the statement of an operation for whole seconds, at least [`SHORTEST`], on a number of connections or at a
+    /// rate. At a rate a statement's latency includes its delay.
     pub async fn measure(
         &mut self,
         postgres: &Postgres,
@@ -81,7 +84,7 @@ impl Raw {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("throughput/sql").join(script);
         let mut pgbench = Command::new(postgres.bin.join("pgbench"));
         pgbench.args(["-n", "-M", "prepared", "-h", "localhost", "-U", "postgres", "-p", &postgres.port.to_string()]);
-        pgbench.args(["-c", &connections.to_string(), "-T", &length.as_secs().max(1).to_string()]);
+        pgbench.args(["-c", &connections.to_string(), "-T", &length.as_secs().max(SHORTEST).to_string()]);
         for (name, value) in [
             ("users", self.layout.users),
             ("listed", self.layout.ranks_with(69)),
@@ -101,6 +104,9 @@ impl Raw {
         let told = run(pgbench.arg("-f").arg(path).arg("raw"))?;
         let (after, asked) = (watched.used(), used_by_ended());
         let calls = number(&told, "number of transactions actually processed: ")?;
+        if calls < 1.0 {
+            return Err(format!("{operation:?}: pgbench completed no transaction\n{told}").into());
+        }
         if let Some(made) = self.made(operation).await?.map(|made| made - before.unwrap_or(0)) {
             // A pair that was picked twice by chance is not a failure; it is rare.
             if (made as f64) < calls * 0.99 || number(&told, "number of failed transactions: ")? > 0.0 {

@@ -19,22 +19,24 @@ const HEAD: &str = "\
 
 # Performance, measured
 
-`make bench` measures all of this in one run and writes this page, in about half an hour. `make bench-smoke` shows
-within a minute that it works. `make bench ARGS='--operations=send,accept --levels=64'` measures less,
-`make bench ARGS=--help` says what else there is.
+`make bench` measures everything on this page in one run of about half an hour and writes the page. `make bench-smoke`
+tests the benchmark itself in a few minutes. `make bench ARGS='--operations=send,accept --levels=64'` measures less;
+`make bench ARGS=--help` lists all options.
 
-- **Kith** is the release binary, a process of its own on the loopback interface, with its defaults but for the
-  limits of a user and the flags below. Every change is one of a pair or a request that no call before has touched,
-  and after each measurement the feed tells whether all that were answered were made. Any other answer than OK fails
-  the run and is told below.
-- **SQL alone** is one checked statement a call, prepared, by pgbench on a copy of the same database, without counts,
-  events or gRPC ([the statements](../../benches/throughput/sql)). pgbench times one statement in ten.
-- **SQLite alone** is one thread on a copy of the same file, in groups of 64: the request's row if the pair has none,
-  without other checks, counts or events; a list joined with its senders; the pair's row. A group counts as its rows.
-- **gRPC echo** is a server with the same stack that answers the same messages without doing anything.
-- The generator, the server and the database share the processors. The subjects take turns within each round; a number
-  is the median of the rounds, with the least and the most in parentheses. Before the first, each Kith has served sends
-  of any users for the time of five measurements.
+- **Kith** is the binary of `make dist`, a separate process on the loopback interface. It runs with its default
+  settings, except for the limits per user and the flags below. Each write changes a pair or a request that no earlier
+  call changed, except in the operation that repeats a send. After each measurement the events in the feed are compared
+  with the responses. A call that does not return the expected status, which is ALREADY_EXISTS for a repeated send and
+  OK for all other calls, fails the run and is reported below.
+- **SQL alone** is pgbench on a copy of the same database: one prepared, checked statement per call, without counts,
+  events or gRPC ([the statements](../../benches/throughput/sql)). pgbench records the latency of one statement in ten.
+- **SQLite alone** is one thread on a copy of the same file, in transactions of 64 rows. A send inserts the request's
+  row if the pair has none, without other checks, counts or events. A list is joined with its senders. A status reads
+  the pair's row. Each row counts as one call.
+- **gRPC echo** is a server with the same gRPC stack that returns the same messages without doing any work.
+- The generator, the server and the database share the processors. Each round measures all subjects one after the other.
+  A figure is the median of the rounds, with the minimum and the maximum in parentheses. Before the first round, each
+  Kith serves sends of random users for the duration of five measurements.
 
 ";
 
@@ -137,9 +139,9 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
 /// The best that each reaches, and how long calls take at half of it.
 fn summary(options: &Options, results: &Results) -> Result<String> {
     let mut text = String::from(
-        "## The most calls a second\n\n\
-         The best level of each, and Kith on PostgreSQL as a part of SQL alone. p99 is at half of the peak: so many calls\n\
-         come each second, whether or not those before are answered, and a call's time counts from when it was due.\n\n\
+        "## Peak throughput\n\n\
+         Calls per second at the best level, and the ratio of Kith on PostgreSQL to SQL alone. p99 is measured at half of\n\
+         the peak, with calls at a fixed rate. A call's latency starts at its scheduled time.\n\n\
          | | Kith on PostgreSQL | p99 ms | Kith on SQLite | p99 ms | SQL alone | p99 ms | Kith / SQL | gRPC echo |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );

@@ -68,7 +68,7 @@ impl Operation {
             Self::Accept => "Accept a request",
             Self::Reject => "Reject a request",
             Self::View => "Mark a request viewed",
-            Self::Received => "List 20 received, both users whole",
+            Self::Received => "List 20 received, with both users",
             Self::Connections => "List 20 connections",
             Self::Status => "Status of a pair",
             Self::Statuses => "Statuses of 100 pairs",
