@@ -117,9 +117,9 @@ struct MarkedEvent {
     ends_commit: bool,
 }
 
-/// Marks the last event of each commit. Returns at most `limit` events, and whether these are all of `events`.
+/// Marks the last event of each commit.
 ///
-/// The events were read with a limit of one more, which shows whether the last commit continues.
+/// Returns at most `limit` events, and whether these are all of `events`. The events were read with a limit of one more, which shows whether the last commit continues.
 fn mark_commit_ends(mut events: Vec<Recorded>, limit: usize) -> (Vec<MarkedEvent>, bool) {
     let all = events.len() <= limit;
     let beyond = events.get(limit).map(|recorded| recorded.commit);

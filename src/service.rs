@@ -129,7 +129,9 @@ fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
     request.extensions().get().cloned().ok_or_else(|| error::internal("the call has no caller"))
 }
 
-/// Returns the time until which a read may be retried. It leaves time to send the response before the deadline.
+/// Returns the time until which a read may be retried.
+///
+/// It leaves time to send the response before the deadline.
 fn retry_until<M>(request: &Request<M>) -> Instant {
     let now = Instant::now();
     let left = request.extensions().get::<Deadline>().map(|deadline| deadline.0.saturating_duration_since(now));

@@ -13,7 +13,9 @@ use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::store::{Store, StoreError};
 
-/// The minimum pause between two reads. Under load, one read covers many commits, and wakes the watchers once.
+/// The minimum pause between two reads.
+///
+/// Under load, one read covers many commits, and wakes the watchers once.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The interval of polling when no notification arrives.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -183,7 +183,9 @@ impl Watcher {
         Ok(None)
     }
 
-    /// Moves the position to `until`, and queues messages with the selected events. Earlier events are skipped.
+    /// Moves the position to `until`, and queues messages with the selected events.
+    ///
+    /// Events up to the old position are skipped.
     fn advance(&mut self, events: &[MarkedEvent], until: Sequence) {
         let position = self.position;
         let mut selected = Vec::new();
@@ -199,7 +201,9 @@ impl Watcher {
         }
     }
 
-    /// Queues a message. One without events is queued only if it ends a commit that an earlier message began.
+    /// Queues a message.
+    ///
+    /// One without events is queued only if it ends a commit that an earlier message began.
     fn push_message(&mut self, events: Vec<Event>, at: Sequence, continues: bool) {
         if events.is_empty() && !self.continues {
             return;

@@ -37,7 +37,9 @@ impl Room {
     }
 }
 
-/// Fills one page. It ends after the requested number of rows, or before the response becomes too large.
+/// Fills one page.
+///
+/// The page ends after the requested number of rows, or before the response becomes too large.
 pub(super) struct Pager<'a, R> {
     request: &'a R,
     key: &'a [u8],
