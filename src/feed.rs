@@ -119,7 +119,8 @@ struct MarkedEvent {
 
 /// Marks the last event of each commit.
 ///
-/// Returns at most `limit` events, and whether these are all of `events`. The events were read with a limit of one more, which shows whether the last commit continues.
+/// Returns at most `limit` events, and whether these are all of `events`. The events were read with a limit of one
+/// more, which shows whether the last commit continues.
 fn mark_commit_ends(mut events: Vec<Recorded>, limit: usize) -> (Vec<MarkedEvent>, bool) {
     let all = events.len() <= limit;
     let beyond = events.get(limit).map(|recorded| recorded.commit);

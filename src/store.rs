@@ -52,7 +52,7 @@ const LOOK_AHEAD: i64 = 16;
 ///
 /// Events are many and cheap to delete: this many delay the next batch by a few milliseconds.
 const SWEEP_EVENTS_LIMIT: i64 = 2_000;
-/// The number of a sender's oldest open requests that are checked for expired ones when the sender is at the limit.
+/// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
 const OLDEST_SENT_LIMIT: i64 = 4;
 
 /// Storage of users, requests, connections, blocks and events.
@@ -157,7 +157,7 @@ pub enum StoreError {
     #[error("too many reads wait for the database")]
     Overloaded,
     /// A stored value is invalid.
-    #[error("{column} holds {value:?}")]
+    #[error("{column} has the invalid value {value:?}")]
     Corrupt {
         /// The table and column.
         column: &'static str,
@@ -165,7 +165,7 @@ pub enum StoreError {
         value: String,
     },
     /// A bug in this program.
-    #[error("a statement is wrong")]
+    #[error("internal error of the store")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
 }
 

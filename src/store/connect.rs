@@ -57,7 +57,7 @@ impl FromStr for DatabaseUrl {
         if let Some(path) = url.strip_prefix("sqlite://") {
             return match path {
                 "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
-                ":memory:" => Err("a database in memory is not supported, since each connection would have its own; use the path of a file".to_owned()),
+                ":memory:" => Err("a database in memory is not supported; give the path of a file".to_owned()),
                 path => Ok(Self(Engine::Sqlite(path.into()))),
             };
         }

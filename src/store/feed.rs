@@ -20,7 +20,9 @@ use crate::domain::query::{FeedSlice, Recorded};
 
 pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 
-/// Composes a slice of the feed. The head must be read before the events, and the oldest event after them.
+/// Composes a slice of the feed.
+///
+/// The head must be read before the events, and the oldest event after them.
 pub(super) fn slice(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<FeedSlice, StoreError> {
     let last = Sequence::new(head.last_sequence);
     let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,7 @@
 //! The PostgreSQL engine, without libpq: one connection writes and a few read.
 //!
-//! The statements of one read are pipelined in one round trip. Each has its own snapshot, so the mark is read first: the
-//! rows that follow reflect at least its revision.
+//! The statements of one read are pipelined in one round trip. Each has its own snapshot, so the mark is read first:
+//! the rows that follow reflect at least its revision.
 
 mod advice;
 mod batcher;

@@ -18,7 +18,7 @@
 //! **What a call's time shows.** The number of round trips and of statements depends on the kinds of commands in the
 //! batch and on what is cached, never on what a caller must not know: a send takes the same two round trips into
 //! nothing, into a block, within a cooldown, and when it is refused. That is why nothing is guessed and saved on
-//! condition, and why an empty statement takes the place of a save when nothing changed. Two cases take a third round
+//! condition, and why an empty statement replaces the save when nothing changed. Two cases take a third round
 //! trip: users whom only the first one names (a request's other user who is not cached), and senders at their limit.
 //!
 //! **What a lost connection means.** Before `COMMIT` is sent, nothing was stored: PostgreSQL rolls back when it notices
@@ -146,7 +146,7 @@ impl Writer {
 
 /// Executes a statement that begins or ends a transaction.
 ///
-/// It is a prepared statement like all others. Prepared statements are sent in the order in which they are first polled.
+/// It is a prepared statement like all others, because these are sent in the order in which they are first polled.
 /// `batch_execute` would overtake those that are not prepared yet.
 async fn control(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
     Statement::<Pg>::new(text).execute(&mut conn).await?;

@@ -1,4 +1,6 @@
-//! Notifications of commits, including those of other servers. Each commit notifies a channel in its transaction.
+//! Notifications of commits, including those of other servers.
+//!
+//! Each commit notifies a channel in its transaction.
 
 use std::sync::Arc;
 use std::time::Duration;

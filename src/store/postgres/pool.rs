@@ -40,7 +40,9 @@ impl Deref for Lease<'_> {
 }
 
 impl Pool {
-    /// Creates a pool of `count` connections with the settings of `role`, each shared by at most `depth` reads.
+    /// Creates a pool of `count` connections with the settings of `role`.
+    ///
+    /// Each connection is shared by at most `depth` concurrent reads.
     pub(super) fn new(config: Arc<PostgresConfig>, role: Role, count: usize, depth: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
         Self { config, role, slots, leases: Semaphore::new(count * depth) }

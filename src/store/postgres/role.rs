@@ -26,8 +26,8 @@ pub(in crate::store) enum Role {
 
 /// Settings of all connections.
 ///
-/// Compiling a statement (`jit`) never pays off here. The timeouts end statements and transactions whose caller no longer
-/// waits.
+/// Compiling a statement (`jit`) never pays off here. The timeouts end statements and transactions whose caller no
+/// longer waits.
 const EVERY: &str = "SET jit = off; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; \
                      SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC';";
 
@@ -44,8 +44,8 @@ const READ_ONLY: &str = "SET default_transaction_read_only = on;";
 
 /// Settings of connections that write.
 ///
-/// `lock_timeout` is as long as another server may hold the head. `synchronous_commit` ensures that acknowledged changes
-/// are on disk. If the server stops inside a transaction, PostgreSQL ends it before calls to other servers time out.
+/// `lock_timeout` is as long as another server may hold the head. `synchronous_commit` ensures that acknowledged
+/// changes are on disk. If the server stops inside a transaction, PostgreSQL ends it before calls to other servers time out.
 const CHANGES: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
                        SET idle_in_transaction_session_timeout = '5s';";
 

@@ -135,7 +135,9 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
     Ok(load.load(&mut conn).await?)
 }
 
-/// Reads the pairs whose requests have these ids. Returns a row for each id, even if the request does not exist.
+/// Reads the pairs whose requests have these ids.
+///
+/// Returns a row for each id, even if the request does not exist.
 async fn pairs_by_request(
     mut conn: &AsyncPgConnection,
     requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
@@ -187,7 +189,9 @@ async fn stored_responses(
     Ok(load.load(&mut conn).await?)
 }
 
-/// Loads the rows that only some kinds of commands need, one query after the other because these are rare.
+/// Loads the rows that only some kinds of commands need.
+///
+/// The queries run one after the other, because such commands are rare.
 async fn rare(
     mut conn: &AsyncPgConnection,
     batch: &Batch,

@@ -30,7 +30,9 @@ type Texts = Array<Text>;
 type Instants = Array<Instant>;
 type MaybeInstants = Array<Nullable<Instant>>;
 
-/// Replaces the save of a batch without changes, so that its round trip is the same: see the [module](super).
+/// Replaces the save of a batch without changes.
+///
+/// It makes the round trip the same as with changes: see the [module](super).
 const NOTHING: &str = "SELECT";
 
 /// How a commit failed.
@@ -230,7 +232,7 @@ fn replace_requests(replaced: &[Request]) -> Option<Write<'_>> {
     some(replaced, |requests| all_columns(Write::new(text), requests))
 }
 
-/// Updates only the columns that may change, so that PostgreSQL need not write the indexes of the others.
+/// Updates only the columns that may change, so that indexes on the others are not written.
 fn answer_requests<'a>(answered: &[Request]) -> Option<Write<'a>> {
     let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
                 viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
