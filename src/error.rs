@@ -13,7 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
 use crate::domain::id::{Sequence, UserId};
-use crate::feed::Lost;
+use crate::feed::FeedError;
 use crate::mapping::invalid::{Invalid, Kind};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
@@ -244,10 +244,10 @@ impl From<StoreError> for Status {
     }
 }
 
-impl From<Lost> for Status {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Expired { oldest } => status(
+impl From<FeedError> for Status {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::Expired { oldest } => status(
                 Code::OutOfRange,
                 ErrorReason::CursorExpired,
                 format!(
@@ -255,21 +255,21 @@ impl From<Lost> for Status {
                 ),
                 [("oldest_sequence", oldest.to_string())],
             ),
-            Lost::WrongEpoch { epoch } => status(
+            FeedError::WrongEpoch { epoch } => status(
                 Code::FailedPrecondition,
                 ErrorReason::WrongEpoch,
                 "the cursor is from another database or from before a restore; list the current state again",
                 [("epoch", epoch)],
             ),
-            Lost::TooMany => overloaded(),
-            Lost::ShuttingDown => retryable(
+            FeedError::TooManyWatchers => overloaded(),
+            FeedError::ShuttingDown => retryable(
                 Code::Unavailable,
                 ErrorReason::ShuttingDown,
                 "the server is shutting down; resume on another server",
                 [],
             ),
-            Lost::Silent => unavailable(),
-            Lost::Store(error) => error.into(),
+            FeedError::Unresponsive => unavailable(),
+            FeedError::Store(error) => error.into(),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The feed as one server tells it: one reader of the table, and as many watchers as there are.
+//! Delivery of the event feed on one server: one reader of the table, and any number of watchers.
 //!
-//! The reader reads what is new as soon as it hears of a commit, and hands it to all watchers at once. A watcher that
-//! is behind, since it begins in the past or reads slowly, reads the table itself until it is not. Nothing is ever
-//! skipped: the feed has no gaps, so each part says after which event it begins, and who is not there yet knows it.
+//! The reader polls for new events when it is notified of a commit, and broadcasts them to all watchers. A watcher that
+//! is behind, because it starts in the past or consumes slowly, reads the table itself until it has caught up. No event
+//! is skipped: sequences have no gaps, and each broadcast chunk names the event that it follows, so a watcher that has
+//! not reached that event detects it.
 
+mod cursor;
 mod list;
-mod place;
 mod reader;
 mod watcher;
 
@@ -16,9 +17,9 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
+pub use self::cursor::{Cursor, FeedError};
 pub use self::list::Page;
-pub use self::place::{Lost, Place};
-use self::reader::{News, PATIENCE, Reader};
+use self::reader::{FAILURE_TIMEOUT, Reader, Update};
 pub use self::watcher::{Message, Watcher};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
@@ -27,106 +28,121 @@ use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorde
 use crate::domain::selection::Selection;
 use crate::store::{Store, StoreError};
 
-/// How many events are read at once.
-const SLICE: usize = 512;
-/// How many parts of the feed are held for watchers that are a little behind: with the size of a part, this bounds what
-/// slow watchers cost, however many they are, to some 7 MB.
-const PARTS_HELD: usize = 128;
-/// How many watchers read the table at the same time; the others wait. However many begin at once or are behind, the
-/// reader hardly waits for them at the connection that they share.
-const TURNS: usize = 2;
+/// The maximum number of events per read of the table.
+const EVENTS_PER_READ: usize = 512;
+/// The number of updates that are buffered for watchers that are slightly behind.
+///
+/// Together with [`EVENTS_PER_READ`] this limits the memory for slow watchers to some 7 MB, however many there are.
+const UPDATES_BUFFERED: usize = 128;
+/// How many watchers read the table concurrently; the others wait for a permit.
+///
+/// Watchers share a connection with the reader. The limit keeps the reader from queueing behind many of them.
+const CONCURRENT_READS: usize = 2;
 
-/// The way to the feed. Cheap to clone.
+/// A handle to the feed. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
-    news: broadcast::Sender<News>,
+    updates: broadcast::Sender<Update>,
     watched: Arc<Notify>,
-    seats: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    watcher_permits: Arc<Semaphore>,
+    read_permits: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
 impl Feed {
-    /// Starts the reader. It rests while nobody watches, and ends, as all watchers do, when `stopped` turns true.
+    /// Starts the reader task. It is idle while there are no watchers.
+    ///
+    /// The task and all watchers end when `stopped` becomes true.
     pub fn start(
         store: Arc<dyn Store>,
         policy: Arc<Policy>,
         max_watchers: usize,
         stopped: watch::Receiver<bool>,
     ) -> (Self, JoinHandle<()>) {
-        let news = broadcast::Sender::new(PARTS_HELD);
+        let updates = broadcast::Sender::new(UPDATES_BUFFERED);
         let watched = Arc::new(Notify::new());
-        let reader = Reader::new(Arc::clone(&store), news.clone(), Arc::clone(&watched));
+        let reader = Reader::new(Arc::clone(&store), updates.clone(), Arc::clone(&watched));
         let task = tokio::spawn(reader.run(stopped.clone()));
-        let (seats, turns) = (Arc::new(Semaphore::new(max_watchers)), Arc::new(Semaphore::new(TURNS)));
-        (Self { store, policy, news, watched, seats, turns, stopped }, task)
+        let watcher_permits = Arc::new(Semaphore::new(max_watchers));
+        let read_permits = Arc::new(Semaphore::new(CONCURRENT_READS));
+        (Self { store, policy, updates, watched, watcher_permits, read_permits, stopped }, task)
     }
 
-    /// Watches the feed from a place on; after each `heartbeat` without a message there is one without events.
-    pub async fn watch(&self, selection: Selection, place: Place, heartbeat: Duration) -> Result<Watcher, Lost> {
-        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Lost::TooMany)?;
-        // Before the feed is asked for its end: what comes later is heard of.
-        let news = self.news.subscribe();
-        self.watched.notify_one();
-        let bounds = self.read_in_turn(EventFilter::All, Sequence::MAX, 0).await?;
-        let start = place.find(&bounds)?;
-        Ok(Watcher::new(self.clone(), selection, heartbeat, news, seat, start, bounds))
-    }
-
-    /// Reads the table for one watcher. A database that does not answer is waited for as long as one that fails is.
+    /// Watches the feed from a cursor on.
     ///
-    /// In a task of its own: a stream whose caller does not read is not polled, whatever it is about to do. It would
-    /// keep its turn, and its place at a connection, for as long as the caller likes.
-    async fn read_in_turn(&self, filter: EventFilter, after: Sequence, limit: i64) -> Result<FeedSlice, Lost> {
-        let (store, turns) = (Arc::clone(&self.store), Arc::clone(&self.turns));
+    /// The watcher returns a message without events whenever no other message was sent for the time of `heartbeat`.
+    ///
+    /// # Errors
+    ///
+    /// [`FeedError::TooManyWatchers`] at the limit, or any error of resolving the cursor or reading the table.
+    pub async fn watch(&self, selection: Selection, cursor: Cursor, heartbeat: Duration) -> Result<Watcher, FeedError> {
+        let permit = Arc::clone(&self.watcher_permits).try_acquire_owned().map_err(|_| FeedError::TooManyWatchers)?;
+        // Subscribes before reading the feed's end, so that no commit in between is missed.
+        let updates = self.updates.subscribe();
+        self.watched.notify_one();
+        let bounds = self.read_table(EventFilter::All, Sequence::MAX, 0).await?;
+        let start = cursor.resolve(&bounds)?;
+        Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, start, bounds))
+    }
+
+    /// Reads the table for one watcher, with a limit on concurrent reads and a timeout.
+    ///
+    /// Runs in its own task: the stream of a client that does not read is not polled, and would otherwise hold its
+    /// permit and its slot of the connection until the client reads again.
+    async fn read_table(&self, filter: EventFilter, after: Sequence, limit: i64) -> Result<FeedSlice, FeedError> {
+        let (store, read_permits) = (Arc::clone(&self.store), Arc::clone(&self.read_permits));
         let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers };
-        // Ended when this is dropped.
-        let mut reading = JoinSet::new();
-        reading.spawn(async move {
-            // The semaphore is never closed; without a turn, the read only comes sooner.
-            let _turn = turns.acquire().await;
-            timeout(PATIENCE, store.events(query)).await
+        // Dropping the set aborts the task.
+        let mut read = JoinSet::new();
+        read.spawn(async move {
+            // The semaphore is never closed. If it were, the read would merely not wait.
+            let _permit = read_permits.acquire().await;
+            timeout(FAILURE_TIMEOUT, store.events(query)).await
         });
-        match reading.join_next().await {
+        match read.join_next().await {
             Some(Ok(Ok(slice))) => Ok(slice?),
-            Some(Ok(Err(_elapsed))) => Err(Lost::Silent),
+            Some(Ok(Err(_elapsed))) => Err(FeedError::Unresponsive),
             Some(Err(panic)) => Err(StoreError::Internal(panic.into()).into()),
-            None => Err(StoreError::Internal("a read was not begun".into()).into()),
+            None => Err(StoreError::Internal("a read of the feed was not started".into()).into()),
         }
     }
 }
 
-/// An event, and whether it is the last of its commit that was read.
+/// An event, and whether it is the last one of its commit among the events that were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+struct MarkedEvent {
     event: Event,
-    ends: bool,
+    ends_commit: bool,
 }
 
-/// At most `limit` events of the slice with the ends of their commits marked, and whether these were all. The slice was
-/// read with a limit of one more, to know whether the last commit goes on.
-fn told(mut events: Vec<Recorded>, limit: usize) -> (Vec<Told>, bool) {
+/// Marks the last event of each commit.
+///
+/// Returns at most `limit` events, and whether these are all of `events`. The events were read with a limit of one
+/// more, which shows whether the last commit continues.
+fn mark_commit_ends(mut events: Vec<Recorded>, limit: usize) -> (Vec<MarkedEvent>, bool) {
     let all = events.len() <= limit;
     let beyond = events.get(limit).map(|recorded| recorded.commit);
     events.truncate(limit);
     let mut commits: Vec<_> = events.iter().skip(1).map(|recorded| Some(recorded.commit)).collect();
     commits.push(beyond);
-    let mark = |(Recorded { commit, event }, next)| Told { event, ends: next != Some(commit) };
+    let mark = |(Recorded { commit, event }, next)| MarkedEvent { event, ends_commit: next != Some(commit) };
     (events.into_iter().zip(commits).map(mark).collect(), all)
 }
 
-/// Whether all that follows `after` was read. Commits are serial, so a gap is a fault, and is told as one.
-fn unbroken(slice: &FeedSlice, after: Sequence) -> Result<(), StoreError> {
-    match hole(slice, after) {
+/// Returns an error if the events that follow `after` have a gap.
+///
+/// Commits are serial and sequences have no gaps, so a gap means that the table is corrupt.
+fn check_no_gap(slice: &FeedSlice, after: Sequence) -> Result<(), StoreError> {
+    match find_gap(slice, after) {
         None => Ok(()),
         Some(last) => Err(StoreError::Corrupt { column: "events.sequence", value: format!("a gap after {last}") }),
     }
 }
 
-/// The event after which the feed has a hole, if it has one in what was read after `after`.
-fn hole(slice: &FeedSlice, after: Sequence) -> Option<Sequence> {
+/// The sequence after which an event is missing or repeated, if any. The slice was read after `after`.
+fn find_gap(slice: &FeedSlice, after: Sequence) -> Option<Sequence> {
     let mut last = after;
     for recorded in &slice.events {
         if recorded.event.sequence != last.next() {
@@ -160,20 +176,20 @@ mod tests {
 
     fn ends(commits: &[i64], limit: usize) -> (Vec<bool>, bool) {
         let events = commits.iter().zip(1..).map(|(commit, sequence)| recorded(sequence, *commit)).collect();
-        let (events, all) = told(events, limit);
-        (events.into_iter().map(|told| told.ends).collect(), all)
+        let (events, all) = mark_commit_ends(events, limit);
+        (events.into_iter().map(|marked| marked.ends_commit).collect(), all)
     }
 
     #[test]
     fn the_last_event_of_each_commit_is_marked() {
         assert_eq!(ends(&[], 3), (vec![], true));
         assert_eq!(ends(&[7, 7, 8], 3), (vec![false, true, true], true));
-        assert_eq!(ends(&[7, 8, 8, 8], 3), (vec![true, false, false], false), "the commit goes on");
+        assert_eq!(ends(&[7, 8, 8, 8], 3), (vec![true, false, false], false), "the commit continues");
         assert_eq!(ends(&[7, 8, 8, 9], 3), (vec![true, false, true], false), "the next is another commit's");
     }
 
     #[test]
-    fn a_hole_is_seen_wherever_it_is() {
+    fn a_gap_is_found_wherever_it_is() {
         let slice = |sequences: &[i64]| FeedSlice {
             epoch: String::new(),
             last: Sequence::new(9),
@@ -181,10 +197,10 @@ mod tests {
             events: sequences.iter().map(|sequence| recorded(*sequence, 1)).collect(),
         };
         let after = Sequence::new(3);
-        assert_eq!(hole(&slice(&[]), after), None);
-        assert_eq!(hole(&slice(&[4, 5, 6]), after), None);
-        assert_eq!(hole(&slice(&[5, 6]), after), Some(after), "the first is missing");
-        assert_eq!(hole(&slice(&[4, 6]), after), Some(Sequence::new(4)));
-        assert_eq!(hole(&slice(&[4, 4]), after), Some(Sequence::new(4)), "twice");
+        assert_eq!(find_gap(&slice(&[]), after), None);
+        assert_eq!(find_gap(&slice(&[4, 5, 6]), after), None);
+        assert_eq!(find_gap(&slice(&[5, 6]), after), Some(after), "the first is missing");
+        assert_eq!(find_gap(&slice(&[4, 6]), after), Some(Sequence::new(4)));
+        assert_eq!(find_gap(&slice(&[4, 4]), after), Some(Sequence::new(4)), "twice");
     }
 }

@@ -1,4 +1,7 @@
-//! The RPCs. Each parses its request, asks the committer or the store, and replies; nothing else happens here.
+//! The gRPC services.
+//!
+//! Each RPC parses its request, calls the committer or the store, and maps the result to a response. It has no other
+//! logic.
 
 pub mod block;
 pub mod connection;
@@ -29,26 +32,28 @@ use crate::mapping::idempotency::idempotency;
 use crate::mapping::mutation::{Mutation, MutationResponse};
 use crate::store::{Listed, Store};
 
-/// The longest that a read waits for its revision.
+/// The maximum time that a read waits for its `min_revision`.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
-/// How often such a read asks the database, although it told of nothing.
-const ASKED_AGAIN: Duration = Duration::from_millis(50);
+/// The interval at which such a read is retried when no notification of a commit arrives.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What every RPC works with.
+/// The state that all services share.
 #[derive(Clone)]
 pub struct Core {
-    /// Where everything is read.
+    /// Serves all reads.
     pub store: Arc<dyn Store>,
-    /// The one way to write.
+    /// Executes all writes.
     pub committer: Committer,
-    /// The rules' settings.
+    /// The limits and lifetimes that the rules apply.
     pub policy: Arc<Policy>,
-    /// The time.
+    /// The current time.
     pub clock: Clock,
 }
 
 impl Core {
-    /// Executes a command and responds. A repetition of a call gets the response of the first.
+    /// Executes a command and returns its response.
+    ///
+    /// A call that repeats the `request_id` of an earlier one returns the stored response of that call.
     async fn write<M: Mutation>(
         &self,
         request: &Request<M>,
@@ -59,8 +64,10 @@ impl Core {
         respond(self.committer.submit(submission).await?)
     }
 
-    /// Reads, and again if need be until the answer reflects `min_revision`: at most for a second, and not for longer
-    /// than the caller waits. On one database the first answer does.
+    /// Runs a read and retries it until its revision reaches `min_revision`.
+    ///
+    /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
+    /// reflects every revision that a client can know; with replicas it may not.
     async fn read<M, T, E, F>(
         &self,
         request: &Request<M>,
@@ -72,25 +79,25 @@ impl Core {
         E: Into<Status>,
         F: Future<Output = Result<T, E>>,
     {
-        let mut answer = read().await.map_err(Into::into)?;
-        if answer.revision() >= min_revision {
-            return Ok(answer);
+        let mut result = read().await.map_err(Into::into)?;
+        if result.revision() >= min_revision {
+            return Ok(result);
         }
-        let until = patience(request);
+        let until = retry_until(request);
         let mut changes = self.store.changes();
-        while answer.revision() < min_revision {
-            // Not every change is told of, so the database is asked now and then too.
-            let news = timeout(ASKED_AGAIN, changes.changed());
-            if timeout_at(until, news).await.is_err() {
-                return Err(error::revision_not_reached(answer.revision()));
+        while result.revision() < min_revision {
+            // Notifications may be lost, so the read is also retried without one.
+            let notified = timeout(RETRY_INTERVAL, changes.changed());
+            if timeout_at(until, notified).await.is_err() {
+                return Err(error::revision_not_reached(result.revision()));
             }
-            answer = read().await.map_err(Into::into)?;
+            result = read().await.map_err(Into::into)?;
         }
-        Ok(answer)
+        Ok(result)
     }
 }
 
-/// An answer that says which revision it reflects.
+/// A result of a read with the revision that it reflects.
 trait Revised {
     fn revision(&self) -> Sequence;
 }
@@ -113,23 +120,25 @@ impl Revised for feed::Page {
     }
 }
 
-/// When the caller's time runs out. Whoever takes the call notes it in the request.
+/// The deadline of a call. The server stores it in the request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
-/// Who makes this call. The server notes it in each request; a request without one is refused.
+/// Returns the caller, which the server stores in the request's extensions. Without one the call fails.
 fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
     request.extensions().get().cloned().ok_or_else(|| error::internal("the call has no caller"))
 }
 
-/// How long a read may wait for its revision: so that the answer still reaches the caller.
-fn patience<M>(request: &Request<M>) -> Instant {
+/// Returns the time until which a read may be retried.
+///
+/// It leaves time to send the response before the deadline.
+fn retry_until<M>(request: &Request<M>) -> Instant {
     let now = Instant::now();
     let left = request.extensions().get::<Deadline>().map(|deadline| deadline.0.saturating_duration_since(now));
     now + left.map_or(REVISION_WAIT, |left| REVISION_WAIT.min(left * 3 / 4))
 }
 
-/// The one place where an outcome that is not the call's becomes an internal error.
+/// Maps a reply to the call's response. An outcome of another kind of call is an internal error.
 fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
     match reply {
         Reply::Fresh(executed) => {

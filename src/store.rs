@@ -1,7 +1,7 @@
-//! Where everything is kept: one contract, two engines.
+//! Storage: the [`Store`] trait and its two engines, SQLite and PostgreSQL.
 //!
-//! All changes go through [`Store::commit`]; everything else reads. Both engines pass the same suite,
-//! `tests/it/conformance`. [`connect`] chooses the engine by the database's URL.
+//! [`Store::commit`] makes all changes; the other methods read. Both engines pass the same test suite,
+//! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod check;
 mod connect;
@@ -44,121 +44,128 @@ use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
 };
 
-/// The most rows that a sweep expires or deletes of each kind.
-pub const DUE_AT_ONCE: i64 = 500;
-/// How many open requests a sweep looks at to find out whether any has expired.
+/// The maximum number of rows of each kind that one sweep expires or deletes.
+pub const SWEEP_LIMIT: i64 = 500;
+/// The number of open requests that a sweep reads to find out whether any has expired.
 const LOOK_AHEAD: i64 = 16;
-/// The most events that a sweep deletes. They are many, and cost little each: this much holds callers up for some
-/// milliseconds.
-const EVENTS_AT_ONCE: i64 = 2_000;
-/// How many of a sender's oldest requests are looked at for one that is due.
-const OLDEST_OF_A_SENDER: i64 = 4;
-
-/// Reads and writes everything that is stored.
+/// The maximum number of events that one sweep deletes.
 ///
-/// Every read returns a revision: everything committed up to it is reflected. Reads see committed changes only, and
-/// never a part of a batch's changes to one pair. A read of several rows may also reflect changes after its revision.
+/// Events are many and cheap to delete: this many delay the next batch by a few milliseconds.
+const SWEEP_EVENTS_LIMIT: i64 = 2_000;
+/// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
+const OLDEST_SENT_LIMIT: i64 = 4;
+
+/// Storage of users, requests, connections, blocks and events.
+///
+/// Most reads return a revision: the result reflects all events up to it. Reads see committed changes only, and never
+/// a part of a batch's changes to one pair. A read of several rows may also reflect changes after its revision.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Decides the batch's commands in order and stores their changes in one transaction.
     ///
-    /// No other batch, of this or another server, is committed between reading what this one is decided from and its
-    /// own commit: the head of the feed is locked first. Returns one reply for each command, in order. Replies are
-    /// durable: they survive a kill of this process and of the database.
+    /// The head of the feed is locked first, so no other batch of any server is committed between this batch's reads
+    /// and its commit. Returns one reply for each command, in order. Changes are durable when this returns: they
+    /// survive a crash of this process and of the database.
     ///
-    /// How long it takes, and what it asks the database, never depends on what a command's caller must not know.
+    /// The time and the statements that a command takes never depend on facts that its caller must not learn.
+    ///
+    /// # Errors
     ///
     /// On an error nothing was stored, except with [`StoreError::OutcomeUnknown`].
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
 
-    /// The newest revision. Fails when the database cannot be used; health follows it.
+    /// Returns the newest revision. The health check uses it to see whether the database works.
     async fn revision(&self) -> Result<Sequence, StoreError>;
 
-    /// One user.
+    /// Returns one user; `None` if the user does not exist.
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError>;
 
-    /// Those of the users that exist.
+    /// Returns the users with these ids. Those that do not exist are left out.
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
 
-    /// One request in any state, as stored, with its two users. No row if it does not exist.
+    /// Returns one request in any state, as stored, with its two users. No row if it does not exist.
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError>;
 
-    /// What is between a user and each of the others, as stored. Pairs with nothing between them are left out, and so
-    /// are blocks against the user.
+    /// Returns the pairs of a user with each of the others, as stored.
+    ///
+    /// Pairs without a request or a block are left out, and so are blocks against the user.
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
-    /// A user's counts, without the requests that were created at `expired` or before; `None` for no such user.
+    /// Returns a user's counts without the requests that were created at `expired` or before.
+    ///
+    /// Returns `None` if the user does not exist.
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError>;
 
-    /// All users, newest first, each with its position.
+    /// Lists all users with their positions, newest first.
     async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError>;
 
-    /// Requests of a user, in the order that the filter says, with their users; and the user of the query.
+    /// Lists requests of a user, in the order that the filter defines. Includes the user of the query.
     async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError>;
 
-    /// Connections of a user, newest first, with the other users; and the user and the viewer of the query.
+    /// Lists connections of a user, newest first. Includes the user and the viewer of the query.
     async fn list_connections(&self, query: ConnectionQuery) -> Result<Listed<Connection>, StoreError>;
 
-    /// How many users are connected to both.
+    /// Counts the users that are connected to both.
     async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError>;
 
-    /// The users whom a user blocks, newest first; and the user of the query.
+    /// Lists the users that a user blocks, newest first. Includes the user of the query.
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError>;
 
-    /// The response stored under a key, however old.
+    /// Returns the response stored under a key, even if its retention has ended.
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
 
-    /// Events, oldest first.
+    /// Returns a slice of the feed, oldest event first.
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
 
-    /// Marked as changed whenever something may have been committed: immediately by this process, and by others as
-    /// soon as the database notifies it. Notifications may be lost; callers that must not miss a commit also poll.
+    /// Returns a receiver that is marked as changed after each commit.
+    ///
+    /// Commits of this process mark it immediately, those of other servers when the database notifies this one.
+    /// Notifications may be lost; callers that must not miss a commit also poll.
     fn changes(&self) -> watch::Receiver<()>;
 
-    /// The secret with which page tokens are signed: the same for all servers on one database.
+    /// The key that signs page tokens. All servers of one database have the same one.
     fn token_key(&self) -> &[u8];
 }
 
-/// What is between users, by pair.
+/// Pairs by key.
 pub type Pairs = HashMap<PairKey, Pair>;
 
 /// The rows of a list and their users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed<T> {
-    /// Everything committed up to this revision is reflected.
+    /// All events up to this revision are reflected.
     pub revision: Sequence,
-    /// The rows, in their order.
+    /// The rows, in the order of the list.
     pub rows: Vec<T>,
-    /// The users of the rows and of the query, as far as they exist.
+    /// The users of the rows and of the query. Those that do not exist are left out.
     pub users: Users,
 }
 
-/// Why the database did not do what it was asked. The causes are for the log; no caller sees them.
+/// An error of the database. The causes are for the log; clients never receive them.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It refused a statement: a constraint, a conflict with another transaction. Another try may do.
+    /// A statement violated a constraint or conflicted with another transaction. A retry may succeed.
     #[error("the database refused a statement")]
     Refused(#[source] Box<dyn Error + Send + Sync>),
-    /// It cannot be reached, or cannot work now.
+    /// The database cannot be reached, or cannot execute statements at present.
     #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// It was lost during a commit, and it could not be learnt whether the commit took place; or its disk failed at the
-    /// end of one.
+    /// The connection or the disk failed during a commit. The batch may or may not be stored.
     #[error("the outcome of a commit is unknown")]
     OutcomeUnknown(#[source] Box<dyn Error + Send + Sync>),
-    /// There is more to do than can be held.
+    /// A queue of the store is full.
     #[error("too many reads wait for the database")]
     Overloaded,
-    /// A row makes no sense.
-    #[error("{column} holds {value:?}")]
+    /// A stored value is invalid.
+    #[error("{column} has the invalid value {value:?}")]
     Corrupt {
-        /// Where.
+        /// The table and column.
         column: &'static str,
-        /// What.
+        /// The value.
         value: String,
     },
-    /// A fault of ours.
-    #[error("a statement is wrong")]
+    /// A bug in this program.
+    #[error("internal error of the store")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
 }
 
@@ -167,8 +174,8 @@ impl StoreError {
         Self::Corrupt { column, value: value.to_owned() }
     }
 
-    /// The same for another caller whom it concerns, with its causes as one text.
-    fn again(&self) -> Self {
+    /// Returns a copy for another caller of the same batch. The causes become one text.
+    fn duplicate(&self) -> Self {
         let cause = || {
             let mut text = self.to_string();
             let mut source = self.source();
@@ -191,7 +198,10 @@ impl StoreError {
 
 impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums that may grow; the rest is a fault of ours")]
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "foreign enums that may grow; any other is a bug in this program"
+        )]
         match &error {
             DieselError::DatabaseError(kind, _) => match kind {
                 DatabaseErrorKind::UniqueViolation
@@ -208,7 +218,7 @@ impl From<DieselError> for StoreError {
     }
 }
 
-/// Why a database cannot be used.
+/// An error of opening or migrating a database.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The tables were made by a newer version of this program.
@@ -220,13 +230,13 @@ pub enum ConnectError {
          the users into it"
     )]
     Unreleased,
-    /// The tables are older, and may not be changed.
+    /// The tables are older, and migrations are turned off.
     #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
     Older(usize),
     /// A migration failed.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn Error + Send + Sync>),
-    /// The database does not work.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,70 +1,72 @@
 //! Pages of the feed.
 
-use super::place::{Lost, Place, still_there};
-use super::{Feed, SLICE, unbroken};
+use super::cursor::{Cursor, FeedError, check_readable};
+use super::{EVENTS_PER_READ, Feed, check_no_gap};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::domain::selection::Selection;
 use crate::store::StoreError;
 
-/// How many events one page looks at, at most.
-const LOOKED_AT: usize = 10_000;
+/// The maximum number of events that are examined for one page.
+const EXAMINED_MAX: usize = 10_000;
 
 /// A page of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The events, in order.
     pub events: Vec<Event>,
-    /// After which event to go on; `None` when everything up to the revision was looked at.
+    /// The event after which the next page starts; `None` if everything up to the revision was examined.
     pub next: Option<Sequence>,
-    /// The newest event.
+    /// The sequence of the newest event.
     pub revision: Sequence,
     /// The feed's epoch.
     pub epoch: String,
 }
 
 impl Feed {
-    /// At most `size` of the selected events after a place.
-    pub async fn list(&self, selection: &Selection, place: &Place, size: usize) -> Result<Page, Lost> {
+    /// Returns at most `size` of the selected events after a cursor.
+    ///
+    /// A page may have fewer events although more follow, because the number of examined events is limited too.
+    pub async fn list(&self, selection: &Selection, cursor: &Cursor, size: usize) -> Result<Page, FeedError> {
         let which = selection.subject().map_or(EventFilter::All, EventFilter::Of);
-        let limit = if selection.is_everything() { SLICE.min(size + 1) } else { SLICE };
-        let mut cursor = place.after.unwrap_or_default();
-        let mut slice = self.slice(which, cursor, limit).await?;
-        place.find(&slice)?;
-        if cursor == Sequence::default() {
-            // From the oldest that is kept: what was deleted before it is not a gap.
-            cursor = slice.events.first().map_or(cursor, |oldest| oldest.event.sequence.previous());
+        let limit = if selection.is_everything() { EVENTS_PER_READ.min(size + 1) } else { EVENTS_PER_READ };
+        let mut after = cursor.after.unwrap_or_default();
+        let mut slice = self.slice(which, after, limit).await?;
+        cursor.resolve(&slice)?;
+        if after == Sequence::default() {
+            // Starts at the oldest stored event. Deleted events before it are not a gap.
+            after = slice.events.first().map_or(after, |oldest| oldest.event.sequence.previous());
         }
         let mut page = Page { events: Vec::new(), next: None, revision: slice.last, epoch: slice.epoch.clone() };
-        let mut looked_at = 0;
+        let mut examined = 0;
         loop {
             if which == EventFilter::All {
-                unbroken(&slice, cursor)?;
+                check_no_gap(&slice, after)?;
             }
             let count = slice.events.len();
-            looked_at += count;
+            examined += count;
             page.revision = slice.last;
             for recorded in slice.events {
-                cursor = recorded.event.sequence;
+                after = recorded.event.sequence;
                 let Some(event) = selection.select(&recorded.event, &self.policy) else { continue };
                 if page.events.len() == size {
-                    // There is one more: the page ends before it.
+                    // The page is full, and there is at least one more event.
                     page.next = page.events.last().map(|last| last.sequence);
                     return Ok(page);
                 }
                 page.events.push(event);
             }
-            page.revision = page.revision.max(cursor);
+            page.revision = page.revision.max(after);
             if count < limit {
                 return Ok(page);
             }
-            if looked_at >= LOOKED_AT {
-                page.next = Some(cursor);
+            if examined >= EXAMINED_MAX {
+                page.next = Some(after);
                 return Ok(page);
             }
-            slice = self.slice(which, cursor, limit).await?;
-            still_there(cursor, &page.epoch, &slice)?;
+            slice = self.slice(which, after, limit).await?;
+            check_readable(after, &page.epoch, &slice)?;
         }
     }
 

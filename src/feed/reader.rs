@@ -1,4 +1,4 @@
-//! The one reader of the table.
+//! The task that polls the table for new events and broadcasts them to all watchers.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -7,59 +7,64 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::place::{Lost, still_there};
-use super::{SLICE, Told, told, unbroken};
+use super::cursor::{FeedError, check_readable};
+use super::{EVENTS_PER_READ, MarkedEvent, check_no_gap, mark_commit_ends};
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::store::{Store, StoreError};
 
-/// The shortest time between two reads: under load, many commits make one read, and wake the watchers once.
+/// The minimum pause between two reads.
+///
+/// Under load, one read covers many commits, and wakes the watchers once.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often the database is asked although it told of nothing.
-const POLL: Duration = Duration::from_secs(1);
-/// How long the database may fail, or not answer at all, before watchers are sent to another server, which may still
-/// reach it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// The interval of polling when no notification arrives.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long reads may fail or not return before watches end with an error.
+///
+/// Clients then connect to another server, which may still reach the database.
+pub(super) const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the reader tells all watchers.
+/// A message from the reader to all watchers.
 #[derive(Clone, Debug)]
-pub(super) enum News {
-    /// The feed goes on.
-    Part(Arc<Part>),
-    /// It is another feed now: the database was restored.
+pub(super) enum Update {
+    /// New events.
+    Events(Arc<Chunk>),
+    /// The epoch changed: the database was restored from a backup.
     Replaced {
-        /// The epoch of the new one.
+        /// The new epoch.
         epoch: String,
     },
-    /// The database has not answered for some time.
-    Silent,
+    /// The database has not responded for some time.
+    Unresponsive,
 }
 
-/// The events after one up to another: all of them.
+/// All events in the range from `after` (exclusive) to `until` (inclusive).
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct Chunk {
     pub(super) after: Sequence,
     pub(super) until: Sequence,
-    pub(super) events: Vec<Told>,
+    pub(super) events: Vec<MarkedEvent>,
 }
 
 pub(super) struct Reader {
     store: Arc<dyn Store>,
-    news: broadcast::Sender<News>,
+    updates: broadcast::Sender<Update>,
+    /// Notified when a watcher subscribes.
     watched: Arc<Notify>,
 }
 
-/// How far the reader is.
+/// The last event that the reader has broadcast.
 struct Position {
     epoch: String,
     until: Sequence,
 }
 
 impl Reader {
-    pub(super) fn new(store: Arc<dyn Store>, news: broadcast::Sender<News>, watched: Arc<Notify>) -> Self {
-        Self { store, news, watched }
+    pub(super) fn new(store: Arc<dyn Store>, updates: broadcast::Sender<Update>, watched: Arc<Notify>) -> Self {
+        Self { store, updates, watched }
     }
 
+    /// Runs until `stopped` becomes true.
     pub(super) async fn run(self, mut stopped: watch::Receiver<bool>) {
         tokio::select! {
             () = self.read() => {}
@@ -77,57 +82,61 @@ impl Reader {
     async fn read_while_watched(&self) {
         let mut changes = self.store.changes();
         let mut position = None;
-        let mut failing: Option<Instant> = None;
-        while self.news.receiver_count() > 0 {
+        let mut failing_since: Option<Instant> = None;
+        while self.updates.receiver_count() > 0 {
             changes.mark_unchanged();
-            let begun = Instant::now();
-            let step = timeout(PATIENCE, self.step(&mut position)).await;
-            match step.unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into()))) {
-                Ok(more) => {
-                    failing = None;
-                    if more {
+            let started = Instant::now();
+            let step = timeout(FAILURE_TIMEOUT, self.step(&mut position)).await;
+            match step.unwrap_or_else(|_| Err(StoreError::Unavailable("the database does not respond".into()))) {
+                Ok(has_more) => {
+                    failing_since = None;
+                    if has_more {
                         continue;
                     }
                 }
                 Err(error) => {
-                    if failing.is_none() {
-                        tracing::error!(error = &error as &dyn Error, "the feed cannot be read");
+                    if failing_since.is_none() {
+                        tracing::error!(error = &error as &dyn Error, "cannot read the feed; retrying");
                     }
-                    if failing.get_or_insert(begun).elapsed() >= PATIENCE {
-                        self.tell(News::Silent);
+                    if failing_since.get_or_insert(started).elapsed() >= FAILURE_TIMEOUT {
+                        self.broadcast(Update::Unresponsive);
                     }
                 }
             }
             sleep(PAUSE).await;
-            // A time-out is no news, and so is a sender that is gone: the database is asked all the same.
-            let _news = timeout(POLL, changes.changed()).await;
+            // After a timeout, or if the sender is gone, the table is polled all the same.
+            let _notified = timeout(POLL_INTERVAL, changes.changed()).await;
         }
     }
 
-    /// Reads what is new and tells it; answers whether there may be more.
+    /// Reads new events and broadcasts them. Returns whether there may be more.
     async fn step(&self, position: &mut Option<Position>) -> Result<bool, StoreError> {
         let Some(Position { epoch, until }) = position else {
             let bounds = self.events(Sequence::MAX, 0).await?;
-            // Who is not there yet reads the table first.
-            self.tell(News::Part(Arc::new(Part { after: bounds.last, until: bounds.last, events: Vec::new() })));
+            // An empty chunk makes watchers that have not reached this event read the table.
+            self.broadcast(Update::Events(Arc::new(Chunk {
+                after: bounds.last,
+                until: bounds.last,
+                events: Vec::new(),
+            })));
             *position = Some(Position { epoch: bounds.epoch, until: bounds.last });
             return Ok(false);
         };
-        let slice = self.events(*until, limit()).await?;
-        if let Err(lost) = still_there(*until, epoch, &slice) {
-            if let Lost::WrongEpoch { epoch } = lost {
-                self.tell(News::Replaced { epoch });
+        let slice = self.events(*until, read_limit()).await?;
+        if let Err(error) = check_readable(*until, epoch, &slice) {
+            if let FeedError::WrongEpoch { epoch } = error {
+                self.broadcast(Update::Replaced { epoch });
             }
-            // Or so far behind that what follows is deleted: the watchers read the table, and are told the same there.
+            // Otherwise the next events were deleted already. Watchers find that out when they read the table.
             *position = None;
             return Ok(true);
         }
-        unbroken(&slice, *until)?;
-        let (events, all) = told(slice.events, SLICE);
+        check_no_gap(&slice, *until)?;
+        let (events, all) = mark_commit_ends(slice.events, EVENTS_PER_READ);
         if let Some(last) = events.last() {
             let (after, last) = (*until, last.event.sequence);
             *until = last;
-            self.tell(News::Part(Arc::new(Part { after, until: last, events })));
+            self.broadcast(Update::Events(Arc::new(Chunk { after, until: last, events })));
         }
         Ok(!all)
     }
@@ -137,13 +146,13 @@ impl Reader {
         self.store.events(EventQuery { filter: EventFilter::All, after, limit, consumer }).await
     }
 
-    fn tell(&self, news: News) {
-        // An error means that nobody watches any more.
-        let _nobody = self.news.send(news);
+    fn broadcast(&self, update: Update) {
+        // An error means that there are no watchers.
+        let _no_watchers = self.updates.send(update);
     }
 }
 
-/// One more than is told, to know whether the last commit goes on.
-pub(super) fn limit() -> i64 {
-    i64::try_from(SLICE + 1).unwrap_or(i64::MAX)
+/// One more than [`EVENTS_PER_READ`]: the extra event shows whether the last commit continues.
+pub(super) fn read_limit() -> i64 {
+    i64::try_from(EVENTS_PER_READ + 1).unwrap_or(i64::MAX)
 }

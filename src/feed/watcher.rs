@@ -1,4 +1,6 @@
-//! One watcher: a cursor that only moves on, fed by the reader's news or, when it is behind, from the table.
+//! A watcher: receives updates from the reader, or reads the table while it is behind.
+//!
+//! Its position only moves forward.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,26 +11,26 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::place::{Lost, still_there};
-use super::reader::{News, PATIENCE, limit};
-use super::{Feed, SLICE, Told, told, unbroken};
+use super::cursor::{FeedError, check_readable};
+use super::reader::{FAILURE_TIMEOUT, Update, read_limit};
+use super::{EVENTS_PER_READ, Feed, MarkedEvent, check_no_gap, mark_commit_ends};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{EventFilter, FeedSlice};
 use crate::domain::selection::Selection;
 use crate::store::StoreError;
 
-/// The pause before the table is read again, when that failed.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The pause before a failed read of the table is retried.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a watcher is told at once.
+/// One message of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Those of one commit that it selects; none in a heartbeat.
+    /// The selected events of one commit; empty in a heartbeat.
     pub events: Vec<Event>,
-    /// Everything up to here has been told.
+    /// All selected events up to this sequence have been sent.
     pub revision: Sequence,
-    /// Whether the next message has more of the commit, or ends it.
+    /// Whether the commit continues in a later message.
     pub continues: bool,
 }
 
@@ -38,19 +40,20 @@ pub struct Watcher {
     selection: Selection,
     heartbeat: Duration,
     epoch: Arc<str>,
-    news: Receiver<News>,
+    updates: Receiver<Update>,
     stopped: watch::Receiver<bool>,
-    _seat: OwnedSemaphorePermit,
-    /// Everything up to here was looked at.
-    cursor: Sequence,
-    /// Whether there may be events after the cursor that the news do not have.
+    /// Counts this watcher against the limit of the server.
+    _permit: OwnedSemaphorePermit,
+    /// All events up to this one were examined.
+    position: Sequence,
+    /// Whether there may be events after `position` that the updates do not contain.
     behind: bool,
     ready: VecDeque<Message>,
-    /// Whether the last message said that its commit continues.
+    /// Whether the last message was marked as continued.
     continues: bool,
     last_message: Instant,
-    /// Since when the table cannot be read.
-    failing: Option<Instant>,
+    /// The time of the first of the consecutive failed reads of the table.
+    failing_since: Option<Instant>,
 }
 
 impl Watcher {
@@ -58,8 +61,8 @@ impl Watcher {
         feed: Feed,
         selection: Selection,
         heartbeat: Duration,
-        news: Receiver<News>,
-        seat: OwnedSemaphorePermit,
+        updates: Receiver<Update>,
+        permit: OwnedSemaphorePermit,
         start: Sequence,
         bounds: FeedSlice,
     ) -> Self {
@@ -69,28 +72,28 @@ impl Watcher {
             selection,
             heartbeat,
             epoch: bounds.epoch.into(),
-            news,
+            updates,
             stopped,
-            _seat: seat,
-            cursor: start,
+            _permit: permit,
+            position: start,
             behind: start < bounds.last,
             ready: VecDeque::new(),
             continues: false,
             last_message: Instant::now(),
-            failing: None,
+            failing_since: None,
         };
-        // At once: the caller learns where it is.
-        watcher.beat();
+        // The first message comes immediately and has the start position.
+        watcher.push_heartbeat();
         watcher
     }
 
-    /// The epoch of the feed that is watched.
+    /// The epoch of the watched feed.
     pub fn epoch(&self) -> &str {
         &self.epoch
     }
 
-    /// The next message. After an error there is none.
-    pub async fn next(&mut self) -> Result<Message, Lost> {
+    /// Returns the next message. Not to be called again after an error.
+    pub async fn next(&mut self) -> Result<Message, FeedError> {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 self.last_message = Instant::now();
@@ -99,113 +102,121 @@ impl Watcher {
             let mut stopped = self.stopped.clone();
             tokio::select! {
                 read = self.read() => read?,
-                _ = stopped.wait_for(|stopped| *stopped) => return Err(Lost::ShuttingDown),
+                _ = stopped.wait_for(|stopped| *stopped) => return Err(FeedError::ShuttingDown),
             }
         }
     }
 
-    /// Waits for whatever comes next. May be dropped half-way: the cursor moves with what was gathered, not before.
-    async fn read(&mut self) -> Result<(), Lost> {
+    /// Waits for the next update, read of the table or heartbeat.
+    ///
+    /// Cancel safe: the position moves in the same step in which messages become ready.
+    async fn read(&mut self) -> Result<(), FeedError> {
         if self.behind {
             return self.read_table().await;
         }
-        let news = tokio::select! {
-            news = self.news.recv() => news,
+        let update = tokio::select! {
+            update = self.updates.recv() => update,
             () = sleep_until(self.last_message + self.heartbeat) => {
-                self.beat();
+                self.push_heartbeat();
                 return Ok(());
             }
         };
-        match news {
-            Ok(News::Part(part)) if part.after > self.cursor => self.behind = true,
-            Ok(News::Part(part)) if part.until > self.cursor => self.gather(&part.events, part.until),
-            // It was told from the table.
-            Ok(News::Part(_)) => {}
-            Ok(News::Replaced { epoch }) if *epoch != *self.epoch => return Err(Lost::WrongEpoch { epoch }),
-            // It began in the new feed before the reader did; or the feed is shorter now, and the table tells by how
-            // much.
-            Ok(News::Replaced { .. }) => self.behind = true,
-            Ok(News::Silent) | Err(RecvError::Closed) => return Err(Lost::Silent),
+        match update {
+            Ok(Update::Events(chunk)) if chunk.after > self.position => self.behind = true,
+            Ok(Update::Events(chunk)) if chunk.until > self.position => self.advance(&chunk.events, chunk.until),
+            // Already read from the table.
+            Ok(Update::Events(_)) => {}
+            Ok(Update::Replaced { epoch }) if *epoch != *self.epoch => return Err(FeedError::WrongEpoch { epoch }),
+            // This watcher started in the new feed before the reader noticed it; or the epoch is the same and the feed
+            // has become shorter. Reading the table distinguishes the two.
+            Ok(Update::Replaced { .. }) => self.behind = true,
+            Ok(Update::Unresponsive) | Err(RecvError::Closed) => return Err(FeedError::Unresponsive),
             Err(RecvError::Lagged(_)) => {
-                // Nothing is held for who is this slow.
-                self.news = self.news.resubscribe();
+                // The buffer has overwritten updates that this watcher did not receive.
+                self.updates = self.updates.resubscribe();
                 self.behind = true;
             }
         }
         Ok(())
     }
 
-    async fn read_table(&mut self) -> Result<(), Lost> {
-        // Who was told a part of a commit is told its end, which only all of its events show.
+    async fn read_table(&mut self) -> Result<(), FeedError> {
+        // Within a commit, events of all users are read: the client must receive the commit's end, which may be another
+        // user's event.
         let subject = self.selection.subject().filter(|_| !self.continues);
         let which = subject.map_or(EventFilter::All, EventFilter::Of);
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
-        still_there(self.cursor, &self.epoch, &slice)?;
+        check_readable(self.position, &self.epoch, &slice)?;
         if which == EventFilter::All {
-            unbroken(&slice, self.cursor)?;
+            check_no_gap(&slice, self.position)?;
         }
         let end = slice.last;
-        let (events, all) = told(slice.events, SLICE);
-        let last = events.last().map_or(self.cursor, |told| told.event.sequence);
+        let (events, all) = mark_commit_ends(slice.events, EVENTS_PER_READ);
+        let last = events.last().map_or(self.position, |marked| marked.event.sequence);
         self.behind = !all;
-        self.gather(&events, if all { last.max(end) } else { last });
+        self.advance(&events, if all { last.max(end) } else { last });
         if self.ready.is_empty() && self.last_message.elapsed() >= self.heartbeat {
-            self.beat();
+            self.push_heartbeat();
         }
         Ok(())
     }
 
-    /// What follows in the table; nothing, after a pause, where that cannot be read now.
-    async fn slice(&mut self, which: EventFilter) -> Result<Option<FeedSlice>, Lost> {
-        let begun = Instant::now();
-        match self.feed.read_in_turn(which, self.cursor, limit()).await {
+    /// Reads the next events from the table. Returns `None` after a pause if the read should be retried.
+    async fn slice(&mut self, which: EventFilter) -> Result<Option<FeedSlice>, FeedError> {
+        let started = Instant::now();
+        match self.feed.read_table(which, self.position, read_limit()).await {
             Ok(slice) => {
-                self.failing = None;
+                self.failing_since = None;
                 return Ok(Some(slice));
             }
-            // All connections are busy with calls.
-            Err(Lost::Store(StoreError::Overloaded)) => {}
-            // The reader logs what is wrong.
-            Err(Lost::Store(StoreError::Unavailable(_) | StoreError::Refused(_))) => {
-                if self.failing.get_or_insert(begun).elapsed() >= PATIENCE {
-                    return Err(Lost::Silent);
+            // The queue of reads is full.
+            Err(FeedError::Store(StoreError::Overloaded)) => {}
+            // Not logged here: the reader logs the same error.
+            Err(FeedError::Store(StoreError::Unavailable(_) | StoreError::Refused(_))) => {
+                if self.failing_since.get_or_insert(started).elapsed() >= FAILURE_TIMEOUT {
+                    return Err(FeedError::Unresponsive);
                 }
             }
-            Err(lost) => return Err(lost),
+            Err(error) => return Err(error),
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_PAUSE).await;
         Ok(None)
     }
 
-    /// Makes messages of what is selected, and moves the cursor. What was told before is left out.
-    fn gather(&mut self, events: &[Told], until: Sequence) {
-        let cursor = self.cursor;
+    /// Moves the position to `until`, and queues messages with the selected events.
+    ///
+    /// Events up to the old position are skipped.
+    fn advance(&mut self, events: &[MarkedEvent], until: Sequence) {
+        let position = self.position;
         let mut selected = Vec::new();
-        for Told { event, ends } in events.iter().filter(|told| told.event.sequence > cursor) {
+        for MarkedEvent { event, ends_commit } in events.iter().filter(|marked| marked.event.sequence > position) {
             selected.extend(self.selection.select(event, &self.feed.policy));
-            if *ends {
-                self.close(std::mem::take(&mut selected), event.sequence, false);
+            if *ends_commit {
+                self.push_message(std::mem::take(&mut selected), event.sequence, false);
             }
         }
-        self.cursor = until;
+        self.position = until;
         if !selected.is_empty() {
-            self.close(selected, until, true);
+            self.push_message(selected, until, true);
         }
     }
 
-    /// Ends a message, if there is something to tell.
-    fn close(&mut self, events: Vec<Event>, at: Sequence, continues: bool) {
+    /// Queues a message.
+    ///
+    /// One without events is queued only if it ends a commit that an earlier message began.
+    fn push_message(&mut self, events: Vec<Event>, at: Sequence, continues: bool) {
         if events.is_empty() && !self.continues {
             return;
         }
-        // Not the end of the commit: that could tell a viewer of events that they may not see.
+        // The sequence of the last selected event, not of the commit's end: that would reveal the existence of events
+        // that the viewer may not see.
         let revision = events.last().map_or(at, |event| event.sequence);
         self.ready.push_back(Message { events, revision, continues });
         self.continues = continues;
     }
 
-    /// Tells how far the feed was read. What is ready tells it better.
-    fn beat(&mut self) {
-        self.ready.push_back(Message { events: Vec::new(), revision: self.cursor, continues: self.continues });
+    /// Queues a message without events, which reports the position.
+    fn push_heartbeat(&mut self) {
+        self.ready.push_back(Message { events: Vec::new(), revision: self.position, continues: self.continues });
     }
 }

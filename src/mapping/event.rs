@@ -9,7 +9,7 @@ use crate::domain::caller::Caller;
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
-use crate::feed::{Message, Place};
+use crate::feed::{Cursor, Message};
 use crate::proto::server as pb;
 
 /// Default interval between heartbeats.
@@ -20,16 +20,20 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
 /// Parses a watch: the selected events, the start position and the heartbeat interval.
-pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selection, Place, Duration), Invalid> {
+pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selection, Cursor, Duration), Invalid> {
     let mut fields = Fields::default();
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
     let selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     let heartbeat = request.heartbeat_interval.as_ref().map_or(HEARTBEAT, |interval| fields.heartbeat(*interval));
-    fields.finish((selection, Place { after, epoch: epoch(&request.epoch) }, heartbeat))
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, heartbeat))
 }
 
 /// Parses a list of events: the selected events, the start position and the page.
-pub fn list(request: &pb::ListEventsRequest, caller: &Caller, key: &[u8]) -> Result<(Selection, Place, Page), Invalid> {
+pub fn list(
+    request: &pb::ListEventsRequest,
+    caller: &Caller,
+    key: &[u8],
+) -> Result<(Selection, Cursor, Page), Invalid> {
     let mut fields = Fields::default();
     let after = fields.revision("after_sequence", request.after_sequence);
     let mut selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
@@ -39,7 +43,7 @@ pub fn list(request: &pb::ListEventsRequest, caller: &Caller, key: &[u8]) -> Res
     }
     let page = fields.page(request, key);
     let after = Some(page.cursor.last.unwrap_or(after));
-    fields.finish((selection, Place { after, epoch: epoch(&request.epoch) }, page))
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, page))
 }
 
 fn epoch(text: &str) -> Option<String> {

@@ -1,7 +1,7 @@
-//! Pages of lists: sizes, and tokens that nobody can alter or move to another list.
+//! Page sizes and page tokens of lists.
 //!
-//! A token is a version, a section and a position, and an HMAC-SHA-256 (RFC 2104) over them and the rest of the
-//! request. It holds nothing secret: it cannot be read as anything but a place in the list it came from.
+//! A token is a version, a section and a position, followed by an HMAC-SHA-256 (RFC 2104) over these and the rest of
+//! the request. Clients cannot alter it or use it with another list. It contains nothing secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,25 +16,25 @@ use crate::proto::server as pb;
 const DEFAULT_SIZE: i32 = 20;
 const MAX_SIZE: i32 = 1_000;
 const VERSION: u8 = 1;
-/// Half of the digest: 128 bits that cannot be guessed.
+/// Half of the digest, in bytes. 128 bits cannot be guessed.
 const MAC_LENGTH: usize = 16;
 const BODY_LENGTH: usize = 10;
 
-/// A list request, which has a page size and a token.
+/// A list request with a page size and a page token.
 pub trait Paged: Message + Clone {
-    /// Tells this list from all others.
+    /// The name of the list, different from all others.
     const LIST: &'static str;
 
-    /// The page size asked for.
+    /// The requested page size.
     fn page_size(&self) -> i32;
 
-    /// The token given.
+    /// The page token; empty for the first page.
     fn page_token(&self) -> &str;
 
-    /// The revision that the answer must reflect.
+    /// The revision that the response must reflect.
     fn min_revision(&self) -> i64;
 
-    /// The request without size, token and revision: what a token is bound to.
+    /// Returns the request without size, token and revision. A token is valid only with an equal one.
     fn without_page(&self) -> Self;
 }
 
@@ -75,28 +75,30 @@ paged!(
     ListEventsRequest,
 );
 
-/// A place in a list: behind this position, in this one of its sections (a list in one piece has only section 0).
+/// A position in a list.
+///
+/// A list may have several sections, which follow one another. Most have only section 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The section.
+    /// The index of the section.
     pub section: u8,
-    /// The position of the last row that was told; `None` at a section's start.
+    /// The position of the last returned row of the section; `None` at its start.
     pub last: Option<Sequence>,
 }
 
-/// Which page of a list is asked for.
+/// The requested page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// At most this many rows.
+    /// The maximum number of rows.
     pub size: usize,
-    /// From here on.
+    /// The position to start after.
     pub cursor: Cursor,
-    /// The answer reflects at least this.
+    /// The revision that the response must reflect.
     pub min_revision: Sequence,
 }
 
 impl Fields {
-    /// The page that a list request asks for.
+    /// Parses the page of a list request. Invalid parts are added to the violations.
     pub fn page<R: Paged>(&mut self, request: &R, key: &[u8]) -> Page {
         let size = match request.page_size() {
             0 => DEFAULT_SIZE,
@@ -118,7 +120,7 @@ impl Fields {
     }
 }
 
-/// The token for the place in the list of `request`.
+/// Creates the token of a position in the list of `request`.
 pub fn token<R: Paged>(request: &R, cursor: Cursor, key: &[u8]) -> String {
     let mut bytes = vec![VERSION, cursor.section];
     bytes.extend(cursor.last.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
@@ -133,7 +135,7 @@ fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
     if mac.len() != MAC_LENGTH {
         return None;
     }
-    // In constant time, before anything in it is looked at.
+    // Compares in constant time, before the content is used.
     sign(request, body, key).verify_truncated_left(mac).ok()?;
     let (head, position) = body.split_first_chunk::<2>()?;
     let [version, section] = *head;
@@ -142,7 +144,7 @@ fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
 }
 
 fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
-    // An HMAC takes a key of any length.
+    // Never fails: an HMAC takes a key of any length.
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()));
     mac.update(R::LIST.as_bytes());
     mac.update(&[0]);
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_leads_back_to_its_place() {
+    fn a_token_decodes_to_its_cursor() {
         for last in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
             let cursor = Cursor { section: 1, last };
             let token = token(&list(1), cursor, KEY);

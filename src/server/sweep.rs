@@ -9,7 +9,7 @@ use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::outcome::Outcome;
-use crate::store::DUE_AT_ONCE;
+use crate::store::SWEEP_LIMIT;
 
 /// Submits a sweep at each `interval`, until `stopped` is true.
 ///
@@ -27,7 +27,7 @@ pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: w
         if rows > 0 {
             tracing::debug!(rows, "swept expired rows");
         }
-        let delay = if rows >= DUE_AT_ONCE { Duration::ZERO } else { interval };
+        let delay = if rows >= SWEEP_LIMIT { Duration::ZERO } else { interval };
         tokio::select! {
             () = sleep(delay) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,

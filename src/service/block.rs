@@ -11,7 +11,7 @@ use crate::mapping::connection as mapping;
 use crate::proto::server as pb;
 use crate::proto::server::block_service_server::BlockService;
 
-/// Keeps the blocks.
+/// Implements [`BlockService`].
 #[derive(Clone)]
 pub struct Blocks(pub Core);
 

@@ -17,7 +17,7 @@ use crate::proto::server as pb;
 use crate::proto::server::connection_service_server::ConnectionService;
 use crate::store::Listed;
 
-/// Keeps the connections.
+/// Implements [`ConnectionService`].
 #[derive(Clone)]
 pub struct Connections(pub Core);
 
@@ -34,7 +34,7 @@ impl ConnectionService for Connections {
         while let Some(mutual) = sections.get(pager.section()) {
             let query = ConnectionQuery { user, mutual: *mutual, range: pager.range() };
             let listed = self.section(&request, page.min_revision, query).await?;
-            // What is read later reflects that much too.
+            // The page reports the revision of the first section. Later sections reflect at least that revision.
             revision.get_or_insert(listed.revision);
             connections.extend(pager.add(
                 &listed.rows,
@@ -135,7 +135,7 @@ impl ConnectionService for Connections {
 }
 
 impl Connections {
-    /// One section of a list of connections, of users who exist.
+    /// Reads one section of a list of connections. Fails if the user or the viewer does not exist.
     async fn section<M>(
         &self,
         request: &Request<M>,
@@ -148,6 +148,7 @@ impl Connections {
         missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))
     }
 
+    /// Returns the status of `other` from the user's point of view, and the id of their request.
     fn standing<'a>(
         &self,
         user: UserId,

@@ -17,11 +17,11 @@ use crate::proto::server as pb;
 use crate::proto::server::connection_request_service_server::ConnectionRequestService;
 use crate::store::{Listed, StoreError, Users};
 
-/// Keeps the connection requests.
+/// Implements [`ConnectionRequestService`].
 #[derive(Clone)]
 pub struct ConnectionRequests(pub Core);
 
-/// The five transitions differ in nothing but the answer that the receiver or the sender gives.
+/// The body of the five RPCs that change a request. They differ only in the command.
 macro_rules! transition {
     ($self:ident, $request:ident, $action:expr) => {{
         let asked = $request.get_ref();
@@ -101,16 +101,16 @@ impl ConnectionRequestService for ConnectionRequests {
     ) -> Result<Response<pb::ListConnectionRequestsResponse>, Status> {
         let key = self.0.store.token_key();
         let (user, filter, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
-        // One time for the whole call, so that every row of the page is judged at the same moment.
+        // Read once, so that all rows of the page expire at the same time.
         let now = self.0.clock.now();
         let mut pager = Pager::new(request.get_ref(), &page, key);
-        // With no lifetime none have expired.
+        // Without a lifetime, requests never expire.
         let created_after = self.0.policy.expired_before(now).unwrap_or(Time::UNIX_EPOCH);
         let range = pager.range();
         let read = || async {
             match filter {
                 Some(filter) => self.0.store.list_requests(RequestQuery { user, filter, created_after, range }).await,
-                None => self.nothing(user).await,
+                None => self.empty_list(user).await,
             }
         };
         let Listed { revision, rows, users } = self.0.read(&request, page.min_revision, read).await?;
@@ -129,14 +129,14 @@ impl ConnectionRequestService for ConnectionRequests {
 }
 
 impl ConnectionRequests {
-    /// The request with its users, as the viewer may see it.
+    /// Returns the request with its users as the viewer may see it; `None` if the viewer may not see it.
     fn seen(&self, row: &Asked, viewer: Viewer, users: &Users, now: Time) -> Option<pb::ConnectionRequest> {
         let request = visible(row, viewer, &self.0.policy, now)?;
         Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?))
     }
 
-    /// An empty list of a user who may exist.
-    async fn nothing(&self, user: UserId) -> Result<Listed<Asked>, StoreError> {
+    /// Reads only the user, for a list whose filter no request can match.
+    async fn empty_list(&self, user: UserId) -> Result<Listed<Asked>, StoreError> {
         let read = self.0.store.users(vec![user]).await?;
         Ok(Listed { revision: read.revision, rows: Vec::new(), users: read.value })
     }

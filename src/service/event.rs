@@ -8,19 +8,19 @@ use tonic::{Request, Response, Status};
 
 use super::{Core, caller};
 use crate::error;
-use crate::feed::{Feed, Lost, Watcher};
+use crate::feed::{Feed, FeedError, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
 
-/// The method as the log names it.
+/// The method name in the log.
 const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 
-/// The RPCs on the feed.
+/// Implements [`EventService`].
 #[derive(Clone)]
 pub struct Events {
-    /// What every service works with.
+    /// The state that all services share.
     pub core: Core,
     /// The feed.
     pub feed: Feed,
@@ -34,9 +34,9 @@ impl EventService for Events {
         &self,
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let (selection, place, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
+        let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
         let started = Instant::now();
-        let watcher = self.feed.watch(selection, place, heartbeat).await?;
+        let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
         Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started }), next))))
     }
 
@@ -45,17 +45,17 @@ impl EventService for Events {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let key = self.core.store.token_key();
-        let (selection, place, page) = mapping::list(request.get_ref(), &caller(&request)?, key)?;
-        let read = || self.feed.list(&selection, &place, page.size);
-        let part = self.core.read(&request, page.min_revision, read).await?;
-        let next = part
+        let (selection, cursor, page) = mapping::list(request.get_ref(), &caller(&request)?, key)?;
+        let read = || self.feed.list(&selection, &cursor, page.size);
+        let listed = self.core.read(&request, page.min_revision, read).await?;
+        let next = listed
             .next
             .map(|after| page::token(request.get_ref(), Cursor { last: Some(after), ..Cursor::default() }, key));
         Ok(Response::new(pb::ListEventsResponse {
-            events: part.events.iter().map(Into::into).collect(),
+            events: listed.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
-            revision: part.revision.get(),
-            epoch: part.epoch,
+            revision: listed.revision.get(),
+            epoch: listed.epoch,
         }))
     }
 }
@@ -66,15 +66,17 @@ struct Watch {
     started: Instant,
 }
 
-/// The stream's next message; after an error, its end. The call itself succeeded long before, so its error is logged
-/// here. A shutdown is none: it would be logged for every watcher.
+/// Returns the stream's next message. The stream ends after an error.
+///
+/// The call was already logged as successful when the stream began, so a later error is logged here. A shutdown is not
+/// logged: it would add a line for each watcher.
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     Some(match watch.watcher.next().await {
         Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
-        Err(Lost::ShuttingDown) => (Err(Lost::ShuttingDown.into()), None),
-        Err(lost) => {
-            let status = Status::from(lost);
+        Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
+        Err(error) => {
+            let status = Status::from(error);
             error::log(WATCH, &status, watch.started.elapsed());
             (Err(status), None)
         }

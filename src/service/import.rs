@@ -1,4 +1,6 @@
-//! The import of users: a stream of rows, stored as they come, each good or refused by itself.
+//! The import of users from a client stream.
+//!
+//! Rows are stored in chunks while the stream is read. An invalid row is refused without affecting the others.
 
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
@@ -16,12 +18,14 @@ use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 
-/// How many rows of one import are under way at once: half of the largest batch. The committer sees to it that imports
-/// leave room for callers.
-const UNDER_WAY: usize = 256;
-/// How many refused rows are named.
-const REFUSALS_NAMED: usize = 1_000;
+/// The maximum number of rows that one import has in the commit queue: half of the largest batch.
+///
+/// The committer limits how much of a batch imports may take, so that other calls are not delayed.
+const CHUNK_SIZE: usize = 256;
+/// The maximum number of refused rows that the response describes.
+const REFUSALS_MAX: usize = 1_000;
 
+/// Runs an import and returns its response.
 pub(super) async fn run(
     core: &Core,
     caller: Caller,
@@ -43,7 +47,7 @@ pub(super) async fn run(
     let mut next = Some(first);
     while let Some(row) = next {
         let mut chunk = vec![row];
-        while chunk.len() < UNDER_WAY {
+        while chunk.len() < CHUNK_SIZE {
             match rows.message().await? {
                 Some(row) => chunk.push(row),
                 None => break,
@@ -62,7 +66,9 @@ fn request_id(first: &pb::ImportUsersRequest) -> Result<Option<Uuid>, Invalid> {
     fields.finish(id)
 }
 
-/// The response that this import got before, if it did. The whole stream is read, and nothing of it stored.
+/// Returns the stored response of an earlier import with the same `request_id`, if there is one.
+///
+/// Reads the rest of the stream to compare its fingerprint, and stores none of it.
 async fn stored_response(
     core: &Core,
     key: IdempotencyKey,
@@ -92,27 +98,27 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Stores some rows, in their order, and counts what came of each.
+    /// Stores a chunk of rows in order, and counts the result of each.
     async fn store(&mut self, chunk: Vec<pb::ImportUsersRequest>) -> Result<(), Status> {
-        let mut under_way = Vec::with_capacity(chunk.len());
+        let mut in_progress = Vec::with_capacity(chunk.len());
         for row in chunk {
             let position = self.position;
             self.position += 1;
             match self.read(&row, position) {
                 Ok(command) => {
                     let submission = Submission { caller: self.caller.clone(), command, idempotency: None };
-                    under_way.push((position, self.core.committer.enqueue(submission).await?));
+                    in_progress.push((position, self.core.committer.enqueue(submission).await?));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
             }
         }
-        for (position, queued) in under_way {
+        for (position, queued) in in_progress {
             let reply = queued.result().await;
             self.count(position, reply)?;
         }
-        // Within a chunk, rows that break rules are found before those that meet another's name.
+        // Invalid rows of a chunk are refused before it is committed, and taken usernames afterwards.
         self.summary.refusals.sort_by_key(|refusal| refusal.position);
-        self.summary.refusals.truncate(REFUSALS_NAMED);
+        self.summary.refusals.truncate(REFUSALS_MAX);
         Ok(())
     }
 
@@ -139,7 +145,7 @@ impl Import<'_> {
                 }
                 Ok(())
             }
-            // A row has no request id of its own, and so no stored response.
+            // Rows are submitted without a `request_id`, so there is no stored response for one.
             Ok(Reply::Stored(_)) => Err(error::internal("an imported row has a stored response")),
             Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
                 let taken = ("user.username".to_owned(), "another user has this name".to_owned());
@@ -155,7 +161,7 @@ impl Import<'_> {
         self.summary.refusals.push(ImportRefusal { position, username_taken, violations });
     }
 
-    /// Answers, and keeps the answer if there is a key for it.
+    /// Returns the response. With a `request_id`, also stores it.
     async fn finish(mut self, key: Option<(Uuid, Fingerprint)>) -> Result<Response<pb::ImportUsersResponse>, Status> {
         let Some((id, fingerprint)) = key else {
             if self.revision == Sequence::default() {

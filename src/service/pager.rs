@@ -1,4 +1,4 @@
-//! Pages of lists: which rows to read, where a page ends, and the token of the next one.
+//! Pages of lists: the rows to read, the end of the page, and the token of the next one.
 
 use prost::Message;
 
@@ -6,13 +6,14 @@ use crate::domain::id::Sequence;
 use crate::domain::query::Range;
 use crate::mapping::page::{self, Cursor, Page, Paged};
 
-/// The maximum size of the rows of a response, in bytes: gRPC clients refuse messages of more than 4 MiB unless they
-/// are told otherwise, and beside the rows there is a little more.
+/// The maximum size of the rows of a response: 3.5 MiB.
+///
+/// By default gRPC clients refuse messages of more than 4 MiB, and a response has a few fields besides its rows.
 const MAX_BYTES: usize = 7 << 19;
-/// The maximum size of a row's tag and length.
+/// The maximum size of a row's tag and length, in bytes.
 const FRAME: usize = 6;
 
-/// How many bytes of a response are left.
+/// The number of bytes that are left in a response.
 pub(super) struct Room {
     bytes: usize,
     is_empty: bool,
@@ -24,7 +25,7 @@ impl Room {
         Self { bytes: MAX_BYTES, is_empty: true }
     }
 
-    /// Whether one more row fits; it takes its room then. The first one always does.
+    /// Returns whether one more row fits, and reserves its bytes if so. The first row always fits.
     pub(super) fn fits(&mut self, row: &impl Message) -> bool {
         let size = row.encoded_len() + FRAME;
         let fits = self.is_empty || size <= self.bytes;
@@ -36,38 +37,41 @@ impl Room {
     }
 }
 
-/// Fills one page. It ends after as many rows as the caller wants, or before the response is too large.
+/// Fills one page.
+///
+/// The page ends after the requested number of rows, or before the response becomes too large.
 pub(super) struct Pager<'a, R> {
     request: &'a R,
     key: &'a [u8],
     rows: usize,
     room: Room,
-    /// The end of what is on the page.
+    /// The position of the last row on the page.
     cursor: Cursor,
-    /// Whether there is a row after it.
+    /// Whether the list has rows after it.
     has_more: bool,
 }
 
 impl<'a, R: Paged> Pager<'a, R> {
-    /// An empty page of the list of `request`. The key signs its token.
+    /// Creates an empty page of the list of `request`. The key signs its token.
     pub(super) fn new(request: &'a R, page: &Page, key: &'a [u8]) -> Self {
         let Page { size, cursor, min_revision: _ } = *page;
         Self { request, key, rows: size, room: Room::new(), cursor, has_more: false }
     }
 
-    /// Which of the list's sections is read next.
+    /// The index of the section to read next.
     pub(super) fn section(&self) -> usize {
         self.cursor.section.into()
     }
 
-    /// The rows to read: one more than there is room for, which shows whether there is a next page.
+    /// The rows to read: one more than the page has room for, which shows whether there is a next page.
     pub(super) fn range(&self) -> Range {
         let limit = i64::try_from(self.rows).unwrap_or(i64::MAX).saturating_add(1);
         Range { before: self.cursor.last, limit }
     }
 
-    /// Adds the rows that were read. Returns the messages of those that are on the page; a row without a message is
-    /// one that the caller may not see.
+    /// Adds rows that were read. Returns the messages of those that are on the page.
+    ///
+    /// `message` returns `None` for a row that the caller may not see. It is skipped.
     pub(super) fn add<T, M: Message>(
         &mut self,
         rows: &[T],
@@ -88,7 +92,7 @@ impl<'a, R: Paged> Pager<'a, R> {
         messages
     }
 
-    /// Goes on with the next section, unless the page has ended.
+    /// Moves to the next section, unless the page is full. Returns whether it moved.
     pub(super) fn next_section(&mut self) -> bool {
         if !self.has_more {
             self.cursor = Cursor { section: self.cursor.section.saturating_add(1), last: None };

@@ -12,7 +12,7 @@ use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 use crate::proto::server::user_service_server::UserService;
 
-/// Keeps the users.
+/// Implements [`UserService`].
 #[derive(Clone)]
 pub struct Users(pub Core);
 
@@ -47,7 +47,7 @@ impl UserService for Users {
         let mut room = Room::new();
         for id in asked {
             match read.value.get(&id).map(mapping::encoded) {
-                // Those after the first that does not fit are omitted too, so that the order stays.
+                // All ids after the first omitted one are omitted too, so that the order is kept.
                 _ if !response.omitted_ids.is_empty() => response.omitted_ids.push(id.get()),
                 Some(user) if room.fits(&user) => response.users.push(user),
                 Some(_) => response.omitted_ids.push(id.get()),

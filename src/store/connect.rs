@@ -1,4 +1,4 @@
-//! From a database's URL to a store.
+//! Opens the store that a database URL names.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::sqlite;
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 
-/// Which database: `sqlite://PATH`, or `postgres://…` as PostgreSQL's own tools take it.
+/// The URL of a database: `sqlite://PATH`, or `postgres://…` as in PostgreSQL's own tools.
 #[derive(Clone)]
 pub struct DatabaseUrl(pub(super) Engine);
 
@@ -21,17 +21,18 @@ pub(super) enum Engine {
     Postgres { config: Box<PostgresConfig>, shown: String },
 }
 
-/// How to use the database.
+/// Options of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many connections serve reads, at least two: two thirds for short reads, one third for those that may take
-    /// long. The feed and the writer have others.
+    /// The number of connections for reads, at least two.
+    ///
+    /// Two thirds serve short reads, one third serves reads that may take long. The feed and the writer have their own.
     pub readers: usize,
-    /// PostgreSQL: the maximum number of concurrent look-ups that share a statement. 1: each has its own.
+    /// PostgreSQL: the maximum number of look-ups that share a statement. 1 turns sharing off.
     pub read_batch_max: usize,
-    /// About the maximum number of bytes of cached users; 0: none are cached.
+    /// The approximate maximum size of the user cache in bytes. 0 turns it off.
     pub user_cache: u64,
-    /// Whether to bring the tables up to date first; if not, a database that is behind is refused.
+    /// Whether to apply pending migrations. If not, a database with pending migrations is refused.
     pub migrate: bool,
 }
 
@@ -42,7 +43,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How many connections for short reads, and for those that may take long.
+    /// Returns the number of connections for short reads and for long reads.
     pub(super) fn short_and_long(self) -> (usize, usize) {
         let long = (self.readers / 3).max(1);
         (self.readers.saturating_sub(long).max(1), long)
@@ -56,7 +57,7 @@ impl FromStr for DatabaseUrl {
         if let Some(path) = url.strip_prefix("sqlite://") {
             return match path {
                 "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
-                ":memory:" => Err("a database in memory has one connection and no life; give a file".to_owned()),
+                ":memory:" => Err("a database in memory is not supported; give the path of a file".to_owned()),
                 path => Ok(Self(Engine::Sqlite(path.into()))),
             };
         }
@@ -69,15 +70,15 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// The URL without user, password and parameters.
+/// Returns the URL without user, password and parameters.
 fn without_secrets(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
     let rest = rest.split('?').next().unwrap_or_default();
-    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-    format!("{scheme}://{place}")
+    let location = rest.rsplit_once('@').map_or(rest, |(_, location)| location);
+    format!("{scheme}://{location}")
 }
 
-/// Shows where the database is, and nothing secret.
+/// Formats the URL without secrets.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -93,7 +94,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Opens the database.
+/// Opens a database, and migrates it if the options say so.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
@@ -105,18 +106,18 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     }
 }
 
-/// Brings the tables up to date; answers how many migrations were applied.
+/// Applies pending migrations. Returns the number of applied ones.
 pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
     prepare(url, Pending::Apply).await
 }
 
-/// Refuses a database that is not there, or whose tables are not those that this program knows.
+/// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
-    // Whoever opens a file that is not there makes one.
+    // Checked first, because opening a missing file would create it.
     if let Engine::Sqlite(path) = &url.0
         && !path.exists()
     {
-        return Err(StoreError::Unavailable("there is no such file".into()).into());
+        return Err(StoreError::Unavailable("no such file".into()).into());
     }
     prepare(url, Pending::Refuse).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! What both engines have in common: a store over any engine that returns rows and the mark that they reflect.
+//! The common part of both engines: a store over any engine that returns rows with their mark.
 //!
 //! The user cache, the composition of pages from rows and users, and the notification of commits are here, once.
 
@@ -27,8 +27,9 @@ pub(super) struct Rows<T> {
     pub(super) rows: Vec<T>,
 }
 
-/// A user's counts as stored, and whether any open request has expired that the sweep has not removed yet: it may be
-/// among them.
+/// A user's counts as stored, and whether they may include expired requests.
+///
+/// They may if any open request has expired that was not swept yet.
 pub(super) struct StoredCounts {
     pub(super) counts: Option<Counts>,
     pub(super) something_expired: bool,
@@ -41,8 +42,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     async fn mark(&self) -> Result<Mark, StoreError>;
 
-    /// The users that were changed or deleted by the events after one sequence and up to another; `None` if some of
-    /// the events are no longer stored.
+    /// Returns the users that the events after `after` and up to `until` changed or deleted.
+    ///
+    /// `None` if some of these events are no longer stored.
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError>;
 
     /// Those of the users that exist.
@@ -56,8 +58,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<StoredCounts>, StoreError>;
 
-    /// A user's counts without the requests that were created at `expired` or before. Reads all of the user's open
-    /// requests.
+    /// Returns a user's counts without the requests that were created at `expired` or before.
+    ///
+    /// Reads all of the user's open requests.
     async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError>;
 
     async fn list_users(&self, range: Range) -> Result<Rows<(User, Sequence)>, StoreError>;
@@ -102,8 +105,9 @@ impl<E: Engine> Database<E> {
         Ok(users)
     }
 
-    /// Adds the users of the rows and of the query. A row whose user was deleted after it was read is gone too; its
-    /// user is missing.
+    /// Adds the users of the rows and of the query.
+    ///
+    /// A user that was deleted after the row was read is missing.
     async fn with_users<T: Sync, const N: usize>(
         &self,
         read: Rows<T>,

@@ -1,4 +1,4 @@
-//! Parts of the feed, as they are read.
+//! Rows and queries of the event feed.
 
 use diesel::backend::Backend;
 use diesel::internal::derives::as_expression::Bound;
@@ -20,7 +20,9 @@ use crate::domain::query::{FeedSlice, Recorded};
 
 pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 
-/// A part of the feed, from what was read in this order: the head, the events, the oldest event.
+/// Composes a slice of the feed.
+///
+/// The head must be read before the events, and the oldest event after them.
 pub(super) fn slice(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<FeedSlice, StoreError> {
     let last = Sequence::new(head.last_sequence);
     let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
@@ -76,7 +78,7 @@ pub(super) fn all_after(after: i64, limit: i64) -> _ {
     events::table.filter(events::sequence.gt(after)).order(events::sequence.asc()).limit(limit)
 }
 
-/// The users that were changed or deleted after one event, and up to another.
+/// The users that were changed or deleted by the events after `after` and up to `until`.
 #[diesel::dsl::auto_type]
 pub(super) fn users_changed(after: i64, until: i64) -> _ {
     events::table
@@ -91,28 +93,33 @@ pub(super) fn oldest() -> _ {
     events::table.order(events::sequence.asc()).select(events::sequence).limit(1_i64)
 }
 
-/// The number of events in a stretch of the feed, within which the indexes find those of a user; `migrations/` says why.
+/// The number of consecutive events in a stretch, the unit in which the indexes find a user's events.
+///
+/// `migrations/` has the reason.
 const STRETCH: i64 = 4_096;
-/// How many stretches are looked through first, and at most, at once.
+/// The number of stretches in the first query for a user's events, and the maximum in later ones.
 const STRETCHES: (i64, i64) = (16, 4_096);
 
-/// From which stretch to which one, one after the other, to look for the events after one and up to another, of which the
-/// oldest that is kept is this. More of them each time: whoever has few events is soon looked for everywhere, and of one
-/// who has many only few are sorted.
+/// Returns the ranges of stretches to query for events after `after` and up to `until`, in order.
+///
+/// `oldest` is the oldest stored event. The ranges grow: a user with few events needs few queries for the whole feed,
+/// and for a user with many events a query finds and sorts only a small part of them.
 pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Iterator<Item = (i64, i64)> {
     let first = oldest.map(|oldest| oldest.max(after + 1)).filter(|first| *first <= until);
     let (mut next, last) = (first.map(|first| first / STRETCH), until / STRETCH);
-    let mut many = STRETCHES.0;
+    let mut count = STRETCHES.0;
     std::iter::from_fn(move || {
-        let here = next.filter(|next| *next <= last)?;
-        next = Some(here + many);
-        many = STRETCHES.1.min(many * 2);
-        Some((here, last.min(next? - 1)))
+        let start = next.filter(|next| *next <= last)?;
+        next = Some(start + count);
+        count = STRETCHES.1.min(count * 2);
+        Some((start, last.min(next? - 1)))
     })
 }
 
-/// The first events of one user after some event, in these stretches of the feed. Each of the two places that an event
-/// names has its own index, and no event is in both. (`CROSS JOIN` has SQLite go through its left side first.)
+/// The first events of one user after an event, in a range of stretches.
+///
+/// An event names a user in one of two columns. Each column has its own index, and no event has the same user in both.
+/// (`CROSS JOIN` makes SQLite iterate over its left side first.)
 pub(super) fn of_user_in<DB: Backend>(
     (first, last): (i64, i64),
     user: i64,
@@ -133,18 +140,18 @@ where
                     ORDER BY sequence LIMIT ? \
                 ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence";
     let mut statement = Statement::new(text).bind::<BigInt, _>(first).bind::<BigInt, _>(last);
-    for _place in 0..2 {
+    for _column in 0..2 {
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(after);
     }
     statement.bind::<BigInt, _>(limit)
 }
 
-/// The stretch of the feed that an event belongs to.
+/// Returns the stretch of an event.
 pub(super) fn stretch(sequence: Sequence) -> i64 {
     sequence.get() / STRETCH
 }
 
-/// For a batch of its own. Random, so that no two batches have the same, whoever makes them.
+/// Returns a random id for a batch. No two batches of any servers have the same.
 pub(super) fn new_batch_id() -> i64 {
     Uuid::new_v4().as_u64_pair().0.cast_signed()
 }
@@ -154,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stretches_cover_all_that_is_looked_for_once() {
+    fn stretches_cover_the_searched_events_once() {
         for (after, until, oldest, first, last) in [
             (0, 1, 1, 0, 0),
             (0, 4_096, 1, 0, 1),

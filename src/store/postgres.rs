@@ -1,7 +1,7 @@
-//! PostgreSQL, without libpq: one connection writes, a few read.
+//! The PostgreSQL engine, without libpq: one connection writes and a few read.
 //!
-//! The statements of one read go out together and come back together. Each sees the database at its own moment, so the
-//! mark is read first: what follows reflects at least its revision.
+//! The statements of one read are pipelined in one round trip. Each has its own snapshot, so the mark is read first:
+//! the rows that follow reflect at least its revision.
 
 mod advice;
 mod batcher;
@@ -28,7 +28,7 @@ use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
 use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, ReplayRow, RequestRow, UserRow, positioned};
+use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
 use super::schema::Stamp;
 use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
@@ -111,7 +111,7 @@ impl Engine for PostgresEngine {
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {
         let mut conn = &*self.pools.short.lease().await?;
         let changed: Vec<i64> = feed::users_changed(after.get(), until.get()).load(&mut conn).await?;
-        // Read last: an event that is deleted before would be missing above without notice.
+        // Read last. An event that was deleted before the query above is detected here.
         let oldest: Option<i64> = feed::oldest().first(&mut conn).await.optional()?;
         let is_complete = oldest.is_some_and(|oldest| oldest <= after.get() + 1);
         Ok(is_complete.then(|| changed.into_iter().map(UserId::new).collect()))
@@ -146,9 +146,9 @@ impl Engine for PostgresEngine {
 
     async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
         let pools = self.pools();
-        to_its_end(async move {
+        to_completion(async move {
             let conn = &*pools.long.lease().await?;
-            let load = query::counts_without_due(user.get(), Stamp(expired));
+            let load = query::counts_without_expired_requests(user.get(), Stamp(expired));
             let row: Option<CountsRow> = load.get_result(&mut &*conn).await.optional()?;
             Ok(row.map(|row| row.counts()))
         })
@@ -157,7 +157,7 @@ impl Engine for PostgresEngine {
 
     async fn list_users(&self, Range { before, limit }: Range) -> Result<Rows<(User, Sequence)>, StoreError> {
         let pools = self.pools();
-        to_its_end(async move {
+        to_completion(async move {
             let conn = &*pools.long.lease().await?;
             let users = async { positioned(query::users_page(query::first(before), limit).load(&mut &*conn).await?) };
             rows(conn, users).await
@@ -192,14 +192,14 @@ impl Engine for PostgresEngine {
         if query.mutual == Mutual::Any {
             return connections(&self.pools.short, query).await;
         }
-        // With a viewer it may read all connections of the user.
+        // With a viewer the query may read all connections of the user.
         let pools = self.pools();
-        to_its_end(async move { connections(&pools.long, query).await }).await
+        to_completion(async move { connections(&pools.long, query).await }).await
     }
 
     async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
         let pools = self.pools();
-        to_its_end(async move {
+        to_completion(async move {
             let conn = &*pools.long.lease().await?;
             Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
         })
@@ -220,13 +220,14 @@ impl Engine for PostgresEngine {
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         let conn = &*self.pools.short.lease().await?;
         let IdempotencyKey { caller, id } = key;
-        let row: Option<ReplayRow> = query::replay(caller, id.to_string()).first(&mut &*conn).await.optional()?;
+        let row: Option<IdempotentResponseRow> =
+            query::idempotent_response(caller, id.to_string()).first(&mut &*conn).await.optional()?;
         row.map(IdempotentResponse::try_from).transpose()
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
         let pools = self.pools();
-        to_its_end(async move {
+        to_completion(async move {
             let pool = match query.consumer {
                 Consumer::Watchers => &pools.feed,
                 Consumer::Call => &pools.long,
@@ -237,9 +238,11 @@ impl Engine for PostgresEngine {
     }
 }
 
-/// Runs a read that may take long in its own task, to its end even if its caller is gone: PostgreSQL executes what was
-/// sent to it, and until then its slot of the connection is taken.
-async fn to_its_end<T: Send + 'static>(
+/// Runs a read that may take long in its own task, to its end even if the caller is dropped.
+///
+/// PostgreSQL executes a statement that was sent even if nobody waits for it. The task holds the slot of the connection
+/// until then.
+async fn to_completion<T: Send + 'static>(
     read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::spawn(read).await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
@@ -274,8 +277,8 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
             (head, rows)
         }
     };
-    // Read last, in a round trip of its own: events that a sweep deletes while they are read must not look like events
-    // that never were. In the same round trip this could overtake them while they are not prepared yet.
+    // Read last, so that events that a sweep deletes concurrently do not look like a gap. In a separate round trip,
+    // because in the same one this statement could overtake the others while they are not prepared yet.
     feed::slice(head, rows, oldest_event(conn).await?)
 }
 
@@ -283,7 +286,7 @@ async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, Store
     Ok(feed::oldest().first(&mut conn).await.optional()?)
 }
 
-/// The first events of a user after one event, and up to another.
+/// Reads the first events of a user after `after` and up to `until`.
 async fn events_of(
     mut conn: &AsyncPgConnection,
     user: UserId,

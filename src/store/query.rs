@@ -1,7 +1,7 @@
-//! The reads, written once: both engines run these same queries.
+//! Queries that both engines run.
 //!
-//! Every list is ordered by a unique column and continues after a value of it, so that nothing is skipped or told
-//! twice while others write.
+//! Every list is ordered by a unique column and continues after a value of it, so that concurrent writes cause neither
+//! skipped nor repeated rows.
 
 use diesel::backend::Backend;
 use diesel::dsl::{auto_type, case_when, count_star, exists};
@@ -16,14 +16,14 @@ use super::schema::{
 };
 
 use super::statement::Statement;
-use super::{DUE_AT_ONCE, EVENTS_AT_ONCE};
+use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
 use crate::domain::id::Sequence;
 use crate::domain::query::Mutual;
 
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
 
-/// The `before` of a list's first page is greater than every position.
+/// Returns the `before` of a page. That of the first page is greater than every position.
 pub(super) fn first(before: Option<Sequence>) -> i64 {
     before.map_or(i64::MAX, Sequence::get)
 }
@@ -38,26 +38,27 @@ pub(super) fn mark() -> _ {
     feed::table.find(1_i64).select((feed::epoch, feed::last_sequence, feed::users_changed))
 }
 
-/// Of the oldest events, those of `until` or before.
-pub(super) fn due_events<DB: Backend>(until: Stamp) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
+/// The newest of the oldest events from `until` or before, and their number.
+pub(super) fn expired_events<DB: Backend>(until: Stamp) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
-    // Time never runs backwards in the feed, but the database does not know: it is shown only as many as can be due.
+    // Events are ordered by time too, but the database does not know that. The inner limit keeps it from filtering all
+    // events.
     let text = "SELECT max(sequence), count(*) FROM \
                 (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) AS oldest WHERE time <= ?";
-    Statement::new(text).bind::<BigInt, _>(EVENTS_AT_ONCE).bind::<Instant, _>(until)
+    Statement::new(text).bind::<BigInt, _>(SWEEP_EVENTS_LIMIT).bind::<Instant, _>(until)
 }
 
-/// How many of the kept answers were given at `until` or before, as far as one sweep deletes.
-pub(super) fn due_replays<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
+/// The number of responses that were stored at `until` or before, up to the limit of one sweep.
+pub(super) fn expired_responses<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
-    Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(DUE_AT_ONCE)
+    Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
 // --- users ---
@@ -106,7 +107,7 @@ pub(super) fn request_of_pair(low: i64, high: i64) -> _ {
     connection_requests::table.find((low, high))
 }
 
-/// The requests to a user in one state, by when they came into it.
+/// The requests to a user in one state, most recently changed first.
 #[auto_type]
 pub(super) fn requests_received(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
     connection_requests::table
@@ -118,7 +119,7 @@ pub(super) fn requests_received(user: i64, state: &'static str, after: Stamp, be
         .limit(limit)
 }
 
-/// The same, of those not viewed.
+/// The requests to a user in one state that were not viewed, most recently changed first.
 #[auto_type]
 pub(super) fn requests_unviewed(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
     connection_requests::table
@@ -131,7 +132,7 @@ pub(super) fn requests_unviewed(user: i64, state: &'static str, after: Stamp, be
         .limit(limit)
 }
 
-/// The requests that a user sent and sees waiting, by when they were sent.
+/// The open requests that a user sent, most recently sent first.
 #[auto_type]
 pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) -> _ {
     connection_requests::table
@@ -143,7 +144,7 @@ pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) ->
         .limit(limit)
 }
 
-/// Those of them in one state only; for products that disclose rejections.
+/// The open requests that a user sent in one state. For deployments that disclose rejections.
 #[auto_type]
 pub(super) fn requests_sent_in(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
     connection_requests::table
@@ -156,7 +157,7 @@ pub(super) fn requests_sent_in(user: i64, state: &'static str, after: Stamp, bef
         .limit(limit)
 }
 
-/// The oldest of the requests that a user sent and sees waiting.
+/// The oldest of the open requests that a user sent.
 #[auto_type]
 pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
     connection_requests::table
@@ -166,7 +167,7 @@ pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
         .limit(limit)
 }
 
-// All that a user sent, by state: each has its own index on the sender, and no index has them all.
+// All requests that a user sent, by state. Each state has a partial index on the sender; no index covers all states.
 
 #[auto_type]
 pub(super) fn all_sent_open(user: i64) -> _ {
@@ -188,7 +189,7 @@ pub(super) fn all_received(user: i64) -> _ {
     connection_requests::table.filter(connection_requests::to_user_id.eq(user))
 }
 
-/// The open requests after those that the sweep is done with, in the order in which they expire.
+/// The open requests after those that were swept, in the order in which they expire.
 #[auto_type]
 pub(super) fn next_open(limit: i64) -> _ {
     let feed: swept = swept();
@@ -200,15 +201,17 @@ pub(super) fn next_open(limit: i64) -> _ {
         .limit(limit)
 }
 
-/// The id up to which the sweep is done.
+/// The id up to which open requests were swept.
 #[auto_type]
 pub(super) fn swept() -> _ {
     feed::table.find(1_i64).select(feed::swept_id)
 }
 
-/// The exceptions: open requests that were sent at `until` or before and do not expire in the order of their ids.
+/// The expired requests among those that do not expire in the order of their ids.
+///
+/// They were created at `until` or before.
 #[auto_type]
-pub(super) fn due_out_of_order(until: Stamp, limit: i64) -> _ {
+pub(super) fn expired_out_of_order(until: Stamp, limit: i64) -> _ {
     connection_requests::table
         .filter(IsOutOfOrder)
         .filter(IsOpen)
@@ -217,9 +220,9 @@ pub(super) fn due_out_of_order(until: Stamp, limit: i64) -> _ {
         .limit(limit)
 }
 
-/// The withdrawn requests that were rejected at `until` or before, the oldest first.
+/// The withdrawn requests that were rejected at `until` or before, oldest first.
 #[auto_type]
-pub(super) fn due_withdrawn(until: Stamp, limit: i64) -> _ {
+pub(super) fn expired_withdrawn(until: Stamp, limit: i64) -> _ {
     connection_requests::table
         .filter(IsWithdrawn)
         .filter(connection_requests::rejected.le(until))
@@ -227,7 +230,9 @@ pub(super) fn due_withdrawn(until: Stamp, limit: i64) -> _ {
         .limit(limit)
 }
 
-/// When the open request was sent that expires next: shows whether any has expired and was not swept yet.
+/// The creation time of the open request that expires next.
+///
+/// Shows whether any request has expired that was not swept yet.
 pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Instant>> {
     Statement::new(
         "SELECT min(created) FROM ( \
@@ -243,9 +248,11 @@ pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Inst
     )
 }
 
-/// A user's counts without the open requests that were sent at `until` or before. One statement, so that a sweep in
-/// between is not counted twice. It reads all open requests of the user.
-pub(super) fn counts_without_due<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
+/// A user's counts without the open requests that were created at `until` or before.
+///
+/// Reads all open requests of the user. One statement, so that a request that a concurrent sweep deletes is not
+/// subtracted twice.
+pub(super) fn counts_without_expired_requests<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
@@ -269,14 +276,16 @@ where
 
 // --- connections ---
 
-/// A page of the connections of a user, out of a page from either side: on PostgreSQL the order and limit of a query
-/// of the view do not reach the indexes, and it would read all connections and sort them.
+/// The SQL of a page of a user's connections, merged from a page of each side.
+///
+/// PostgreSQL does not push the order and limit of a query of the view down to the indexes: it would read and sort all
+/// connections.
 macro_rules! connections_sql {
     () => {
         connections_sql!(@ "", "")
     };
-    // Only those whose other end is, or is not, connected to a viewer: a look-up by the pair's key. The offset keeps
-    // PostgreSQL from making a join of it, which for a user with many connections would read the whole table.
+    // Only connections whose other user is, or is not, connected to a viewer: a look-up by the pair's key. The OFFSET
+    // keeps PostgreSQL from turning it into a join, which for a user with many connections would read the whole table.
     ($exists:literal) => {
         connections_sql!(@
             concat!(
@@ -310,8 +319,9 @@ macro_rules! connections_sql {
     };
 }
 
-/// Whether the other end of a connection is connected to `viewer`: a look-up by the pair's key, and no join, as
-/// above.
+/// Whether the other user of a connection is connected to `viewer`.
+///
+/// A look-up by the pair's key. The OFFSET prevents a join, as in `connections_sql!`.
 #[auto_type]
 fn shared_with(viewer: i64) -> _ {
     exists(
@@ -366,7 +376,7 @@ pub(super) fn connections_shared_total(user: i64, viewer: i64) -> _ {
     connections::table.filter(connections::user_id.eq(user)).filter(shared).select(count_star())
 }
 
-// --- blocks and kept answers ---
+// --- blocks and stored responses ---
 
 #[auto_type]
 pub(super) fn block(user: i64, other: i64) -> _ {
@@ -393,7 +403,7 @@ pub(super) fn blocks_against(user: i64) -> _ {
 }
 
 #[auto_type]
-pub(super) fn replay(caller: String, id: String) -> _ {
+pub(super) fn idempotent_response(caller: String, id: String) -> _ {
     request_ids::table.find((caller, id))
 }
 

@@ -1,4 +1,4 @@
-//! Rows as they are stored, and what they mean: once for both engines.
+//! Stored rows of both engines, and their conversion to domain values.
 
 use std::sync::Arc;
 
@@ -60,8 +60,9 @@ impl FeedRow {
     }
 }
 
-/// The head of the feed, the feed's epoch, and the id of the batch that left the head: no two batches leave the same
-/// one, even if only one of them can be committed.
+/// The head of the feed, with the epoch and the id of the last committed batch.
+///
+/// No two batches write the same head, because each has a random id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FeedHead {
     pub(super) epoch: String,
@@ -93,28 +94,28 @@ impl MarkRow {
     }
 }
 
-/// The newest of the events whose retention is over, and how many they are.
+/// The newest of the events whose retention has ended, and their number.
 #[derive(Clone, Copy, Debug, Default, Queryable)]
 #[diesel(check_for_backend(Pg, Sqlite))]
-pub(super) struct DueRow {
+pub(super) struct ExpiredEventsRow {
     until: Option<i64>,
     events: i64,
 }
 
-/// What was loaded for a sweep, beside requests.
+/// The rows that were loaded for a sweep, apart from requests.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DueFound {
-    /// `None`: requests never expire. Else the last of the open requests that were loaded, if there are more.
+pub(super) struct SweepRows {
+    /// The last of the loaded open requests, if there are more. The outer `None`: requests never expire.
     pub(super) open: Option<Option<RequestId>>,
     pub(super) replays: i64,
-    pub(super) events: DueRow,
+    pub(super) events: ExpiredEventsRow,
 }
 
-impl DueFound {
-    /// What the sweep may do, at this head.
+impl SweepRows {
+    /// Returns what the sweep may delete at this head.
     pub(super) fn due(self, head: &Head) -> SweepStep {
-        let Self { open, replays, events: DueRow { until, events } } = self;
-        // Without more of them, all requests there are were loaded.
+        let Self { open, replays, events: ExpiredEventsRow { until, events } } = self;
+        // Without more of them, all open requests were loaded.
         let all = RequestId::new(head.sequence.get());
         SweepStep {
             open_until: open.map(|last| last.unwrap_or(all)),
@@ -148,7 +149,7 @@ pub(super) struct UserRow {
     pub(super) cover: String,
 }
 
-/// Users with their positions.
+/// Converts users, and returns them with their positions.
 pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
     let positioned = |row: UserRow| {
         let position = Sequence::new(row.position);
@@ -212,7 +213,7 @@ pub(super) struct CountsRow {
     pub(super) sends_since: Option<Stamp>,
 }
 
-/// A user with their counts.
+/// Converts a user with their counts.
 pub(super) fn member((user, counts): (UserRow, CountsRow)) -> Result<(UserId, Member), StoreError> {
     let (id, counts, sends) = counts.split();
     Ok((id, Member { user: Arc::new(user.try_into()?), counts, sends }))
@@ -223,7 +224,7 @@ impl CountsRow {
         self.split().1
     }
 
-    /// Whose counts they are, the counts, and the sends of the running hour.
+    /// Returns the user, the counts, and the number of sends in the current hour.
     pub(super) fn split(&self) -> (UserId, Counts, SendWindow) {
         let Self { user_id, requests_sent, requests_received, requests_unviewed, connections, sends, sends_since } =
             *self;
@@ -252,32 +253,33 @@ pub(super) struct RequestRow {
     pub(super) accepted: Option<Stamp>,
 }
 
-/// The next open requests that the sweep looks at.
+/// The next open requests that the sweep examines.
 pub(super) struct NextOpen {
     pub(super) rows: Vec<RequestRow>,
     is_all: bool,
 }
 
 impl NextOpen {
-    /// What a query with this limit returned.
+    /// Wraps the result of a query with this limit.
     pub(super) fn of(rows: Vec<RequestRow>, limit: i64) -> Self {
         let is_all = i64::try_from(rows.len()).is_ok_and(|found| found < limit);
         Self { rows, is_all }
     }
 
-    /// Whether one of them was created at `until` or before.
+    /// Whether any was created at `until` or before.
     pub(super) fn has_expired(&self, until: Time) -> bool {
         self.rows.iter().any(|row| row.created.0 <= until)
     }
 
-    /// The last of them, if there may be more.
+    /// The last one, if there may be more.
     pub(super) fn more_after(&self) -> Option<RequestId> {
         self.rows.last().filter(|_| !self.is_all).map(|row| RequestId::new(row.id))
     }
 }
 
-/// What is between two users: their request, if there is one, and when and by which event each blocked the other. All
-/// columns are null for the id of a request that does not exist.
+/// The request of a pair, if there is one, and the time and event of each user's block of the other.
+///
+/// All columns are null for the id of a request that does not exist.
 #[derive(Clone, Debug, Queryable)]
 pub(super) struct PairRow {
     low_user_id: Option<i64>,
@@ -391,12 +393,12 @@ pub(super) struct BlockRow {
 }
 
 impl BlockRow {
-    /// Who blocks.
+    /// The user that blocks.
     pub(super) fn user(&self) -> UserId {
         UserId::new(self.user_id)
     }
 
-    /// Who is blocked.
+    /// The user that is blocked.
     pub(super) fn other(&self) -> UserId {
         UserId::new(self.other_user_id)
     }
@@ -412,7 +414,7 @@ impl BlockRow {
 
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = request_ids, check_for_backend(Pg, Sqlite))]
-pub(super) struct ReplayRow {
+pub(super) struct IdempotentResponseRow {
     pub(super) caller: String,
     pub(super) id: String,
     pub(super) fingerprint: Vec<u8>,
@@ -420,11 +422,11 @@ pub(super) struct ReplayRow {
     pub(super) created: Stamp,
 }
 
-impl TryFrom<ReplayRow> for IdempotentResponse {
+impl TryFrom<IdempotentResponseRow> for IdempotentResponse {
     type Error = StoreError;
 
-    fn try_from(row: ReplayRow) -> Result<Self, StoreError> {
-        let ReplayRow { caller, id, fingerprint, response, created: Stamp(created) } = row;
+    fn try_from(row: IdempotentResponseRow) -> Result<Self, StoreError> {
+        let IdempotentResponseRow { caller, id, fingerprint, response, created: Stamp(created) } = row;
         let corrupt = |column| StoreError::corrupt(column, &id);
         Ok(Self {
             key: IdempotencyKey { caller, id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))? },

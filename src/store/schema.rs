@@ -1,4 +1,4 @@
-//! The tables, once for both engines. `migrations/` has the same in SQL, with the reasons.
+//! The tables of both engines in Diesel's terms. `migrations/` has the SQL, with the reasons.
 
 use chrono::{DateTime, Utc};
 use diesel::backend::Backend;
@@ -16,7 +16,7 @@ use diesel::sqlite::{Sqlite, SqliteValue};
 #[diesel(sqlite_type(name = "Long"))]
 pub struct Instant;
 
-/// A point in time as it is stored.
+/// A stored point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Instant)]
 pub(super) struct Stamp(pub(super) DateTime<Utc>);
@@ -108,7 +108,7 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
-    /// Without `out_of_order`, which only the sweep uses: see [`IsInOrder`](super::IsInOrder).
+    /// Does not declare `out_of_order`, which only the sweep uses: see [`IsInOrder`](super::IsInOrder).
     connection_requests (low_user_id, high_user_id) {
         low_user_id -> BigInt,
         high_user_id -> BigInt,
@@ -129,7 +129,7 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
-    /// A view: each connection from both of its sides.
+    /// A view with two rows for each connection, one for each of its users.
     connections (user_id, other_user_id) {
         user_id -> BigInt,
         other_user_id -> BigInt,
@@ -155,7 +155,7 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
-    /// Without `stretch`, which only the indexes need: see [`feed`](crate::store::feed).
+    /// Does not declare `stretch`, which only the indexes need: see [`feed`](crate::store::feed).
     events (sequence) {
         sequence -> BigInt,
         time -> Instant,
@@ -188,8 +188,9 @@ diesel::allow_tables_to_appear_in_same_query!(users, user_counts);
 diesel::allow_tables_to_appear_in_same_query!(connections, connection_requests);
 diesel::allow_tables_to_appear_in_same_query!(feed, connection_requests);
 
-/// Declares a condition on `connection_requests` with the literal text of a partial index, which a bound value
-/// would not match. (`diesel::dsl::sql` could do this, but is planned again at every call.)
+/// Declares a condition on `connection_requests` with the literal text of a partial index.
+///
+/// A bound value would not match the index. `diesel::dsl::sql` would, but is prepared again at every call.
 macro_rules! condition {
     ($(#[$doc:meta])* $name:ident, $sql:literal) => {
         $(#[$doc])*
@@ -217,7 +218,7 @@ macro_rules! condition {
 }
 
 condition! {
-    /// The request is pending or rejected: its sender sees it waiting.
+    /// The request is pending or rejected: its sender sees it as pending.
     IsOpen, "connection_requests.state IN ('PENDING', 'REJECTED')"
 }
 condition! {

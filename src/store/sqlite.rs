@@ -1,4 +1,4 @@
-//! SQLite, embedded: one thread writes, a few read, each with a connection of its own.
+//! The SQLite engine: one thread writes and a few threads read, each with its own connection.
 
 mod checkpoint;
 mod commit;
@@ -18,7 +18,9 @@ use self::commit::Writer;
 use self::threads::{Threads, Work};
 use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, MarkRow, ReplayRow, RequestRow, UserRow, positioned};
+use super::row::{
+    BlockRow, ConnectionRow, CountsRow, FeedRow, IdempotentResponseRow, MarkRow, RequestRow, UserRow, positioned,
+};
 use super::schema::Stamp;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
@@ -36,22 +38,22 @@ use crate::domain::query::{
 };
 use crate::domain::user::User;
 
-/// A batch for the writer, and where to send its replies.
+/// A batch for the writer, and the channel for its replies.
 struct Write(Arc<Batch>, oneshot::Sender<Result<Replies, StoreError>>);
 type Replies = Vec<Result<Reply, Rejection>>;
 
-/// What a reading thread does with its connection.
+/// A read that a thread runs with its connection.
 type Job = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
 pub(super) struct SqliteEngine {
-    // Dropped in this order: the writer, which may move the log into the file, is the last to close.
+    // Dropped in this order. The writer closes last, and may then checkpoint the whole log into the file.
     short: Threads<Job>,
     long: Threads<Job>,
     feed: Threads<Job>,
     writer: Threads<Write>,
 }
 
-/// Opens the file, which has been migrated.
+/// Opens a migrated file.
 pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngine>, StoreError> {
     let mut conn = open(path)?;
     options::warn_if_slower(&mut conn)?;
@@ -68,7 +70,7 @@ pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngi
     Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed: watch::Sender::new(()) })
 }
 
-/// Runs a read in a snapshot on one of the threads.
+/// Runs a read in one snapshot on one of the threads.
 async fn read<T: Send + 'static>(
     threads: &Threads<Job>,
     read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
@@ -76,7 +78,7 @@ async fn read<T: Send + 'static>(
     let job = |reply: oneshot::Sender<_>| -> Job {
         Box::new(move |conn| {
             if !reply.is_closed() {
-                // An error means that the caller is gone.
+                // An error means that the caller no longer waits.
                 let _gone = reply.send(conn.transaction(read));
             }
         })
@@ -108,7 +110,7 @@ fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Jo
 }
 
 fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
-    // Of the one thread: the lock is never waited for.
+    // Only one thread uses it, so the lock is always free.
     let state = Arc::new(Mutex::new((writer, Checkpoint::start(path)?)));
     let path = path.to_owned();
     let open = move || {
@@ -129,19 +131,24 @@ fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
 
 /// How long a connection waits for a lock, in milliseconds.
 const BUSY_TIMEOUT: u32 = 5_000;
-/// The settings of every connection. FULL: an acknowledged change survives a power cut. Queueing is done by threads of
-/// Kith. A cache of 8 MiB: with SQLite's 2 MiB most look-ups in a large database would ask the system for a page.
+/// The settings of every connection.
+///
+/// FULL: an acknowledged change survives a power failure. Automatic checkpoints are off, because [`Checkpoint`] makes
+/// them. The page cache is 8 MiB: with SQLite's default of 2 MiB, most look-ups in a large database would read a page
+/// from the operating system.
 const SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
-/// The settings of readers beyond that.
+/// Additional settings of readers.
 const READER: &str = "PRAGMA query_only = ON;";
-/// The settings of the writer beyond that: a cache of 16 MiB, and no more, since SQLite goes through all of it after a
-/// commit that split a page. It moves the log by itself only if [`Checkpoint`] could not for long.
+/// Additional settings of the writer.
+///
+/// The page cache is 16 MiB. A larger one would make commits slower, because SQLite scans it after each commit that
+/// splits a page. The automatic checkpoint is a fallback for a log that [`Checkpoint`] could not copy for a long time.
 const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072;";
 
 /// Opens a connection with the settings of every connection.
 pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
-    // SQLite takes bytes; a path that is not UTF-8 is not one that a URL could name.
+    // The path comes from a URL, so it is valid UTF-8.
     let name = path.to_string_lossy();
     let mut conn = SqliteConnection::establish(&name).map_err(|error| StoreError::Unavailable(error.into()))?;
     conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT}; {SESSION}"))?;
@@ -236,7 +243,7 @@ impl Engine for SqliteEngine {
 
     async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
         read(&self.long, move |conn| {
-            let load = query::counts_without_due(user.get(), Stamp(expired));
+            let load = query::counts_without_expired_requests(user.get(), Stamp(expired));
             let row: Option<CountsRow> = load.get_result(conn).optional()?;
             Ok(row.map(|row| row.counts()))
         })
@@ -269,7 +276,7 @@ impl Engine for SqliteEngine {
 
     async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
         let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
-        // With a viewer it may read all connections of the user.
+        // With a viewer the query may read all connections of the user.
         let threads = if mutual == Mutual::Any { &self.short } else { &self.long };
         rows(threads, move |conn| {
             let load = query::connections_page(user.get(), mutual, query::first(before), limit);
@@ -295,7 +302,8 @@ impl Engine for SqliteEngine {
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         read(&self.short, move |conn| {
             let IdempotencyKey { caller, id } = key;
-            let row: Option<ReplayRow> = query::replay(caller, id.to_string()).first(conn).optional()?;
+            let row: Option<IdempotentResponseRow> =
+                query::idempotent_response(caller, id.to_string()).first(conn).optional()?;
             row.map(IdempotentResponse::try_from).transpose()
         })
         .await

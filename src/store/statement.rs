@@ -1,8 +1,7 @@
-//! Statements with a fixed text, for what Diesel's query language cannot express: arrays as tables, and writes that
-//! stay prepared.
+//! Statements with a fixed SQL text, for what Diesel's query language cannot express.
 //!
-//! Diesel plans `diesel::sql_query`, its updates and its upserts anew at every call. A [`Statement`] stays prepared, so
-//! its text must never depend on values.
+//! That is arrays as tables, and writes that stay prepared: Diesel prepares `diesel::sql_query`, updates and upserts
+//! again at every call. A [`Statement`] stays prepared, so its text must never depend on values.
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -14,36 +13,38 @@ use diesel::expression::AsExpression;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::SqlType;
 
-/// A text in which each `?` stands for the next of its parts: a value, or columns. `Row` is the SQL type of its rows,
-/// `Key` what the prepared statement is cached under.
+/// An SQL text in which each `?` stands for the next part: a value, or columns.
+///
+/// `Row` is the SQL type of the returned rows. `Key` identifies the prepared statement in the cache.
 pub(super) struct Statement<'a, DB, Row = (), Key = ByText> {
     text: Cow<'static, str>,
     parts: Vec<Box<dyn QueryFragment<DB> + Send + 'a>>,
     row: PhantomData<fn() -> (Row, Key)>,
 }
 
-/// What a prepared statement is cached under.
+/// The cache key of a prepared statement.
 pub(super) trait CacheKey: 'static {
     /// Whether the type alone identifies the text.
     const IS_FIXED: bool;
 }
 
-/// Caches a statement under its text, which is put together at each use.
+/// Uses the statement's text as the key. The text is composed at each use.
 pub(super) enum ByText {}
 
 impl CacheKey for ByText {
     const IS_FIXED: bool = false;
 }
 
-/// A [`Statement`] that is cached under the place in the code where it is made: its text is put together once for each
-/// connection. For statements that run for every row.
+/// A [`Statement`] that uses its position in the source code as the cache key.
+///
+/// Its text is composed once per connection. For statements that run for every row.
 macro_rules! statement {
     ($text:expr) => {{
-        enum Here {}
-        impl $crate::store::statement::CacheKey for Here {
+        enum Site {}
+        impl $crate::store::statement::CacheKey for Site {
             const IS_FIXED: bool = true;
         }
-        $crate::store::statement::Statement::<_, _, Here>::with_key($text)
+        $crate::store::statement::Statement::<_, _, Site>::with_key($text)
     }};
 }
 pub(super) use statement;
@@ -53,8 +54,9 @@ impl<DB: Backend, Row> Statement<'_, DB, Row> {
         Self::with_key(text)
     }
 
-    /// A change, and others that use its rows as `moved`, as one statement: if it changes no row, neither do they. All
-    /// of them see the rows as they were before any of them.
+    /// Combines this change with others that join its rows as `moved`.
+    ///
+    /// If this one changes no row, neither do the others. All of them read the rows as they were before the statement.
     pub(super) fn followed_by(self, others: Vec<Self>) -> Self {
         let Self { text, mut parts, row } = self;
         let mut text = format!("WITH moved AS ({text})");
@@ -68,12 +70,12 @@ impl<DB: Backend, Row> Statement<'_, DB, Row> {
 }
 
 impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
-    /// See [`statement!`].
+    /// Creates a statement with the cache key `Key`: see [`statement!`].
     pub(super) fn with_key(text: &'static str) -> Self {
         Self { text: Cow::Borrowed(text), parts: Vec::new(), row: PhantomData }
     }
 
-    /// A value of the SQL type `ST` for the next `?`.
+    /// Adds a value of the SQL type `ST` for the next `?`.
     pub(super) fn bind<ST, T>(self, value: T) -> Self
     where
         ST: SqlType + diesel::expression::TypedExpressionType,
@@ -83,7 +85,9 @@ impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
         self.part(value.as_expression())
     }
 
-    /// Anything that Diesel can write, such as a table's columns, for the next `?`. Its text must be fixed too.
+    /// Adds any Diesel fragment for the next `?`, such as the columns of a table.
+    ///
+    /// Its text must be fixed too.
     pub(super) fn part(mut self, part: impl QueryFragment<DB> + Send + 'a) -> Self {
         self.parts.push(Box::new(part));
         self
@@ -93,8 +97,8 @@ impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
 impl<DB: Backend, Row, Key> QueryFragment<DB> for Statement<'_, DB, Row, Key> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         let mut parts = self.parts.iter();
-        for (place, piece) in self.text.split('?').enumerate() {
-            if place > 0
+        for (index, piece) in self.text.split('?').enumerate() {
+            if index > 0
                 && let Some(part) = parts.next()
             {
                 part.walk_ast(out.reborrow())?;

@@ -1,9 +1,9 @@
-//! The user cache, and how a read knows that a cached user is still valid.
+//! The user cache, and its validation by the head of the feed.
 //!
-//! The head of the feed says when a user was last changed or deleted. Each read asks for the head first, so it learns
-//! without another query whether everything in the cache is still valid. If not, the events since then name the users
-//! that are not. A commit of this server updates the cache itself. So a result is the same with and without the
-//! cache: a user as of the result's revision or later.
+//! The head of the feed stores the sequence of the last event that changed or deleted a user. Each read loads the head
+//! first, so it needs no further query to validate the cache. If the cache is outdated, the events since its last
+//! validation name the users to remove. Commits of this server update the cache directly. A result is the same with and
+//! without the cache: a user as of the result's revision or later.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -17,12 +17,14 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{Changes, Head};
 use crate::domain::user::User;
 
-/// The maximum number of events that are searched for changed users. After more of them, all users are read again.
+/// The maximum number of events that are searched for changed users.
+///
+/// After more events the cache is cleared.
 pub(super) const EVENTS_MAX: i64 = 10_000;
-/// About how many bytes a user with short texts takes, with its entry in the map.
+/// The approximate size of a user with short texts in the cache, in bytes.
 const TYPICAL: u64 = 1_024;
 
-/// The state of the feed when something was read.
+/// The state of the feed at a read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) epoch: String,
@@ -31,7 +33,9 @@ pub(super) struct Mark {
     pub(super) users_changed: Sequence,
 }
 
-/// A user as reads return them: with room for their encoding, which is made once and shared by all copies.
+/// A user as reads return it, with its encoding.
+///
+/// The user is encoded once, on first use. All copies share the encoding.
 #[derive(Clone, Debug)]
 pub struct CachedUser(Arc<Shared>);
 
@@ -42,7 +46,7 @@ struct Shared {
 }
 
 impl CachedUser {
-    /// The encoding; `encode` runs only the first time.
+    /// Returns the encoded user. `encode` runs only on the first call.
     pub fn encoded(&self, encode: impl FnOnce(&User) -> Bytes) -> Bytes {
         self.0.encoded.get_or_init(|| encode(&self.0.user)).clone()
     }
@@ -79,11 +83,12 @@ impl Eq for CachedUser {}
 /// Users by id.
 pub type Users = HashMap<UserId, CachedUser>;
 
-/// The users that were read last, as many as fit.
+/// A cache of recently read users, limited by size.
 pub(super) struct UserCache {
     users: Cache<UserId, CachedUser, Weight>,
-    /// The epoch of the feed, and its newest change of a user, as of which all cached users are valid. To insert a user
-    /// takes a read lock, to change the state a write lock.
+    /// The epoch and the newest change of a user as of which all cached users are valid.
+    ///
+    /// Inserting a user requires a read lock, changing the state a write lock.
     state: RwLock<State>,
     enabled: bool,
 }
@@ -95,13 +100,13 @@ struct Weight;
 
 impl Weighter<UserId, CachedUser> for Weight {
     fn weight(&self, _: &UserId, user: &CachedUser) -> u64 {
-        // The texts twice: as they are, and encoded.
+        // Texts count twice: once in the user, once in the encoding.
         512 + 2 * user.text_len() as u64
     }
 }
 
 impl UserCache {
-    /// A cache of at most about so many bytes; 0: nothing is cached.
+    /// Creates a cache of at most about `bytes`. 0 turns it off.
     pub(super) fn new(bytes: u64) -> Self {
         let typical = usize::try_from(bytes / TYPICAL).unwrap_or(usize::MAX);
         Self { users: Cache::with_weighter(typical, bytes, Weight), state: RwLock::default(), enabled: bytes > 0 }
@@ -115,15 +120,17 @@ impl UserCache {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The events, after the first sequence and up to the second, whose changed users must be
-    /// [invalidated](Self::invalidate) before the cache can be used at this mark. `None` if it can be used now.
+    /// Returns the range of events to search for changed users before the cache is valid at this mark.
+    ///
+    /// The range excludes the first sequence. The changed users must be [invalidated](Self::invalidate). `None` if the
+    /// cache is valid already.
     pub(super) fn outdated(&self, mark: &Mark) -> Option<(Sequence, Sequence)> {
         let state = self.state();
         let outdated = self.enabled && (state.0 != mark.epoch || state.1 < mark.users_changed);
         outdated.then_some((state.1, mark.users_changed))
     }
 
-    /// Removes the users that were changed since `after`, or all users if it is not known which.
+    /// Removes the users that were changed since `after`; all users if `changed` is `None`.
     pub(super) fn invalidate(&self, mark: &Mark, after: Sequence, changed: Option<Vec<UserId>>) {
         let mut state = self.state_mut();
         match changed {
@@ -138,7 +145,7 @@ impl UserCache {
         }
     }
 
-    /// The cached users, valid at this mark or later, and the ids of the others.
+    /// Returns the cached users, valid at this mark or later, and the ids of those that are not cached.
     pub(super) fn get(&self, ids: impl IntoIterator<Item = UserId>, mark: &Mark) -> (Users, Vec<UserId>) {
         let state = self.state();
         let usable = self.enabled && state.0 == mark.epoch && state.1 == mark.users_changed;
@@ -152,16 +159,16 @@ impl UserCache {
         (found, missing)
     }
 
-    /// Inserts users that were read after this mark was.
+    /// Inserts users that were read after this mark.
     pub(super) fn insert(&self, users: impl IntoIterator<Item = CachedUser>, mark: &Mark) {
         let state = self.state();
-        // Otherwise one of them may have been changed after they were read.
+        // Otherwise a commit may have changed one of them since they were read.
         if self.enabled && state.0 == mark.epoch && state.1 == mark.users_changed {
             users.into_iter().for_each(|user| self.users.insert(user.id, user));
         }
     }
 
-    /// Takes over what a commit of this server changed. The cache is valid after it if it was before.
+    /// Applies the changes of a commit of this server. The cache stays valid if it was valid before.
     pub(super) fn committed(&self, before: &Head, changes: &Changes) {
         if !self.enabled || before.users_changed == changes.head.users_changed {
             return;

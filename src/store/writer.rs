@@ -1,4 +1,4 @@
-//! What the writer of an engine caches from one batch to the next.
+//! The state that the writer of an engine caches between batches.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,14 @@ use crate::domain::command::Member;
 use crate::domain::id::UserId;
 use crate::domain::ledger::Changes;
 
-/// About how many bytes of the user cache there are for each user whom the writer caches. It takes some 150 of its own:
-/// the profile is the one that the user cache has.
-const BYTES_OF_A_USER: u64 = 2_048;
-/// How many users the writer caches at least: a setting for the size of a cache never changes how a batch is committed.
-const LEAST: u64 = 1_024;
+/// The number of bytes of the user cache for each user that the writer caches.
+///
+/// The entry itself takes about 150 bytes, because it shares the profile with the user cache.
+const BYTES_PER_USER: u64 = 2_048;
+/// The minimum number of users that the writer caches.
+///
+/// It is not 0, so that the size of the user cache never changes how a batch is committed.
+const USERS_MIN: u64 = 1_024;
 
 /// Users by id, with their counts.
 pub(super) type Members = HashMap<UserId, Member>;
@@ -30,7 +33,7 @@ pub(super) struct WriterState {
 impl WriterState {
     /// For a user cache of so many bytes.
     pub(super) fn new(bytes: u64) -> Self {
-        let most = usize::try_from((bytes / BYTES_OF_A_USER).max(LEAST)).unwrap_or(usize::MAX);
+        let most = usize::try_from((bytes / BYTES_PER_USER).max(USERS_MIN)).unwrap_or(usize::MAX);
         Self { head: None, members: Cache::new(most) }
     }
 
@@ -46,8 +49,7 @@ impl WriterState {
         (found, missing)
     }
 
-    /// Whether everything is valid at the head that was locked. If not, it is dropped, and what is cached from now on
-    /// belongs to this head.
+    /// Returns whether the cache is valid at the locked head. If not, clears it and makes it valid at this head.
     pub(super) fn validate(&mut self, locked: &FeedHead) -> bool {
         let valid = self.head.as_ref() == Some(locked);
         if !valid {
@@ -62,8 +64,9 @@ impl WriterState {
         members.iter().for_each(|(id, member)| self.members.insert(*id, member.clone()));
     }
 
-    /// Takes over what a batch of this writer changed. If the commit fails instead, nothing needs to be done: the head
-    /// is another one then, or the one that is known.
+    /// Applies the changes of a committed batch of this writer.
+    ///
+    /// After a failed commit nothing needs to be done: the next head shows whether the cache is still valid.
     pub(super) fn committed(&mut self, changes: &Changes, batch_id: i64) {
         let Changes {
             head: after,

@@ -10,7 +10,7 @@ use kith::domain::id::{Sequence, UserId};
 use kith::domain::policy::Policy;
 use kith::domain::selection::Selection;
 use kith::domain::view::Viewer;
-use kith::feed::{Feed, Lost, Message, Place, Watcher};
+use kith::feed::{Cursor, Feed, FeedError, Message, Watcher};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -38,11 +38,11 @@ fn about(user: i64) -> Selection {
     Selection { users: [UserId::new(user)].into(), ..everything() }
 }
 
-fn after(sequence: i64) -> Place {
-    Place { after: Some(Sequence::new(sequence)), epoch: None }
+fn after(sequence: i64) -> Cursor {
+    Cursor { after: Some(Sequence::new(sequence)), epoch: None }
 }
 
-async fn next(watcher: &mut Watcher) -> Result<Message, Lost> {
+async fn next(watcher: &mut Watcher) -> Result<Message, FeedError> {
     timeout(PATIENCE, watcher.next()).await.expect("a message in time")
 }
 
@@ -54,7 +54,7 @@ async fn told(watcher: &mut Watcher) -> (Vec<i64>, bool) {
 
 /// Changes a user, and waits until the reader has told that, and all that was before it, to every watcher.
 async fn all_is_told(app: &App, feed: &Feed, user: i64) -> i64 {
-    let mut watcher = feed.watch(about(user), Place::default(), RARELY).await.unwrap();
+    let mut watcher = feed.watch(about(user), Cursor::default(), RARELY).await.unwrap();
     assert_eq!(told(&mut watcher).await, (vec![], false));
     app.update(user, "told").await;
     let revision = app.revision().await;
@@ -63,7 +63,7 @@ async fn all_is_told(app: &App, feed: &Feed, user: i64) -> i64 {
 }
 
 /// How a watch ends.
-async fn lost(watcher: &mut Watcher) -> Lost {
+async fn lost(watcher: &mut Watcher) -> FeedError {
     loop {
         if let Err(lost) = next(watcher).await {
             return lost;
@@ -75,7 +75,7 @@ cases! {
     async fn a_commit_is_ended_for_a_slow_watcher_whose_part_of_it_was_told(app: App) {
         let (feed, _stop) = feed(&app);
         let ann = app.user("ann").await;
-        let mut slow = feed.watch(about(ann), Place::default(), RARELY).await.unwrap();
+        let mut slow = feed.watch(about(ann), Cursor::default(), RARELY).await.unwrap();
         assert_eq!(told(&mut slow).await, (vec![], false));
         // More than is held for who is slow, and about Ann at the very beginning only.
         let count = 140 * 512;
@@ -91,7 +91,7 @@ cases! {
     async fn who_is_slow_is_told_everything_once(app: App) {
         let (feed, _stop) = feed(&app);
         let ann = app.user("ann").await;
-        let mut slow = feed.watch(everything(), Place::default(), RARELY).await.unwrap();
+        let mut slow = feed.watch(everything(), Cursor::default(), RARELY).await.unwrap();
         assert_eq!(told(&mut slow).await, (vec![], false));
         fill(&app.database, 70_000, "800", false).await;
         let end = all_is_told(&app, &feed, ann).await;
@@ -119,7 +119,7 @@ cases! {
                         assert_eq!(message.events[0].sequence.get(), last + 1);
                         last += 1;
                     }
-                    Err(Lost::Expired { oldest }) => break oldest.get(),
+                    Err(FeedError::Expired { oldest }) => break oldest.get(),
                     Err(other) => panic!("{other:?}"),
                 }
             };
@@ -132,15 +132,15 @@ cases! {
         let (feed, _stop) = feed(&app);
         let ann = app.user("ann").await;
         for selection in [everything(), about(99)] {
-            let mut before = feed.watch(selection, Place::default(), OFTEN).await.unwrap();
+            let mut before = feed.watch(selection, Cursor::default(), OFTEN).await.unwrap();
             assert_eq!(told(&mut before).await, (vec![], false));
             app.database.execute("UPDATE feed SET epoch = 'another-' || epoch").await;
             // One who begins in the new feed, perhaps before the reader has noticed, stays in it.
-            let mut later = feed.watch(about(ann), Place::default(), RARELY).await.unwrap();
+            let mut later = feed.watch(about(ann), Cursor::default(), RARELY).await.unwrap();
             assert!(later.epoch().starts_with("another-"));
             assert_eq!(told(&mut later).await, (vec![], false));
             let lost = lost(&mut before).await;
-            assert!(matches!(&lost, Lost::WrongEpoch { epoch } if *epoch == *later.epoch()), "{lost:?}");
+            assert!(matches!(&lost, FeedError::WrongEpoch { epoch } if *epoch == *later.epoch()), "{lost:?}");
             app.update(ann, later.epoch()).await;
             assert_eq!(told(&mut later).await, (vec![app.revision().await], false));
         }
@@ -158,7 +158,7 @@ cases! {
         all_is_told(&app, &feed, ann).await;
         app.database.execute("DELETE FROM events WHERE sequence > 5; UPDATE feed SET last_sequence = 5").await;
         let lost = lost(&mut watcher).await;
-        assert!(matches!(lost, Lost::WrongEpoch { .. }), "{lost:?}");
+        assert!(matches!(lost, FeedError::WrongEpoch { .. }), "{lost:?}");
     }
 
     async fn a_feed_with_a_hole_is_not_told_as_if_it_had_none(app: App) {
@@ -168,11 +168,11 @@ cases! {
         app.database.execute("DELETE FROM events WHERE sequence = 11").await;
         let mut watcher = feed.watch(everything(), after(0), RARELY).await.unwrap();
         assert_eq!(told(&mut watcher).await, (vec![], false));
-        assert!(matches!(next(&mut watcher).await, Err(Lost::Store(_))));
+        assert!(matches!(next(&mut watcher).await, Err(FeedError::Store(_))));
         let listed = feed.list(&everything(), &after(0), 100).await;
-        assert!(matches!(listed, Err(Lost::Store(_))), "{listed:?}");
+        assert!(matches!(listed, Err(FeedError::Store(_))), "{listed:?}");
         let kinds = Selection { kinds: [EventKind::UserCreated].into(), ..everything() };
-        assert!(matches!(feed.list(&kinds, &after(2), 100).await, Err(Lost::Store(_))));
+        assert!(matches!(feed.list(&kinds, &after(2), 100).await, Err(FeedError::Store(_))));
         assert_eq!(feed.list(&everything(), &after(11), 100).await.unwrap().events.len(), 10);
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a PostgreSQL server that are worth a change, named in the log at the start.
+//! Warnings about settings of the PostgreSQL server that make writes slow.
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -8,7 +8,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use crate::store::StoreError;
 use crate::store::statement::{Statement, statement};
 
-/// The least `max_wal_size` with which a server under load is not busy with checkpoints.
+/// The recommended minimum of `max_wal_size`, in bytes. With less, checkpoints under load are too frequent.
 const MAX_WAL_SIZE: i64 = 8 << 30;
 
 #[derive(Clone, Debug, PartialEq, Eq, Queryable)]
@@ -18,7 +18,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// What to change, and why.
+    /// Returns the recommended changes and their reason; `None` if there are none.
     fn advice(&self) -> Option<String> {
         let Self { max_wal_size, wal_compression } = self;
         let size = *max_wal_size < MAX_WAL_SIZE;

@@ -30,7 +30,7 @@ pub(super) struct Batcher<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// `run` gets at most `max` queries and returns their results in the same order. With 1 there are no batches.
+    /// `run` receives at most `max` queries and returns their results in order. 1 turns batching off.
     pub(super) fn new(
         max: usize,
         run: impl Fn(Vec<Q>) -> BoxFuture<'static, Result<Vec<A>, StoreError>> + Send + Sync + 'static,
@@ -45,9 +45,9 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         Self { queue, run, max, _workers: workers }
     }
 
-    /// The result of one query.
+    /// Runs one query as part of a batch.
     pub(super) async fn get(&self, query: Q) -> Result<A, StoreError> {
-        let lost = || StoreError::Internal("a look-up has no result".into());
+        let lost = || StoreError::Internal("a look-up returned no result".into());
         if self.max == 1 {
             return (self.run)(vec![query]).await?.pop().ok_or_else(lost);
         }
@@ -71,7 +71,7 @@ async fn work<Q: Send + 'static, A: Send + 'static>(
         if queued.lock().await.recv_many(&mut batch, max).await == 0 {
             return;
         }
-        // Callers that are gone are left out.
+        // Callers that no longer wait are left out.
         let (queries, callers): (Vec<_>, Vec<_>) = batch.drain(..).filter(|(_, to)| !to.is_closed()).unzip();
         if queries.is_empty() {
             continue;
@@ -80,7 +80,7 @@ async fn work<Q: Send + 'static, A: Send + 'static>(
         let results = tokio::spawn(run(queries)).await;
         match results.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into()))) {
             Ok(results) => callers.into_iter().zip(results).for_each(|(to, result)| _ = to.send(Ok(result))),
-            Err(error) => callers.into_iter().for_each(|to| _ = to.send(Err(error.again()))),
+            Err(error) => callers.into_iter().for_each(|to| _ = to.send(Err(error.duplicate()))),
         }
     }
 }

@@ -18,7 +18,7 @@
 //! **What a call's time shows.** The number of round trips and of statements depends on the kinds of commands in the
 //! batch and on what is cached, never on what a caller must not know: a send takes the same two round trips into
 //! nothing, into a block, within a cooldown, and when it is refused. That is why nothing is guessed and saved on
-//! condition, and why an empty statement takes the place of a save when nothing changed. Two cases take a third round
+//! condition, and why an empty statement replaces the save when nothing changed. Two cases take a third round
 //! trip: users whom only the first one names (a request's other user who is not cached), and senders at their limit.
 //!
 //! **What a lost connection means.** Before `COMMIT` is sent, nothing was stored: PostgreSQL rolls back when it notices
@@ -28,7 +28,7 @@
 //! caller receives `OUTCOME_UNKNOWN`.
 //!
 //! Statements work on arrays, so that their text does not depend on the size of a batch and they stay prepared. Counts
-//! are saved with each batch; writing them for many batches at once would go into `save` and [`WriterState`].
+//! are saved with each batch; writing them once for many batches would go into `save` and [`WriterState`].
 
 mod load;
 mod save;
@@ -79,8 +79,9 @@ pub(super) struct Writer {
 }
 
 struct Session {
-    /// Taken out while a batch is committed, and put back if all went well. So an error, a panic or a dropped future
-    /// closes it, and PostgreSQL rolls back.
+    /// Taken out during a commit, and put back if it succeeds.
+    ///
+    /// An error, a panic or a dropped future therefore closes the connection, and PostgreSQL rolls back.
     conn: Option<AsyncPgConnection>,
     state: WriterState,
 }
@@ -143,10 +144,11 @@ impl Writer {
     }
 }
 
-/// Begins or ends the transaction. As a prepared statement like all others: these wait for the cache of prepared
-/// statements in the order in which they are first polled, and what goes another way, such as `batch_execute`, would
-/// overtake those that are not prepared yet.
-async fn order(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
+/// Executes a statement that begins or ends a transaction.
+///
+/// It is a prepared statement like all others, because these are sent in the order in which they are first polled.
+/// `batch_execute` would overtake those that are not prepared yet.
+async fn control(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
     Statement::<Pg>::new(text).execute(&mut conn).await?;
     Ok(())
 }

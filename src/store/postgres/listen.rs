@@ -1,4 +1,6 @@
-//! Hears of commits, those of other servers too: each notifies a channel in its own transaction.
+//! Notifications of commits, including those of other servers.
+//!
+//! Each commit notifies a channel in its transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +14,25 @@ use super::role::{Role, open};
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
-/// Hears what each save of the head tells. PostgreSQL passes that on when the commit is done, and only then.
+/// Subscribes to the channel that each update of the head notifies.
+///
+/// PostgreSQL delivers a notification only after its transaction is committed.
 const LISTEN: &str = "LISTEN kith_feed";
-/// The pause before a lost connection is made again.
+/// The pause before a lost connection is reopened.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Marks `committed` as changed with every commit. A connection that is lost is made again; meanwhile whoever waits
-/// for commits asks the database now and then.
+/// Marks `committed` as changed after every commit.
+///
+/// Reopens a lost connection. Until then, callers that wait for commits poll.
 pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender<()>) {
     let mut warned = false;
     loop {
         let Err(error) = listen(&config, &committed, &mut warned).await;
         if !warned {
-            tracing::warn!(error = &error as &dyn std::error::Error, "commits are not heard of; the feed is polled");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot receive notifications of commits; polling the feed"
+            );
             warned = true;
         }
         sleep(PAUSE).await;
@@ -39,14 +47,14 @@ async fn listen(
     let mut conn = open(config, Role::Listener).await?;
     conn.batch_execute(LISTEN).await?;
     if std::mem::take(warned) {
-        tracing::info!("commits are heard of again");
+        tracing::info!("receiving notifications of commits again");
     }
-    // Something may have been committed while nobody listened.
+    // Commits before LISTEN have not been notified.
     committed.send_replace(());
     let mut notifications = std::pin::pin!(conn.notifications_stream());
     while let Some(notification) = notifications.next().await {
         notification?;
         committed.send_replace(());
     }
-    Err(StoreError::Unavailable("the connection that listens was lost".into()))
+    Err(StoreError::Unavailable("the connection for notifications was lost".into()))
 }

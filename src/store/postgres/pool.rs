@@ -1,5 +1,7 @@
-//! A pool of a few connections for reads, each shared by many reads at the same time: statements are sent immediately
-//! and their results come back in order. A connection for each read would cost PostgreSQL a process each.
+//! A pool of connections for reads, each shared by many concurrent reads.
+//!
+//! Statements are sent without waiting for earlier ones, and their results arrive in order. A connection for each read
+//! would cost PostgreSQL a process each.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use super::role::Role;
 use crate::store::StoreError;
 use crate::store::tls::{PostgresConfig, SharedConnection};
 
-/// How long a read waits for a free slot, or for a new connection, before it is refused.
+/// How long a read waits for a free slot or a new connection before it fails.
 const WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Pool {
@@ -38,19 +40,21 @@ impl Deref for Lease<'_> {
 }
 
 impl Pool {
-    /// A pool of `count` connections with the settings of `role`, each shared by at most `depth` reads.
+    /// Creates a pool of `count` connections with the settings of `role`.
+    ///
+    /// Each connection is shared by at most `depth` concurrent reads.
     pub(super) fn new(config: Arc<PostgresConfig>, role: Role, count: usize, depth: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
         Self { config, role, slots, leases: Semaphore::new(count * depth) }
     }
 
-    /// The least used connection, opened again if it has ended.
+    /// Returns the least used connection. Reopens it if it has ended.
     pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
         let shared = timeout(WAIT, self.connection()).await;
         let shared =
-            shared.map_err(|_| StoreError::Unavailable("the database does not take a connection".into()))??;
+            shared.map_err(|_| StoreError::Unavailable("timeout while connecting to the database".into()))??;
         Ok(Lease { shared, _permit: permit })
     }
 
@@ -67,7 +71,7 @@ impl Pool {
     fn least_used(&self) -> &Mutex<Option<Arc<SharedConnection>>> {
         let users = |slot: &&Mutex<Option<Arc<SharedConnection>>>| match slot.try_lock() {
             Ok(slot) => slot.as_ref().map_or(0, Arc::strong_count),
-            // It is being opened.
+            // The lock is held while a connection is opened.
             Err(_) => usize::MAX,
         };
         // There is at least one.

@@ -1,4 +1,4 @@
-//! The connections that read, and the look-ups that many callers share.
+//! The connection pools for reads, and the look-ups that are batched.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,12 +28,14 @@ use crate::store::{Options, Pairs, StoreError, query};
 pub(super) type RequestsSql = <connection_requests::table as AsQuery>::SqlType;
 type BlocksSql = <blocks::table as AsQuery>::SqlType;
 
-/// How many short reads share one connection at the same time; more wait.
+/// The maximum number of concurrent short reads per connection. More wait.
 const SHORT_DEPTH: usize = 64;
-/// How many reads of the feed share its connection: more than the reader and the watchers that read at the same time.
+/// The maximum number of concurrent reads on the feed's connection.
+///
+/// It is larger than the number of concurrent reads of the reader and the watchers, so that they never wait.
 const FEED_DEPTH: usize = 8;
 
-/// The connections that read.
+/// The pools of connections for reads.
 pub(super) struct Pools {
     pub(super) short: Pool,
     /// One read at a time on each connection.
@@ -41,13 +43,15 @@ pub(super) struct Pools {
     pub(super) feed: Pool,
 }
 
-/// What is between a user and each of the others?
+/// A query for the pairs of a user with each of the others.
 pub(super) struct PairsOf {
     pub(super) user: UserId,
     pub(super) others: Vec<UserId>,
 }
 
-/// What are a user's counts, and may they include requests that were created at `expired` or before?
+/// A query for a user's counts.
+///
+/// The result says whether they may include requests that were created at `expired` or before.
 pub(super) struct CountsOf {
     pub(super) user: UserId,
     pub(super) expired: Option<Time>,
@@ -63,13 +67,13 @@ impl Pools {
         }
     }
 
-    /// The mark, once for all of the queries.
+    /// Reads the mark once for all queries.
     pub(super) async fn marks(self: Arc<Self>, queries: Vec<()>) -> Result<Vec<Mark>, StoreError> {
         let mark = mark(&*self.short.lease().await?).await?;
         Ok(vec![mark; queries.len()])
     }
 
-    /// For each of the queries, those of its users that exist.
+    /// Reads the users of all queries. Returns for each query those that exist.
     pub(super) async fn users(self: Arc<Self>, queries: Vec<Vec<UserId>>) -> Result<Vec<Vec<User>>, StoreError> {
         let conn = &*self.short.lease().await?;
         let ids: BTreeSet<i64> = queries.iter().flatten().map(|id| id.get()).collect();
@@ -116,7 +120,8 @@ impl Pools {
             }
             Ok::<Option<Stamp>, StoreError>(query::oldest_open().get_result(&mut &*conn).await?)
         };
-        // What has expired first: if it is swept before the counts are read, they are without it.
+        // Expired requests are looked up first: if a sweep deletes them before the counts are read, the counts exclude
+        // them.
         let (Mark { revision, .. }, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;
         let rows: HashMap<_, _> = rows.iter().map(|row| (UserId::new(row.user_id), row.counts())).collect();
         let found = |CountsOf { user, expired }: CountsOf| {
@@ -133,7 +138,7 @@ pub(super) async fn mark(mut conn: &AsyncPgConnection) -> Result<Mark, StoreErro
     Ok(row.mark())
 }
 
-/// What is between a user and another one, but for blocks against the user.
+/// Returns the pair of two users, without a block against `user`.
 fn between(
     user: UserId,
     other: UserId,
@@ -150,8 +155,9 @@ fn between(
     Some((key, pair))
 }
 
-/// The requests of these pairs, each a look-up by key. With `= ANY` on one of the two columns PostgreSQL may read all
-/// that the other user has.
+/// Reads the requests of these pairs, each by a look-up by key.
+///
+/// With `= ANY` on both columns, PostgreSQL may use only one of them and read all requests of that user.
 async fn requests_of_pairs(
     mut conn: &AsyncPgConnection,
     low: Vec<i64>,
@@ -169,7 +175,7 @@ async fn requests_of_pairs(
     Ok(load.load(&mut conn).await?)
 }
 
-/// The blocks of these users, each against the other one of the same place.
+/// Reads the blocks of `users` against `others`, which are paired by index.
 async fn blocks_of(
     mut conn: &AsyncPgConnection,
     users: Vec<i64>,

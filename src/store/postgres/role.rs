@@ -1,11 +1,11 @@
-//! What a connection to PostgreSQL is for, and the settings that follow from it.
+//! Roles of connections to PostgreSQL, and their settings.
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
 use crate::store::StoreError;
 use crate::store::tls::PostgresConfig;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Role {
     /// Reads that find a few rows by an index.
@@ -20,30 +20,37 @@ pub(in crate::store) enum Role {
     Listener,
     /// Applies migrations.
     Migration,
-    /// Changes what an operator asks for, in plain SQL.
+    /// Changes that operators make with commands, in plain SQL.
     Repair,
 }
 
-/// A statement that was compiled (`jit`) is never worth it here, and one that runs for a caller who is gone must end.
+/// Settings of all connections.
+///
+/// Compiling a statement (`jit`) never pays off here. The timeouts end statements and transactions whose caller no
+/// longer waits.
 const EVERY: &str = "SET jit = off; SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; \
                      SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC';";
 
-/// For statements that stay prepared. Plans are made once: planning again costs more than most of the statements. They
-/// may be made while the tables are empty, so only indexes may be chosen, which every statement has.
+/// Settings for statements that stay prepared.
+///
+/// Each statement is planned once, because planning costs more than executing most of them. That may happen while the
+/// tables are empty, when PostgreSQL prefers scans. Every statement has an index, so only index scans are allowed.
 const PREPARED: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                         SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
                         SET enable_material = off;";
 
-/// For reads.
+/// Settings of connections that only read.
 const READ_ONLY: &str = "SET default_transaction_read_only = on;";
 
-/// For changes. They wait for the head as long as another server may hold it, and no longer; what is acknowledged is on
-/// disk; and if the server stops within a transaction, PostgreSQL ends it before callers of other servers time out.
+/// Settings of connections that write.
+///
+/// `lock_timeout` is as long as another server may hold the head. `synchronous_commit` ensures that acknowledged
+/// changes are on disk. If the server stops inside a transaction, PostgreSQL ends it before calls to other servers time out.
 const CHANGES: &str = "SET lock_timeout = '15s'; SET synchronous_commit = on; \
                        SET idle_in_transaction_session_timeout = '5s';";
 
 impl Role {
-    /// The settings of the role, in the order in which they are made.
+    /// The settings of the role, in order: later ones override earlier ones.
     fn settings(self) -> &'static [&'static str] {
         match self {
             Self::ShortReads | Self::LongReads | Self::Feed => &[EVERY, PREPARED, READ_ONLY],
@@ -53,7 +60,7 @@ impl Role {
         }
     }
 
-    /// Makes the settings on a new connection.
+    /// Applies the settings to a new connection.
     pub(super) async fn set_up(self, mut conn: &AsyncPgConnection) -> Result<(), StoreError> {
         Ok(conn.batch_execute(&self.settings().concat()).await?)
     }

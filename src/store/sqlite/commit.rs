@@ -1,8 +1,9 @@
-//! The commit on SQLite: one immediate transaction on the write connection, with single-row statements that stay
-//! prepared.
+//! The commit on SQLite: one immediate transaction for each batch, on the write connection.
 //!
-//! The write lock of the file is what the head of the feed is on PostgreSQL: it is taken before the first read, so
-//! nobody else commits between what a batch is decided from and its own commit.
+//! Its statements read and write single rows and stay prepared.
+//!
+//! The write lock of the file has the role that the head of the feed has on PostgreSQL. It is taken before the first
+//! read, so no other process commits between a batch's reads and its commit.
 
 mod load;
 mod save;
@@ -22,7 +23,7 @@ use crate::store::writer::WriterState;
 
 type Replies = Vec<Result<Reply, Rejection>>;
 
-/// What the writer caches between batches, and the users that everybody reads.
+/// The writer's cached state, and the user cache that it shares with reads.
 pub(super) struct Writer {
     pub(super) state: WriterState,
     pub(super) users: Arc<UserCache>,
@@ -41,8 +42,8 @@ impl Writer {
             }
             Ok::<_, StoreError>((replies, before, changes))
         });
-        // A commit that fails may be in the log as a whole, and only the disk did not confirm it: it is undone now, but
-        // comes back when the log is read after a crash.
+        // A failed commit may be complete in the log, with only the flush to disk having failed. It is rolled back now,
+        // but recovery after a crash would apply it.
         let unknown = |error: StoreError| if is_saved { StoreError::OutcomeUnknown(error.into()) } else { error };
         let (replies, before, changes) = committed.map_err(unknown)?;
         if is_saved {

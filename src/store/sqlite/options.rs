@@ -1,14 +1,15 @@
-//! How the bundled SQLite was compiled.
+//! The compile-time options of the bundled SQLite.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 
-/// Without it, SQLite plans every statement with a bound `LIMIT` again at each use.
+/// The option that keeps SQLite from planning statements with a bound `LIMIT` again at each use.
 const STABLE_PLANS: &str = "ENABLE_QPSG";
 
-/// Logs a warning if SQLite was compiled without the options of `.cargo/config.toml`, which cargo reads only in builds
-/// from a checkout: `cargo install --git` and builds as a dependency do not see them.
+/// Logs a warning if SQLite was compiled without the options of `.cargo/config.toml`.
+///
+/// Cargo reads that file only in builds from a checkout, not for `cargo install --git` or as a dependency.
 pub(super) fn warn_if_slower(conn: &mut SqliteConnection) -> QueryResult<()> {
     if !is_compiled_with(conn, STABLE_PLANS)? {
         tracing::warn!(

@@ -1,7 +1,7 @@
-//! Threads that each own a connection and take jobs from one queue.
+//! A pool of threads that each own a connection and take jobs from a shared queue.
 //!
-//! Threads of our own instead of Diesel's async wrapper: a whole transaction is one hop, and a caller who goes away
-//! leaves nothing behind.
+//! Used instead of Diesel's async wrapper for two reasons: a whole transaction needs only one switch to another thread,
+//! and a transaction always ends, even if its caller is dropped.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,22 +14,22 @@ use tokio::sync::oneshot;
 
 use crate::store::StoreError;
 
-/// How many jobs may wait for a thread before more are refused.
-const WAITING_MAX: usize = 4_096;
+/// The capacity of the queue. More jobs are refused.
+const QUEUE_MAX: usize = 4_096;
 
 pub(super) struct Threads<J> {
-    // `None` only while it is dropped.
+    // `None` only during drop.
     queue: Option<SyncSender<J>>,
     running: Vec<JoinHandle<()>>,
 }
 
-/// What the threads do.
+/// The work of a pool.
 pub(super) struct Work<O, S> {
     pub(super) name: &'static str,
     pub(super) threads: usize,
     /// Opens a thread's connection.
     pub(super) open: O,
-    /// Does one job.
+    /// Runs one job.
     pub(super) serve: S,
 }
 
@@ -39,7 +39,7 @@ impl<J: Send + 'static> Threads<J> {
         O: Fn() -> Result<SqliteConnection, StoreError> + Clone + Send + 'static,
         S: Fn(&mut SqliteConnection, J) + Clone + Send + 'static,
     {
-        let (queue, jobs) = sync_channel(WAITING_MAX);
+        let (queue, jobs) = sync_channel(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
         let mut running = Vec::with_capacity(work.threads);
         for _ in 0..work.threads {
@@ -52,19 +52,21 @@ impl<J: Send + 'static> Threads<J> {
         Ok(Self { queue: Some(queue), running })
     }
 
-    /// Has a job done by one of the threads. `job` makes it of the way to answer: a caller who goes away before it is
-    /// begun closes that.
+    /// Runs a job on one of the threads and returns its result.
+    ///
+    /// `job` creates the job from the channel for the result. The channel closes when the caller is dropped, so a job
+    /// can find out before it starts that nobody waits for it.
     pub(super) async fn run<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
     ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         self.send(job(reply))?;
-        answer.await.map_err(|_| StoreError::Internal("a thread that serves the database has ended".into()))?
+        result.await.map_err(|_| StoreError::Internal("a database thread ended without a result".into()))?
     }
 
     fn send(&self, job: J) -> Result<(), StoreError> {
-        let gone = || StoreError::Internal("no thread serves the database".into());
+        let gone = || StoreError::Internal("all database threads have ended".into());
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Overloaded,
@@ -74,18 +76,20 @@ impl<J: Send + 'static> Threads<J> {
 }
 
 impl<J> Drop for Threads<J> {
-    /// Waits until the connections are closed: the last one moves the log into the database's file and deletes it, so
-    /// that after an orderly end one file holds everything.
+    /// Waits until the connections are closed.
+    ///
+    /// The last one checkpoints the log into the database file and deletes it, so that after an orderly shutdown a
+    /// single file contains everything.
     fn drop(&mut self) {
         self.queue = None;
         for thread in self.running.drain(..) {
-            // A panic was the end of a job, and is told where it was.
+            // A panic was already reported where it happened.
             let _ended = thread.join();
         }
     }
 }
 
-/// Serves jobs until the store is dropped.
+/// Runs jobs until the store is dropped.
 fn run<J>(
     jobs: &Mutex<Receiver<J>>,
     mut conn: SqliteConnection,
@@ -95,12 +99,11 @@ fn run<J>(
     loop {
         // One idle thread waits for the next job, the others wait for the lock.
         let Ok(job) = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
-        // A job that panics takes its caller's result with it, but not the thread. Its connection may be left within a
-        // transaction, so it gets a new one.
+        // A job that panics fails only its caller. The connection may be inside a transaction, so it is replaced.
         if catch_unwind(AssertUnwindSafe(|| serve(&mut conn, job))).is_err() {
             match open() {
                 Ok(fresh) => conn = fresh,
-                Err(error) => tracing::error!(error = &error as &dyn Error, "the database cannot be opened again"),
+                Err(error) => tracing::error!(error = &error as &dyn Error, "cannot reopen the database after a panic"),
             }
         }
     }

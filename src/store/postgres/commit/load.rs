@@ -1,4 +1,4 @@
-//! The first round trip of a commit: locks the head and loads what the batch is decided from.
+//! The first round trip of a commit: locks the head and loads the rows that the batch is decided from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 
-use super::{BEGIN, order};
+use super::{BEGIN, control};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
@@ -18,13 +18,14 @@ use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::RequestState;
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
-    BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, PairRow, ReplayRow, RequestRow, UserRow, member,
+    BlockRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, PairRow, RequestRow,
+    SweepRows, UserRow, member,
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{Statement, statement};
 use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
-use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
+use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
@@ -39,7 +40,7 @@ type PairSql = (
     Nullable<BigInt>,
 );
 
-/// What a batch is decided from.
+/// The rows that a batch is decided from.
 pub(super) struct Loaded {
     /// The head that was locked.
     pub(super) before: FeedHead,
@@ -50,7 +51,7 @@ pub(super) struct Loaded {
 struct Rare {
     requests: Vec<RequestRow>,
     blocks: Vec<BlockRow>,
-    due: Option<DueFound>,
+    due: Option<SweepRows>,
 }
 
 pub(super) async fn lock_and_load(
@@ -63,9 +64,9 @@ pub(super) async fn lock_and_load(
     let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
     let (_, before, between, by_id, mut loaded, by_name, responses, rare) = try_join!(
-        // In this order on the connection.
+        // `biased` keeps this order on the connection.
         biased;
-        order(conn, BEGIN),
+        control(conn, BEGIN),
         lock(conn),
         pairs_by_key(conn, pairs),
         pairs_by_request(conn, requests),
@@ -94,7 +95,7 @@ pub(super) async fn lock_and_load(
     }
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
 
-    // Those that only the loaded pairs named; and all of them, if another server committed.
+    // Users that only the loaded pairs named. If another server committed, also all that were cached.
     let known = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
     let (cached, missing) = state.find(wanted.iter().copied().filter(|id| !known(id)));
     members.extend(cached);
@@ -110,13 +111,14 @@ pub(super) async fn lock_and_load(
     Ok(Loaded { before, snapshot })
 }
 
-/// Locks the head. What is loaded before it may be outdated.
+/// Locks the head. Rows that were loaded before it may be outdated.
 async fn lock(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
     Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head())
 }
 
-/// The pairs with these keys, each by a look-up of its own. With `= ANY` on one of the two columns PostgreSQL may read
-/// everything that the other user has.
+/// Reads the pairs with these keys, each by a separate look-up.
+///
+/// With `= ANY` on both columns, PostgreSQL may use only one of them and read all requests of that user.
 async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) -> Result<Vec<PairRow>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
@@ -133,7 +135,9 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
     Ok(load.load(&mut conn).await?)
 }
 
-/// The pairs whose requests have these ids. A row for each id, whether or not the request exists.
+/// Reads the pairs whose requests have these ids.
+///
+/// Returns a row for each id, even if the request does not exist.
 async fn pairs_by_request(
     mut conn: &AsyncPgConnection,
     requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
@@ -174,7 +178,7 @@ async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>)
 async fn stored_responses(
     mut conn: &AsyncPgConnection,
     keys: &BTreeSet<IdempotencyKey>,
-) -> Result<Vec<ReplayRow>, StoreError> {
+) -> Result<Vec<IdempotentResponseRow>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -185,7 +189,9 @@ async fn stored_responses(
     Ok(load.load(&mut conn).await?)
 }
 
-/// One query after the other, since such commands are rare.
+/// Loads the rows that only some kinds of commands need.
+///
+/// The queries run one after the other, because such commands are rare.
 async fn rare(
     mut conn: &AsyncPgConnection,
     batch: &Batch,
@@ -214,23 +220,25 @@ async fn rare(
     if let Some(expired) = batch.policy.expired_before(batch.now) {
         let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn).await?, LOOK_AHEAD);
         if next.has_expired(expired) {
-            next = NextOpen::of(query::next_open(DUE_AT_ONCE).load(conn).await?, DUE_AT_ONCE);
+            next = NextOpen::of(query::next_open(SWEEP_LIMIT).load(conn).await?, SWEEP_LIMIT);
         }
         open = Some(next.more_after());
         requests.extend(next.rows);
-        requests.extend(query::due_out_of_order(Stamp(expired), DUE_AT_ONCE).load(conn).await?);
+        requests.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    requests.extend(query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn).await?);
-    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
+    requests.extend(query::expired_withdrawn(Stamp(cooled), SWEEP_LIMIT).load(conn).await?);
+    let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
     let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::due_events(Stamp(until)).get_result(conn).await?,
-        None => DueRow::default(),
+        Some(until) => query::expired_events(Stamp(until)).get_result(conn).await?,
+        None => ExpiredEventsRow::default(),
     };
-    Ok(Rare { requests, blocks, due: Some(DueFound { open, replays, events }) })
+    Ok(Rare { requests, blocks, due: Some(SweepRows { open, replays, events }) })
 }
 
-/// Of the oldest open requests of each sender who may pass their limit, those that have expired.
+/// Reads expired requests of senders that may exceed their limit of open requests.
+///
+/// Only the oldest requests of each sender are examined.
 async fn oldest_sent(
     mut conn: &AsyncPgConnection,
     batch: &Batch,
@@ -252,7 +260,7 @@ async fn oldest_sent(
         .part(connection_requests::all_columns)
         .bind::<Array<BigInt>, _>(senders.into_iter().map(UserId::get).collect::<Vec<_>>())
         .part(connection_requests::all_columns)
-        .bind::<BigInt, _>(OLDEST_OF_A_SENDER)
+        .bind::<BigInt, _>(OLDEST_SENT_LIMIT)
         .bind::<Instant, _>(Stamp(expired));
     Ok(load.load(&mut conn).await?)
 }

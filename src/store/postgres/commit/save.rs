@@ -9,7 +9,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
 
-use super::{COMMIT, ROLLBACK, order};
+use super::{COMMIT, ROLLBACK, control};
 use crate::domain::Time;
 use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
@@ -20,7 +20,7 @@ use crate::domain::user::User;
 use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
-use crate::store::{DUE_AT_ONCE, StoreError, feed};
+use crate::store::{SWEEP_LIMIT, StoreError, feed};
 
 type Write<'a> = Statement<'a, Pg>;
 
@@ -30,7 +30,9 @@ type Texts = Array<Text>;
 type Instants = Array<Instant>;
 type MaybeInstants = Array<Nullable<Instant>>;
 
-/// Takes the place of the save in a batch that changed nothing: see the [module](super).
+/// Replaces the save of a batch without changes.
+///
+/// It makes the round trip the same as with changes: see the [module](super).
 const NOTHING: &str = "SELECT";
 
 /// How a commit failed.
@@ -49,18 +51,18 @@ pub(super) async fn save_and_commit(
     batch_id: i64,
 ) -> Result<(), NotSaved> {
     if changes.is_empty(&before.head) {
-        let (nothing, ended) = join!(biased; order(conn, NOTHING), order(conn, ROLLBACK));
+        let (nothing, ended) = join!(biased; control(conn, NOTHING), control(conn, ROLLBACK));
         return nothing.and(ended).map_err(NotSaved::Unknown);
     }
     let (first, rest) = statements(before, changes, batch_id);
     for write in first {
-        // If one of several could not even be sent, a COMMIT that is sent along would commit the others without it.
+        // Not pipelined with COMMIT: if one of these could not be sent, the COMMIT would commit the others without it.
         if let Err(error) = run(conn, write).await {
-            order(conn, ROLLBACK).await.map_err(NotSaved::Unknown)?;
+            control(conn, ROLLBACK).await.map_err(NotSaved::Unknown)?;
             return Err(NotSaved::RolledBack(error));
         }
     }
-    let (saved, committed) = join!(biased; run(conn, rest), order(conn, COMMIT));
+    let (saved, committed) = join!(biased; run(conn, rest), control(conn, COMMIT));
     match (saved, committed) {
         (Ok(()), Ok(())) => Ok(()),
         // The COMMIT of a transaction in which a statement was refused is a rollback.
@@ -75,8 +77,10 @@ async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), Store
     Ok(())
 }
 
-/// What has to be saved first, since it is about the same rows as what follows; and the rest as one statement, all parts
-/// of which depend on its first one, the update of the head.
+/// Returns the statements of a save: those that run first, and all others combined into one.
+///
+/// The first ones change rows that the combined statement changes too, which one statement cannot do. All parts of the
+/// combined statement depend on its first part, the update of the head.
 fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> (Vec<Write<'a>>, Write<'a>) {
     let Changes {
         head,
@@ -125,8 +129,10 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
     (first.into_iter().flatten().collect(), move_head(before, head, batch_id).followed_by(rest))
 }
 
-/// Writes the head and notifies those who listen once the commit is done. If the head is not the one that was locked, the
-/// sequence becomes null, which the table refuses, and with it the whole transaction.
+/// Writes the head and notifies listeners.
+///
+/// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
+/// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
     let Head { sequence, time, last_user, users_changed, swept } = *after;
     let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, last_user_id = ?, \
@@ -226,7 +232,7 @@ fn replace_requests(replaced: &[Request]) -> Option<Write<'_>> {
     some(replaced, |requests| all_columns(Write::new(text), requests))
 }
 
-/// Without the columns that do not change, so that PostgreSQL can leave their indexes alone.
+/// Updates only the columns that may change, so that indexes on the others are not written.
 fn answer_requests<'a>(answered: &[Request]) -> Option<Write<'a>> {
     let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
                 viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
@@ -371,10 +377,10 @@ fn put_responses(replays: &[IdempotentResponse]) -> Option<Write<'_>> {
 fn delete_responses<'a>(end: Time) -> Write<'a> {
     let text = "DELETE FROM request_ids WHERE (caller, id) IN \
                 (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
-    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(DUE_AT_ONCE)
+    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
-/// A part of the save, if there are rows for it.
+/// Returns a part of the save; `None` if it has no rows.
 fn some<'a, 'b, T>(rows: &'b [T], write: impl FnOnce(&'b [T]) -> Write<'a>) -> Option<Write<'a>> {
     (!rows.is_empty()).then(|| write(rows))
 }

@@ -1,4 +1,4 @@
-//! Loads what a batch is decided from, with single-row statements.
+//! Loads the rows that a batch is decided from, with single-row statements.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,20 +11,21 @@ use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
-    BlockRow, CountsRow, DueFound, DueRow, FeedHead, FeedRow, NextOpen, ReplayRow, RequestRow, UserRow, member,
+    BlockRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows,
+    UserRow, member,
 };
 use crate::store::schema::Stamp;
 use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
-use crate::store::{DUE_AT_ONCE, LOOK_AHEAD, OLDEST_OF_A_SENDER, StoreError, query};
+use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
 
-/// What a batch is decided from.
+/// The rows that a batch is decided from.
 pub(super) struct Loaded {
     pub(super) before: FeedHead,
     pub(super) snapshot: Snapshot,
 }
 
-/// Within the transaction that holds the write lock.
+/// Loads the snapshot of a batch. Runs in the transaction that holds the write lock.
 pub(super) fn load(
     conn: &mut SqliteConnection,
     state: &mut WriterState,
@@ -61,7 +62,8 @@ pub(super) fn load(
         load_due(conn, &mut snapshot, batch)?;
     }
     for key in responses {
-        let row: Option<ReplayRow> = query::replay(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
+        let row: Option<IdempotentResponseRow> =
+            query::idempotent_response(key.caller.clone(), key.id.to_string()).first(conn).optional()?;
         snapshot.responses.extend(row.map(TryInto::try_into).transpose()?);
     }
 
@@ -95,7 +97,7 @@ fn add_blocks(snapshot: &mut Snapshot, rows: Vec<BlockRow>) {
     rows.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
 }
 
-/// What only some kinds of commands need.
+/// Loads the rows that only some kinds of commands need.
 fn load_rare(
     conn: &mut SqliteConnection,
     snapshot: &mut Snapshot,
@@ -118,31 +120,33 @@ fn load_rare(
     Ok(())
 }
 
-/// What a sweep expires and deletes.
+/// Loads the rows that a sweep expires or deletes.
 fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch) -> Result<(), StoreError> {
     let mut open = None;
     if let Some(expired) = batch.policy.expired_before(batch.now) {
         let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn)?, LOOK_AHEAD);
         if next.has_expired(expired) {
-            next = NextOpen::of(query::next_open(DUE_AT_ONCE).load(conn)?, DUE_AT_ONCE);
+            next = NextOpen::of(query::next_open(SWEEP_LIMIT).load(conn)?, SWEEP_LIMIT);
         }
         open = Some(next.more_after());
         add(snapshot, next.rows)?;
-        add(snapshot, query::due_out_of_order(Stamp(expired), DUE_AT_ONCE).load(conn)?)?;
+        add(snapshot, query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn)?)?;
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    add(snapshot, query::due_withdrawn(Stamp(cooled), DUE_AT_ONCE).load(conn)?)?;
-    let replays = query::due_replays(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
+    add(snapshot, query::expired_withdrawn(Stamp(cooled), SWEEP_LIMIT).load(conn)?)?;
+    let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::due_events(Stamp(until)).get_result(conn)?,
-        None => DueRow::default(),
+        Some(until) => query::expired_events(Stamp(until)).get_result(conn)?,
+        None => ExpiredEventsRow::default(),
     };
-    let found = DueFound { open, replays, events };
+    let found = SweepRows { open, replays, events };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }
 
-/// Of the oldest open requests of each sender who may pass their limit, those that have expired.
+/// Loads expired requests of senders that may exceed their limit of open requests.
+///
+/// Only the oldest requests of each sender are examined.
 fn load_oldest_sent(
     conn: &mut SqliteConnection,
     snapshot: &mut Snapshot,
@@ -151,7 +155,7 @@ fn load_oldest_sent(
 ) -> Result<(), StoreError> {
     let Some(expired) = batch.policy.expired_before(batch.now) else { return Ok(()) };
     for user in batch.senders_at_limit(needs, &snapshot.members) {
-        let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_OF_A_SENDER).load(conn)?;
+        let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_SENT_LIMIT).load(conn)?;
         add(snapshot, oldest.into_iter().filter(|row| row.created.0 <= expired).collect())?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Saves what a batch changed, row by row.
+//! Saves the changes of a batch row by row.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
@@ -13,11 +13,11 @@ use crate::domain::user::User;
 use crate::store::row::{actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::{CacheKey, Statement, statement};
-use crate::store::{DUE_AT_ONCE, StoreError, feed};
+use crate::store::{SWEEP_LIMIT, StoreError, feed};
 
 type Write<'a, Key> = Statement<'a, Sqlite, (), Key>;
 
-/// Within the transaction that the changes were decided in.
+/// Saves the changes of a batch. Runs in the transaction in which they were decided.
 pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
     let Changes {
         head,
@@ -75,7 +75,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
             "DELETE FROM request_ids WHERE (caller, id) IN \
              (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
         );
-        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(DUE_AT_ONCE))?;
+        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
     }
     if let Some(until) = events_deleted {
         run(conn, statement!("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
@@ -179,7 +179,7 @@ fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(),
     run(conn, all_columns(write, request))
 }
 
-/// Without the columns that do not change, so that their indexes are left alone.
+/// Updates only the columns that may change, so that the indexes of the others are not written.
 fn answer_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
     let write = statement!(
         "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ? \

@@ -1,72 +1,72 @@
-//! Places in the feed, and how one is lost.
+//! Cursors of the feed, and the errors of reading it.
 
 use crate::domain::id::Sequence;
 use crate::domain::query::FeedSlice;
 use crate::store::StoreError;
 
-/// Where a caller wants to begin, or was.
+/// A position in the feed, as a client sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// After this event; 0: at the oldest that is kept; `None`: at the end.
+pub struct Cursor {
+    /// The event to start after; 0: start with the oldest stored event; `None`: start at the end.
     pub after: Option<Sequence>,
-    /// The epoch that came with it, if the caller kept it.
+    /// The epoch that the client received with the event. `None` is not checked.
     pub epoch: Option<String>,
 }
 
-/// Why the feed is not told, or not any longer.
+/// An error of listing or watching the feed.
 #[derive(Debug)]
-pub enum Lost {
-    /// What follows the place is kept no longer.
+pub enum FeedError {
+    /// Events after the cursor were deleted when their retention ended.
     Expired {
-        /// The oldest event that is kept.
+        /// The oldest stored event.
         oldest: Sequence,
     },
-    /// The place is not one of this feed.
+    /// The cursor belongs to another feed, or to this one before a restore.
     WrongEpoch {
         /// This feed's epoch.
         epoch: String,
     },
-    /// As many watch as may.
-    TooMany,
-    /// The server ends.
+    /// The server's limit of concurrent watchers is reached.
+    TooManyWatchers,
+    /// The server is shutting down.
     ShuttingDown,
-    /// The database has not answered for some time.
-    Silent,
+    /// The database has not responded for some time.
+    Unresponsive,
     /// The feed could not be read.
     Store(StoreError),
 }
 
-impl From<StoreError> for Lost {
+impl From<StoreError> for FeedError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl Place {
-    /// The event after which to begin, in the feed that has these bounds.
-    pub(super) fn find(&self, bounds: &FeedSlice) -> Result<Sequence, Lost> {
+impl Cursor {
+    /// Returns the event to start after, in the feed with these bounds.
+    pub(super) fn resolve(&self, bounds: &FeedSlice) -> Result<Sequence, FeedError> {
         if self.epoch.as_ref().is_some_and(|epoch| *epoch != bounds.epoch) {
-            return Err(Lost::WrongEpoch { epoch: bounds.epoch.clone() });
+            return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
         }
         match self.after {
             None => Ok(bounds.last),
             Some(after) if after == Sequence::default() => Ok(bounds.oldest.previous()),
             Some(after) => {
-                still_there(after, &bounds.epoch, bounds)?;
+                check_readable(after, &bounds.epoch, bounds)?;
                 Ok(after)
             }
         }
     }
 }
 
-/// Whether all events after this one can be read in the feed that has these bounds.
-pub(super) fn still_there(after: Sequence, epoch: &str, bounds: &FeedSlice) -> Result<(), Lost> {
-    // A place beyond the end was reached in a past that a restore has undone, or in another database.
+/// Returns an error unless all events after this one can be read in the feed with these bounds.
+pub(super) fn check_readable(after: Sequence, epoch: &str, bounds: &FeedSlice) -> Result<(), FeedError> {
+    // A cursor beyond the end comes from another database, or from this one before it was restored from a backup.
     if bounds.epoch != epoch || after > bounds.last {
-        return Err(Lost::WrongEpoch { epoch: bounds.epoch.clone() });
+        return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
     }
     if after.next() < bounds.oldest {
-        return Err(Lost::Expired { oldest: bounds.oldest });
+        return Err(FeedError::Expired { oldest: bounds.oldest });
     }
     Ok(())
 }
@@ -81,13 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_found_or_the_caller_is_told_what_became_of_it() {
+    fn a_cursor_resolves_or_the_error_says_why_not() {
         let find = |after: Option<i64>, epoch: Option<&str>, bounds: &FeedSlice| {
-            let place = Place { after: after.map(Sequence::new), epoch: epoch.map(str::to_owned) };
-            match place.find(bounds) {
+            let cursor = Cursor { after: after.map(Sequence::new), epoch: epoch.map(str::to_owned) };
+            match cursor.resolve(bounds) {
                 Ok(start) => start.get().to_string(),
-                Err(Lost::Expired { oldest }) => format!("expired before {oldest}"),
-                Err(Lost::WrongEpoch { epoch }) => format!("not in {epoch}"),
+                Err(FeedError::Expired { oldest }) => format!("expired before {oldest}"),
+                Err(FeedError::WrongEpoch { epoch }) => format!("not in {epoch}"),
                 Err(other) => format!("{other:?}"),
             }
         };
