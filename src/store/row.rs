@@ -1,6 +1,6 @@
 //! Stored rows of both engines, and their conversion to domain values.
 
-use std::sync::Arc;
+mod user;
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -8,18 +8,17 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids, user_counts, users};
+use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids};
 use super::users::Mark;
 use crate::domain::Time;
-use crate::domain::command::{IdempotencyKey, IdempotentResponse, Member};
-use crate::domain::counts::{Counts, SendWindow};
+use crate::domain::command::{IdempotencyKey, IdempotentResponse};
 use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Head, SweepStep};
 use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
 use crate::domain::query::{Blocked, Connection};
-use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
-use crate::domain::user::{Gender, User, UserStatus};
+
+pub(super) use self::user::{CountsRow, UserRow, gender_name, member, positioned, user_status_name};
 
 #[derive(Clone, Debug, Queryable, Selectable)]
 #[diesel(table_name = feed, check_for_backend(Pg, Sqlite))]
@@ -123,114 +122,6 @@ impl SweepRows {
             events,
             responses: replays,
         }
-    }
-}
-
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = users, check_for_backend(Pg, Sqlite))]
-pub(super) struct UserRow {
-    pub(super) id: i64,
-    pub(super) position: i64,
-    pub(super) username: String,
-    #[expect(dead_code, reason = "follows from the username")]
-    username_key: String,
-    pub(super) real_name: String,
-    pub(super) email: String,
-    pub(super) email_isvalid: bool,
-    pub(super) date_joined: Stamp,
-    pub(super) bio: String,
-    pub(super) location: String,
-    pub(super) birthday: String,
-    pub(super) description: String,
-    pub(super) gender: String,
-    pub(super) status: String,
-    pub(super) website: String,
-    pub(super) avatar: String,
-    pub(super) cover: String,
-}
-
-/// Converts users, and returns them with their positions.
-pub(super) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
-    let positioned = |row: UserRow| {
-        let position = Sequence::new(row.position);
-        Ok((row.try_into()?, position))
-    };
-    rows.into_iter().map(positioned).collect()
-}
-
-impl TryFrom<UserRow> for User {
-    type Error = StoreError;
-
-    fn try_from(row: UserRow) -> Result<Self, StoreError> {
-        let UserRow {
-            id,
-            position: _,
-            username,
-            username_key: _,
-            real_name,
-            email,
-            email_isvalid,
-            date_joined: Stamp(date_joined),
-            bio,
-            location,
-            birthday,
-            description,
-            gender,
-            status,
-            website,
-            avatar,
-            cover,
-        } = row;
-        Ok(Self {
-            id: UserId::new(id),
-            username: Username::stored(username),
-            real_name: Line::stored(real_name),
-            email: Email::stored(email),
-            email_isvalid,
-            date_joined,
-            bio: Prose::stored(bio),
-            location: Line::stored(location),
-            birthday: Birthday::stored(birthday),
-            description: Line::stored(description),
-            gender: read_gender(&gender)?,
-            status: read_user_status(&status)?,
-            website: Url::stored(website),
-            avatar: Url::stored(avatar),
-            cover: Url::stored(cover),
-        })
-    }
-}
-
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = user_counts, check_for_backend(Pg, Sqlite))]
-pub(super) struct CountsRow {
-    pub(super) user_id: i64,
-    pub(super) requests_sent: i64,
-    pub(super) requests_received: i64,
-    pub(super) requests_unviewed: i64,
-    pub(super) connections: i64,
-    pub(super) sends: i64,
-    pub(super) sends_since: Option<Stamp>,
-}
-
-/// Converts a user with their counts.
-pub(super) fn member((user, counts): (UserRow, CountsRow)) -> Result<(UserId, Member), StoreError> {
-    let (id, counts, sends) = counts.split();
-    Ok((id, Member { user: Arc::new(user.try_into()?), counts, sends }))
-}
-
-impl CountsRow {
-    pub(super) fn counts(&self) -> Counts {
-        self.split().1
-    }
-
-    /// Returns the user, the counts, and the number of sends in the current hour.
-    pub(super) fn split(&self) -> (UserId, Counts, SendWindow) {
-        let Self { user_id, requests_sent, requests_received, requests_unviewed, connections, sends, sends_since } =
-            *self;
-        let counts = Counts { requests_sent, requests_received, requests_unviewed, connections };
-        let sends = SendWindow { since: sends_since.map(|Stamp(since)| since), count: sends };
-        (UserId::new(user_id), counts, sends)
     }
 }
 
@@ -435,34 +326,6 @@ impl TryFrom<IdempotentResponseRow> for IdempotentResponse {
             created,
         })
     }
-}
-
-pub(super) fn gender_name(gender: Gender) -> &'static str {
-    match gender {
-        Gender::Unspecified => "UNSPECIFIED",
-        Gender::Male => "MALE",
-        Gender::Female => "FEMALE",
-    }
-}
-
-fn read_gender(name: &str) -> Result<Gender, StoreError> {
-    let all = [Gender::Unspecified, Gender::Male, Gender::Female];
-    let found = all.into_iter().find(|gender| gender_name(*gender) == name);
-    found.ok_or_else(|| StoreError::corrupt("users.gender", name))
-}
-
-pub(super) fn user_status_name(status: UserStatus) -> &'static str {
-    match status {
-        UserStatus::Approved => "APPROVED",
-        UserStatus::Blocked => "BLOCKED",
-        UserStatus::Unregistered => "UNREGISTERED",
-    }
-}
-
-fn read_user_status(name: &str) -> Result<UserStatus, StoreError> {
-    let all = [UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered];
-    let found = all.into_iter().find(|status| user_status_name(*status) == name);
-    found.ok_or_else(|| StoreError::corrupt("users.status", name))
 }
 
 fn read_state(name: &str) -> Result<RequestState, StoreError> {

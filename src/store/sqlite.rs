@@ -139,7 +139,10 @@ const BUSY_TIMEOUT: u32 = 5_000;
 const SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
 /// Additional settings of readers.
-const READER: &str = "PRAGMA query_only = ON;";
+///
+/// They map up to 2 GiB of the file into memory instead of copying its pages: a list of 20 took 1.4 to 2.3 times less CPU.
+/// A read error of the disk is then a SIGBUS, which ends the process, instead of an error of one read.
+const READER: &str = "PRAGMA query_only = ON; PRAGMA mmap_size = 2147418112;";
 /// Additional settings of the writer.
 ///
 /// The page cache is 16 MiB. A larger one would make commits slower, because SQLite scans it after each commit that

@@ -26,7 +26,30 @@ fn is_compiled_with(conn: &mut SqliteConnection, option: &str) -> QueryResult<bo
 
 #[cfg(test)]
 mod tests {
+    use diesel::connection::SimpleConnection;
+    use diesel::sql_types::BigInt;
+
     use super::*;
+
+    #[derive(QueryableByName)]
+    struct Mapped {
+        #[diesel(sql_type = BigInt)]
+        mmap_size: i64,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a pragma, run once")]
+    fn mapped(conn: &mut SqliteConnection) -> i64 {
+        diesel::sql_query("PRAGMA mmap_size").get_result::<Mapped>(conn).unwrap().mmap_size
+    }
+
+    #[test]
+    fn readers_map_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut conn = crate::store::sqlite::open(&directory.path().join("kith.db")).unwrap();
+        assert_eq!(mapped(&mut conn), 0, "the writer does not");
+        conn.batch_execute(crate::store::sqlite::READER).unwrap();
+        assert_eq!(mapped(&mut conn), 2_147_418_112);
+    }
 
     #[test]
     fn a_build_from_a_checkout_has_stable_plans() {

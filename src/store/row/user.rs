@@ -1,0 +1,151 @@
+//! Stored users and their counts.
+
+use std::sync::Arc;
+
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sqlite::Sqlite;
+
+use crate::domain::command::Member;
+use crate::domain::counts::{Counts, SendWindow};
+use crate::domain::id::{Sequence, UserId};
+use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
+use crate::domain::user::{Gender, User, UserStatus};
+use crate::store::StoreError;
+use crate::store::schema::{Stamp, user_counts, users};
+
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = users, check_for_backend(Pg, Sqlite))]
+pub(in crate::store) struct UserRow {
+    pub(in crate::store) id: i64,
+    pub(in crate::store) position: i64,
+    pub(in crate::store) username: String,
+    #[expect(dead_code, reason = "follows from the username")]
+    username_key: String,
+    pub(in crate::store) real_name: String,
+    pub(in crate::store) email: String,
+    pub(in crate::store) email_isvalid: bool,
+    pub(in crate::store) date_joined: Stamp,
+    pub(in crate::store) bio: String,
+    pub(in crate::store) location: String,
+    pub(in crate::store) birthday: String,
+    pub(in crate::store) description: String,
+    pub(in crate::store) gender: String,
+    pub(in crate::store) status: String,
+    pub(in crate::store) website: String,
+    pub(in crate::store) avatar: String,
+    pub(in crate::store) cover: String,
+}
+
+/// Converts users, and returns them with their positions.
+pub(in crate::store) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
+    let positioned = |row: UserRow| {
+        let position = Sequence::new(row.position);
+        Ok((row.try_into()?, position))
+    };
+    rows.into_iter().map(positioned).collect()
+}
+
+impl TryFrom<UserRow> for User {
+    type Error = StoreError;
+
+    fn try_from(row: UserRow) -> Result<Self, StoreError> {
+        let UserRow {
+            id,
+            position: _,
+            username,
+            username_key: _,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined: Stamp(date_joined),
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status,
+            website,
+            avatar,
+            cover,
+        } = row;
+        Ok(Self {
+            id: UserId::new(id),
+            username: Username::stored(username),
+            real_name: Line::stored(real_name),
+            email: Email::stored(email),
+            email_isvalid,
+            date_joined,
+            bio: Prose::stored(bio),
+            location: Line::stored(location),
+            birthday: Birthday::stored(birthday),
+            description: Line::stored(description),
+            gender: read_gender(&gender)?,
+            status: read_user_status(&status)?,
+            website: Url::stored(website),
+            avatar: Url::stored(avatar),
+            cover: Url::stored(cover),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = user_counts, check_for_backend(Pg, Sqlite))]
+pub(in crate::store) struct CountsRow {
+    pub(in crate::store) user_id: i64,
+    pub(in crate::store) requests_sent: i64,
+    pub(in crate::store) requests_received: i64,
+    pub(in crate::store) requests_unviewed: i64,
+    pub(in crate::store) connections: i64,
+    pub(in crate::store) sends: i64,
+    pub(in crate::store) sends_since: Option<Stamp>,
+}
+
+/// Converts a user with their counts.
+pub(in crate::store) fn member((user, counts): (UserRow, CountsRow)) -> Result<(UserId, Member), StoreError> {
+    let (id, counts, sends) = counts.split();
+    Ok((id, Member { user: Arc::new(user.try_into()?), counts, sends }))
+}
+
+impl CountsRow {
+    pub(in crate::store) fn counts(&self) -> Counts {
+        self.split().1
+    }
+
+    /// Returns the user, the counts, and the number of sends in the current hour.
+    pub(in crate::store) fn split(&self) -> (UserId, Counts, SendWindow) {
+        let Self { user_id, requests_sent, requests_received, requests_unviewed, connections, sends, sends_since } =
+            *self;
+        let counts = Counts { requests_sent, requests_received, requests_unviewed, connections };
+        let sends = SendWindow { since: sends_since.map(|Stamp(since)| since), count: sends };
+        (UserId::new(user_id), counts, sends)
+    }
+}
+
+pub(in crate::store) fn gender_name(gender: Gender) -> &'static str {
+    match gender {
+        Gender::Unspecified => "UNSPECIFIED",
+        Gender::Male => "MALE",
+        Gender::Female => "FEMALE",
+    }
+}
+
+fn read_gender(name: &str) -> Result<Gender, StoreError> {
+    let all = [Gender::Unspecified, Gender::Male, Gender::Female];
+    let found = all.into_iter().find(|gender| gender_name(*gender) == name);
+    found.ok_or_else(|| StoreError::corrupt("users.gender", name))
+}
+
+pub(in crate::store) fn user_status_name(status: UserStatus) -> &'static str {
+    match status {
+        UserStatus::Approved => "APPROVED",
+        UserStatus::Blocked => "BLOCKED",
+        UserStatus::Unregistered => "UNREGISTERED",
+    }
+}
+
+fn read_user_status(name: &str) -> Result<UserStatus, StoreError> {
+    let all = [UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered];
+    let found = all.into_iter().find(|status| user_status_name(*status) == name);
+    found.ok_or_else(|| StoreError::corrupt("users.status", name))
+}
