@@ -21,8 +21,8 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::BlockUserRequest>,
     ) -> Result<Response<pb::BlockUserResponse>, Status> {
-        let asked = request.get_ref();
-        let command = mapping::relate(Relation::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let message = request.get_ref();
+        let command = mapping::relate(Relation::Block, message.user_id, message.other_user_id, &message.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -30,8 +30,8 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::UnblockUserRequest>,
     ) -> Result<Response<pb::UnblockUserResponse>, Status> {
-        let asked = request.get_ref();
-        let command = mapping::relate(Relation::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let message = request.get_ref();
+        let command = mapping::relate(Relation::Unblock, message.user_id, message.other_user_id, &message.request_id)?;
         self.0.write(&request, command).await
     }
 
