@@ -21,8 +21,9 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::BlockUserRequest>,
     ) -> Result<Response<pb::BlockUserResponse>, Status> {
-        let asked = request.get_ref();
-        let command = mapping::act_on_user(UserAction::Block, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let message = request.get_ref();
+        let command =
+            mapping::act_on_user(UserAction::Block, message.user_id, message.other_user_id, &message.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -30,8 +31,9 @@ impl BlockService for Blocks {
         &self,
         request: Request<pb::UnblockUserRequest>,
     ) -> Result<Response<pb::UnblockUserResponse>, Status> {
-        let asked = request.get_ref();
-        let command = mapping::act_on_user(UserAction::Unblock, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let message = request.get_ref();
+        let command =
+            mapping::act_on_user(UserAction::Unblock, message.user_id, message.other_user_id, &message.request_id)?;
         self.0.write(&request, command).await
     }
 

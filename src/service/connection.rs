@@ -56,8 +56,9 @@ impl ConnectionService for Connections {
         &self,
         request: Request<pb::RemoveConnectionRequest>,
     ) -> Result<Response<pb::RemoveConnectionResponse>, Status> {
-        let asked = request.get_ref();
-        let command = mapping::act_on_user(UserAction::Remove, asked.user_id, asked.other_user_id, &asked.request_id)?;
+        let message = request.get_ref();
+        let command =
+            mapping::act_on_user(UserAction::Remove, message.user_id, message.other_user_id, &message.request_id)?;
         self.0.write(&request, command).await
     }
 
@@ -143,8 +144,8 @@ impl Connections {
         query: ConnectionQuery,
     ) -> Result<Listed<Connection>, Status> {
         let listed = self.0.read(request, min_revision, || self.0.store.list_connections(query)).await?;
-        let asked = [Some(query.user), query.mutual.viewer()];
-        let missing = asked.into_iter().flatten().find(|id| !listed.users.contains_key(id));
+        let expected = [Some(query.user), query.mutual.viewer()];
+        let missing = expected.into_iter().flatten().find(|id| !listed.users.contains_key(id));
         missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))
     }
 

@@ -8,7 +8,7 @@ use crate::domain::Time;
 use crate::domain::command::RequestAction;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::pair::Request as Asked;
+use crate::domain::pair::Request as StoredRequest;
 use crate::domain::query::RequestQuery;
 use crate::domain::view::{Viewer, visible};
 use crate::error;
@@ -24,8 +24,8 @@ pub struct ConnectionRequests(pub Core);
 /// The body of the five RPCs that change a request. They differ only in the command.
 macro_rules! transition {
     ($self:ident, $request:ident, $action:expr) => {{
-        let asked = $request.get_ref();
-        let command = mapping::act_on_request($action, asked.id, asked.user_id, &asked.request_id)?;
+        let message = $request.get_ref();
+        let command = mapping::act_on_request($action, message.id, message.user_id, &message.request_id)?;
         $self.0.write(&$request, command).await
     }};
 }
@@ -118,8 +118,8 @@ impl ConnectionRequestService for ConnectionRequests {
             return Err(error::user_not_found(user));
         }
         let by_id = filter.is_some_and(|filter| filter.is_ordered_by_id());
-        let position = |row: &Asked| if by_id { Sequence::new(row.id.get()) } else { row.position };
-        let seen = |row: &Asked| self.seen(row, Viewer::User(user), &users, now);
+        let position = |row: &StoredRequest| if by_id { Sequence::new(row.id.get()) } else { row.position };
+        let seen = |row: &StoredRequest| self.seen(row, Viewer::User(user), &users, now);
         Ok(Response::new(pb::ListConnectionRequestsResponse {
             connection_requests: pager.add(&rows, position, seen),
             next_page_token: pager.next_page_token(),
@@ -130,13 +130,13 @@ impl ConnectionRequestService for ConnectionRequests {
 
 impl ConnectionRequests {
     /// Returns the request with its users as the viewer may see it; `None` if the viewer may not see it.
-    fn seen(&self, row: &Asked, viewer: Viewer, users: &Users, now: Time) -> Option<pb::ConnectionRequest> {
+    fn seen(&self, row: &StoredRequest, viewer: Viewer, users: &Users, now: Time) -> Option<pb::ConnectionRequest> {
         let request = visible(row, viewer, &self.0.policy, now)?;
         Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?))
     }
 
     /// Reads only the user, for a list whose filter no request can match.
-    async fn empty_list(&self, user: UserId) -> Result<Listed<Asked>, StoreError> {
+    async fn empty_list(&self, user: UserId) -> Result<Listed<StoredRequest>, StoreError> {
         let read = self.0.store.users(vec![user]).await?;
         Ok(Listed { revision: read.revision, rows: Vec::new(), users: read.value })
     }

@@ -39,13 +39,13 @@ impl UserService for Users {
         &self,
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
-        let (mut asked, min_revision) = mapping::ids(request.get_ref())?;
+        let (mut ids, min_revision) = mapping::ids(request.get_ref())?;
         let mut seen = HashSet::new();
-        asked.retain(|id| seen.insert(*id));
-        let read = self.0.read(&request, min_revision, || self.0.store.users(asked.clone())).await?;
+        ids.retain(|id| seen.insert(*id));
+        let read = self.0.read(&request, min_revision, || self.0.store.users(ids.clone())).await?;
         let mut response = pb::BatchGetUsersResponse { revision: read.revision.get(), ..Default::default() };
         let mut room = Room::new();
-        for id in asked {
+        for id in ids {
             match read.value.get(&id).map(mapping::encoded) {
                 // All ids after the first omitted one are omitted too, so that the order is kept.
                 _ if !response.omitted_ids.is_empty() => response.omitted_ids.push(id.get()),
