@@ -187,7 +187,7 @@ async fn wait_for_a_commit(reads: &Clients, writes: &Clients) {
         // One with less patience gives up: those asked before it still wait.
         let counts = pb::GetConnectionCountsRequest { user_id: 1, min_revision: next };
         let mut impatient = Request::new(counts);
-        impatient.set_timeout(Duration::from_millis(200));
+        impatient.set_timeout(Duration::from_millis(400));
         let gave_up = reads.connections().get_connection_counts(impatient).await;
         not_reached(gave_up.map(|answer| answer.into_inner().revision), next - 1);
         let begun = Instant::now();
