@@ -15,7 +15,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     start_log(&args.common)?;
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
-    let store: Arc<dyn Store> = Arc::new(Observed(store));
+    let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
     let listener = TcpListener::bind(args.listen)
         .await

@@ -1,7 +1,8 @@
 //! A store that measures another one.
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -18,98 +19,123 @@ use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
 };
 
-/// Logs the time and the outcome of each call of a store, at the level `debug`. Costs nothing at other levels.
-pub struct Observed(pub Arc<dyn Store>);
+/// Measures and counts the calls of a store, and logs each at the level `debug`. Costs nothing at other levels.
+pub struct Observed {
+    store: Arc<dyn Store>,
+    /// The number of calls and of failed calls, by method.
+    counts: Mutex<BTreeMap<&'static str, (u64, u64)>>,
+}
 
-/// Runs one call. Nothing is measured unless it is logged.
-async fn observe<T>(
-    method: &'static str,
-    call: impl Future<Output = Result<T, StoreError>> + Send,
-) -> Result<T, StoreError> {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return call.await;
+impl Observed {
+    /// Observes a store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, counts: Mutex::default() }
     }
-    let begun = Instant::now();
-    let result = call.await;
-    let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let error = result.as_ref().err().map(|error| error as &dyn Error);
-    tracing::debug!(method, micros, is_ok = error.is_none(), error, "store call");
-    result
+
+    /// Runs one call. Nothing is measured unless it is logged.
+    async fn observe<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return call.await;
+        }
+        let begun = Instant::now();
+        let result = call.await;
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let error = result.as_ref().err().map(|error| error as &dyn Error);
+        let (calls, failures) = self.count(method, error.is_some());
+        tracing::debug!(method, micros, calls, failures, error, "store call");
+        result
+    }
+
+    /// Counts a call. Returns how many there were of this method, and how many of them failed.
+    fn count(&self, method: &'static str, failed: bool) -> (u64, u64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (calls, failures) = counts.entry(method).or_default();
+        *calls += 1;
+        *failures += u64::from(failed);
+        (*calls, *failures)
+    }
 }
 
 #[async_trait]
 impl Store for Observed {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        observe("commit", self.0.commit(batch)).await
+        self.observe("commit", self.store.commit(batch)).await
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
-        observe("revision", self.0.revision()).await
+        self.observe("revision", self.store.revision()).await
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {
-        observe("user", self.0.user(key)).await
+        self.observe("user", self.store.user(key)).await
     }
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
-        observe("users", self.0.users(ids)).await
+        self.observe("users", self.store.users(ids)).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
-        observe("request", self.0.request(id)).await
+        self.observe("request", self.store.request(id)).await
     }
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
-        observe("pairs", self.0.pairs(user, others)).await
+        self.observe("pairs", self.store.pairs(user, others)).await
     }
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
-        observe("counts", self.0.counts(user, expired)).await
+        self.observe("counts", self.store.counts(user, expired)).await
     }
 
     async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError> {
-        observe("list_users", self.0.list_users(range)).await
+        self.observe("list_users", self.store.list_users(range)).await
     }
 
     async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError> {
-        observe("list_requests", self.0.list_requests(query)).await
+        self.observe("list_requests", self.store.list_requests(query)).await
     }
 
     async fn list_connections(&self, query: ConnectionQuery) -> Result<Listed<Connection>, StoreError> {
-        observe("list_connections", self.0.list_connections(query)).await
+        self.observe("list_connections", self.store.list_connections(query)).await
     }
 
     async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        observe("count_mutual_connections", self.0.count_mutual_connections(user, other)).await
+        self.observe("count_mutual_connections", self.store.count_mutual_connections(user, other)).await
     }
 
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
-        observe("list_blocks", self.0.list_blocks(query)).await
+        self.observe("list_blocks", self.store.list_blocks(query)).await
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        observe("idempotent_response", self.0.idempotent_response(key)).await
+        self.observe("idempotent_response", self.store.idempotent_response(key)).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
-        observe("events", self.0.events(query)).await
+        self.observe("events", self.store.events(query)).await
     }
 
     fn changes(&self) -> watch::Receiver<()> {
-        self.0.changes()
+        self.store.changes()
     }
 
     fn token_key(&self) -> &[u8] {
-        self.0.token_key()
+        self.store.token_key()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::{Mutex, PoisonError};
+
+    use futures_util::FutureExt;
+    use tracing::Level;
 
     use super::*;
+    use crate::store::{DatabaseUrl, Options, connect};
 
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -125,28 +151,39 @@ mod tests {
         }
     }
 
-    fn logged(level: tracing::Level, result: Result<(), StoreError>) -> String {
+    /// Observes two calls that return at once, the second of which fails. Returns the lines of the log.
+    async fn logged(level: Level) -> Vec<String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite://{}", directory.path().join("kith.db").display());
+        let url: DatabaseUrl = url.parse().expect("a URL");
+        let observed = Observed::new(connect(&url, Options::default()).await.expect("a store"));
         let log = Log::default();
-        let writer = log.clone();
+        let shared = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
             .with_max_level(level)
-            .with_writer(move || writer.clone())
+            .with_writer(move || shared.clone())
             .finish();
-        let is_ok = result.is_ok();
-        let call = observe("users", async { result });
-        let returned = tracing::subscriber::with_default(subscriber, || futures_util::FutureExt::now_or_never(call));
-        assert_eq!(returned.expect("a call that does not wait").is_ok(), is_ok, "the result is passed on");
+        tracing::subscriber::with_default(subscriber, || {
+            let fine = observed.observe("users", async { Ok(7) }).now_or_never();
+            assert!(matches!(fine, Some(Ok(7))), "the result is passed on");
+            let failed = observed.observe("users", async { Err::<(), _>(StoreError::Overloaded) }).now_or_never();
+            assert!(matches!(failed, Some(Err(StoreError::Overloaded))), "the error is passed on");
+        });
         let bytes = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        String::from_utf8(bytes).expect("a text")
+        String::from_utf8(bytes).expect("a text").lines().map(str::to_owned).collect()
     }
 
-    #[test]
-    fn a_call_is_logged_with_its_method_time_and_outcome_at_the_debug_level() {
-        let fine = logged(tracing::Level::DEBUG, Ok(()));
-        assert!(fine.contains("method=\"users\"") && fine.contains("micros=") && fine.contains("is_ok=true"), "{fine}");
-        let failed = logged(tracing::Level::DEBUG, Err(StoreError::Overloaded));
-        assert!(failed.contains("is_ok=false") && failed.contains("too many reads wait"), "{failed}");
-        assert_eq!(logged(tracing::Level::INFO, Ok(())), "");
+    #[tokio::test]
+    async fn a_call_is_logged_with_its_method_time_and_counts_at_the_debug_level() {
+        let lines = logged(Level::DEBUG).await;
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for part in ["method=\"users\"", "micros=", "calls=1", "failures=0"] {
+            assert!(lines[0].contains(part), "no {part} in {}", lines[0]);
+        }
+        for part in ["calls=2", "failures=1", "too many reads wait"] {
+            assert!(lines[1].contains(part), "no {part} in {}", lines[1]);
+        }
+        assert!(logged(Level::INFO).await.is_empty());
     }
 }

@@ -20,6 +20,7 @@ mod feed;
 mod freshness;
 mod harness;
 mod history;
+mod large_pages;
 mod layers;
 mod log;
 mod model;

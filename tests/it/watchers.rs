@@ -1,5 +1,7 @@
 //! What do watchers cost, and what becomes of them when the database is another one?
 
+use std::time::Duration;
+
 use kith::proto::v1::{self as pb, ErrorReason, WatchEventsRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -7,6 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::harness::clients::Clients;
+use crate::harness::database::connect;
 use crate::harness::faulty::Faulty;
 use crate::harness::fold::Fold;
 use crate::harness::process::{self, Kith};
@@ -203,4 +206,69 @@ async fn a_server_hears_of_the_others_commits_again_after_it_lost_the_connection
     other.user("eve").await;
     changes.changed().await.expect("a store");
     assert_eq!(sequences(&watching.until(3).await), [3]);
+}
+
+fn mutual(user_id: i64, other_user_id: i64) -> pb::ListMutualConnectionsRequest {
+    pb::ListMutualConnectionsRequest { user_id, other_user_id, ..Default::default() }
+}
+
+/// The feed has a connection of its own: long reads that use all of theirs neither delay it nor end watches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_receive_events_while_every_long_read_is_stuck_on_postgresql() {
+    let app = App::with(Engine::Postgres, |settings| settings.sweep_interval = Duration::from_secs(3_600)).await;
+    for name in ["ann", "bob"] {
+        app.user(name).await;
+    }
+    let mut watching = app.watch(from(2, 300_000)).await;
+    let mut locker = connect(&app.database.url).await;
+    let lock = locker.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE connection_requests IN ACCESS EXCLUSIVE MODE").await.expect("a lock");
+    let mut lists = JoinSet::new();
+    for _ in 0..8 {
+        let mut connections = app.connections();
+        lists.spawn(async move { connections.list_mutual_connections(mutual(1, 2)).await });
+    }
+    // They use all of the connections once another long read finds none.
+    until("a refusal", async || {
+        let list = app.users().list_users(pb::ListUsersRequest::default()).await;
+        list.is_err_and(|status| status.code() == Code::ResourceExhausted)
+    })
+    .await;
+    app.user("cy").await;
+    assert_eq!(sequences(&watching.next().await.events), [3]);
+    let mut behind = app.watch(from(0, 300_000)).await;
+    assert_eq!(behind.until(3).await.len(), 3);
+    lock.commit().await.expect("unlocked");
+    lists.join_all().await;
+}
+
+/// The same on SQLite, where nothing can hold a read up but other reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_receive_events_before_long_reads_that_came_earlier_on_sqlite() {
+    const CONNECTED: i64 = 20_000;
+    let app = App::start(Engine::Sqlite).await;
+    for name in ["ann", "bob"] {
+        app.user(name).await;
+    }
+    let connections = |user: i64| {
+        format!(
+            "WITH RECURSIVE n (i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < {CONNECTED}) \
+             INSERT INTO connection_requests (id, low_user_id, high_user_id, from_user_id, to_user_id, state, position, \
+                                              message, created, accepted) \
+             SELECT {user} * 1000000 + i, {user}, i, {user}, i, 'CONNECTED', {user} * 1000000 + i, '', 0, 0 FROM n"
+        )
+    };
+    app.database.execute(&format!("{}; {}", connections(1), connections(2))).await;
+    let mut watching = app.watch(from(2, 300_000)).await;
+    let mut lists = JoinSet::new();
+    for _ in 0..200 {
+        let mut connections = app.connections();
+        lists.spawn(async move { connections.list_mutual_connections(mutual(1, 2)).await.expect("a list") });
+    }
+    // The first of them is done, and so the others wait for their turn.
+    lists.join_next().await.expect("a list").expect("no panic");
+    app.user("cy").await;
+    assert_eq!(sequences(&watching.next().await.events), [3]);
+    assert!(lists.len() > 50, "{} lists were still waiting: the event was one of the last", lists.len());
+    lists.shutdown().await;
 }
