@@ -11,7 +11,7 @@ use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::{App, Database, Engine, invariants, refused, until};
 
 /// A service that reaches its database by way of a proxy, with users 1, 2, …
-async fn behind_a_proxy(number: i64) -> (Proxy, App) {
+pub async fn behind_a_proxy(number: i64) -> (Proxy, App) {
     let database = Database::migrated(Engine::Postgres).await;
     let proxy = Proxy::before(&database);
     let url = proxy.url.parse().expect("a URL");

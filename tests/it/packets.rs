@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use kith::store::{self, Options};
 
-use crate::faults::users;
+use crate::commits::behind_a_proxy;
 use crate::harness::proxy::{Passed, Point, Proxy};
-use crate::harness::{App, Database, Engine, until};
+use crate::harness::{App, Database, Engine};
 
 const ROUNDS: i64 = 4;
 const LATENCY: Duration = Duration::from_millis(20);
@@ -61,22 +61,6 @@ fn round_trips(messages: &[&Passed]) -> usize {
     found
 }
 
-async fn app_behind_a_proxy(number: i64) -> (Proxy, App) {
-    let database = Database::migrated(Engine::Postgres).await;
-    let proxy = Proxy::before(&database);
-    let url = proxy.url.parse().expect("a URL");
-    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
-    let app = App::over(database, store, |settings| {
-        settings.policy.max_sends_per_hour = None;
-        settings.sweep_interval = Duration::from_secs(3_600);
-    })
-    .await;
-    users(&app, number).await;
-    let swept = "SELECT count(*) AS value FROM feed WHERE last_sequence = (SELECT max(sequence) FROM events)";
-    until("the sweep at the start", async || app.database.number(swept).await == 1).await;
-    (proxy, app)
-}
-
 /// The traffic of one send of user 1 to another user, and of the cancellation of the request.
 async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situation) -> [Traffic; 2] {
     let first = match situation {
@@ -105,7 +89,7 @@ async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situat
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
     let situations = [Nothing, Block, Cooldown, Pending];
-    let (proxy, app) = app_behind_a_proxy(ROUNDS * 4 + 1).await;
+    let (proxy, app) = behind_a_proxy(ROUNDS * 4 + 1).await;
     // Longer than it takes to send what goes out together, so that a second round trip shows as one.
     proxy.set_latency(LATENCY);
     let (mut sends, mut cancels) = (BTreeSet::new(), BTreeSet::new());
@@ -130,7 +114,7 @@ async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
 /// To a third party a request that exists is like one that does not, also while none of its users is cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_by_a_third_party_takes_the_same_traffic_whether_the_request_exists() {
-    let (proxy, app) = app_behind_a_proxy(2 * ROUNDS + 1).await;
+    let (proxy, app) = behind_a_proxy(2 * ROUNDS + 1).await;
     let mut requests = Vec::new();
     for number in 1..=ROUNDS {
         requests.push(app.send(2 * number, 2 * number + 1).await);
