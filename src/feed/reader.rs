@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cursor::{FeedError, check_readable};
+use super::cursor::check_readable;
 use super::{EVENTS_PER_READ, MarkedEvent, check_no_gap, mark_commit_ends};
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
@@ -27,13 +27,17 @@ pub(super) const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A message from the reader to all watchers.
 #[derive(Clone, Debug)]
 pub(super) enum Update {
+    /// The reader starts here: the events that follow are of this epoch and come after this one.
+    ///
+    /// It starts anew if it finds the feed replaced by another one, or shorter than it was.
+    Start {
+        /// The epoch of the feed.
+        epoch: String,
+        /// The newest event.
+        last: Sequence,
+    },
     /// New events.
     Events(Arc<Chunk>),
-    /// The epoch changed: the database was restored from a backup.
-    Replaced {
-        /// The new epoch.
-        epoch: String,
-    },
     /// The database has not responded for some time.
     Unresponsive,
 }
@@ -112,22 +116,14 @@ impl Reader {
     /// Reads new events and broadcasts them. Returns whether there may be more.
     async fn step(&self, position: &mut Option<Position>) -> Result<bool, StoreError> {
         let Some(Position { epoch, until }) = position else {
-            let bounds = self.events(Sequence::MAX, 0).await?;
-            // An empty chunk makes watchers that have not reached this event read the table.
-            self.broadcast(Update::Events(Arc::new(Chunk {
-                after: bounds.last,
-                until: bounds.last,
-                events: Vec::new(),
-            })));
-            *position = Some(Position { epoch: bounds.epoch, until: bounds.last });
+            let FeedSlice { epoch, last, .. } = self.events(Sequence::MAX, 0).await?;
+            self.broadcast(Update::Start { epoch: epoch.clone(), last });
+            *position = Some(Position { epoch, until: last });
             return Ok(false);
         };
         let slice = self.events(*until, read_limit()).await?;
-        if let Err(error) = check_readable(*until, epoch, &slice) {
-            if let FeedError::WrongEpoch { epoch } = error {
-                self.broadcast(Update::Replaced { epoch });
-            }
-            // Otherwise the next events were deleted already. Watchers find that out when they read the table.
+        if check_readable(*until, epoch, &slice).is_err() {
+            // The feed was replaced, or the next events were deleted already.
             *position = None;
             return Ok(true);
         }

@@ -122,14 +122,13 @@ impl Watcher {
             }
         };
         match update {
+            Ok(Update::Start { epoch, .. }) if *epoch != *self.epoch => return Err(FeedError::WrongEpoch { epoch }),
+            // Events in between are not sent. If this is before the position, the feed may have become shorter.
+            Ok(Update::Start { last, .. }) => self.behind = last != self.position,
             Ok(Update::Events(chunk)) if chunk.after > self.position => self.behind = true,
             Ok(Update::Events(chunk)) if chunk.until > self.position => self.advance(&chunk.events, chunk.until),
             // Already read from the table.
             Ok(Update::Events(_)) => {}
-            Ok(Update::Replaced { epoch }) if *epoch != *self.epoch => return Err(FeedError::WrongEpoch { epoch }),
-            // This watcher started in the new feed before the reader noticed it; or the epoch is the same and the feed
-            // has become shorter. Reading the table distinguishes the two.
-            Ok(Update::Replaced { .. }) => self.behind = true,
             Ok(Update::Unresponsive) | Err(RecvError::Closed) => return Err(FeedError::Unresponsive),
             Err(RecvError::Lagged(_)) => {
                 // The buffer has overwritten updates that this watcher did not receive.
@@ -218,5 +217,64 @@ impl Watcher {
     /// Queues a message without events, which reports the position.
     fn push_heartbeat(&mut self) {
         self.ready.push_back(Message { events: Vec::new(), revision: self.position, continues: self.continues });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use tokio::sync::{Notify, Semaphore, broadcast};
+
+    use super::*;
+    use crate::domain::policy::Policy;
+    use crate::domain::view::Viewer;
+    use crate::store::{Options, connect};
+
+    /// Sends the updates to a watcher that has reached event 7 of the epoch `here`. Returns what follows its first
+    /// message.
+    async fn after(updates: &[Update]) -> Result<Message, FeedError> {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("kith.db").display()).parse().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let feed = Feed {
+            store: connect(&url, Options::default()).await.unwrap(),
+            policy: Arc::new(Policy::default()),
+            updates: broadcast::Sender::new(8),
+            watched: Arc::new(Notify::new()),
+            watcher_permits: Arc::new(Semaphore::new(1)),
+            read_permits: Arc::new(Semaphore::new(1)),
+            stopped,
+        };
+        let everything =
+            Selection { viewer: Viewer::Operator, users: HashSet::new(), kinds: HashSet::new(), pair: None };
+        let (receiver, sender) = (feed.updates.subscribe(), feed.updates.clone());
+        let permit = Arc::clone(&feed.watcher_permits).try_acquire_owned().unwrap();
+        let (start, oldest) = (Sequence::new(7), Sequence::new(1));
+        let bounds = FeedSlice { epoch: "here".to_owned(), last: start, oldest, events: Vec::new() };
+        let heartbeat = Duration::from_secs(3_600);
+        let mut watcher = Watcher::new(feed, everything, heartbeat, receiver, permit, start, bounds);
+        assert!(matches!(watcher.next().await, Ok(Message { revision, .. }) if revision == start));
+        updates.iter().for_each(|update| _ = sender.send(update.clone()).unwrap());
+        watcher.next().await
+    }
+
+    fn starts(epoch: &str, last: i64) -> Update {
+        Update::Start { epoch: epoch.to_owned(), last: Sequence::new(last) }
+    }
+
+    /// The database may be replaced after the watcher has started and before the reader has.
+    #[tokio::test]
+    async fn a_watcher_learns_that_the_reader_starts_in_another_feed() {
+        let ended = after(&[starts("there", 7), Update::Unresponsive]).await;
+        assert!(matches!(&ended, Err(FeedError::WrongEpoch { epoch }) if epoch == "there"), "{ended:?}");
+        // The table, which is empty and of another epoch, is read only by who is not at this event.
+        let ended = after(&[starts("here", 7), Update::Unresponsive]).await;
+        assert!(matches!(ended, Err(FeedError::Unresponsive)), "{ended:?}");
+        for last in [6, 8] {
+            let ended = after(&[starts("here", last), Update::Unresponsive]).await;
+            assert!(matches!(ended, Err(FeedError::WrongEpoch { .. })), "{last}: {ended:?}");
+        }
     }
 }
