@@ -33,6 +33,13 @@ pub(super) struct Mark {
     pub(super) users_changed: Sequence,
 }
 
+impl Mark {
+    /// Whether no user was changed or deleted between the two.
+    pub(super) fn has_users_of(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && self.users_changed == other.users_changed
+    }
+}
+
 /// A user as reads return it, with its encoding.
 ///
 /// The user is encoded once, on first use. All copies share the encoding.
@@ -46,6 +53,11 @@ struct Shared {
 }
 
 impl CachedUser {
+    /// The user itself.
+    pub(super) fn shared(&self) -> Arc<User> {
+        Arc::clone(&self.0.user)
+    }
+
     /// Returns the encoded user. `encode` runs only on the first call.
     pub fn encoded(&self, encode: impl FnOnce(&User) -> Bytes) -> Bytes {
         self.0.encoded.get_or_init(|| encode(&self.0.user)).clone()

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use quick_cache::unsync::Cache;
 
 use super::row::FeedHead;
+use super::users::Mark;
 use crate::domain::command::Member;
 use crate::domain::id::UserId;
 use crate::domain::ledger::Changes;
@@ -35,6 +36,11 @@ impl WriterState {
     pub(super) fn new(bytes: u64) -> Self {
         let most = usize::try_from((bytes / BYTES_PER_USER).max(USERS_MIN)).unwrap_or(usize::MAX);
         Self { head: None, members: Cache::new(most) }
+    }
+
+    /// The mark of the last head.
+    pub(super) fn mark(&self) -> Mark {
+        self.head.as_ref().map(FeedHead::mark).unwrap_or_default()
     }
 
     /// The users that are cached, and the others. Valid once [`validate`](Self::validate) says so.

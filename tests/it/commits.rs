@@ -1,6 +1,7 @@
 //! What becomes of a commit on PostgreSQL that is cut off, that arrives late, or that another server comes before?
 
 use chrono::TimeDelta;
+use kith::proto::v1::get_user_request::Key;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Options};
 use tonic::Code;
@@ -148,6 +149,19 @@ async fn what_follows_a_batch_that_another_server_comes_before_is_decided_anew()
     rejected.await.expect("a call").expect("a rejection");
     next.meanwhile(async { other.restore(theirs, 4).await.expect("a restoration") }).await;
     restored.await.expect("a call").expect("a restoration");
+    invariants::check(&app.database).await;
+}
+
+/// A server has read a user, but not their counts, when another server suspends them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_send_to_a_user_whom_another_server_suspended_is_refused() {
+    let (_proxy, app) = behind_a_proxy(3).await;
+    let other = app.another(|_| {}).await;
+    // So that it knows the head, and 2 from a read.
+    other.send(1, 3).await;
+    other.users().get_user(pb::GetUserRequest { key: Some(Key::Id(2)), ..Default::default() }).await.expect("a user");
+    app.moderate(2, "user-2", pb::UserStatus::Blocked).await;
+    refused(other.try_send(1, 2).await, Code::FailedPrecondition, ErrorReason::UserNotApproved);
     invariants::check(&app.database).await;
 }
 

@@ -12,7 +12,7 @@ use tokio::try_join;
 
 use super::{BEGIN, control};
 use crate::domain::Time;
-use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
+use crate::domain::command::{Batch, IdempotencyKey, Member, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::RequestState;
@@ -25,7 +25,7 @@ use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, use
 use crate::store::statement::{Statement, statement};
 use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
-use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
+use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
@@ -63,6 +63,8 @@ pub(super) async fn lock_and_load(
     let needs = Needs::of(batch);
     let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
+    let assumed = state.mark();
+    let (mut known, unknown) = profiles.get(unknown, &assumed);
     let (_, before, between, by_id, mut loaded, by_name, responses, rare) = try_join!(
         // `biased` keeps this order on the connection.
         biased;
@@ -70,13 +72,18 @@ pub(super) async fn lock_and_load(
         lock(conn),
         pairs_by_key(conn, pairs),
         pairs_by_request(conn, requests),
-        members_by_id(conn, &unknown),
+        members_by_id(conn, &known, &unknown),
         members_by_name(conn, names),
         stored_responses(conn, responses),
         rare(conn, batch, all_pairs_of, unviewed_of, *sweep),
     )?;
+    let mark = before.mark();
     if !state.validate(&before) {
         members.clear();
+        if !mark.has_users_of(&assumed) {
+            loaded.retain(|id, _| !known.contains_key(id));
+            known.clear();
+        }
     }
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
@@ -96,12 +103,15 @@ pub(super) async fn lock_and_load(
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
 
     // Users that only the loaded pairs named. If another server committed, also all that were cached.
-    let known = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
-    let (cached, missing) = state.find(wanted.iter().copied().filter(|id| !known(id)));
+    let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
+    let (cached, missing) = state.find(wanted.iter().copied().filter(|id| !found(id)));
     members.extend(cached);
-    loaded.extend(members_by_id(conn, &missing).await?);
+    let (also_known, missing) = profiles.get(missing, &mark);
+    loaded.extend(members_by_id(conn, &also_known, &missing).await?);
+    known.extend(also_known);
     state.insert(&loaded);
-    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
+    let fresh = loaded.values().filter(|member| !known.contains_key(&member.user.id));
+    profiles.insert(fresh.map(|member| Arc::clone(&member.user).into()), &mark);
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
 
@@ -155,14 +165,32 @@ async fn pairs_by_request(
     Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
 }
 
-async fn members_by_id(mut conn: &AsyncPgConnection, ids: &[UserId]) -> Result<Members, StoreError> {
-    if ids.is_empty() {
-        return Ok(Members::new());
+/// Reads users with their counts: only the counts of those whose profiles are known.
+async fn members_by_id(mut conn: &AsyncPgConnection, known: &Users, unknown: &[UserId]) -> Result<Members, StoreError> {
+    let mut counts_conn = conn;
+    let counts = async {
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<i64> = known.keys().map(|id| id.get()).collect();
+        let load = user_counts::table.filter(user_counts::user_id.eq_any(ids));
+        load.load::<CountsRow>(&mut counts_conn).await
+    };
+    let users = async {
+        if unknown.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<i64> = unknown.iter().map(|id| id.get()).collect();
+        let load = users::table.inner_join(user_counts::table).filter(users::id.eq_any(ids));
+        load.load::<(UserRow, CountsRow)>(&mut conn).await
+    };
+    let (counts, users) = try_join!(biased; counts, users)?;
+    let mut members: Members = users.into_iter().map(member).collect::<Result<_, _>>()?;
+    for row in counts {
+        let (id, counts, sends) = row.split();
+        members.extend(known.get(&id).map(|user| (id, Member { user: user.shared(), counts, sends })));
     }
-    let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
-    let load = users::table.inner_join(user_counts::table).filter(users::id.eq_any(ids));
-    let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
-    rows.into_iter().map(member).collect()
+    Ok(members)
 }
 
 async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>) -> Result<Members, StoreError> {
