@@ -149,7 +149,7 @@ pub struct PolicyArgs {
     /// Time after which a request that was not accepted expires; 0 = never
     #[arg(long, env = "KITH_REQUEST_LIFETIME", value_name = "DURATION", default_value = "180d")]
     pub request_lifetime: Lifetime,
-    /// Maximum open requests of a sender, pending or rejected; 0 = no limit
+    /// Maximum open requests of a sender: pending, silenced or rejected; 0 = no limit
     #[arg(long, env = "KITH_MAX_SENT_REQUESTS", value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sent_requests: i64,
     /// Maximum connections per user; 0 = no limit

@@ -170,6 +170,7 @@ mod tests {
             user: UserId::new(1),
             other: None,
             request: None,
+            silenced: false,
         };
         Recorded { commit, event }
     }

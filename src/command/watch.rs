@@ -141,6 +141,9 @@ fn line(event: &pb::Event) -> serde_json::Value {
             line[name] = id.into();
         }
     }
+    if event.silenced {
+        line["silenced"] = true.into();
+    }
     line
 }
 
@@ -165,10 +168,12 @@ mod tests {
             user_id: 2,
             other_user_id: 1,
             connection_request_id: 5,
+            silenced: true,
         };
         let expected = json!({
             "sequence": 7, "time": "2026-05-28T20:26:40.000005Z", "kind": "CONNECTION_CREATED", "cause": "CROSSED",
             "actor": "USER", "actor_user_id": 1, "user_id": 2, "other_user_id": 1, "connection_request_id": 5,
+            "silenced": true,
         });
         assert_eq!(line(&event), expected);
         let event = pb::Event {

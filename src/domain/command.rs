@@ -11,7 +11,7 @@ use super::counts::Counts;
 use super::decide::PairCommand;
 use super::id::{PairKey, RequestId, UserId};
 use super::outcome::{Executed, ImportSummary};
-use super::pair::{Message, Request, RequestState};
+use super::pair::{Message, Request};
 use super::policy::Policy;
 use super::text::Username;
 use super::user::{FieldUpdate, Profile, User};
@@ -258,12 +258,11 @@ impl Needs {
 
     /// Returns the users to load for a request that was loaded by its id.
     ///
-    /// Both its users if one of them acts on it and it is not withdrawn, else none. For all other users the request does
-    /// not exist, and the duration of the call must not reveal that it does.
+    /// Both its users if it exists for one who acts on it, else none. For all other users the duration of the call must
+    /// not reveal that it exists.
     pub fn parties(&self, request: &Request) -> impl Iterator<Item = UserId> + use<> {
         let acting = self.requests.get(&request.id);
-        let acts = |user| acting.is_some_and(|acting| acting.contains(&user));
-        let seen = request.state != RequestState::Withdrawn && (acts(request.from) || acts(request.to));
+        let seen = acting.is_some_and(|acting| acting.iter().any(|user| request.exists_for(*user)));
         [request.from, request.to].into_iter().filter(move |_| seen)
     }
 

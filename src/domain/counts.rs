@@ -14,7 +14,7 @@ use super::pair::{Request, RequestState};
 /// The counts of a user, or the difference between two of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests from the user that are pending or rejected.
+    /// Open requests from the user: pending, silenced or rejected.
     pub requests_sent: i64,
     /// Pending requests to the user.
     pub requests_received: i64,

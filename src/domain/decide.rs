@@ -155,37 +155,25 @@ pub fn decide(
     }
 }
 
-/// Expires the request or the cooldown of a pair. Returns `None` if neither has expired.
-///
-/// A rejected request that expires during its cooldown becomes withdrawn. Its sender sees the same as when a pending
-/// request expires.
+/// Expires the request of a pair. Returns `None` if it has not expired.
 pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> {
     let request = pair.request.as_ref()?;
-    let expires = request.state.is_open() && policy.has_expired(request.created, moment.time);
-    let cooled = request.state == RequestState::Withdrawn && !policy.in_cooldown(request.rejected, moment.time);
-    if !expires && !cooled {
+    if !has_expired(request, policy, moment.time) {
         return None;
     }
     let mut decision = Decision::unchanged(pair);
-    if expires {
-        decision.record(moment, Actor::System, EventKind::RequestExpired, None, request);
-    }
-    decision.pair.request = withdrawn(request, policy, moment);
+    decision.record(moment, Actor::System, EventKind::RequestExpired, None, request);
+    decision.pair.request = None;
     Some(decision)
 }
 
-/// Returns the request of the pair at `now`, after [`expire`].
-pub fn request_at(pair: &Pair, policy: &Policy, now: Time) -> Option<Request> {
-    match expire(pair, policy, Moment { time: now, next: Sequence::default() }) {
-        Some(decision) => decision.pair.request,
-        None => pair.request.clone(),
-    }
+/// Returns the request of the pair at `now`, unless it has expired.
+pub fn request_at<'a>(pair: &'a Pair, policy: &Policy, now: Time) -> Option<&'a Request> {
+    pair.request.as_ref().filter(|request| !has_expired(request, policy, now))
 }
 
-/// Returns what remains of a request that ends: a withdrawn request during a cooldown, else nothing.
-fn withdrawn(request: &Request, policy: &Policy, moment: Moment) -> Option<Request> {
-    let holds = request.state != RequestState::Pending && policy.in_cooldown(request.rejected, moment.time);
-    holds.then(|| Request { state: RequestState::Withdrawn, position: moment.next, ..request.clone() })
+fn has_expired(request: &Request, policy: &Policy, now: Time) -> bool {
+    request.state.is_open() && policy.has_expired(request.created, now)
 }
 
 impl Decision {
@@ -193,13 +181,22 @@ impl Decision {
         Self { pair: pair.clone(), events: Vec::new(), sent: false }
     }
 
-    fn record(&mut self, moment: Moment, actor: Actor, kind: EventKind, cause: Option<Cause>, request: &Request) {
+    pub(super) fn record(
+        &mut self,
+        moment: Moment,
+        actor: Actor,
+        kind: EventKind,
+        cause: Option<Cause>,
+        request: &Request,
+    ) {
         let event = self.event(moment, actor, kind, cause, (request.from, request.to), Some(request.id));
-        self.events.push(event);
+        // Both users learn of a connection, whatever the request was before.
+        let silenced = request.state == RequestState::Silenced && kind != EventKind::ConnectionCreated;
+        self.events.push(Event { silenced, ..event });
     }
 
     /// Creates the event that follows those recorded so far.
-    fn event(
+    pub(super) fn event(
         &self,
         moment: Moment,
         actor: Actor,
@@ -209,7 +206,7 @@ impl Decision {
         request: Option<RequestId>,
     ) -> Event {
         let sequence = self.events.last().map_or(moment.next, |event| event.sequence.next());
-        Event { sequence, time: moment.time, kind, cause, actor, user, other: Some(other), request }
+        Event { sequence, time: moment.time, kind, cause, actor, user, other: Some(other), request, silenced: false }
     }
 }
 
@@ -217,6 +214,7 @@ impl Decision {
 mod tests {
     use super::*;
     use crate::domain::id::PairKey;
+    use crate::domain::pair::Side;
 
     fn time(days: i64) -> Time {
         Time::UNIX_EPOCH + TimeDelta::days(20_000 + days)
@@ -236,7 +234,8 @@ mod tests {
             rejected: Some(time(1)),
             accepted: None,
         };
-        Pair { request: Some(request), ..Pair::empty(key) }
+        let low = Side { cooldown: Some(time(1)), ..Side::default() };
+        Pair { request: Some(request), low, ..Pair::empty(key) }
     }
 
     fn expire_at(pair: &Pair, policy: &Policy, days: i64) -> Option<Decision> {
@@ -244,26 +243,23 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_request_that_expires_is_withdrawn_until_its_cooldown_ends() {
-        let days = |days| Some(TimeDelta::days(days));
-        let policy = Policy { lifetime: days(10), cooldown: days(30), ..Policy::default() };
-        assert_eq!(expire_at(&rejected(), &policy, 9), None);
-        let expired = expire_at(&rejected(), &policy, 10).expect("expired");
-        assert_eq!(expired.events.len(), 1);
-        assert_eq!(expired.pair.request.as_ref().map(|request| request.state), Some(RequestState::Withdrawn));
-        assert_eq!(expire_at(&expired.pair, &policy, 30), None);
-        let cooled = expire_at(&expired.pair, &policy, 31).expect("cooled");
-        assert_eq!((cooled.pair.request, cooled.events.len()), (None, 0));
+    fn open_requests_expire_and_leave_nothing_but_the_cooldown() {
+        let policy = Policy { lifetime: Some(TimeDelta::days(10)), ..Policy::default() };
+        for state in [RequestState::Pending, RequestState::Silenced, RequestState::Rejected] {
+            let mut pair = rejected();
+            pair.request.as_mut().expect("a request").state = state;
+            assert_eq!(expire_at(&pair, &policy, 9), None);
+            let expired = expire_at(&pair, &policy, 10).expect("expired");
+            assert_eq!(expired.pair, Pair { request: None, ..pair.clone() });
+            let [event] = &expired.events[..] else { panic!("not one event: {expired:?}") };
+            assert_eq!(event.kind, EventKind::RequestExpired);
+            assert_eq!(event.silenced, state == RequestState::Silenced, "the receiver never knew of a silenced one");
+        }
     }
 
     #[test]
-    fn without_a_lifetime_and_a_cooldown_nothing_expires() {
-        let policy = Policy { lifetime: None, cooldown: None, ..Policy::default() };
+    fn without_a_lifetime_nothing_expires() {
+        let policy = Policy { lifetime: None, ..Policy::default() };
         assert_eq!(expire_at(&rejected(), &policy, 100_000), None);
-        let moment = Moment { time: time(1), next: Sequence::new(9) };
-        let party = |id| Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() };
-        let key = rejected().key;
-        let cancel = decide(&rejected(), &PairCommand::Cancel, &party(key.low()), &party(key.high()), &policy, moment);
-        assert_eq!(cancel.expect("cancelled").pair.request, None, "without a cooldown no row remains");
     }
 }

@@ -26,6 +26,8 @@ pub struct Event {
     pub other: Option<UserId>,
     /// The connection request, or the connection that it became.
     pub request: Option<RequestId>,
+    /// Whether the request is silenced: its receiver, the other user, must not know of the event.
+    pub silenced: bool,
 }
 
 /// The kind of change that an event records.
@@ -34,6 +36,7 @@ pub struct Event {
 pub enum EventKind {
     RequestCreated,
     RequestViewed,
+    RequestSilenced,
     RequestRejected,
     RequestRestored,
     RequestCancelled,
@@ -52,9 +55,11 @@ pub enum EventKind {
 pub enum Cause {
     /// One user blocked the other.
     ///
-    /// On a created request: its receiver blocks its sender, so it was rejected from the start.
+    /// On a created request: its receiver blocks its sender, so it is silenced from the start.
     Blocked,
-    /// The created request was rejected from the start, within the cooldown after an earlier rejection.
+    /// The receiver of a silenced request removed their block of its sender, so that it is pending.
+    Unblocked,
+    /// The created request is silenced from the start, within the cooldown after an earlier rejection.
     Cooldown,
     /// Each of the two users asked the other to connect.
     Crossed,
@@ -100,6 +105,7 @@ macro_rules! names {
 names!(EventKind {
     RequestCreated => "REQUEST_CREATED",
     RequestViewed => "REQUEST_VIEWED",
+    RequestSilenced => "REQUEST_SILENCED",
     RequestRejected => "REQUEST_REJECTED",
     RequestRestored => "REQUEST_RESTORED",
     RequestCancelled => "REQUEST_CANCELLED",
@@ -115,6 +121,7 @@ names!(EventKind {
 
 names!(Cause {
     Blocked => "BLOCKED",
+    Unblocked => "UNBLOCKED",
     Cooldown => "COOLDOWN",
     Crossed => "CROSSED",
     UserDeleted => "USER_DELETED",

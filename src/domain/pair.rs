@@ -1,4 +1,4 @@
-//! Pairs: the request or connection between two users, and their blocks of each other.
+//! Pairs: the request or connection between two users, and what each of them has done to the other.
 
 use super::Time;
 use super::id::{PairKey, RequestId, Sequence, UserId};
@@ -12,31 +12,33 @@ pub type Message = Prose<500>;
 pub enum RequestState {
     /// Sent, and neither accepted nor rejected.
     Pending,
-    /// Rejected by its receiver, by a block or from the start. Its sender sees it as pending.
+    /// Sent or waiting while its receiver blocks its sender, or sent within a cooldown.
+    ///
+    /// Its sender sees it as pending. For its receiver it does not exist.
+    Silenced,
+    /// Rejected by its receiver. Its sender sees it as pending.
     Rejected,
-    /// Rejected, then cancelled or expired. Invisible, and stored only until its cooldown ends.
-    Withdrawn,
     /// Accepted: the two users are connected.
     Connected,
 }
 
 impl RequestState {
     /// All states.
-    pub const ALL: &[Self] = &[Self::Pending, Self::Rejected, Self::Withdrawn, Self::Connected];
+    pub const ALL: &[Self] = &[Self::Pending, Self::Silenced, Self::Rejected, Self::Connected];
 
     /// Returns the name of the state in the database.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
+            Self::Silenced => "SILENCED",
             Self::Rejected => "REJECTED",
-            Self::Withdrawn => "WITHDRAWN",
             Self::Connected => "CONNECTED",
         }
     }
 
     /// Returns whether the sender sees the request as pending.
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Pending | Self::Rejected)
+        matches!(self, Self::Pending | Self::Silenced | Self::Rejected)
     }
 }
 
@@ -61,7 +63,7 @@ pub struct Request {
     pub created: Time,
     /// When the receiver first viewed it.
     pub viewed: Option<Time>,
-    /// When it was rejected. Set only in the states rejected and withdrawn.
+    /// When it was rejected. Set only in the state rejected.
     pub rejected: Option<Time>,
     /// When it was accepted. Set only in the state connected.
     pub accepted: Option<Time>,
@@ -71,6 +73,18 @@ impl Request {
     /// Returns the key of the pair, or `None` if sender and receiver are the same.
     pub fn key(&self) -> Option<PairKey> {
         PairKey::of(self.from, self.to)
+    }
+
+    /// Returns whether the request exists for this user: for its sender, and for its receiver unless it is silenced.
+    pub fn exists_for(&self, user: UserId) -> bool {
+        user == self.from || user == self.to && self.state != RequestState::Silenced
+    }
+
+    /// Returns whether the receiver of a silenced request was told of it before it was silenced.
+    ///
+    /// If not, it is in the state in which it was created.
+    pub fn was_told(&self) -> bool {
+        self.position.get() != self.id.get()
     }
 }
 
@@ -83,32 +97,49 @@ pub struct Block {
     pub position: Sequence,
 }
 
-/// The relations of two users. At most one request or connection, and a block by each of them.
+/// What one user of a pair has done that still affects the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// The user's block of the other.
+    pub block: Option<Block>,
+    /// When the other user last rejected a request of this user: the start of a cooldown.
+    ///
+    /// Whether it still runs depends on the policy. It ends early when the request is restored and when the two connect.
+    pub cooldown: Option<Time>,
+}
+
+/// The relations of two users: at most one request or connection, and the two sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
     /// The two users.
     pub key: PairKey,
     /// The request or the connection.
     pub request: Option<Request>,
-    /// The block by the user with the smaller id.
-    pub low_block: Option<Block>,
-    /// The block by the user with the larger id.
-    pub high_block: Option<Block>,
+    /// The side of the user with the smaller id.
+    pub low: Side,
+    /// The side of the user with the larger id.
+    pub high: Side,
 }
 
 impl Pair {
-    /// Creates a pair without a request, a connection or a block.
+    /// Creates a pair without anything between the two users.
     pub const fn empty(key: PairKey) -> Self {
-        Self { key, request: None, low_block: None, high_block: None }
+        let nothing = Side { block: None, cooldown: None };
+        Self { key, request: None, low: nothing, high: nothing }
     }
 
-    /// Returns the block by `user`, who must be one of the two.
-    pub fn block_by(&self, user: UserId) -> Option<&Block> {
-        if user == self.key.low() { self.low_block.as_ref() } else { self.high_block.as_ref() }
+    /// Returns the side of `user`, who must be one of the two.
+    pub fn side(&self, user: UserId) -> &Side {
+        if user == self.key.low() { &self.low } else { &self.high }
     }
 
-    /// Returns a mutable reference to the block by `user`, who must be one of the two.
-    pub fn block_by_mut(&mut self, user: UserId) -> &mut Option<Block> {
-        if user == self.key.low() { &mut self.low_block } else { &mut self.high_block }
+    /// Returns a mutable reference to the side of `user`, who must be one of the two.
+    pub fn side_mut(&mut self, user: UserId) -> &mut Side {
+        if user == self.key.low() { &mut self.low } else { &mut self.high }
+    }
+
+    /// Returns the sides of both users, each with the user.
+    pub fn sides(&self) -> [(UserId, Side); 2] {
+        [(self.key.low(), self.low), (self.key.high(), self.high)]
     }
 }

@@ -7,13 +7,13 @@ use super::Time;
 /// Durations, limits and disclosures. `None` switches a duration or a limit off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long after a rejection a new request is rejected from the start. Default 30 days.
+    /// How long after a rejection a new request is silenced. Default 30 days.
     ///
     /// It applies to requests of the same sender to the same receiver.
     pub cooldown: Option<TimeDelta>,
     /// How long after its creation an open request expires. Default 180 days.
     pub lifetime: Option<TimeDelta>,
-    /// The maximum number of pending and rejected requests from a user. Default 1,000.
+    /// The maximum number of open requests from a user: pending, silenced and rejected. Default 1,000.
     pub max_sent_requests: Option<i64>,
     /// The maximum number of connections of a user. Default 30,000.
     pub max_connections: Option<i64>,

@@ -52,10 +52,13 @@ pub enum RequestFilter {
     Received(RequestState),
     /// To the user, pending and not viewed, ordered by position.
     Unviewed,
-    /// From the user, pending or rejected, ordered by id.
+    /// From the user and open, ordered by id: all that the sender sees as pending.
     Sent,
-    /// From the user, in one of these two states, ordered by id.
-    SentIn(RequestState),
+    /// From the user and open, ordered by id: only those that are rejected, or only the others.
+    SentAnd {
+        /// Which of the two.
+        rejected: bool,
+    },
 }
 
 impl RequestFilter {
@@ -63,7 +66,7 @@ impl RequestFilter {
     pub fn is_ordered_by_id(self) -> bool {
         match self {
             Self::Received(_) | Self::Unviewed => false,
-            Self::Sent | Self::SentIn(_) => true,
+            Self::Sent | Self::SentAnd { rejected: _ } => true,
         }
     }
 }

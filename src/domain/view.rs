@@ -34,26 +34,31 @@ pub enum Status {
 
 /// Returns the request as the viewer may see it, or `None` if it does not exist for them.
 ///
-/// Unless the policy discloses it, a sender sees a rejected request as pending and not whether it was viewed. Withdrawn
-/// and expired requests are visible to nobody.
+/// A silenced request does not exist for its receiver. Its sender sees it as pending, whatever the policy discloses.
+/// Unless the policy discloses it, a sender also sees a rejected request as pending, and not whether a request was
+/// viewed. Expired requests are visible to nobody.
 pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) -> Option<Request> {
-    if request.state == RequestState::Withdrawn || request.state.is_open() && policy.has_expired(request.created, now) {
+    if request.state.is_open() && policy.has_expired(request.created, now) {
         return None;
     }
     let mut seen = request.clone();
-    match viewer {
-        Viewer::Operator => {}
-        Viewer::User(user) if user == request.to => {}
-        Viewer::User(user) if user == request.from => {
-            if !policy.disclose_rejections && request.state == RequestState::Rejected {
-                seen.state = RequestState::Pending;
-                seen.rejected = None;
-            }
-            if !policy.disclose_views {
-                seen.viewed = None;
-            }
+    let Viewer::User(user) = viewer else { return Some(seen) };
+    if !request.exists_for(user) {
+        return None;
+    }
+    if user == request.from {
+        let hidden = match request.state {
+            RequestState::Silenced => true,
+            RequestState::Rejected => !policy.disclose_rejections,
+            RequestState::Pending | RequestState::Connected => false,
+        };
+        if hidden {
+            seen.state = RequestState::Pending;
+            seen.rejected = None;
         }
-        Viewer::User(_) => return None,
+        if !policy.disclose_views {
+            seen.viewed = None;
+        }
     }
     Some(seen)
 }
@@ -63,7 +68,8 @@ pub fn visible(request: &Request, viewer: Viewer, policy: &Policy, now: Time) ->
 /// Users see the events about themselves, with these exceptions:
 ///
 /// - A sender sees no rejection, restoration or view of their request unless the policy discloses it.
-/// - A receiver does not see the creation of a request that was rejected from the start.
+/// - A receiver sees no event of a silenced request. No user sees that a request is silenced, and only its receiver sees
+///   that it no longer is.
 /// - A block, and a block as the cause of another event, is visible only to the blocking user.
 pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<Event> {
     let Viewer::User(user) = viewer else { return Some(event.clone()) };
@@ -71,12 +77,16 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
     if !is_first && event.other != Some(user) {
         return None;
     }
+    if event.silenced && !is_first || event.cause == Some(Cause::Unblocked) && is_first {
+        return None;
+    }
     let visible = match event.kind {
-        EventKind::RequestCreated => is_first || event.cause.is_none(),
         EventKind::RequestViewed => !is_first || policy.disclose_views,
+        EventKind::RequestSilenced => false,
         EventKind::RequestRejected | EventKind::RequestRestored => !is_first || policy.disclose_rejections,
         EventKind::UserBlocked | EventKind::UserUnblocked => is_first,
-        EventKind::RequestCancelled
+        EventKind::RequestCreated
+        | EventKind::RequestCancelled
         | EventKind::RequestExpired
         | EventKind::ConnectionCreated
         | EventKind::ConnectionRemoved
@@ -86,27 +96,28 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
     };
     let own = event.actor == Actor::User(user);
     let cause = event.cause.filter(|cause| match cause {
-        // A created request is rejected because of a block by its receiver, while the actor is its sender.
+        // A created request is silenced because of a block by its receiver, while the actor is its sender.
         Cause::Blocked => own && event.kind != EventKind::RequestCreated,
         Cause::Cooldown => false,
-        Cause::Crossed | Cause::UserDeleted => true,
+        // Visible only to the user who removed the block.
+        Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
     });
-    visible.then(|| Event { cause, ..event.clone() })
+    visible.then(|| Event { cause, silenced: false, ..event.clone() })
 }
 
 /// Returns the status of `user` towards the other user, and the id of the request or connection.
 pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status, Option<RequestId>) {
-    if pair.block_by(user).is_some() {
+    if pair.side(user).block.is_some() {
         return (Status::Blocked, None);
     }
     let Some(request) = request_at(pair, policy, now) else { return (Status::None, None) };
     let sent = request.from == user;
     let status = match request.state {
         RequestState::Connected => Status::Connected,
-        RequestState::Pending | RequestState::Rejected if sent => Status::RequestSent,
+        RequestState::Pending | RequestState::Silenced | RequestState::Rejected if sent => Status::RequestSent,
         RequestState::Pending => Status::RequestReceived,
         RequestState::Rejected => Status::RequestRejected,
-        RequestState::Withdrawn => return (Status::None, None),
+        RequestState::Silenced => return (Status::None, None),
     };
     (status, Some(request.id))
 }
@@ -114,8 +125,37 @@ pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::Sequence;
+    use crate::domain::id::{PairKey, Sequence};
     use crate::domain::pair::Message;
+
+    #[test]
+    fn a_silenced_request_is_pending_for_its_sender_and_nothing_for_its_receiver_whatever_is_disclosed() {
+        let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
+        let key = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
+        let request = Request {
+            id: RequestId::new(7),
+            from: key.low(),
+            to: key.high(),
+            state: RequestState::Silenced,
+            position: Sequence::new(8),
+            message: Message::default(),
+            created: time,
+            viewed: None,
+            rejected: None,
+            accepted: None,
+        };
+        let pending = Request { state: RequestState::Pending, ..request.clone() };
+        let pair = Pair { request: Some(request.clone()), ..Pair::empty(key) };
+        for policy in
+            [Policy::default(), Policy { disclose_rejections: true, disclose_views: true, ..Policy::default() }]
+        {
+            assert_eq!(visible(&request, Viewer::User(request.from), &policy, time), Some(pending.clone()));
+            assert_eq!(visible(&request, Viewer::User(request.to), &policy, time), None);
+            assert_eq!(visible(&request, Viewer::Operator, &policy, time), Some(request.clone()));
+            assert_eq!(status(&pair, request.from, &policy, time), (Status::RequestSent, Some(request.id)));
+            assert_eq!(status(&pair, request.to, &policy, time), (Status::None, None));
+        }
+    }
 
     #[test]
     fn senders_see_only_what_the_policy_discloses() {
@@ -148,19 +188,18 @@ mod tests {
     enum When {
         Always,
         Never,
-        /// If it has no cause.
-        WithoutCause,
         RejectionsDisclosed,
         ViewsDisclosed,
     }
 
     /// For each kind: when an event is visible to its first user, and when to the other.
-    const VISIBILITY: [(EventKind, When, When); 13] = {
+    const VISIBILITY: [(EventKind, When, When); 14] = {
         use EventKind as Kind;
-        use When::{Always, Never, RejectionsDisclosed, ViewsDisclosed, WithoutCause};
+        use When::{Always, Never, RejectionsDisclosed, ViewsDisclosed};
         [
-            (Kind::RequestCreated, Always, WithoutCause),
+            (Kind::RequestCreated, Always, Always),
             (Kind::RequestViewed, ViewsDisclosed, Always),
+            (Kind::RequestSilenced, Never, Never),
             (Kind::RequestRejected, RejectionsDisclosed, Always),
             (Kind::RequestRestored, RejectionsDisclosed, Always),
             (Kind::RequestCancelled, Always, Always),
@@ -181,7 +220,7 @@ mod tests {
             // Only to the blocking user. The actor of a created request is the blocked one.
             Cause::Blocked => kind != EventKind::RequestCreated && actor == Actor::User(viewer),
             Cause::Cooldown => false,
-            Cause::Crossed | Cause::UserDeleted => true,
+            Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
         }
     }
 
@@ -194,20 +233,34 @@ mod tests {
         for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
             let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
             for (kind, to_first, to_other) in VISIBILITY {
-                for (cause, actor) in causes().flat_map(|cause| actors.map(|actor| (cause, actor))) {
-                    let request = Some(RequestId::new(7));
-                    let (sequence, time) = (Sequence::new(9), Time::UNIX_EPOCH);
-                    let event = Event { sequence, time, kind, cause, actor, user: first, other: Some(other), request };
+                let all = causes().flat_map(|cause| actors.map(|actor| (cause, actor)));
+                for (cause, actor, silenced) in
+                    all.flat_map(|(cause, actor)| [(cause, actor, false), (cause, actor, true)])
+                {
+                    let event = Event {
+                        sequence: Sequence::new(9),
+                        time: Time::UNIX_EPOCH,
+                        kind,
+                        cause,
+                        actor,
+                        user: first,
+                        other: Some(other),
+                        request: Some(RequestId::new(7)),
+                        silenced,
+                    };
                     for (viewer, when) in [(first, to_first), (other, to_other), (third, When::Never)] {
                         let visible = match when {
                             When::Always => true,
                             When::Never => false,
-                            When::WithoutCause => cause.is_none(),
                             When::RejectionsDisclosed => disclose_rejections,
                             When::ViewsDisclosed => disclose_views,
                         };
+                        // The receiver of a silenced request knows nothing of it, its sender nothing of a block's end.
+                        let visible = visible
+                            && !(silenced && viewer == other)
+                            && !(cause == Some(Cause::Unblocked) && viewer == first);
                         let cause = cause.filter(|cause| cause_is_visible(*cause, kind, actor, viewer));
-                        let expected = visible.then(|| Event { cause, ..event.clone() });
+                        let expected = visible.then(|| Event { cause, silenced: false, ..event.clone() });
                         let seen = visible_event(&event, Viewer::User(viewer), &policy);
                         assert_eq!(seen, expected, "{event:?} for user {viewer} with {policy:?}");
                     }
@@ -222,7 +275,7 @@ mod tests {
         let (sequence, time, user) = (Sequence::new(9), Time::UNIX_EPOCH, UserId::new(1));
         for kind in [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted] {
             let (actor, cause) = (Actor::Operator, None);
-            let event = Event { sequence, time, kind, cause, actor, user, other: None, request: None };
+            let event = Event { sequence, time, kind, cause, actor, user, other: None, request: None, silenced: false };
             let policy = Policy::default();
             assert_eq!(visible_event(&event, Viewer::User(user), &policy), Some(event.clone()));
             assert_eq!(visible_event(&event, Viewer::User(UserId::new(2)), &policy), None);

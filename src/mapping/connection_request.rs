@@ -78,6 +78,10 @@ pub fn list(
     let state = match fields.known("state", request.state) {
         State::Unspecified | State::Pending => RequestState::Pending,
         State::Rejected => RequestState::Rejected,
+        State::Silenced => {
+            fields.violation("state", "must be PENDING or REJECTED; silenced requests are pending for their sender");
+            RequestState::Pending
+        }
         State::Connected => {
             fields.violation("state", "must be PENDING or REJECTED; ListConnections returns connections");
             RequestState::Pending
@@ -92,7 +96,9 @@ pub fn list(
     let which = match direction {
         Direction::Received | Direction::Unspecified if request.unviewed_only => Some(RequestFilter::Unviewed),
         Direction::Received | Direction::Unspecified => Some(RequestFilter::Received(state)),
-        Direction::Sent if policy.disclose_rejections => Some(RequestFilter::SentIn(state)),
+        Direction::Sent if policy.disclose_rejections => {
+            Some(RequestFilter::SentAnd { rejected: state == RequestState::Rejected })
+        }
         Direction::Sent if state == RequestState::Pending => Some(RequestFilter::Sent),
         // A sender must not learn of rejections, so this list is empty.
         Direction::Sent => None,
@@ -123,8 +129,8 @@ fn without_users(request: &Request) -> pb::ConnectionRequest {
         message: request.message.as_str().to_owned(),
         state: match request.state {
             RequestState::Pending => pb::ConnectionRequestState::Pending,
-            // Unreachable for a withdrawn request, which is visible to nobody.
-            RequestState::Rejected | RequestState::Withdrawn => pb::ConnectionRequestState::Rejected,
+            RequestState::Silenced => pb::ConnectionRequestState::Silenced,
+            RequestState::Rejected => pb::ConnectionRequestState::Rejected,
             RequestState::Connected => pb::ConnectionRequestState::Connected,
         }
         .into(),

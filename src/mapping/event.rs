@@ -88,6 +88,7 @@ impl From<EventKind> for pb::EventKind {
         match kind {
             EventKind::RequestCreated => Self::RequestCreated,
             EventKind::RequestViewed => Self::RequestViewed,
+            EventKind::RequestSilenced => Self::RequestSilenced,
             EventKind::RequestRejected => Self::RequestRejected,
             EventKind::RequestRestored => Self::RequestRestored,
             EventKind::RequestCancelled => Self::RequestCancelled,
@@ -108,6 +109,7 @@ impl From<Option<Cause>> for pb::EventCause {
         match cause {
             None => Self::Unspecified,
             Some(Cause::Blocked) => Self::Blocked,
+            Some(Cause::Unblocked) => Self::Unblocked,
             Some(Cause::Cooldown) => Self::Cooldown,
             Some(Cause::Crossed) => Self::Crossed,
             Some(Cause::UserDeleted) => Self::UserDeleted,
@@ -132,6 +134,7 @@ impl From<&Event> for pb::Event {
             user_id: event.user.get(),
             other_user_id: event.other.map_or(0, UserId::get),
             connection_request_id: event.request.map_or(0, |request| request.get()),
+            silenced: event.silenced,
         }
     }
 }

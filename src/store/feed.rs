@@ -42,6 +42,7 @@ pub(super) struct EventRow {
     user_id: i64,
     other_user_id: Option<i64>,
     request_id: Option<i64>,
+    silenced: bool,
 }
 
 impl TryFrom<EventRow> for Recorded {
@@ -68,6 +69,7 @@ impl TryFrom<EventRow> for Recorded {
             user: UserId::new(row.user_id),
             other: row.other_user_id.map(UserId::new),
             request: row.request_id.map(RequestId::new),
+            silenced: row.silenced,
         };
         Ok(Self { commit: row.batch_id, event })
     }
@@ -131,7 +133,7 @@ where
 {
     let text = "WITH RECURSIVE stretches (number) AS ( \
                     SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
-                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id \
+                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id, silenced \
                 FROM ( \
                     SELECT sequence FROM stretches CROSS JOIN events AS first \
                         WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? \

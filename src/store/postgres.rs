@@ -180,8 +180,8 @@ impl Engine for PostgresEngine {
                     query::requests_unviewed(id, pending, after, before, limit).load(&mut conn).await?
                 }
                 RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(&mut conn).await?,
-                RequestFilter::SentIn(state) => {
-                    query::requests_sent_in(id, state.name(), after, before, limit).load(&mut conn).await?
+                RequestFilter::SentAnd { rejected } => {
+                    query::requests_sent_and(id, rejected, after, before, limit).load(&mut conn).await?
                 }
             })
         };

@@ -11,8 +11,8 @@ use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
-    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, IsWithdrawn, Stamp, blocks, connection_requests,
-    connections, feed, request_ids, user_counts, users,
+    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
+    feed, request_ids, user_counts, users,
 };
 
 use super::statement::Statement;
@@ -58,6 +58,16 @@ where
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
+    Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
+/// The number of cooldowns that began at `until` or before, up to the limit of one sweep.
+pub(super) fn ended_cooldowns<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    let text = "SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due";
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
@@ -144,13 +154,13 @@ pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) ->
         .limit(limit)
 }
 
-/// The open requests that a user sent in one state. For deployments that disclose rejections.
+/// The open requests that a user sent, either the rejected ones or the others. For deployments that disclose rejections.
 #[auto_type]
-pub(super) fn requests_sent_in(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
+pub(super) fn requests_sent_and(user: i64, rejected: bool, after: Stamp, before: i64, limit: i64) -> _ {
     connection_requests::table
         .filter(connection_requests::from_user_id.eq(user))
         .filter(IsOpen)
-        .filter(connection_requests::state.eq(state))
+        .filter(connection_requests::state.eq("REJECTED").eq(rejected))
         .filter(connection_requests::created.gt(after))
         .filter(connection_requests::id.lt(before))
         .order(connection_requests::id.desc())
@@ -167,7 +177,7 @@ pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
         .limit(limit)
 }
 
-// All requests that a user sent, by state. Each state has a partial index on the sender; no index covers all states.
+// All requests that a user sent: the open ones and the connections have an index each.
 
 #[auto_type]
 pub(super) fn all_sent_open(user: i64) -> _ {
@@ -177,11 +187,6 @@ pub(super) fn all_sent_open(user: i64) -> _ {
 #[auto_type]
 pub(super) fn all_sent_connected(user: i64) -> _ {
     connection_requests::table.filter(connection_requests::from_user_id.eq(user)).filter(IsConnected)
-}
-
-#[auto_type]
-pub(super) fn all_sent_withdrawn(user: i64) -> _ {
-    connection_requests::table.filter(connection_requests::from_user_id.eq(user)).filter(IsWithdrawn)
 }
 
 #[auto_type]
@@ -220,16 +225,6 @@ pub(super) fn expired_out_of_order(until: Stamp, limit: i64) -> _ {
         .limit(limit)
 }
 
-/// The withdrawn requests that were rejected at `until` or before, oldest first.
-#[auto_type]
-pub(super) fn expired_withdrawn(until: Stamp, limit: i64) -> _ {
-    connection_requests::table
-        .filter(IsWithdrawn)
-        .filter(connection_requests::rejected.le(until))
-        .order(connection_requests::rejected.asc())
-        .limit(limit)
-}
-
 /// The creation time of the open request that expires next.
 ///
 /// Shows whether any request has expired that was not swept yet.
@@ -238,10 +233,10 @@ pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Inst
         "SELECT min(created) FROM ( \
              SELECT created FROM ( \
                  SELECT created FROM connection_requests WHERE id > (SELECT swept_id FROM feed WHERE feed.id = 1) \
-                 AND state IN ('PENDING', 'REJECTED') AND NOT out_of_order ORDER BY id LIMIT 1 \
+                 AND state IN ('PENDING', 'SILENCED', 'REJECTED') AND NOT out_of_order ORDER BY id LIMIT 1 \
              ) AS in_order \
              UNION ALL SELECT created FROM ( \
-                 SELECT created FROM connection_requests WHERE out_of_order AND state IN ('PENDING', 'REJECTED') \
+                 SELECT created FROM connection_requests WHERE out_of_order AND state IN ('PENDING', 'SILENCED', 'REJECTED') \
                  ORDER BY created LIMIT 1 \
              ) AS exceptions \
          ) AS oldest",
@@ -261,7 +256,7 @@ where
                 requests_unviewed - received.unviewed, connections, sends, sends_since \
                 FROM user_counts CROSS JOIN ( \
                     SELECT count(*) AS due FROM connection_requests \
-                    WHERE from_user_id = ? AND state IN ('PENDING', 'REJECTED') AND created <= ? \
+                    WHERE from_user_id = ? AND state IN ('PENDING', 'SILENCED', 'REJECTED') AND created <= ? \
                 ) AS sent CROSS JOIN ( \
                     SELECT count(*) AS due, count(*) FILTER (WHERE viewed IS NULL) AS unviewed \
                     FROM connection_requests WHERE to_user_id = ? AND state = 'PENDING' AND created <= ? \
@@ -376,7 +371,7 @@ pub(super) fn connections_shared_total(user: i64, viewer: i64) -> _ {
     connections::table.filter(connections::user_id.eq(user)).filter(shared).select(count_star())
 }
 
-// --- blocks and stored responses ---
+// --- blocks, cooldowns and stored responses ---
 
 #[auto_type]
 pub(super) fn block(user: i64, other: i64) -> _ {
@@ -400,6 +395,21 @@ pub(super) fn blocks_by(user: i64) -> _ {
 #[auto_type]
 pub(super) fn blocks_against(user: i64) -> _ {
     blocks::table.filter(blocks::other_user_id.eq(user))
+}
+
+#[auto_type]
+pub(super) fn cooldown(from: i64, to: i64) -> _ {
+    cooldowns::table.find((from, to))
+}
+
+#[auto_type]
+pub(super) fn cooldowns_of(from: i64) -> _ {
+    cooldowns::table.filter(cooldowns::from_user_id.eq(from))
+}
+
+#[auto_type]
+pub(super) fn cooldowns_by(to: i64) -> _ {
+    cooldowns::table.filter(cooldowns::to_user_id.eq(to))
 }
 
 #[auto_type]

@@ -155,6 +155,17 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
+    cooldowns (from_user_id, to_user_id) {
+        from_user_id -> BigInt,
+        to_user_id -> BigInt,
+        since -> Instant,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
     /// Does not declare `stretch`, which only the indexes need: see [`feed`](crate::store::feed).
     events (sequence) {
         sequence -> BigInt,
@@ -167,6 +178,7 @@ diesel::table! {
         user_id -> BigInt,
         other_user_id -> Nullable<BigInt>,
         request_id -> Nullable<BigInt>,
+        silenced -> Bool,
     }
 }
 
@@ -218,12 +230,8 @@ macro_rules! condition {
 }
 
 condition! {
-    /// The request is pending or rejected: its sender sees it as pending.
-    IsOpen, "connection_requests.state IN ('PENDING', 'REJECTED')"
-}
-condition! {
-    /// The row exists only to hold a cooldown.
-    IsWithdrawn, "connection_requests.state = 'WITHDRAWN'"
+    /// The request is pending, silenced or rejected: its sender sees it as pending.
+    IsOpen, "connection_requests.state IN ('PENDING', 'SILENCED', 'REJECTED')"
 }
 condition! {
     /// No request with a larger id expires before this one.

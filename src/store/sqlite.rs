@@ -268,8 +268,8 @@ impl Engine for SqliteEngine {
                 }
                 RequestFilter::Unviewed => query::requests_unviewed(id, pending, after, before, limit).load(conn)?,
                 RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(conn)?,
-                RequestFilter::SentIn(state) => {
-                    query::requests_sent_in(id, state.name(), after, before, limit).load(conn)?
+                RequestFilter::SentAnd { rejected } => {
+                    query::requests_sent_and(id, rejected, after, before, limit).load(conn)?
                 }
             };
             rows.into_iter().map(Request::try_from).collect()

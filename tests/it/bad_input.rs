@@ -467,7 +467,7 @@ cases! {
         let table = [
             field("user_id", id(), |it: &mut pb::ListConnectionRequestsRequest, value| it.user_id = value),
             field("direction", number(2, &[0]), |it, value| it.direction = value),
-            field("state", number(3, &[3]), |it, value| it.state = value),
+            field("state", number(4, &[3, 4]), |it, value| it.state = value),
         ];
         probed!(app, requests.list_connection_requests, base(), table.into_iter().chain(page!(ListConnectionRequestsRequest))).await;
     }
@@ -539,7 +539,7 @@ cases! {
         let table = [
             field("after_sequence", revision(), |it: &mut pb::WatchEventsRequest, value| it.after_sequence = Some(value)),
             field("user_ids", many(), |it, value| it.user_ids = value),
-            field("kinds[1]", number(13, &[0]), |it, value| it.kinds = vec![1, value]),
+            field("kinds[1]", number(14, &[0]), |it, value| it.kinds = vec![1, value]),
             field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
             field("heartbeat_interval", heartbeats(), |it, value| it.heartbeat_interval = value),
         ];
@@ -550,7 +550,7 @@ cases! {
         let table = [
             field("after_sequence", revision(), |it: &mut pb::ListEventsRequest, value| it.after_sequence = value),
             field("user_ids", many(), |it, value| it.user_ids = value),
-            field("kinds[1]", number(13, &[0]), |it, value| it.kinds = vec![1, value]),
+            field("kinds[1]", number(14, &[0]), |it, value| it.kinds = vec![1, value]),
             field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
             field("user_id", id(), |it, value| it.user_id = value),
         ];

@@ -165,17 +165,17 @@ async fn a_send_to_a_user_whom_another_server_suspended_is_refused() {
     invariants::check(&app.database).await;
 }
 
-/// What was withdrawn long ago is deleted at one server, without an event, before another saves a request in its place.
+/// A cooldown that was over is deleted at one server, without an event, before another decides with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_that_another_server_sweeps_before_is_decided_anew() {
     let (proxy, app) = behind_a_proxy(2).await;
-    let withdrawn = app.send(1, 2).await;
-    app.reject(withdrawn, 2).await.expect("a rejection");
-    app.cancel(withdrawn, 1).await.expect("a withdrawal");
+    let rejected = app.send(1, 2).await;
+    app.reject(rejected, 2).await.expect("a rejection");
+    app.cancel(rejected, 1).await.expect("a cancellation");
     app.clock.advance(TimeDelta::days(31));
     let sweep = async {
         let other = app.another(|settings| settings.policy.cooldown = None).await;
-        let left = "SELECT count(*) AS value FROM connection_requests WHERE state = 'WITHDRAWN'";
+        let left = "SELECT count(*) AS value FROM cooldowns";
         until("the sweep at its start", async || app.database.number(left).await == 0).await;
         other
     };

@@ -159,7 +159,7 @@ on_each_engine! {
             assert_eq!(sent.expect("a request").status(), ConnectionStatus::RequestSent);
             blocked.expect("a block");
         }
-        assert_eq!((requests_in(database, "REJECTED").await, requests_in(database, "PENDING").await), (PAIRS, 0));
+        assert_eq!((requests_in(database, "SILENCED").await, requests_in(database, "PENDING").await), (PAIRS, 0));
         invariants::check(database).await;
         // The sender blocks too, and asks once more: nothing of the request is left, or it is refused.
         let rounds = race(

@@ -278,14 +278,14 @@ cases! {
         assert_eq!(app.database.number(expired).await, 1_770);
     }
 
-    async fn a_sweep_deletes_withdrawn_requests_and_old_answers(app: App) {
+    async fn a_sweep_deletes_cooldowns_that_are_over_and_old_answers(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let id = app.send(ann, bob).await;
         app.reject(id, bob).await.expect("rejected");
         let request_id = Uuid::from_u128(1).to_string();
         let cancel = pb::CancelConnectionRequestRequest { id, user_id: ann, request_id };
         app.requests().cancel_connection_request(cancel).await.expect("cancelled");
-        let rows = ["connection_requests", "request_ids"].map(|table| format!("SELECT count(*) AS value FROM {table}"));
+        let rows = ["cooldowns", "request_ids"].map(|table| format!("SELECT count(*) AS value FROM {table}"));
         let revision = app.revision().await;
         app.clock.advance(TimeDelta::hours(24));
         commit(&app, [Command::Sweep]).await;

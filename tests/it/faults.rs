@@ -103,7 +103,7 @@ async fn a_call_ends_with_its_deadline_and_its_change_may_still_be_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_waits_for_its_batch_is_withdrawn_at_its_deadline() {
+async fn a_call_that_waits_for_its_batch_is_cancelled_at_its_deadline() {
     let (app, store) =
         Faulty::app(Engine::Sqlite, |settings| settings.max_call_time = Duration::from_millis(300)).await;
     users(&app, 3).await;
@@ -315,8 +315,8 @@ async fn a_database_that_fails_for_a_moment_only_delays_watchers() {
         until("failures", async || FAILURES.load(Ordering::SeqCst) > before + 3).await;
         store.reads(Fault::None);
         assert_eq!(live.next().await.events.len(), 1);
-        let withdrawn = app.request(app.revision().await, 1).await.expect("a request");
-        app.cancel(withdrawn.id, 1).await.expect("cancelled");
+        let cancelled = app.request(app.revision().await, 1).await.expect("a request");
+        app.cancel(cancelled.id, 1).await.expect("cancelled");
         assert_eq!(live.next().await.events.len(), 1);
     }
     let end = app.revision().await;

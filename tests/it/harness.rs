@@ -12,6 +12,7 @@ pub mod printer;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod story;
 pub mod watching;
 
 pub use self::app::{App, refused};

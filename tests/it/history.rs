@@ -92,7 +92,7 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 }
 
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
-async fn sweep(app: &App) {
+pub async fn sweep(app: &App) {
     loop {
         let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
         let policy = Policy { event_retention: None, ..Policy::default() };

@@ -46,8 +46,8 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
     Pending,
+    Silenced,
     Rejected,
-    Withdrawn,
     Connected,
 }
 
@@ -59,7 +59,6 @@ struct Request {
     stands: Stands,
     sent: i64,
     viewed: bool,
-    rejected: Option<i64>,
 }
 
 #[derive(Default)]
@@ -70,6 +69,8 @@ pub struct Model {
     pub users: BTreeSet<i64>,
     requests: BTreeMap<(i64, i64), Request>,
     blocks: BTreeSet<(i64, i64)>,
+    /// The day on which the second user last rejected a request of the first.
+    cooldowns: BTreeMap<(i64, i64), i64>,
 }
 
 fn pair(one: i64, other: i64) -> (i64, i64) {
@@ -103,7 +104,7 @@ impl Model {
         let live = |request: &&Request| !self.is_old(request);
         let mut counts = [0; 4];
         for request in self.requests.values().filter(live) {
-            let open = matches!(request.stands, Stands::Pending | Stands::Rejected);
+            let open = request.stands != Stands::Connected;
             let received = request.to == user && request.stands == Stands::Pending;
             let mine = request.from == user || request.to == user;
             counts[0] += i64::from(open && request.from == user);
@@ -124,8 +125,9 @@ impl Model {
         match self.requests.get(&pair(user, other)) {
             Some(request) if self.is_old(request) => Status::None,
             Some(Request { stands: Stands::Connected, .. }) => Status::Connected,
-            Some(Request { stands: Stands::Withdrawn, .. }) | None => Status::None,
+            None => Status::None,
             Some(request) if request.from == user => Status::RequestSent,
+            Some(Request { stands: Stands::Silenced, .. }) => Status::None,
             Some(Request { stands: Stands::Pending, .. }) => Status::RequestReceived,
             Some(Request { stands: Stands::Rejected, .. }) => Status::RequestRejected,
         }
@@ -134,7 +136,7 @@ impl Model {
     /// The ids of what waits for an answer, for whoever asks: sent (newest first) and received.
     pub fn waiting(&self, user: i64) -> (Vec<i64>, BTreeSet<i64>) {
         let live = || self.requests.values().filter(|request| !self.is_old(request));
-        let open = |request: &&Request| matches!(request.stands, Stands::Pending | Stands::Rejected);
+        let open = |request: &&Request| request.stands != Stands::Connected;
         let mut sent: Vec<_> =
             live().filter(open).filter(|request| request.from == user).map(|request| request.id).collect();
         sent.sort_unstable_by(|one, other| other.cmp(one));
@@ -143,7 +145,7 @@ impl Model {
     }
 
     fn is_old(&self, request: &Request) -> bool {
-        matches!(request.stands, Stands::Pending | Stands::Rejected) && self.today - request.sent >= LIFETIME
+        request.stands != Stands::Connected && self.today - request.sent >= LIFETIME
     }
 
     /// Lets time do its work on a pair that somebody touches.
@@ -151,24 +153,12 @@ impl Model {
         let Some(request) = self.requests.get(&key).copied() else { return };
         if self.is_old(&request) {
             self.sequence += 1;
-            self.withdraw(key, request);
-        }
-        let cooled = |request: &Request| {
-            request.stands == Stands::Withdrawn && request.rejected.is_none_or(|day| self.today - day >= COOLDOWN)
-        };
-        if self.requests.get(&key).is_some_and(cooled) {
             self.requests.remove(&key);
         }
     }
 
-    /// A pending request goes; a rejected one stays behind, unseen, while it cools.
-    fn withdraw(&mut self, key: (i64, i64), request: Request) {
-        let cools = request.rejected.is_some_and(|day| self.today - day < COOLDOWN);
-        if request.stands == Stands::Rejected && cools {
-            self.requests.insert(key, Request { stands: Stands::Withdrawn, ..request });
-        } else {
-            self.requests.remove(&key);
-        }
+    fn cools(&self, from: i64, to: i64) -> bool {
+        self.cooldowns.get(&(from, to)).is_some_and(|day| self.today - day < COOLDOWN)
     }
 
     fn both(&self, one: i64, other: i64) -> bool {
@@ -176,7 +166,8 @@ impl Model {
     }
 
     fn told(&self, user: i64, other: i64) -> Answer {
-        let seen = self.requests.get(&pair(user, other)).filter(|request| request.stands != Stands::Withdrawn);
+        let exists = |request: &&Request| request.from == user || request.stands != Stands::Silenced;
+        let seen = self.requests.get(&pair(user, other)).filter(exists);
         let seen = seen.map(|request| {
             let mine = request.from == user;
             let state = match request.stands {
@@ -203,21 +194,14 @@ impl Model {
         let before = self.requests.get(&pair(from, to)).copied();
         match before {
             Some(Request { stands: Stands::Connected, .. }) => return Answer::Refused("ALREADY_CONNECTED"),
-            Some(request) if request.stands != Stands::Withdrawn && request.from == from => {
-                return Answer::Refused("REQUEST_PENDING");
-            }
-            Some(request) if request.stands != Stands::Withdrawn => self.connect(request),
-            _ => {
+            Some(request) if request.from == from => return Answer::Refused("REQUEST_PENDING"),
+            Some(request) => self.connect(request),
+            None => {
                 self.sequence += 1;
-                let own = before.filter(|request| request.from == from);
-                let rejected = if self.blocks.contains(&(to, from)) {
-                    Some(self.today)
-                } else {
-                    own.and_then(|request| request.rejected)
-                };
-                let stands = if rejected.is_some() { Stands::Rejected } else { Stands::Pending };
-                let sent = self.today;
-                let request = Request { id: self.sequence, from, to, stands, sent, viewed: false, rejected };
+                let silenced = self.blocks.contains(&(to, from)) || self.cools(from, to);
+                let stands = if silenced { Stands::Silenced } else { Stands::Pending };
+                let (id, sent) = (self.sequence, self.today);
+                let request = Request { id, from, to, stands, sent, viewed: false };
                 self.requests.insert(pair(from, to), request);
             }
         }
@@ -226,8 +210,10 @@ impl Model {
 
     fn connect(&mut self, request: Request) {
         self.sequence += 1;
-        let connected = Request { stands: Stands::Connected, viewed: true, rejected: None, ..request };
+        let connected = Request { stands: Stands::Connected, viewed: true, ..request };
         self.requests.insert(pair(request.from, request.to), connected);
+        self.cooldowns.remove(&(request.from, request.to));
+        self.cooldowns.remove(&(request.to, request.from));
     }
 
     fn answer(&mut self, op: Op, id: i64, user: i64) -> Answer {
@@ -237,8 +223,8 @@ impl Model {
         };
         let key = pair(request.from, request.to);
         self.settle(key);
-        let Some(request) = self.requests.get(&key).filter(|request| request.stands != Stands::Withdrawn).copied()
-        else {
+        let exists = |request: &&Request| request.from == user || request.stands != Stands::Silenced;
+        let Some(request) = self.requests.get(&key).filter(exists).copied() else {
             return Answer::Refused("REQUEST_NOT_FOUND");
         };
         let other = if request.from == user { request.to } else { request.from };
@@ -259,7 +245,7 @@ impl Model {
             (Op::MarkViewed(..), _) if request.viewed => {}
             (Op::Cancel(..), _) => {
                 self.sequence += 1;
-                self.withdraw(key, request);
+                self.requests.remove(&key);
             }
             (op, _) => {
                 self.sequence += 1;
@@ -267,12 +253,12 @@ impl Model {
                 match op {
                     Op::Reject(..) => {
                         request.stands = Stands::Rejected;
-                        request.rejected = Some(self.today);
                         request.viewed = true;
+                        self.cooldowns.insert((other, user), self.today);
                     }
                     Op::Restore(..) => {
                         request.stands = Stands::Pending;
-                        request.rejected = None;
+                        self.cooldowns.remove(&(other, user));
                     }
                     _ => request.viewed = true,
                 }
@@ -334,13 +320,12 @@ impl Model {
                     self.requests.remove(&key);
                     self.sequence += 1;
                 }
-                Some(request) if request.from == user && request.stands != Stands::Withdrawn => {
-                    self.withdraw(key, request);
+                Some(request) if request.from == user => {
+                    self.requests.remove(&key);
                     self.sequence += 1;
                 }
                 Some(request) if request.stands == Stands::Pending => {
-                    let rejected = Some(self.today);
-                    self.requests.insert(key, Request { stands: Stands::Rejected, rejected, ..request });
+                    self.requests.insert(key, Request { stands: Stands::Silenced, ..request });
                     self.sequence += 1;
                 }
                 _ => {}
@@ -361,6 +346,13 @@ impl Model {
             return Answer::Refused("NOT_BLOCKED");
         }
         self.sequence += 1;
+        let cools = self.cools(other, user);
+        let request = self.requests.get_mut(&pair(user, other)).filter(|request| request.to == user && !cools);
+        if let Some(request) = request.filter(|request| request.stands == Stands::Silenced) {
+            request.stands = Stands::Pending;
+            // A view is told anew.
+            self.sequence += 1 + i64::from(request.viewed);
+        }
         self.told(user, other)
     }
 
@@ -371,12 +363,15 @@ impl Model {
         let keys: Vec<_> = self.requests.keys().copied().filter(|key| key.0 == user || key.1 == user).collect();
         for key in keys {
             self.settle(key);
-            if self.requests.remove(&key).is_some_and(|request| request.stands != Stands::Withdrawn) {
+            if self.requests.remove(&key).is_some() {
                 self.sequence += 1;
             }
         }
+        let before = self.blocks.len();
         self.blocks.retain(|(one, other)| *one != user && *other != user);
-        self.sequence += 1;
+        self.cooldowns.retain(|(one, other), _| *one != user && *other != user);
+        // Each block ends with an event, and then the user.
+        self.sequence += i64::try_from(before - self.blocks.len()).expect("few blocks") + 1;
         Answer::Done
     }
 }

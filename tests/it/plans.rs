@@ -40,12 +40,12 @@ const SEED: &str = "
                                      created, viewed, rejected, accepted)
     SELECT low, high, id, CASE WHEN id % 2 = 0 THEN low ELSE high END, CASE WHEN id % 2 = 0 THEN high ELSE low END,
            state, id, '', created, CASE WHEN id % 3 = 0 THEN created END,
-           CASE WHEN state IN ('REJECTED', 'WITHDRAWN') THEN created END,
+           CASE WHEN state = 'REJECTED' THEN created END,
            CASE WHEN state = 'CONNECTED' THEN created END
     FROM (
         SELECT low, low + step AS high, id, to_timestamp(1779000000 + id / 10) AS created,
                CASE id / 2 % 20 WHEN 0 THEN 'PENDING' WHEN 1 THEN 'PENDING' WHEN 2 THEN 'REJECTED'
-                                WHEN 3 THEN 'WITHDRAWN' ELSE 'CONNECTED' END AS state
+                                WHEN 3 THEN 'SILENCED' ELSE 'CONNECTED' END AS state
         FROM (
             SELECT low, step, 100000 + (low - 1) * 11 + place AS id FROM generate_series(1, 100000) AS low,
                  unnest(ARRAY[1, 7, 31, 101, 503, 1009, 3001, 7001, 15013, 33013, 60013])
@@ -65,8 +65,10 @@ const SEED: &str = "
     FROM generate_series(100, 90000) AS blocker;
     INSERT INTO blocks SELECT 50, 60000 + other, to_timestamp(1779160000), 1600000 + other
     FROM generate_series(1, 5000) AS other;
-    INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id, other_user_id)
-    SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1
+    INSERT INTO cooldowns SELECT sender, sender % 5000 + 90000, to_timestamp(1779150000 + sender)
+    FROM generate_series(1, 80000) AS sender;
+    INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id, other_user_id, silenced)
+    SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1, false
     FROM generate_series(1, 100000) AS place;
     INSERT INTO request_ids SELECT 'operator', '00000000-0000-4000-8000-' || lpad(id::text, 12, '0'), '', '',
         to_timestamp(1779999000) FROM generate_series(1, 50000) AS id;

@@ -278,9 +278,11 @@ async fn seen(engine: Engine, world: World, change: fn(&mut Settings)) -> Vec<St
     script.watch_the_feed().await;
     // Deletes the account; whoever else looks afterwards finds nothing.
     let delete = pb::DeleteUserRequest { id: script.ann, request_id: String::new() };
-    script.note("delete", script.app.users().delete_user(delete).await).await;
-    script.look_at_the_feed().await;
-    script.watch_the_feed().await;
+    let deleted = script.app.users().delete_user(delete).await;
+    // The blocks of the account end too, each with its event, so the revision is another one.
+    script.seen.push(format!("delete: {:?}", deleted.map(|_| "deleted")));
+    let all = pb::ListEventsRequest { viewer_user_id: script.ann, page_size: 1_000, ..Default::default() };
+    script.seen.push(format!("events: {:?}", all_words(&script.app.list_events(all).await)));
     script.seen
 }
 

@@ -82,13 +82,13 @@ CREATE TABLE connection_requests (
     out_of_order boolean NOT NULL DEFAULT false,
     PRIMARY KEY (low_user_id, high_user_id)
 ) WITH (fillfactor = 85);
-COMMENT ON TABLE connection_requests IS 'One row for each pair with a request, a connection or a cooldown.';
+COMMENT ON TABLE connection_requests IS 'One row for each pair with a request or a connection.';
 COMMENT ON COLUMN connection_requests.id IS 'The sequence of the event that created the request.';
 COMMENT ON COLUMN connection_requests.position IS 'The sequence of the event that brought the row into its state.';
 COMMENT ON COLUMN connection_requests.out_of_order IS 'Whether a request with a larger id may expire before this one.';
 -- A sender's list, in the order of sending: position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
-    WHERE state IN ('PENDING', 'REJECTED');
+    WHERE state IN ('PENDING', 'SILENCED', 'REJECTED');
 -- A receiver's lists, and connections from that side.
 CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position);
 -- Connections from the sender's side.
@@ -96,11 +96,7 @@ CREATE INDEX connection_requests_connected ON connection_requests (from_user_id,
     WHERE state = 'CONNECTED';
 -- The sweep finds expired requests by id, the order of creation. This index has the exceptions, usually none.
 CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
-    WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
--- The order in which cooldowns end.
-CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
--- Together with the two indexes of a sender above: everything that a deleted user sent.
-CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
+    WHERE out_of_order AND state IN ('PENDING', 'SILENCED', 'REJECTED');
 
 CREATE VIEW connections AS
     SELECT from_user_id AS user_id, to_user_id AS other_user_id, id AS connection_request_id,
@@ -122,6 +118,17 @@ CREATE TABLE blocks (
 CREATE INDEX blocks_list ON blocks (user_id, position);
 CREATE INDEX blocks_other ON blocks (other_user_id);
 
+CREATE TABLE cooldowns (
+    from_user_id bigint NOT NULL,
+    to_user_id bigint NOT NULL,
+    since timestamptz NOT NULL,
+    PRIMARY KEY (from_user_id, to_user_id)
+);
+COMMENT ON TABLE cooldowns IS 'Who may not reach whom for a time: one row for each sender whose request this receiver last rejected.';
+COMMENT ON COLUMN cooldowns.since IS 'The time of the rejection. The sweep deletes the row when the cooldown is over.';
+CREATE INDEX cooldowns_since ON cooldowns (since);
+CREATE INDEX cooldowns_to ON cooldowns (to_user_id);
+
 CREATE TABLE events (
     sequence bigint PRIMARY KEY,
     stretch bigint NOT NULL,
@@ -133,10 +140,12 @@ CREATE TABLE events (
     actor_user_id bigint,
     user_id bigint NOT NULL,
     other_user_id bigint,
-    request_id bigint
+    request_id bigint,
+    silenced boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE events IS 'The feed: one row for each committed change, sequence 1, 2, 3, ... without gaps.';
 COMMENT ON COLUMN events.stretch IS 'sequence / 4096';
+COMMENT ON COLUMN events.silenced IS 'Whether the other user must not know of it, because the request is silenced.';
 COMMENT ON COLUMN events.batch_id IS 'Random, the same for all events of a commit: shows whether a commit whose result was lost took place.';
 -- The events of a user, in the order of the feed: one index for each of the two columns that name a user. The indexes
 -- begin with the stretch of the feed: an event is added among those of its own stretch, to a few dozen pages in memory.

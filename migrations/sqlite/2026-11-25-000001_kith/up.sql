@@ -74,7 +74,7 @@ CREATE TABLE connection_requests (
 ) STRICT;
 -- A sender's list, in the order of sending: position would show when a request was rejected.
 CREATE INDEX connection_requests_sent ON connection_requests (from_user_id, id)
-    WHERE state IN ('PENDING', 'REJECTED');
+    WHERE state IN ('PENDING', 'SILENCED', 'REJECTED');
 -- A receiver's lists, and connections from that side. It has all columns that a list of connections needs, so that the
 -- scattered rows are not read.
 CREATE INDEX connection_requests_received ON connection_requests (to_user_id, state, position, from_user_id, accepted);
@@ -83,11 +83,7 @@ CREATE INDEX connection_requests_connected
     ON connection_requests (from_user_id, position, to_user_id, accepted, state) WHERE state = 'CONNECTED';
 -- The sweep finds expired requests by id, the order of creation. This index has the exceptions, usually none.
 CREATE INDEX connection_requests_out_of_order ON connection_requests (created)
-    WHERE out_of_order AND state IN ('PENDING', 'REJECTED');
--- The order in which cooldowns end.
-CREATE INDEX connection_requests_withdrawn ON connection_requests (rejected) WHERE state = 'WITHDRAWN';
--- Together with the two indexes of a sender above: everything that a deleted user sent.
-CREATE INDEX connection_requests_withdrawn_sent ON connection_requests (from_user_id) WHERE state = 'WITHDRAWN';
+    WHERE out_of_order AND state IN ('PENDING', 'SILENCED', 'REJECTED');
 
 CREATE VIEW connections AS
     SELECT from_user_id AS user_id, to_user_id AS other_user_id, id AS connection_request_id,
@@ -108,6 +104,16 @@ CREATE TABLE blocks (
 CREATE INDEX blocks_list ON blocks (user_id, position);
 CREATE INDEX blocks_other ON blocks (other_user_id);
 
+-- Who may not reach whom for a time: one row for each sender whose request this receiver last rejected, at `since`.
+CREATE TABLE cooldowns (
+    from_user_id INTEGER NOT NULL,
+    to_user_id INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (from_user_id, to_user_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX cooldowns_since ON cooldowns (since);
+CREATE INDEX cooldowns_to ON cooldowns (to_user_id);
+
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     stretch INTEGER NOT NULL,
@@ -119,7 +125,8 @@ CREATE TABLE events (
     actor_user_id INTEGER,
     user_id INTEGER NOT NULL,
     other_user_id INTEGER,
-    request_id INTEGER
+    request_id INTEGER,
+    silenced INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- The events of a user, in the order of the feed: one index for each of the two columns that name a user. The indexes
 -- begin with the stretch of the feed: an event is added among those of its own stretch, to a few dozen pages in memory.

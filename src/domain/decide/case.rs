@@ -2,8 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::{Decision, Limit, Moment, Party, Rejection, withdrawn};
-use crate::domain::Time;
+use super::{Decision, Limit, Moment, Party, Rejection};
 use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::id::{RequestId, UserId};
 use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
@@ -37,34 +36,34 @@ impl Case<'_> {
 
     fn create(&self, message: &Message) -> Result<Decision, Rejection> {
         self.check_request_limits()?;
-        let rejection = self.initial_rejection();
+        let silenced = self.silence();
         let request = Request {
             id: RequestId::new(self.moment.next.get()),
             from: self.actor.id,
             to: self.other.id,
-            state: if rejection.is_some() { RequestState::Rejected } else { RequestState::Pending },
+            state: if silenced.is_some() { RequestState::Silenced } else { RequestState::Pending },
             position: self.moment.next,
             message: message.clone(),
             created: self.moment.time,
             viewed: None,
-            rejected: rejection.map(|(rejected, _)| rejected),
+            rejected: None,
             accepted: None,
         };
-        let cause = rejection.map(|(_, cause)| cause);
-        let decision = self.change(EventKind::RequestCreated, cause, &request, Some(request.clone()));
+        let decision = self.change(EventKind::RequestCreated, silenced, &request, Some(request.clone()));
         Ok(Decision { sent: true, ..decision })
     }
 
-    /// Returns the time and the cause of the rejection if a new request is rejected from the start.
-    ///
-    /// The receiver does not see such a request. Its sender sees it as pending.
-    fn initial_rejection(&self) -> Option<(Time, Cause)> {
-        if self.pair.block_by(self.other.id).is_some() {
-            return Some((self.moment.time, Cause::Blocked));
+    /// Returns the cause if a new request is silenced from the start.
+    fn silence(&self) -> Option<Cause> {
+        if self.pair.side(self.other.id).block.is_some() {
+            return Some(Cause::Blocked);
         }
-        let withdrawn = self.pair.request.as_ref().filter(|request| request.from == self.actor.id)?;
-        let rejected = withdrawn.rejected?;
-        self.policy.in_cooldown(Some(rejected), self.moment.time).then_some((rejected, Cause::Cooldown))
+        self.in_cooldown(self.actor).then_some(Cause::Cooldown)
+    }
+
+    /// Whether a cooldown holds requests of this user back from the other.
+    fn in_cooldown(&self, sender: &Party) -> bool {
+        self.policy.in_cooldown(self.pair.side(sender.id).cooldown, self.moment.time)
     }
 
     pub(super) fn accept(&self) -> Result<Decision, Rejection> {
@@ -77,7 +76,7 @@ impl Case<'_> {
                 self.check_not_blocked_by_actor()?;
                 self.connect(request, None)
             }
-            RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
+            RequestState::Silenced => Err(Rejection::RequestNotFound(request.id)),
         }
     }
 
@@ -86,11 +85,19 @@ impl Case<'_> {
         match request.state {
             RequestState::Rejected => Ok(self.unchanged()),
             RequestState::Pending => {
-                let after = Request { viewed: request.viewed.or(Some(self.moment.time)), ..self.rejected(request) };
-                Ok(self.change(EventKind::RequestRejected, None, request, Some(after)))
+                let after = Request {
+                    state: RequestState::Rejected,
+                    position: self.moment.next,
+                    viewed: request.viewed.or(Some(self.moment.time)),
+                    rejected: Some(self.moment.time),
+                    ..request.clone()
+                };
+                let mut decision = self.change(EventKind::RequestRejected, None, request, Some(after));
+                decision.pair.side_mut(self.other.id).cooldown = Some(self.moment.time);
+                Ok(decision)
             }
             RequestState::Connected => Err(Rejection::AlreadyAccepted(request.id)),
-            RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
+            RequestState::Silenced => Err(Rejection::RequestNotFound(request.id)),
         }
     }
 
@@ -107,10 +114,12 @@ impl Case<'_> {
                     rejected: None,
                     ..request.clone()
                 };
-                Ok(self.change(EventKind::RequestRestored, None, request, Some(after)))
+                let mut decision = self.change(EventKind::RequestRestored, None, request, Some(after));
+                decision.pair.side_mut(self.other.id).cooldown = None;
+                Ok(decision)
             }
             RequestState::Connected => Err(Rejection::AlreadyAccepted(request.id)),
-            RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
+            RequestState::Silenced => Err(Rejection::RequestNotFound(request.id)),
         }
     }
 
@@ -119,14 +128,10 @@ impl Case<'_> {
         if request.from != self.actor.id {
             return Err(Rejection::NotTheSender(request.id));
         }
-        match request.state {
-            RequestState::Pending | RequestState::Rejected => {
-                let after = withdrawn(request, self.policy, self.moment);
-                Ok(self.change(EventKind::RequestCancelled, None, request, after))
-            }
-            RequestState::Connected => Err(Rejection::AlreadyAccepted(request.id)),
-            RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
+        if !request.state.is_open() {
+            return Err(Rejection::AlreadyAccepted(request.id));
         }
+        Ok(self.change(EventKind::RequestCancelled, None, request, None))
     }
 
     pub(super) fn mark_viewed(&self) -> Result<Decision, Rejection> {
@@ -150,7 +155,7 @@ impl Case<'_> {
 
     pub(super) fn block(&self) -> Result<Decision, Rejection> {
         self.check_both_exist()?;
-        if self.pair.block_by(self.actor.id).is_some() {
+        if self.pair.side(self.actor.id).block.is_some() {
             return Ok(self.unchanged());
         }
         let mut decision = match &self.pair.request {
@@ -159,37 +164,58 @@ impl Case<'_> {
         };
         let event = decision.event(self.moment, self.as_actor(), EventKind::UserBlocked, None, self.both(), None);
         let block = Block { created: self.moment.time, position: event.sequence };
-        *decision.pair.block_by_mut(self.actor.id) = Some(block);
+        decision.pair.side_mut(self.actor.id).block = Some(block);
         decision.events.push(event);
         Ok(decision)
     }
 
-    /// Ends the request or the connection of a pair in which the actor blocks the other user.
+    /// Ends the connection or the own request of an actor who blocks the other user, or silences the other's request.
     fn end_for_block(&self, request: &Request) -> Decision {
         let cause = Some(Cause::Blocked);
         let own = request.from == self.actor.id;
         match request.state {
             RequestState::Connected => self.change(EventKind::ConnectionRemoved, cause, request, None),
-            RequestState::Pending | RequestState::Rejected if own => {
-                let after = withdrawn(request, self.policy, self.moment);
-                self.change(EventKind::RequestCancelled, cause, request, after)
+            RequestState::Pending | RequestState::Silenced | RequestState::Rejected if own => {
+                self.change(EventKind::RequestCancelled, cause, request, None)
             }
             RequestState::Pending => {
-                self.change(EventKind::RequestRejected, cause, request, Some(self.rejected(request)))
+                let after = Request { state: RequestState::Silenced, position: self.moment.next, ..request.clone() };
+                self.change(EventKind::RequestSilenced, cause, request, Some(after))
             }
-            RequestState::Rejected | RequestState::Withdrawn => self.unchanged(),
+            RequestState::Silenced | RequestState::Rejected => self.unchanged(),
         }
     }
 
     pub(super) fn unblock(&self) -> Result<Decision, Rejection> {
         self.check_both_exist()?;
         let mut decision = self.unchanged();
-        if decision.pair.block_by_mut(self.actor.id).take().is_none() {
+        if decision.pair.side_mut(self.actor.id).block.take().is_none() {
             return Err(Rejection::NotBlocked { user: self.actor.id, other: self.other.id });
         }
         let event = decision.event(self.moment, self.as_actor(), EventKind::UserUnblocked, None, self.both(), None);
         decision.events.push(event);
+        self.end_silence(&mut decision);
         Ok(decision)
+    }
+
+    /// Makes a silenced request to the actor, who removed their block, pending, unless a cooldown holds it back.
+    ///
+    /// The actor is told of the request if they were told of it before, else of its creation.
+    fn end_silence(&self, decision: &mut Decision) {
+        let silenced = decision.pair.request.take_if(|request| {
+            request.state == RequestState::Silenced && request.to == self.actor.id && !self.in_cooldown(self.other)
+        });
+        let Some(silenced) = silenced else { return };
+        let kind = if silenced.was_told() { EventKind::RequestRestored } else { EventKind::RequestCreated };
+        let (actor, cause) = (self.as_actor(), Some(Cause::Unblocked));
+        let mut pending = Request { state: RequestState::Pending, ..silenced };
+        decision.record(self.moment, actor, kind, cause, &pending);
+        pending.position = decision.events.last().map_or(self.moment.next, |event| event.sequence);
+        if pending.viewed.is_some() {
+            // It left the receiver's lists with the block, so their feed says again that it was viewed.
+            decision.record(self.moment, actor, EventKind::RequestViewed, cause, &pending);
+        }
+        decision.pair.request = Some(pending);
     }
 
     /// Turns the request into a connection if neither user is at the connection limit.
@@ -204,25 +230,18 @@ impl Case<'_> {
             accepted: Some(self.moment.time),
             ..request.clone()
         };
-        Ok(self.change(EventKind::ConnectionCreated, cause, request, Some(after)))
+        let mut decision = self.change(EventKind::ConnectionCreated, cause, request, Some(after));
+        (decision.pair.low.cooldown, decision.pair.high.cooldown) = (None, None);
+        Ok(decision)
     }
 
-    fn rejected(&self, request: &Request) -> Request {
-        Request {
-            state: RequestState::Rejected,
-            position: self.moment.next,
-            rejected: Some(self.moment.time),
-            ..request.clone()
-        }
-    }
-
-    /// Returns the request of the pair unless it is withdrawn.
+    /// Returns the request of the pair if it exists for the actor.
     ///
     /// The ledger finds the pair by the id of its request, so the error for a pair without one has no id to report.
     fn request(&self) -> Result<&Request, Rejection> {
         match &self.pair.request {
-            Some(request) if request.state == RequestState::Withdrawn => Err(Rejection::RequestNotFound(request.id)),
-            Some(request) => Ok(request),
+            Some(request) if request.exists_for(self.actor.id) => Ok(request),
+            Some(request) => Err(Rejection::RequestNotFound(request.id)),
             None => Err(Rejection::RequestNotFound(RequestId::default())),
         }
     }
@@ -241,7 +260,7 @@ impl Case<'_> {
     }
 
     fn check_not_blocked_by_actor(&self) -> Result<(), Rejection> {
-        match self.pair.block_by(self.actor.id) {
+        match self.pair.side(self.actor.id).block {
             Some(_) => Err(Rejection::BlockedByYou { user: self.actor.id, other: self.other.id }),
             None => Ok(()),
         }
@@ -249,7 +268,7 @@ impl Case<'_> {
 
     /// Checks the limits on sending a request.
     ///
-    /// They also apply to a request that is rejected from the start, since its sender must not notice the rejection.
+    /// They also apply to a request that is silenced, since its sender must not notice that.
     fn check_request_limits(&self) -> Result<(), Rejection> {
         let Party { id, counts, sends, .. } = *self.actor;
         check_limit(self.policy.max_sent_requests, counts.requests_sent, Limit::SentRequests, id, None)?;

@@ -2,6 +2,7 @@
 
 use super::{Changes, CountsChange, Ledger, Tracked};
 use crate::domain::counts::Counts;
+use crate::domain::pair::Side;
 
 impl Ledger {
     fn counts(&self) -> Vec<CountsChange> {
@@ -27,6 +28,7 @@ impl Ledger {
             }
         }
         for (key, Tracked { before, now }) in self.pairs {
+            let sides = before.sides().into_iter().zip(now.sides());
             match (before.request, now.request) {
                 (before, now) if before == now => {}
                 (None, Some(now)) => changes.requests_created.push(now),
@@ -35,13 +37,17 @@ impl Ledger {
                 (Some(_), Some(now)) => changes.requests_viewed.push(now),
                 (_, None) => changes.requests_deleted.push(key),
             }
-            for (user, before, now) in
-                [(key.low(), before.low_block, now.low_block), (key.high(), before.high_block, now.high_block)]
-            {
+            for ((user, before), (_, now)) in sides {
                 let other = key.other_than(user);
-                match (before, now) {
+                let (Side { block, cooldown }, Side { block: block_now, cooldown: cooldown_now }) = (before, now);
+                match (block, block_now) {
                     (Some(_), None) => changes.blocks_deleted.push((user, other)),
-                    (before, Some(block)) if before != now => changes.blocks_put.push((user, other, block)),
+                    (before, Some(now)) if before != Some(now) => changes.blocks_put.push((user, other, now)),
+                    (_, Some(_)) | (None, None) => {}
+                }
+                match (cooldown, cooldown_now) {
+                    (Some(_), None) => changes.cooldowns_deleted.push((user, other)),
+                    (before, Some(now)) if before != Some(now) => changes.cooldowns_put.push((user, other, now)),
                     (_, Some(_)) | (None, None) => {}
                 }
             }

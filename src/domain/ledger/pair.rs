@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sweep::{SweepProgress, sweep_progress};
-use super::{Ledger, Tracked};
+use super::{Ledger, SweepStep, Tracked};
 use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
@@ -45,7 +45,7 @@ impl Ledger {
             UserAction::Unblock => Outcome::Unblocked { status },
             UserAction::Block => {
                 // Both exist: the rules created the block, and reject unknown users.
-                let blocked = pair.block_by(user).copied().zip(self.member(other));
+                let blocked = pair.side(user).block.zip(self.member(other));
                 let (block, member) = blocked.ok_or(Rejection::UserNotFound(other))?;
                 Outcome::Blocked { block, user: Arc::clone(&member.user), status }
             }
@@ -58,7 +58,7 @@ impl Ledger {
         self.expire(key);
         // A later request of the pair may have replaced it.
         let request = self.pair(key).request.filter(|request| request.id == id)?;
-        (request.state != RequestState::Withdrawn).then(|| key.other_than(user))
+        request.exists_for(user).then(|| key.other_than(user))
     }
 
     /// Executes a command of `user` on the pair with `other`.
@@ -135,13 +135,16 @@ impl Ledger {
             self.head.swept = until;
             self.changes.requests_out_of_order = out_of_order;
         }
+        let cooled = self.policy.cooled_before(self.time).unwrap_or(self.time);
+        self.changes.cooldowns_ended = (self.sweep.cooldowns > 0).then_some(cooled);
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(self.sweep.events + self.sweep.responses);
+        let SweepStep { open_until: _, events_until: _, cooldowns, events, responses } = self.sweep;
+        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooldowns + events + responses);
         Outcome::Swept { rows }
     }
 
-    /// Expires the request or the cooldown of a pair. Returns whether one had expired.
+    /// Expires the request of a pair. Returns whether it had expired.
     pub(super) fn expire(&mut self, key: PairKey) -> bool {
         let decision = expire(&self.pair(key), &self.policy, self.moment());
         decision.map(|decision| self.apply(decision)).is_some()

@@ -52,6 +52,8 @@ pub struct SweepStep {
     pub open_until: Option<RequestId>,
     /// The newest of the events whose retention has ended.
     pub events_until: Option<Sequence>,
+    /// The number of cooldowns that have ended.
+    pub cooldowns: i64,
     /// The number of events whose retention has ended.
     pub events: i64,
     /// The number of stored responses that have expired.
@@ -74,7 +76,14 @@ impl Snapshot {
     /// Adds a loaded block of `other` by `user` to their pair.
     pub fn add_block(&mut self, user: UserId, other: UserId, block: Block) {
         if let Some(key) = PairKey::of(user, other) {
-            *self.pair(key).block_by_mut(user) = Some(block);
+            self.pair(key).side_mut(user).block = Some(block);
+        }
+    }
+
+    /// Adds a loaded cooldown of requests of `from` to `to` to their pair.
+    pub fn add_cooldown(&mut self, from: UserId, to: UserId, since: Time) {
+        if let Some(key) = PairKey::of(from, to) {
+            self.pair(key).side_mut(from).cooldown = Some(since);
         }
     }
 
@@ -119,6 +128,12 @@ pub struct Changes {
     pub blocks_put: Vec<(UserId, UserId, Block)>,
     /// Blocks to delete: the blocking user, the blocked user.
     pub blocks_deleted: Vec<(UserId, UserId)>,
+    /// Cooldowns to insert or replace: the sender, the receiver, the time of the rejection.
+    pub cooldowns_put: Vec<(UserId, UserId, Time)>,
+    /// Cooldowns to delete: the sender, the receiver.
+    pub cooldowns_deleted: Vec<(UserId, UserId)>,
+    /// The time of the newest rejections whose cooldowns to delete, with all older ones.
+    pub cooldowns_ended: Option<Time>,
     /// Changes of counts, ordered by user id.
     pub counts: Vec<CountsChange>,
     /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
@@ -144,7 +159,7 @@ impl Changes {
             events_deleted,
             responses,
             responses_deleted,
-            requests_deleted,
+            cooldowns_ended,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -155,7 +170,10 @@ impl Changes {
             requests_viewed: _,
             requests_out_of_order: _,
             blocks_put: _,
+            requests_deleted: _,
             blocks_deleted: _,
+            cooldowns_put: _,
+            cooldowns_deleted: _,
             counts: _,
             members: _,
         } = self;
@@ -164,6 +182,6 @@ impl Changes {
             && events_deleted.is_none()
             && responses.is_empty()
             && responses_deleted.is_none()
-            && requests_deleted.is_empty()
+            && cooldowns_ended.is_none()
     }
 }

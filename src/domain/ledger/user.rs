@@ -8,7 +8,7 @@ use crate::domain::decide::{Decision, Rejection};
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::outcome::{Imported, Outcome};
-use crate::domain::pair::{Pair, RequestState};
+use crate::domain::pair::Pair;
 use crate::domain::user::{FieldUpdate, Profile, User};
 
 impl Ledger {
@@ -100,33 +100,38 @@ impl Ledger {
         Ok(Outcome::UserDeleted)
     }
 
-    /// Deletes the request, the connection and the blocks of a pair of which one user is deleted.
+    /// Deletes everything between the two users of a pair, of whom one is deleted.
     fn delete_pair(&mut self, actor: Actor, key: PairKey) {
         let pair = self.pair(key);
         let mut decision = Decision { pair: Pair::empty(key), events: Vec::new(), sent: false };
-        let kind = pair.request.as_ref().and_then(|request| match request.state {
-            RequestState::Connected => Some(EventKind::ConnectionRemoved),
-            RequestState::Pending | RequestState::Rejected => Some(EventKind::RequestCancelled),
-            RequestState::Withdrawn => None,
-        });
-        if let (Some(kind), Some(request)) = (kind, &pair.request) {
-            decision.events.push(Event {
-                sequence: self.head.sequence.next(),
-                time: self.time,
-                kind,
-                cause: Some(Cause::UserDeleted),
-                actor,
-                user: request.from,
-                other: Some(request.to),
-                request: Some(request.id),
-            });
+        let (moment, cause) = (self.moment(), Some(Cause::UserDeleted));
+        if let Some(request) = &pair.request {
+            let kind = if request.state.is_open() { EventKind::RequestCancelled } else { EventKind::ConnectionRemoved };
+            decision.record(moment, actor, kind, cause, request);
+        }
+        for (user, side) in pair.sides() {
+            if side.block.is_some() {
+                let both = (user, key.other_than(user));
+                let event = decision.event(moment, actor, EventKind::UserUnblocked, cause, both, None);
+                decision.events.push(event);
+            }
         }
         self.apply(decision);
     }
 
     fn record_user_event(&mut self, actor: Actor, kind: EventKind, user: UserId) -> Sequence {
         let sequence = self.head.sequence.next();
-        self.record(Event { sequence, time: self.time, kind, cause: None, actor, user, other: None, request: None });
+        self.record(Event {
+            sequence,
+            time: self.time,
+            kind,
+            cause: None,
+            actor,
+            user,
+            other: None,
+            request: None,
+            silenced: false,
+        });
         sequence
     }
 }

@@ -66,12 +66,11 @@ const LAST_OF_REQUESTS: &str = "WITH last AS ( \
         WHERE request_id IS NOT NULL AND kind <> 'REQUEST_VIEWED' GROUP BY request_id \
     ), feed_says AS ( \
         SELECT request_id, events.sequence, user_id, coalesce(other_user_id, 0) AS other_user_id, kind, \
-               CASE WHEN kind IN ('REQUEST_CANCELLED', 'REQUEST_EXPIRED') THEN 'WITHDRAWN' \
-                    WHEN kind = 'CONNECTION_CREATED' THEN 'CONNECTED' \
-                    WHEN kind = 'REQUEST_REJECTED' OR (kind = 'REQUEST_CREATED' AND cause IS NOT NULL) \
-                        THEN 'REJECTED' \
+               CASE WHEN kind = 'CONNECTION_CREATED' THEN 'CONNECTED' \
+                    WHEN kind = 'REQUEST_REJECTED' THEN 'REJECTED' \
+                    WHEN kind = 'REQUEST_SILENCED' OR (kind = 'REQUEST_CREATED' AND silenced) THEN 'SILENCED' \
                     WHEN kind IN ('REQUEST_CREATED', 'REQUEST_RESTORED') THEN 'PENDING' \
-                    ELSE 'REMOVED' END AS state \
+                    ELSE 'ENDED' END AS state \
         FROM last JOIN events ON events.sequence = last.sequence \
     )";
 
@@ -103,7 +102,7 @@ const COUNTED: &str = "WITH counted AS ( \
         SELECT user_id, CAST(sum(sent) AS bigint) AS sent, CAST(sum(received) AS bigint) AS received, \
                CAST(sum(unviewed) AS bigint) AS unviewed, CAST(sum(connected) AS bigint) AS connected \
         FROM ( \
-            SELECT from_user_id AS user_id, CASE WHEN state IN ('PENDING', 'REJECTED') THEN 1 ELSE 0 END AS sent, \
+            SELECT from_user_id AS user_id, CASE WHEN state IN ('PENDING', 'SILENCED', 'REJECTED') THEN 1 ELSE 0 END AS sent, \
                    0 AS received, 0 AS unviewed, CASE WHEN state = 'CONNECTED' THEN 1 ELSE 0 END AS connected \
             FROM connection_requests \
             UNION ALL \
@@ -190,7 +189,7 @@ pub(super) const CHECKS: &[Check] = &[
                        || ' is ' || state || CASE WHEN rejected IS NULL THEN '' ELSE ', rejected' END \
                        || CASE WHEN accepted IS NULL THEN '' ELSE ', accepted' END AS said \
                 FROM connection_requests \
-                WHERE state NOT IN ({states}) OR (rejected IS NOT NULL) <> (state IN ('REJECTED', 'WITHDRAWN')) \
+                WHERE state NOT IN ({states}) OR (rejected IS NOT NULL) <> (state = 'REJECTED') \
                       OR (accepted IS NOT NULL) <> (state = 'CONNECTED')",
     },
     Check {
@@ -200,7 +199,8 @@ pub(super) const CHECKS: &[Check] = &[
         finds: "SELECT connection_requests.id AS number, 'request ' || connection_requests.id || ' is ' || state \
                        || ', but the sweep is done up to ' || swept_id AS said \
                 FROM connection_requests CROSS JOIN feed \
-                WHERE connection_requests.id <= swept_id AND state IN ('PENDING', 'REJECTED') AND NOT out_of_order",
+                WHERE connection_requests.id <= swept_id \
+                      AND state IN ('PENDING', 'SILENCED', 'REJECTED') AND NOT out_of_order",
     },
     Check {
         name: "each request is in the state that its last event left",
@@ -224,7 +224,7 @@ pub(super) const CHECKS: &[Check] = &[
                        || other_user_id || ' is not there, but is ' || feed_says.state || ' since event ' || sequence \
                        AS said \
                 FROM feed_says LEFT JOIN connection_requests AS stored ON stored.id = feed_says.request_id \
-                WHERE stored.id IS NULL AND feed_says.state IN ('PENDING', 'REJECTED', 'CONNECTED')",
+                WHERE stored.id IS NULL AND feed_says.state <> 'ENDED'",
     },
     Check {
         name: "each request was created by the event of its id",
@@ -237,26 +237,20 @@ pub(super) const CHECKS: &[Check] = &[
                      AND time = created \
                 WHERE id >= {oldest} AND sequence IS NULL",
     },
-    // A block rejects without viewing. A request that is created as rejected within a cooldown has the time of the
-    // rejection before it, whose event belongs to another request.
     Check {
         name: "each request was viewed, rejected and accepted when its events say",
         looks_at: "connection_requests WHERE id >= {oldest}",
         with: "WITH feed_says AS ( \
                    SELECT request_id, \
-                          min(CASE WHEN kind IN ('REQUEST_VIEWED', 'CONNECTION_CREATED') \
-                                        OR (kind = 'REQUEST_REJECTED' AND cause IS NULL) THEN time END) AS viewed, \
-                          max(CASE WHEN kind = 'REQUEST_REJECTED' OR (kind = 'REQUEST_CREATED' AND cause = 'BLOCKED') \
-                                   THEN time END) AS rejected, \
+                          min(CASE WHEN kind IN ('REQUEST_VIEWED', 'REQUEST_REJECTED', 'CONNECTION_CREATED') \
+                                   THEN time END) AS viewed, \
+                          max(CASE WHEN kind = 'REQUEST_REJECTED' THEN time END) AS rejected, \
                           max(CASE WHEN kind = 'CONNECTION_CREATED' THEN time END) AS accepted \
                    FROM events WHERE request_id >= {oldest} GROUP BY request_id \
                ), compared AS ( \
                    SELECT id, from_user_id, to_user_id, \
                           CASE WHEN stored.viewed IS DISTINCT FROM feed_says.viewed THEN ', viewed' ELSE '' END \
-                          || CASE WHEN state IN ('PENDING', 'CONNECTED') THEN \
-                                      CASE WHEN stored.rejected IS NULL THEN '' ELSE ', rejected' END \
-                                  WHEN stored.rejected = feed_says.rejected \
-                                       OR (feed_says.rejected IS NULL AND stored.rejected <= created) THEN '' \
+                          || CASE WHEN state <> 'REJECTED' OR stored.rejected = feed_says.rejected THEN '' \
                                   ELSE ', rejected' END \
                           || CASE WHEN stored.accepted IS DISTINCT FROM feed_says.accepted THEN ', accepted' ELSE '' END \
                           AS wrong \
@@ -290,6 +284,39 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM feed_says LEFT JOIN blocks AS stored \
                      ON stored.user_id = feed_says.user_id AND stored.other_user_id = feed_says.other_user_id \
                 WHERE holds = 1 AND stored.user_id IS NULL",
+    },
+    Check {
+        name: "each cooldown began with the last rejection, and not between connected users",
+        looks_at: "cooldowns",
+        with: "WITH last AS ( \
+                   SELECT user_id, other_user_id, max(time) AS time FROM events \
+                   WHERE kind = 'REQUEST_REJECTED' GROUP BY user_id, other_user_id \
+               )",
+        finds: "SELECT from_user_id AS number, 'the cooldown of user ' || from_user_id || ' for user ' || to_user_id \
+                       || CASE WHEN state = 'CONNECTED' THEN ': they are connected' \
+                               ELSE ' began at another time than the last rejection' END AS said \
+                FROM ( \
+                    SELECT cooldowns.*, state, last.time AS rejection, \
+                           (SELECT min(time) FROM events) AS first \
+                    FROM cooldowns LEFT JOIN last ON last.user_id = cooldowns.from_user_id \
+                         AND last.other_user_id = cooldowns.to_user_id \
+                    LEFT JOIN connection_requests \
+                         ON low_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
+                                               THEN cooldowns.from_user_id ELSE cooldowns.to_user_id END \
+                         AND high_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
+                                                 THEN cooldowns.to_user_id ELSE cooldowns.from_user_id END \
+                ) AS stored \
+                WHERE state = 'CONNECTED' \
+                      OR CASE WHEN rejection IS NULL THEN since > first ELSE since <> rejection END",
+    },
+    Check {
+        name: "the users of each cooldown are there",
+        looks_at: "cooldowns",
+        with: "",
+        finds: "SELECT from_user_id AS number, 'the cooldown of user ' || from_user_id || ' for user ' || to_user_id \
+                       || ': no user ' || CASE WHEN one.id IS NULL THEN from_user_id ELSE to_user_id END AS said \
+                FROM cooldowns LEFT JOIN users AS one ON one.id = from_user_id \
+                LEFT JOIN users AS other ON other.id = to_user_id WHERE one.id IS NULL OR other.id IS NULL",
     },
     Check {
         name: "each user was created by their last event",

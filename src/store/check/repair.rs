@@ -34,7 +34,7 @@ const RIGHT: [(&str, &str); 4] = [
     (
         "{sent}",
         "(SELECT count(*) FROM connection_requests \
-          WHERE from_user_id = user_counts.user_id AND state IN ('PENDING', 'REJECTED'))",
+          WHERE from_user_id = user_counts.user_id AND state IN ('PENDING', 'SILENCED', 'REJECTED'))",
     ),
     (
         "{received}",

@@ -151,7 +151,7 @@ fn between(
         return None;
     }
     let mut pair = Pair { request: request.map(|request| Request::clone(request)), ..Pair::empty(key) };
-    *pair.block_by_mut(user) = block.copied();
+    pair.side_mut(user).block = block.copied();
     Some((key, pair))
 }
 

@@ -65,15 +65,16 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         requests_received(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
         requests_unviewed(1, "PENDING", now, 1, 1) => "connection_requests_received (to_user_id=? AND state=? AND position<?)",
         requests_sent(1, now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
-        requests_sent_in(1, "PENDING", now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
+        requests_sent_and(1, true, now, 1, 1) => "connection_requests_sent (from_user_id=? AND id<?)",
         oldest_sent(1, 1) => "connection_requests_sent (from_user_id=?)",
         all_sent_open(1) => "connection_requests_sent (from_user_id=?)",
         all_sent_connected(1) => "connection_requests_connected (from_user_id=?)",
-        all_sent_withdrawn(1) => "connection_requests_withdrawn_sent (from_user_id=?)",
+        cooldown(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",
+        cooldowns_of(1) => "PRIMARY KEY (from_user_id=?)",
+        cooldowns_by(1) => "cooldowns_to (to_user_id=?)",
         all_received(1) => "connection_requests_received (to_user_id=?)",
         next_open(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
         expired_out_of_order(now, 1) => "connection_requests_out_of_order (created<?)",
-        expired_withdrawn(now, 1) => "connection_requests_withdrawn (rejected<?)",
         oldest_open::<Sqlite>() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
         oldest_open::<Sqlite>() => "connection_requests USING INDEX connection_requests_out_of_order",
         counts_without_expired_requests::<Sqlite>(1, now) => "connection_requests_sent (from_user_id=?)",
@@ -96,9 +97,10 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
         expired_events::<Sqlite>(now) => "events",
+        ended_cooldowns::<Sqlite>(now) => "cooldowns_since (since<?)",
         expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 43);
+    assert_eq!(plans, 45);
 }
 
 /// `.cargo/config.toml` says why each matters.

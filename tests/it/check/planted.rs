@@ -42,6 +42,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let pairs = "each pair is there once, under its two users in order";
     let of_requests = "the users of each request are there";
     let of_blocks = "the users of each block are there";
+    let cooldowns = "each cooldown began with the last rejection, and not between connected users";
+    let of_cooldowns = "the users of each cooldown are there";
     vec![
         (holes, "DELETE FROM events WHERE sequence = 5".to_owned(), "event 6 follows event 4"),
         (holes, "UPDATE feed SET last_sequence = last_sequence + 1".to_owned(), "the head is at "),
@@ -70,7 +72,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),
         (state, sent(3, "position = 1"), "from user 3 to user 2 is PENDING since event 1, but its last event is "),
         (state, sent(3, "from_user_id = 2, to_user_id = 3"), "REQUEST_CREATED from user 3 to user 2"),
-        (state, sent(9, "position = position - 1"), "from user 9 to user 2 is WITHDRAWN"),
+        (state, sent(10, "position = position - 1"), "from user 10 to user 2 is SILENCED"),
+        (state, sent(12, "state = 'PENDING'"), "from user 12 to user 2 is PENDING"),
         (
             state,
             "INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
@@ -86,7 +89,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (
             open,
             "DELETE FROM connection_requests WHERE from_user_id = 12".to_owned(),
-            "from user 12 to user 2 is not there, but is REJECTED",
+            "from user 12 to user 2 is not there, but is SILENCED",
         ),
         (
             open,
@@ -96,14 +99,9 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (created, sent(3, "created = (SELECT min(time) FROM events)"), "from user 3 to user 2"),
         (times, sent(1, "viewed = created"), "from user 1 to user 2 has another time than its events: viewed"),
         (times, sent(3, "viewed = NULL"), "from user 3 to user 2 has another time than its events: viewed"),
-        // Rejected by a block, which is no view.
-        (times, sent(12, "viewed = rejected"), "from user 12 to user 2 has another time than its events: viewed"),
+        // Silenced by a block, which is no view.
+        (times, sent(12, "viewed = created"), "from user 12 to user 2 has another time than its events: viewed"),
         (times, sent(4, "rejected = created"), "from user 4 to user 2 has another time than its events: rejected"),
-        (
-            times,
-            sent(10, "rejected = (SELECT last_time FROM feed)"),
-            "from user 10 to user 2 has another time than its events: rejected",
-        ),
         (times, sent(6, "accepted = created"), "from user 6 to user 2 has another time than its events: accepted"),
         (
             blocks,
@@ -119,6 +117,26 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (blocks, block(3, 4, "1"), "user 3 blocks user 4 since event 1, but no longer after event "),
         // The first user 13, who was deleted.
         (blocks, block(13, 3, "1"), "user 13 blocks user 3 since event 1, but no longer after event "),
+        (
+            cooldowns,
+            "UPDATE cooldowns SET since = (SELECT last_time FROM feed) WHERE from_user_id = 9".to_owned(),
+            "the cooldown of user 9 for user 2 began at another time",
+        ),
+        (
+            cooldowns,
+            "INSERT INTO cooldowns SELECT 5, 6, last_time FROM feed".to_owned(),
+            "the cooldown of user 5 for user 6 began at another time",
+        ),
+        (
+            cooldowns,
+            "INSERT INTO cooldowns SELECT 6, 2, min(time) FROM events".to_owned(),
+            "the cooldown of user 6 for user 2: they are connected",
+        ),
+        (
+            of_cooldowns,
+            "INSERT INTO cooldowns SELECT 99, 2, min(time) FROM events".to_owned(),
+            "for user 2: no user 99",
+        ),
         (blocks_there, "DELETE FROM blocks WHERE other_user_id = 11".to_owned(), "user 2 blocked user 11"),
         (
             users,

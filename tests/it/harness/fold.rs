@@ -37,16 +37,18 @@ impl Copy {
         let holds = |holds: bool, wrong: &str| if holds { Ok(()) } else { Err(format!("{wrong}: {event:?}")) };
         match event.kind() {
             EventKind::RequestCreated => {
-                let born_rejected = event.cause() != EventCause::Unspecified;
-                let state = if born_rejected { State::Rejected } else { State::Pending };
-                self.requests.insert(id, Between { id, from: user, to: other, state, viewed: false });
+                let state = if event.silenced { State::Silenced } else { State::Pending };
+                let request = Between { id, from: user, to: other, state, viewed: false };
+                let before = self.requests.insert(id, request).map(|before| before.state);
+                let silence_ends = event.cause() == EventCause::Unblocked;
+                holds(before == silence_ends.then_some(State::Silenced), "created twice")?;
             }
             EventKind::RequestViewed => self.request(event)?.viewed = true,
+            EventKind::RequestSilenced => self.request(event)?.state = State::Silenced,
             EventKind::RequestRejected => {
-                let by_block = event.cause() == EventCause::Blocked;
                 let request = self.request(event)?;
                 request.state = State::Rejected;
-                request.viewed |= !by_block;
+                request.viewed = true;
             }
             EventKind::RequestRestored => self.request(event)?.state = State::Pending,
             EventKind::ConnectionCreated => {
@@ -65,9 +67,9 @@ impl Copy {
             EventKind::UserUpdated => holds(self.users.contains(&user), "an update of nobody")?,
             EventKind::UserDeleted => {
                 holds(self.users.remove(&user), "the end of nobody")?;
-                self.blocks.retain(|(one, two)| *one != user && *two != user);
                 let left = self.requests.values().any(|request| request.from == user || request.to == user);
-                holds(!left, "a user is deleted, and not what they had")?;
+                let blocks = self.blocks.iter().any(|(one, two)| *one == user || *two == user);
+                holds(!left && !blocks, "a user is deleted, and not what they had")?;
             }
             EventKind::Unspecified => holds(false, "no kind")?,
         }
@@ -87,6 +89,7 @@ impl Copy {
             copy.users.insert(user.id);
             copy.read_received(app, user.id, State::Pending).await;
             copy.read_received(app, user.id, State::Rejected).await;
+            copy.read_silenced(app, user.id).await;
             copy.read_connections(app, user.id).await;
             let blocked = pb::ListBlockedUsersRequest { user_id: user.id, page_size: 1_000, ..Default::default() };
             let blocked = app.blocks().list_blocked_users(blocked).await.expect("a list").into_inner();
@@ -109,6 +112,25 @@ impl Copy {
             let from = request.from_user.as_ref().expect("a user").id;
             let (id, state, viewed) = (request.id, request.state(), request.viewed.is_some());
             self.requests.insert(id, Between { id, from, to: user_id, state, viewed });
+        }
+    }
+
+    /// Those of the requests that a user sent that are silenced, as an operator sees them.
+    async fn read_silenced(&mut self, app: &App, user_id: i64) {
+        let request = pb::ListConnectionRequestsRequest {
+            user_id,
+            direction: Direction::Sent.into(),
+            page_size: 1_000,
+            ..Default::default()
+        };
+        let list = app.requests().list_connection_requests(request).await.expect("a list").into_inner();
+        for sent in list.connection_requests {
+            let request = app.request(sent.id, 0).await.expect("a request");
+            if request.state() == State::Silenced {
+                let to = request.to_user.as_ref().expect("a user").id;
+                let (id, state, viewed) = (request.id, request.state(), request.viewed.is_some());
+                self.requests.insert(id, Between { id, from: user_id, to, state, viewed });
+            }
         }
     }
 
@@ -160,7 +182,7 @@ impl Fold {
                 "requests",
                 self.copy.requests.values().map(request).collect(),
                 "SELECT id || ':' || from_user_id || ':' || to_user_id || ':' || state AS value \
-                 FROM connection_requests WHERE state <> 'WITHDRAWN'",
+                 FROM connection_requests",
             ),
             (
                 "blocks",

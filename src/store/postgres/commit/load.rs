@@ -18,8 +18,8 @@ use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::RequestState;
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
-    BlockRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, PairRow, RequestRow,
-    SweepRows, UserRow, member,
+    BlockRow, CooldownRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, PairRow,
+    RequestRow, SweepRows, UserRow, member,
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{Statement, statement};
@@ -29,7 +29,7 @@ use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
-/// A request if the pair has one, and the blocks of its lower and its higher user.
+/// A request if the pair has one, and the block and the cooldown of its lower and of its higher user.
 type PairSql = (
     Nullable<BigInt>,
     Nullable<BigInt>,
@@ -37,7 +37,9 @@ type PairSql = (
     Nullable<Instant>,
     Nullable<BigInt>,
     Nullable<Instant>,
+    Nullable<Instant>,
     Nullable<BigInt>,
+    Nullable<Instant>,
 );
 
 /// The rows that a batch is decided from.
@@ -51,6 +53,7 @@ pub(super) struct Loaded {
 struct Rare {
     requests: Vec<RequestRow>,
     blocks: Vec<BlockRow>,
+    cooldowns: Vec<CooldownRow>,
     due: Option<SweepRows>,
 }
 
@@ -88,7 +91,7 @@ pub(super) async fn lock_and_load(
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
 
-    let Rare { requests, blocks, due } = rare;
+    let Rare { requests, blocks, cooldowns, due } = rare;
     let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, sweep };
@@ -101,6 +104,7 @@ pub(super) async fn lock_and_load(
         snapshot.add_request(row.try_into()?);
     }
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
+    cooldowns.into_iter().for_each(|row| row.add_to(&mut snapshot));
 
     // Users that only the loaded pairs named. If another server committed, also all that were cached.
     let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
@@ -135,11 +139,13 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
     }
     let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
     let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, by_high.created, by_high.position \
-         FROM unnest(?, ?) AS pair (low, high) \
+        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, by_high.created, \
+         by_high.position, of_high.since FROM unnest(?, ?) AS pair (low, high) \
          LEFT JOIN connection_requests ON low_user_id = pair.low AND high_user_id = pair.high \
          LEFT JOIN blocks AS by_low ON by_low.user_id = pair.low AND by_low.other_user_id = pair.high \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low"
+         LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low \
+         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = pair.low AND of_low.to_user_id = pair.high \
+         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = pair.high AND of_high.to_user_id = pair.low"
     );
     let load = load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(low).bind::<Array<BigInt>, _>(high);
     Ok(load.load(&mut conn).await?)
@@ -156,10 +162,13 @@ async fn pairs_by_request(
         return Ok(Vec::new());
     }
     let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, by_high.created, by_high.position \
+        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, by_high.created, \
+         by_high.position, of_high.since \
          FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
          LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id"
+         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
+         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = low_user_id AND of_low.to_user_id = high_user_id \
+         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = high_user_id AND of_high.to_user_id = low_user_id"
     );
     let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
     Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
@@ -228,7 +237,8 @@ async fn rare(
     due: bool,
 ) -> Result<Rare, StoreError> {
     let conn = &mut conn;
-    let (mut requests, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
+    let (mut requests, mut blocks, mut cooldowns): (Vec<RequestRow>, Vec<BlockRow>, Vec<CooldownRow>) =
+        Default::default();
     for user in unviewed_of {
         let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
         requests.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
@@ -236,13 +246,14 @@ async fn rare(
     for user in all_pairs_of {
         requests.extend(query::all_sent_open(user.get()).load(conn).await?);
         requests.extend(query::all_sent_connected(user.get()).load(conn).await?);
-        requests.extend(query::all_sent_withdrawn(user.get()).load(conn).await?);
         requests.extend(query::all_received(user.get()).load(conn).await?);
         blocks.extend(query::blocks_by(user.get()).load(conn).await?);
         blocks.extend(query::blocks_against(user.get()).load(conn).await?);
+        cooldowns.extend(query::cooldowns_of(user.get()).load(conn).await?);
+        cooldowns.extend(query::cooldowns_by(user.get()).load(conn).await?);
     }
     if !due {
-        return Ok(Rare { requests, blocks, due: None });
+        return Ok(Rare { requests, blocks, cooldowns, due: None });
     }
     let mut open = None;
     if let Some(expired) = batch.policy.expired_before(batch.now) {
@@ -255,13 +266,14 @@ async fn rare(
         requests.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    requests.extend(query::expired_withdrawn(Stamp(cooled), SWEEP_LIMIT).load(conn).await?);
+    let ended = query::ended_cooldowns(Stamp(cooled)).get_result(conn).await?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn).await?,
         None => ExpiredEventsRow::default(),
     };
-    Ok(Rare { requests, blocks, due: Some(SweepRows { open, replays, events }) })
+    let due = SweepRows { open, cooldowns: ended, replays, events };
+    Ok(Rare { requests, blocks, cooldowns, due: Some(due) })
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.
@@ -280,7 +292,7 @@ async fn oldest_sent(
     let load: Statement<'_, Pg, RequestsSql, _> = statement!(
         "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
              SELECT ? FROM connection_requests \
-             WHERE from_user_id = sender.id AND state IN ('PENDING', 'REJECTED') \
+             WHERE from_user_id = sender.id AND state IN ('PENDING', 'SILENCED', 'REJECTED') \
              ORDER BY connection_requests.id LIMIT ? \
          ) AS connection_requests WHERE created <= ?"
     );

@@ -95,6 +95,9 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         requests_out_of_order,
         blocks_put,
         blocks_deleted,
+        cooldowns_put,
+        cooldowns_deleted,
+        cooldowns_ended,
         counts,
         events,
         events_deleted,
@@ -110,6 +113,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         create_users(users_created),
         create_counts(users_created),
         responses_deleted.map(delete_responses),
+        cooldowns_ended.map(end_cooldowns),
     ];
     let rest = [
         delete_requests(requests_deleted),
@@ -120,6 +124,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         mark_requests(requests_out_of_order),
         delete_blocks(blocks_deleted),
         put_blocks(blocks_put),
+        delete_cooldowns(cooldowns_deleted),
+        put_cooldowns(cooldowns_put),
         change_counts(counts),
         create_events(events, batch_id),
         events_deleted.map(delete_events),
@@ -313,6 +319,36 @@ fn put_blocks<'a>(put: &[(UserId, UserId, Block)]) -> Option<Write<'a>> {
     })
 }
 
+// --- cooldowns ---
+
+fn delete_cooldowns<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
+    let text = "DELETE FROM cooldowns USING moved, unnest(?, ?) AS gone (one, other) \
+                WHERE from_user_id = gone.one AND to_user_id = gone.other";
+    some(deleted, |cooldowns| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(cooldowns, |(from, _)| from.get()))
+            .bind::<Bigints, _>(column(cooldowns, |(_, to)| to.get()))
+    })
+}
+
+fn put_cooldowns<'a>(put: &[(UserId, UserId, Time)]) -> Option<Write<'a>> {
+    let text = "INSERT INTO cooldowns (from_user_id, to_user_id, since) \
+                SELECT new.* FROM moved, unnest(?, ?, ?) AS new \
+                ON CONFLICT (from_user_id, to_user_id) DO UPDATE SET since = excluded.since";
+    some(put, |cooldowns| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(cooldowns, |(from, ..)| from.get()))
+            .bind::<Bigints, _>(column(cooldowns, |(_, to, _)| to.get()))
+            .bind::<Instants, _>(column(cooldowns, |(.., since)| Stamp(*since)))
+    })
+}
+
+fn end_cooldowns<'a>(end: Time) -> Write<'a> {
+    let text = "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
+                (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)";
+    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
 // --- counts, events, stored responses ---
 
 fn change_counts<'a>(counts: &[CountsChange]) -> Option<Write<'a>> {
@@ -337,8 +373,8 @@ fn change_counts<'a>(counts: &[CountsChange]) -> Option<Write<'a>> {
 
 fn create_events<'a>(events: &[Event], batch_id: i64) -> Option<Write<'a>> {
     let text = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, user_id, \
-                other_user_id, request_id) \
-                SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+                other_user_id, request_id, silenced) \
+                SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
     some(events, |events| {
         Write::new(text)
             .bind::<BigInt, _>(batch_id)
@@ -352,6 +388,7 @@ fn create_events<'a>(events: &[Event], batch_id: i64) -> Option<Write<'a>> {
             .bind::<Bigints, _>(column(events, |event| event.user.get()))
             .bind::<MaybeBigints, _>(column(events, |event| event.other.map(UserId::get)))
             .bind::<MaybeBigints, _>(column(events, |event| event.request.map(|request| request.get())))
+            .bind::<Array<Bool>, _>(column(events, |event| event.silenced))
     })
 }
 

@@ -11,8 +11,8 @@ use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
-    BlockRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows,
-    UserRow, member,
+    BlockRow, CooldownRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow,
+    SweepRows, UserRow, member,
 };
 use crate::store::schema::Stamp;
 use crate::store::users::UserCache;
@@ -56,6 +56,8 @@ pub(super) fn load(
         let (low, high) = (key.low().get(), key.high().get());
         add_blocks(&mut snapshot, query::block(low, high).load(conn)?);
         add_blocks(&mut snapshot, query::block(high, low).load(conn)?);
+        add_cooldowns(&mut snapshot, query::cooldown(low, high).load(conn)?);
+        add_cooldowns(&mut snapshot, query::cooldown(high, low).load(conn)?);
     }
     load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
     if *sweep {
@@ -97,6 +99,10 @@ fn add_blocks(snapshot: &mut Snapshot, rows: Vec<BlockRow>) {
     rows.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
 }
 
+fn add_cooldowns(snapshot: &mut Snapshot, rows: Vec<CooldownRow>) {
+    rows.into_iter().for_each(|row| row.add_to(snapshot));
+}
+
 /// Loads the rows that only some kinds of commands need.
 fn load_rare(
     conn: &mut SqliteConnection,
@@ -112,10 +118,11 @@ fn load_rare(
     for user in all_pairs_of {
         add(snapshot, query::all_sent_open(user.get()).load(conn)?)?;
         add(snapshot, query::all_sent_connected(user.get()).load(conn)?)?;
-        add(snapshot, query::all_sent_withdrawn(user.get()).load(conn)?)?;
         add(snapshot, query::all_received(user.get()).load(conn)?)?;
         add_blocks(snapshot, query::blocks_by(user.get()).load(conn)?);
         add_blocks(snapshot, query::blocks_against(user.get()).load(conn)?);
+        add_cooldowns(snapshot, query::cooldowns_of(user.get()).load(conn)?);
+        add_cooldowns(snapshot, query::cooldowns_by(user.get()).load(conn)?);
     }
     Ok(())
 }
@@ -133,13 +140,13 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
         add(snapshot, query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn)?)?;
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    add(snapshot, query::expired_withdrawn(Stamp(cooled), SWEEP_LIMIT).load(conn)?)?;
+    let cooldowns = query::ended_cooldowns(Stamp(cooled)).get_result(conn)?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn)?,
         None => ExpiredEventsRow::default(),
     };
-    let found = SweepRows { open, replays, events };
+    let found = SweepRows { open, cooldowns, replays, events };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }

@@ -32,6 +32,9 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         requests_out_of_order,
         blocks_put,
         blocks_deleted,
+        cooldowns_put,
+        cooldowns_deleted,
+        cooldowns_ended,
         counts,
         events,
         events_deleted,
@@ -67,6 +70,22 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         run(conn, delete.bind::<BigInt, _>(user.get()).bind::<BigInt, _>(other.get()))?;
     }
     blocks_put.iter().try_for_each(|(user, other, block)| put_block(conn, *user, *other, block))?;
+    for (from, to) in cooldowns_deleted {
+        let delete = statement!("DELETE FROM cooldowns WHERE from_user_id = ? AND to_user_id = ?");
+        run(conn, delete.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get()))?;
+    }
+    for (from, to, since) in cooldowns_put {
+        let put = statement!("INSERT OR REPLACE INTO cooldowns (from_user_id, to_user_id, since) VALUES (?, ?, ?)");
+        let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
+        run(conn, put.bind::<Instant, _>(Stamp(*since)))?;
+    }
+    if let Some(end) = cooldowns_ended {
+        let delete = statement!(
+            "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
+             (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)"
+        );
+        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
+    }
     counts.iter().try_for_each(|counts| change_counts(conn, counts))?;
     events.iter().try_for_each(|event| create_event(conn, event, batch_id))?;
     responses.iter().try_for_each(|replay| put_response(conn, replay))?;
@@ -230,7 +249,7 @@ fn change_counts(conn: &mut SqliteConnection, counts: &CountsChange) -> Result<(
 fn create_event(conn: &mut SqliteConnection, event: &Event, batch_id: i64) -> Result<(), StoreError> {
     let write = statement!(
         "INSERT INTO events (sequence, stretch, time, batch_id, kind, cause, actor, actor_user_id, user_id, \
-                other_user_id, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                other_user_id, request_id, silenced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     let (actor, actor_user) = actor_columns(event.actor);
     let write = write
@@ -244,7 +263,8 @@ fn create_event(conn: &mut SqliteConnection, event: &Event, batch_id: i64) -> Re
         .bind::<Nullable<BigInt>, _>(actor_user)
         .bind::<BigInt, _>(event.user.get())
         .bind::<Nullable<BigInt>, _>(event.other.map(UserId::get))
-        .bind::<Nullable<BigInt>, _>(event.request.map(|request| request.get()));
+        .bind::<Nullable<BigInt>, _>(event.request.map(|request| request.get()))
+        .bind::<Bool, _>(event.silenced);
     run(conn, write)
 }
 
