@@ -143,7 +143,7 @@ pub enum LogFormat {
 /// Settings of the rules. 0 disables a limit.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
-    /// Time after a rejection during which a new request from the same sender counts as rejected; 0 = off
+    /// Time after a rejection during which a new request from the same sender does not reach the receiver; 0 = off
     #[arg(long, env = "KITH_REJECTION_COOLDOWN", value_name = "DURATION", default_value = "30d")]
     pub rejection_cooldown: Lifetime,
     /// Time after which a request that was not accepted expires; 0 = never
@@ -158,6 +158,9 @@ pub struct PolicyArgs {
     /// Maximum requests that a user can send within an hour; 0 = no limit
     #[arg(long, env = "KITH_MAX_SENDS_PER_HOUR", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sends_per_hour: i64,
+    /// Maximum requests that a user can send to the same other user within the cooldown's time; 0 = no limit
+    #[arg(long, env = "KITH_MAX_SENDS_PER_PAIR", value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_sends_per_pair: i64,
     /// Time for which events are retained in the feed, at least 1h; 0 = forever
     #[arg(long, env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
     pub event_retention: Lifetime,
@@ -259,6 +262,7 @@ impl PolicyArgs {
             max_sent_requests: limit(self.max_sent_requests),
             max_connections: limit(self.max_connections),
             max_sends_per_hour: limit(self.max_sends_per_hour),
+            max_sends_per_pair: limit(self.max_sends_per_pair),
             event_retention: self.event_retention.0,
             disclose_rejections: self.disclose_rejections,
             disclose_views: self.disclose_views,

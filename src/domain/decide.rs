@@ -12,7 +12,7 @@ use super::Time;
 use super::counts::{Counts, SendWindow};
 use super::event::{Actor, Cause, Event, EventKind};
 use super::id::{RequestId, Sequence, UserId};
-use super::pair::{Message, Pair, Request, RequestState};
+use super::pair::{Ended, Message, Pair, Request, RequestState};
 use super::policy::Policy;
 use super::user::UserStatus;
 
@@ -117,6 +117,7 @@ pub enum Limit {
     SentRequests,
     Connections,
     SendsPerHour,
+    SendsPerPair,
 }
 
 impl Limit {
@@ -126,6 +127,7 @@ impl Limit {
             Self::SentRequests => "sent_requests",
             Self::Connections => "connections",
             Self::SendsPerHour => "sends_per_hour",
+            Self::SendsPerPair => "sends_per_pair",
         }
     }
 }
@@ -163,7 +165,7 @@ pub fn expire(pair: &Pair, policy: &Policy, moment: Moment) -> Option<Decision> 
     }
     let mut decision = Decision::unchanged(pair);
     decision.record(moment, Actor::System, EventKind::RequestExpired, None, request);
-    decision.pair.request = None;
+    decision.end(request, policy, moment);
     Some(decision)
 }
 
@@ -193,6 +195,17 @@ impl Decision {
         // Both users learn of a connection, whatever the request was before.
         let silenced = request.state == RequestState::Silenced && kind != EventKind::ConnectionCreated;
         self.events.push(Event { silenced, ..event });
+    }
+
+    /// Ends the request or the connection of the pair, which counts as a send from now on.
+    fn end(&mut self, request: &Request, policy: &Policy, moment: Moment) {
+        self.pair.request = None;
+        let side = self.pair.side_mut(request.from);
+        let before = policy.still_counted(side.ended, moment.time);
+        let first = Ended { since: request.created, count: 0 };
+        let Ended { since, count } = before.unwrap_or(first);
+        let ended = Ended { since, count: count + 1 };
+        side.ended = policy.max_sends_per_pair.and(policy.still_counted(Some(ended), moment.time));
     }
 
     /// Creates the event that follows those recorded so far.

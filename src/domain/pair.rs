@@ -106,6 +106,17 @@ pub struct Side {
     ///
     /// Whether it still runs depends on the policy. It ends early when the request is restored and when the two connect.
     pub cooldown: Option<Time>,
+    /// The user's requests to the other that have ended, which count towards the limit of sends per pair.
+    pub ended: Option<Ended>,
+}
+
+/// Requests of a user to another that ended in some way, within a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When the first of them was sent: the start of the time.
+    pub since: Time,
+    /// Their number.
+    pub count: i64,
 }
 
 /// The relations of two users: at most one request or connection, and the two sides.
@@ -124,7 +135,7 @@ pub struct Pair {
 impl Pair {
     /// Creates a pair without anything between the two users.
     pub const fn empty(key: PairKey) -> Self {
-        let nothing = Side { block: None, cooldown: None };
+        let nothing = Side { block: None, cooldown: None, ended: None };
         Self { key, request: None, low: nothing, high: nothing }
     }
 

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use super::Time;
+use super::pair::Ended;
 
 /// Durations, limits and disclosures. `None` switches a duration or a limit off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub struct Policy {
     pub max_connections: Option<i64>,
     /// The maximum number of requests that a user may send within an hour. Default 100.
     pub max_sends_per_hour: Option<i64>,
+    /// The maximum number of requests that a user may send to the same other user within the time of a cooldown, whatever
+    /// became of them. Default 5. Without a cooldown there is no such limit.
+    pub max_sends_per_pair: Option<i64>,
     /// How long events are retained. Default 30 days.
     pub event_retention: Option<TimeDelta>,
     /// Whether senders see that a request was rejected. Default false.
@@ -35,6 +39,7 @@ impl Default for Policy {
             max_sent_requests: Some(1_000),
             max_connections: Some(30_000),
             max_sends_per_hour: Some(100),
+            max_sends_per_pair: Some(5),
             event_retention: Some(TimeDelta::days(30)),
             disclose_rejections: false,
             disclose_views: false,
@@ -67,6 +72,11 @@ impl Policy {
     /// Returns whether an open request that was created at `created` has expired at `now`.
     pub fn has_expired(&self, created: Time, now: Time) -> bool {
         self.expired_before(now).is_some_and(|cutoff| created <= cutoff)
+    }
+
+    /// Returns the requests of one user to another that have ended and still count at `now`.
+    pub fn still_counted(&self, ended: Option<Ended>, now: Time) -> Option<Ended> {
+        ended.filter(|ended| self.cooled_before(now).is_some_and(|cutoff| ended.since > cutoff))
     }
 
     /// Returns whether a rejection at `rejected` still causes a cooldown at `now`.

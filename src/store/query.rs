@@ -12,7 +12,7 @@ use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
     Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
-    feed, request_ids, user_counts, users,
+    ended_requests, feed, request_ids, user_counts, users,
 };
 
 use super::statement::Statement;
@@ -61,14 +61,20 @@ where
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
-/// The number of cooldowns that began at `until` or before, up to the limit of one sweep.
-pub(super) fn ended_cooldowns<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
+/// The numbers of cooldowns and of numbers of ended requests that began at `until` or before, each up to the limit of
+/// one sweep.
+pub(super) fn over_in_pairs<DB: Backend>(until: Stamp) -> Statement<'static, DB, (BigInt, BigInt)>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
-    let text = "SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due";
-    Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
+    let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due), \
+                (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?) AS due)";
+    Statement::new(text)
+        .bind::<Instant, _>(until)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
+        .bind::<Instant, _>(until)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
 // --- users ---
@@ -410,6 +416,21 @@ pub(super) fn cooldowns_of(from: i64) -> _ {
 #[auto_type]
 pub(super) fn cooldowns_by(to: i64) -> _ {
     cooldowns::table.filter(cooldowns::to_user_id.eq(to))
+}
+
+#[auto_type]
+pub(super) fn ended(from: i64, to: i64) -> _ {
+    ended_requests::table.find((from, to))
+}
+
+#[auto_type]
+pub(super) fn ended_of(from: i64) -> _ {
+    ended_requests::table.filter(ended_requests::from_user_id.eq(from))
+}
+
+#[auto_type]
+pub(super) fn ended_to(to: i64) -> _ {
+    ended_requests::table.filter(ended_requests::to_user_id.eq(to))
 }
 
 #[auto_type]

@@ -8,14 +8,14 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::schema::{Stamp, blocks, connection_requests, connections, cooldowns, feed, request_ids};
+use super::schema::{Stamp, blocks, connection_requests, connections, cooldowns, ended_requests, feed, request_ids};
 use super::users::Mark;
 use crate::domain::Time;
 use crate::domain::command::{IdempotencyKey, IdempotentResponse};
 use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Head, Snapshot, SweepStep};
-use crate::domain::pair::{Block, Message, Pair, Request, RequestState, Side};
+use crate::domain::pair::{Block, Ended, Message, Pair, Request, RequestState, Side};
 use crate::domain::query::{Blocked, Connection};
 
 pub(super) use self::user::{CountsRow, UserRow, gender_name, member, positioned, user_status_name};
@@ -107,6 +107,7 @@ pub(super) struct SweepRows {
     /// The last of the loaded open requests, if there are more. The outer `None`: requests never expire.
     pub(super) open: Option<Option<RequestId>>,
     pub(super) cooldowns: i64,
+    pub(super) ended: i64,
     pub(super) replays: i64,
     pub(super) events: ExpiredEventsRow,
 }
@@ -114,13 +115,14 @@ pub(super) struct SweepRows {
 impl SweepRows {
     /// Returns what the sweep may delete at this head.
     pub(super) fn due(self, head: &Head) -> SweepStep {
-        let Self { open, cooldowns, replays, events: ExpiredEventsRow { until, events } } = self;
+        let Self { open, cooldowns, ended, replays, events: ExpiredEventsRow { until, events } } = self;
         // Without more of them, all open requests were loaded.
         let all = RequestId::new(head.sequence.get());
         SweepStep {
             open_until: open.map(|last| last.unwrap_or(all)),
             events_until: until.map(Sequence::new),
             cooldowns,
+            ended,
             events,
             responses: replays,
         }
@@ -170,7 +172,8 @@ impl NextOpen {
     }
 }
 
-/// The request of a pair, if there is one, and of each user the block of the other (its time and event) and the cooldown.
+/// The request of a pair, if there is one, and of each user the block of the other (its time and event), the cooldown, and
+/// the ended requests (since when and how many).
 ///
 /// All columns are null for the id of a request that does not exist.
 #[derive(Clone, Debug, Queryable)]
@@ -181,9 +184,13 @@ pub(super) struct PairRow {
     low_block_created: Option<Stamp>,
     low_block_position: Option<i64>,
     low_cooldown: Option<Stamp>,
+    low_ended_since: Option<Stamp>,
+    low_ended: Option<i64>,
     high_block_created: Option<Stamp>,
     high_block_position: Option<i64>,
     high_cooldown: Option<Stamp>,
+    high_ended_since: Option<Stamp>,
+    high_ended: Option<i64>,
 }
 
 impl PairRow {
@@ -195,23 +202,39 @@ impl PairRow {
             low_block_created,
             low_block_position,
             low_cooldown,
+            low_ended_since,
+            low_ended,
             high_block_created,
             high_block_position,
             high_cooldown,
+            high_ended_since,
+            high_ended,
         } = self;
         let Some((low, high)) = low_user_id.zip(high_user_id) else { return Ok(None) };
         let key = PairKey::of(UserId::new(low), UserId::new(high))
             .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low.to_string()))?;
-        let side = |created: Option<Stamp>, position: Option<i64>, cooldown: Option<Stamp>| {
-            let block = created.zip(position);
-            let block = block.map(|(Stamp(created), position)| Block { created, position: Sequence::new(position) });
-            Side { block, cooldown: cooldown.map(|Stamp(since)| since) }
+        let block = |created: Option<Stamp>, position: Option<i64>| {
+            let (Stamp(created), position) = created.zip(position)?;
+            Some(Block { created, position: Sequence::new(position) })
+        };
+        let cooldown = |since: Option<Stamp>| since.map(|Stamp(since)| since);
+        let ended = |since: Option<Stamp>, count: Option<i64>| {
+            let (Stamp(since), count) = since.zip(count)?;
+            Some(Ended { since, count })
         };
         Ok(Some(Pair {
             key,
             request: request.map(Request::try_from).transpose()?,
-            low: side(low_block_created, low_block_position, low_cooldown),
-            high: side(high_block_created, high_block_position, high_cooldown),
+            low: Side {
+                block: block(low_block_created, low_block_position),
+                cooldown: cooldown(low_cooldown),
+                ended: ended(low_ended_since, low_ended),
+            },
+            high: Side {
+                block: block(high_block_created, high_block_position),
+                cooldown: cooldown(high_cooldown),
+                ended: ended(high_ended_since, high_ended),
+            },
         }))
     }
 }
@@ -322,6 +345,22 @@ impl CooldownRow {
     pub(super) fn add_to(self, snapshot: &mut Snapshot) {
         let Self { from_user_id, to_user_id, since: Stamp(since) } = self;
         snapshot.add_cooldown(UserId::new(from_user_id), UserId::new(to_user_id), since);
+    }
+}
+
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = ended_requests, check_for_backend(Pg, Sqlite))]
+pub(super) struct EndedRow {
+    pub(super) from_user_id: i64,
+    pub(super) to_user_id: i64,
+    pub(super) since: Stamp,
+    pub(super) requests: i64,
+}
+
+impl EndedRow {
+    pub(super) fn add_to(self, snapshot: &mut Snapshot) {
+        let Self { from_user_id, to_user_id, since: Stamp(since), requests: count } = self;
+        snapshot.add_ended(UserId::new(from_user_id), UserId::new(to_user_id), Ended { since, count });
     }
 }
 

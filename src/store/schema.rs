@@ -166,6 +166,18 @@ diesel::table! {
     use diesel::sql_types::*;
     use super::Instant;
 
+    ended_requests (from_user_id, to_user_id) {
+        from_user_id -> BigInt,
+        to_user_id -> BigInt,
+        since -> Instant,
+        requests -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use super::Instant;
+
     /// Does not declare `stretch`, which only the indexes need: see [`feed`](crate::store::feed).
     events (sequence) {
         sequence -> BigInt,

@@ -94,6 +94,9 @@ impl WriterState {
             cooldowns_put: _,
             cooldowns_deleted: _,
             cooldowns_ended: _,
+            ended_put: _,
+            ended_deleted: _,
+            ended_over: _,
             events: _,
             events_deleted: _,
             responses: _,
@@ -101,7 +104,8 @@ impl WriterState {
         } = changes;
         users_deleted.iter().for_each(|id| _ = self.members.remove(id));
         // Those that were not loaded for the batch are not among its members.
-        counts.iter().for_each(|counts| _ = self.members.remove(&counts.user));
+        let changed = counts.iter().filter(|counts| !counts.is_zero());
+        changed.for_each(|counts| _ = self.members.remove(&counts.user));
         members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
         if let Some(FeedHead { epoch: _, head, batch_id: last }) = &mut self.head {
             (*head, *last) = (*after, batch_id);

@@ -29,7 +29,7 @@ struct Tally {
 }
 
 cases! {
-    #[with(|settings| settings.policy.max_sends_per_hour = None)]
+    #[with(|settings| (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None))]
     async fn callers_who_go_away_leave_nothing_behind(app: App) {
         println!("seed {SEED}");
         for number in 0..USERS {

@@ -17,7 +17,10 @@ pub async fn behind_a_proxy(number: i64) -> (Proxy, App) {
     let proxy = Proxy::before(&database);
     let url = proxy.url.parse().expect("a URL");
     let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
-    let app = App::over(database, store, |settings| settings.policy.max_sends_per_hour = None).await;
+    let app = App::over(database, store, |settings| {
+        (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None)
+    })
+    .await;
     users(&app, number).await;
     (proxy, app)
 }

@@ -18,7 +18,7 @@ use crate::on_each_engine;
 /// Rounds of each race of two.
 const PAIRS: i64 = 100;
 /// Without the limit on sends an hour, which these would reach.
-const UNLIMITED: [&str; 1] = ["--max-sends-per-hour=0"];
+const UNLIMITED: [&str; 2] = ["--max-sends-per-hour=0", "--max-sends-per-pair=0"];
 
 /// A cluster with users 1, 2, … `users`.
 async fn cluster(engine: Engine, users: i64) -> Cluster {

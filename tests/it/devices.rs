@@ -83,7 +83,7 @@ on_each_engine! {
     async fn hardly_any_memory_is_enough_for_many_at_once(engine: Engine) {
         const USERS: i64 = 60;
         let app = App::with_options(engine, with_little_memory(), |settings| {
-            settings.policy.max_sends_per_hour = None;
+            (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None);
         })
         .await;
         for id in 1..=USERS {

@@ -361,7 +361,7 @@ on_each_engine! {
         println!("seed {SEED}");
         let mut rng = StdRng::seed_from_u64(SEED);
         let database = Database::migrated(engine).await;
-        let args = ["--max-sends-per-hour=0", "--max-sent-requests=0"];
+        let args = ["--max-sends-per-hour=0", "--max-sends-per-pair=0", "--max-sent-requests=0"];
         let pairs = (1..=USERS).flat_map(|from| (1..=USERS).filter(move |to| from < *to).map(move |to| (from, to)));
         let pairs = Arc::new(Mutex::new(pairs.collect::<Vec<_>>()));
         let acknowledged = Arc::new(Mutex::new(HashSet::new()));

@@ -108,7 +108,7 @@ pub async fn sweep(app: &App) {
 
 async fn start(engine: Engine, options: Options) -> App {
     App::with_options(engine, options, |settings| {
-        settings.policy.max_sends_per_hour = None;
+        (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None);
         settings.policy.event_retention = None;
         // A sweep would write events at moments of its own.
         settings.sweep_interval = std::time::Duration::from_secs(3_600);

@@ -49,7 +49,7 @@ fn id(user: Option<&pb::User>) -> i64 {
 }
 
 cases! {
-    #[with(|settings| settings.policy.max_sends_per_hour = None)]
+    #[with(|settings| (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None))]
     async fn pages_of_large_users_end_early_and_miss_nobody(app: App) {
         large_users(&app).await;
         for other in 2..=USERS / 2 {

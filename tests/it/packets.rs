@@ -21,11 +21,13 @@ enum Situation {
     Nothing,
     Block,
     Cooldown,
-    /// There is a request already: this one its sender may know.
+    /// There is a request already: this one its sender may know. It waits, or was refused in one way or another.
     Pending,
+    Rejected,
+    BlockedAfter,
 }
 
-use Situation::{Block, Cooldown, Nothing, Pending};
+use Situation::{Block, BlockedAfter, Cooldown, Nothing, Pending, Rejected};
 
 /// What passed on the connection that writes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,14 +35,17 @@ struct Traffic {
     to_server: usize,
     to_client: usize,
     round_trips: usize,
+    /// The rows of counts that were written.
+    counts: i64,
 }
 
 impl Traffic {
-    fn of(recorded: &[Passed]) -> Self {
+    fn passed(recorded: &[Passed]) -> Self {
         let begin = recorded.iter().find(|passed| passed.point == Some(Point::Begin)).expect("a transaction");
         let writer: Vec<_> = recorded.iter().filter(|passed| passed.connection == begin.connection).collect();
         let to_server = writer.iter().filter(|passed| passed.to_server).count();
-        Self { to_server, to_client: writer.len() - to_server, round_trips: round_trips(&writer) }
+        let round_trips = round_trips(&writer);
+        Self { to_server, to_client: writer.len() - to_server, round_trips, counts: 0 }
     }
 }
 
@@ -76,20 +81,36 @@ async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situat
             None
         }
         Pending => Some(app.send(1, other).await),
+        Rejected => {
+            let id = app.send(1, other).await;
+            app.reject(id, other).await.expect("a rejection");
+            Some(id)
+        }
+        BlockedAfter => {
+            let id = app.send(1, other).await;
+            app.block(other, 1).await;
+            Some(id)
+        }
     };
     proxy.record();
     let sent = app.try_send(1, other).await;
-    let sending = Traffic::of(&proxy.recorded());
+    let sending = Traffic::passed(&proxy.recorded());
+    let sending = if first.is_some() { sending } else { Traffic { counts: written(app).await, ..sending } };
     let id = first.unwrap_or_else(|| sent.expect("a request").into_inner().connection_request.expect("a request").id);
     proxy.record();
     app.cancel(id, 1).await.expect("a cancellation");
-    [sending, Traffic::of(&proxy.recorded())]
+    [sending, Traffic { counts: written(app).await, ..Traffic::passed(&proxy.recorded()) }]
+}
+
+/// The rows of counts that the last commit wrote.
+async fn written(app: &App) -> i64 {
+    app.database.number("SELECT count(*) AS value FROM user_counts WHERE xmin = (SELECT xmin FROM feed)").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
-    let situations = [Nothing, Block, Cooldown, Pending];
-    let (proxy, app) = behind_a_proxy(ROUNDS * 4 + 1).await;
+    let situations = [Nothing, Block, Cooldown, Pending, Rejected, BlockedAfter];
+    let (proxy, app) = behind_a_proxy(ROUNDS * 6 + 1).await;
     // Longer than it takes to send what goes out together, so that a second round trip shows as one.
     proxy.set_latency(LATENCY);
     let (mut sends, mut cancels) = (BTreeSet::new(), BTreeSet::new());
@@ -103,11 +124,15 @@ async fn a_send_takes_the_same_traffic_whatever_its_receiver_did() {
             if round >= 2 {
                 let [sending, cancelling] = traffic;
                 assert_eq!((sending.round_trips, cancelling.round_trips), (2, 2), "{situation:?}");
+                let refused = matches!(situation, Pending | Rejected | BlockedAfter);
+                assert_eq!((sending.counts, cancelling.counts), (if refused { 0 } else { 2 }, 2), "{situation:?}");
                 sends.insert(sending);
                 cancels.insert(cancelling);
             }
         }
     }
+    // A refused send writes nothing: its sender knows that there is a request.
+    let sends: BTreeSet<_> = sends.into_iter().map(|traffic| Traffic { counts: 0, ..traffic }).collect();
     assert_eq!((sends.len(), cancels.len()), (1, 1), "{sends:#?} {cancels:#?}");
 }
 
@@ -135,7 +160,7 @@ async fn an_answer_by_a_third_party_takes_the_same_traffic_whether_the_request_e
         for id in [id, 999_999] {
             proxy.record();
             fresh.accept(id, 1).await.expect_err("no request of this user");
-            seen.insert(Traffic::of(&proxy.recorded()));
+            seen.insert(Traffic::passed(&proxy.recorded()));
         }
     }
     assert_eq!(seen.iter().map(|traffic| traffic.round_trips).collect::<Vec<_>>(), [2], "{seen:#?}");

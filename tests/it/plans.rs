@@ -117,7 +117,7 @@ async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> 
         .await
         .expect("a store");
     let app = App::over(Database::at(url, Engine::Postgres), store, |settings| {
-        settings.policy.max_sends_per_hour = None;
+        (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None);
         settings.sweep_interval = Duration::from_millis(20);
     })
     .await;

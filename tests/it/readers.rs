@@ -254,7 +254,7 @@ impl Load {
 
 on_each_engine! {
     async fn every_reader_gets_every_event_once_and_in_order(engine: Engine) {
-        let Cluster { mut servers, database } = Cluster::start(engine, &["--max-sends-per-hour=0"]).await;
+        let Cluster { mut servers, database } = Cluster::start(engine, &["--max-sends-per-hour=0", "--max-sends-per-pair=0"]).await;
         let database = Arc::new(database);
         create_users(&servers[0].clients()).await;
         let clients = servers.iter().map(|server| server.clients()).collect();

@@ -3,6 +3,7 @@
 //! The situations are found by walking: from nothing between two users, by every command of either and by time, until
 //! nothing new is found.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -155,7 +156,9 @@ fn reachable() -> BTreeMap<Situation, Pair> {
         });
         let by_time = [31, 181].into_iter().map(|days| later(&pair, days).pair);
         for next in by_commands.chain(by_time).collect::<Vec<_>>() {
-            if found.insert(situation(&next), next.clone()).is_none() {
+            // The first way to get there: later ones only add to what has ended.
+            if let Entry::Vacant(entry) = found.entry(situation(&next)) {
+                entry.insert(next.clone());
                 unvisited.push(next);
             }
         }

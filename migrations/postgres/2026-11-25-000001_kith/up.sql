@@ -129,6 +129,18 @@ COMMENT ON COLUMN cooldowns.since IS 'The time of the rejection. The sweep delet
 CREATE INDEX cooldowns_since ON cooldowns (since);
 CREATE INDEX cooldowns_to ON cooldowns (to_user_id);
 
+CREATE TABLE ended_requests (
+    from_user_id bigint NOT NULL,
+    to_user_id bigint NOT NULL,
+    since timestamptz NOT NULL,
+    requests bigint NOT NULL,
+    PRIMARY KEY (from_user_id, to_user_id)
+);
+COMMENT ON TABLE ended_requests IS 'How many requests of a user to another have ended, for the limit of sends per pair.';
+COMMENT ON COLUMN ended_requests.since IS 'When the first of them was sent. The sweep deletes the row when its time is over.';
+CREATE INDEX ended_requests_since ON ended_requests (since);
+CREATE INDEX ended_requests_to ON ended_requests (to_user_id);
+
 CREATE TABLE events (
     sequence bigint PRIMARY KEY,
     stretch bigint NOT NULL,

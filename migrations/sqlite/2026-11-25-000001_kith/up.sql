@@ -114,6 +114,17 @@ CREATE TABLE cooldowns (
 CREATE INDEX cooldowns_since ON cooldowns (since);
 CREATE INDEX cooldowns_to ON cooldowns (to_user_id);
 
+-- How many requests of a user to another have ended, for the limit of sends per pair. The first was sent at `since`.
+CREATE TABLE ended_requests (
+    from_user_id INTEGER NOT NULL,
+    to_user_id INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    PRIMARY KEY (from_user_id, to_user_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ended_requests_since ON ended_requests (since);
+CREATE INDEX ended_requests_to ON ended_requests (to_user_id);
+
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     stretch INTEGER NOT NULL,

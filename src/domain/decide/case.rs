@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use super::{Decision, Limit, Moment, Party, Rejection};
 use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::id::{RequestId, UserId};
-use crate::domain::pair::{Block, Message, Pair, Request, RequestState};
+use crate::domain::pair::{Block, Ended, Message, Pair, Request, RequestState};
 use crate::domain::policy::Policy;
 use crate::domain::user::UserStatus;
 
@@ -49,7 +49,7 @@ impl Case<'_> {
             rejected: None,
             accepted: None,
         };
-        let decision = self.change(EventKind::RequestCreated, silenced, &request, Some(request.clone()));
+        let decision = self.change(EventKind::RequestCreated, silenced, &request, request.clone());
         Ok(Decision { sent: true, ..decision })
     }
 
@@ -92,7 +92,7 @@ impl Case<'_> {
                     rejected: Some(self.moment.time),
                     ..request.clone()
                 };
-                let mut decision = self.change(EventKind::RequestRejected, None, request, Some(after));
+                let mut decision = self.change(EventKind::RequestRejected, None, request, after);
                 decision.pair.side_mut(self.other.id).cooldown = Some(self.moment.time);
                 Ok(decision)
             }
@@ -114,7 +114,7 @@ impl Case<'_> {
                     rejected: None,
                     ..request.clone()
                 };
-                let mut decision = self.change(EventKind::RequestRestored, None, request, Some(after));
+                let mut decision = self.change(EventKind::RequestRestored, None, request, after);
                 decision.pair.side_mut(self.other.id).cooldown = None;
                 Ok(decision)
             }
@@ -131,7 +131,7 @@ impl Case<'_> {
         if !request.state.is_open() {
             return Err(Rejection::AlreadyAccepted(request.id));
         }
-        Ok(self.change(EventKind::RequestCancelled, None, request, None))
+        Ok(self.end(EventKind::RequestCancelled, None, request))
     }
 
     pub(super) fn mark_viewed(&self) -> Result<Decision, Rejection> {
@@ -140,14 +140,14 @@ impl Case<'_> {
             return Ok(self.unchanged());
         }
         let after = Request { viewed: Some(self.moment.time), ..request.clone() };
-        Ok(self.change(EventKind::RequestViewed, None, request, Some(after)))
+        Ok(self.change(EventKind::RequestViewed, None, request, after))
     }
 
     pub(super) fn remove(&self) -> Result<Decision, Rejection> {
         self.check_both_exist()?;
         match &self.pair.request {
             Some(request) if request.state == RequestState::Connected => {
-                Ok(self.change(EventKind::ConnectionRemoved, None, request, None))
+                Ok(self.end(EventKind::ConnectionRemoved, None, request))
             }
             Some(_) | None => Err(Rejection::NotConnected { user: self.actor.id, other: self.other.id }),
         }
@@ -174,13 +174,13 @@ impl Case<'_> {
         let cause = Some(Cause::Blocked);
         let own = request.from == self.actor.id;
         match request.state {
-            RequestState::Connected => self.change(EventKind::ConnectionRemoved, cause, request, None),
+            RequestState::Connected => self.end(EventKind::ConnectionRemoved, cause, request),
             RequestState::Pending | RequestState::Silenced | RequestState::Rejected if own => {
-                self.change(EventKind::RequestCancelled, cause, request, None)
+                self.end(EventKind::RequestCancelled, cause, request)
             }
             RequestState::Pending => {
                 let after = Request { state: RequestState::Silenced, position: self.moment.next, ..request.clone() };
-                self.change(EventKind::RequestSilenced, cause, request, Some(after))
+                self.change(EventKind::RequestSilenced, cause, request, after)
             }
             RequestState::Silenced | RequestState::Rejected => self.unchanged(),
         }
@@ -230,7 +230,7 @@ impl Case<'_> {
             accepted: Some(self.moment.time),
             ..request.clone()
         };
-        let mut decision = self.change(EventKind::ConnectionCreated, cause, request, Some(after));
+        let mut decision = self.change(EventKind::ConnectionCreated, cause, request, after);
         (decision.pair.low.cooldown, decision.pair.high.cooldown) = (None, None);
         Ok(decision)
     }
@@ -276,7 +276,15 @@ impl Case<'_> {
         self.check_connection_limit(self.other)?;
         let window = sends.at(self.moment.time);
         let pause = Some(window.remaining(self.moment.time));
-        check_limit(self.policy.max_sends_per_hour, window.count, Limit::SendsPerHour, id, pause)
+        check_limit(self.policy.max_sends_per_hour, window.count, Limit::SendsPerHour, id, pause)?;
+        self.check_sends_to_other()
+    }
+
+    fn check_sends_to_other(&self) -> Result<(), Rejection> {
+        let ended = self.policy.still_counted(self.pair.side(self.actor.id).ended, self.moment.time);
+        let Some((Ended { since, count }, time)) = ended.zip(self.policy.cooldown) else { return Ok(()) };
+        let pause = since + time - self.moment.time;
+        check_limit(self.policy.max_sends_per_pair, count, Limit::SendsPerPair, self.actor.id, Some(pause))
     }
 
     fn check_connection_limit(&self, party: &Party) -> Result<(), Rejection> {
@@ -296,10 +304,18 @@ impl Case<'_> {
     }
 
     /// Replaces `request` by `after` and records one event about it.
-    fn change(&self, kind: EventKind, cause: Option<Cause>, request: &Request, after: Option<Request>) -> Decision {
+    fn change(&self, kind: EventKind, cause: Option<Cause>, request: &Request, after: Request) -> Decision {
         let mut decision = self.unchanged();
         decision.record(self.moment, self.as_actor(), kind, cause, request);
-        decision.pair.request = after;
+        decision.pair.request = Some(after);
+        decision
+    }
+
+    /// Ends `request` and records one event about it.
+    fn end(&self, kind: EventKind, cause: Option<Cause>, request: &Request) -> Decision {
+        let mut decision = self.unchanged();
+        decision.record(self.moment, self.as_actor(), kind, cause, request);
+        decision.end(request, self.policy, self.moment);
         decision
     }
 }

@@ -1,14 +1,13 @@
 //! The changes of a decided batch: the difference between the loaded and the current values.
 
 use super::{Changes, CountsChange, Ledger, Tracked};
-use crate::domain::counts::Counts;
+use crate::domain::id::UserId;
 use crate::domain::pair::Side;
 
 impl Ledger {
     fn counts(&self) -> Vec<CountsChange> {
         let all = self.counts.iter();
-        let all = all.map(|(user, (change, sends))| CountsChange { user: *user, change: *change, sends: *sends });
-        all.filter(|change| change.change != Counts::default() || change.sends.is_some()).collect()
+        all.map(|(user, (change, sends))| CountsChange { user: *user, change: *change, sends: *sends }).collect()
     }
 
     pub(super) fn close(self) -> Changes {
@@ -39,19 +38,29 @@ impl Ledger {
             }
             for ((user, before), (_, now)) in sides {
                 let other = key.other_than(user);
-                let (Side { block, cooldown }, Side { block: block_now, cooldown: cooldown_now }) = (before, now);
-                match (block, block_now) {
-                    (Some(_), None) => changes.blocks_deleted.push((user, other)),
-                    (before, Some(now)) if before != Some(now) => changes.blocks_put.push((user, other, now)),
-                    (_, Some(_)) | (None, None) => {}
-                }
-                match (cooldown, cooldown_now) {
-                    (Some(_), None) => changes.cooldowns_deleted.push((user, other)),
-                    (before, Some(now)) if before != Some(now) => changes.cooldowns_put.push((user, other, now)),
-                    (_, Some(_)) | (None, None) => {}
-                }
+                let Side { block, cooldown, ended } = before;
+                difference(user, other, block, now.block, &mut changes.blocks_put, &mut changes.blocks_deleted);
+                let (put, deleted) = (&mut changes.cooldowns_put, &mut changes.cooldowns_deleted);
+                difference(user, other, cooldown, now.cooldown, put, deleted);
+                difference(user, other, ended, now.ended, &mut changes.ended_put, &mut changes.ended_deleted);
             }
         }
         changes
+    }
+}
+
+/// Adds a row of `user` about `other` to those to insert or replace, or to those to delete, if it changed.
+fn difference<T: Copy + PartialEq>(
+    user: UserId,
+    other: UserId,
+    before: Option<T>,
+    now: Option<T>,
+    put: &mut Vec<(UserId, UserId, T)>,
+    deleted: &mut Vec<(UserId, UserId)>,
+) {
+    match (before, now) {
+        (Some(_), None) => deleted.push((user, other)),
+        (before, Some(now)) if before != Some(now) => put.push((user, other, now)),
+        (_, Some(_)) | (None, None) => {}
     }
 }

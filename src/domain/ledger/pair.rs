@@ -7,7 +7,7 @@ use super::{Ledger, SweepStep, Tracked};
 use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, EventKind};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
@@ -137,10 +137,11 @@ impl Ledger {
         }
         let cooled = self.policy.cooled_before(self.time).unwrap_or(self.time);
         self.changes.cooldowns_ended = (self.sweep.cooldowns > 0).then_some(cooled);
+        self.changes.ended_over = (self.sweep.ended > 0).then_some(cooled);
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let SweepStep { open_until: _, events_until: _, cooldowns, events, responses } = self.sweep;
-        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooldowns + events + responses);
+        let SweepStep { open_until: _, events_until: _, cooldowns, ended, events, responses } = self.sweep;
+        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooldowns + ended + events + responses);
         Outcome::Swept { rows }
     }
 
@@ -155,9 +156,13 @@ impl Ledger {
         let key = decision.pair.key;
         let before = self.pair(key).request;
         let after = decision.pair.request.as_ref();
+        // Whether a receiver's counts change shows whether the request was silenced or rejected. Its sender must not
+        // notice by the time of the commit, so the row is written in any case.
+        let is_private = |event: &Event| matches!(event.kind, EventKind::RequestCreated | EventKind::RequestCancelled);
+        let writes_both = decision.events.iter().any(is_private);
         for user in [key.low(), key.high()] {
             let change = Counts::of(after, user) - Counts::of(before.as_ref(), user);
-            if change != Counts::default() {
+            if writes_both || change != Counts::default() {
                 self.counts.entry(user).or_default().0 += change;
                 if let Some(member) = self.member_mut(user) {
                     member.counts += change;

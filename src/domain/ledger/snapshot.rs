@@ -8,7 +8,7 @@ use crate::domain::command::{IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::pair::{Block, Pair, Request};
+use crate::domain::pair::{Block, Ended, Pair, Request};
 use crate::domain::user::User;
 
 /// The head of the feed: the row that every batch locks and updates.
@@ -52,12 +52,21 @@ pub struct SweepStep {
     pub open_until: Option<RequestId>,
     /// The newest of the events whose retention has ended.
     pub events_until: Option<Sequence>,
-    /// The number of cooldowns that have ended.
+    /// The number of cooldowns that are over.
     pub cooldowns: i64,
+    /// The number of counts of ended requests whose time is over.
+    pub ended: i64,
     /// The number of events whose retention has ended.
     pub events: i64,
     /// The number of stored responses that have expired.
     pub responses: i64,
+}
+
+impl CountsChange {
+    /// Whether the counts stay as they are.
+    pub fn is_zero(&self) -> bool {
+        self.change == Counts::default() && self.sends.is_none()
+    }
 }
 
 impl Snapshot {
@@ -77,6 +86,13 @@ impl Snapshot {
     pub fn add_block(&mut self, user: UserId, other: UserId, block: Block) {
         if let Some(key) = PairKey::of(user, other) {
             self.pair(key).side_mut(user).block = Some(block);
+        }
+    }
+
+    /// Adds the loaded number of ended requests of `from` to `to` to their pair.
+    pub fn add_ended(&mut self, from: UserId, to: UserId, ended: Ended) {
+        if let Some(key) = PairKey::of(from, to) {
+            self.pair(key).side_mut(from).ended = Some(ended);
         }
     }
 
@@ -134,7 +150,13 @@ pub struct Changes {
     pub cooldowns_deleted: Vec<(UserId, UserId)>,
     /// The time of the newest rejections whose cooldowns to delete, with all older ones.
     pub cooldowns_ended: Option<Time>,
-    /// Changes of counts, ordered by user id.
+    /// Numbers of ended requests to insert or replace: the sender, the receiver, the number.
+    pub ended_put: Vec<(UserId, UserId, Ended)>,
+    /// Numbers of ended requests to delete: the sender, the receiver.
+    pub ended_deleted: Vec<(UserId, UserId)>,
+    /// The latest start of the numbers of ended requests to delete, with all earlier ones.
+    pub ended_over: Option<Time>,
+    /// Changes of counts, ordered by user id. Some are zero, and written so that the time of a commit reveals nothing.
     pub counts: Vec<CountsChange>,
     /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
     pub members: Vec<Member>,
@@ -160,6 +182,7 @@ impl Changes {
             responses,
             responses_deleted,
             cooldowns_ended,
+            ended_over,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -174,6 +197,8 @@ impl Changes {
             blocks_deleted: _,
             cooldowns_put: _,
             cooldowns_deleted: _,
+            ended_put: _,
+            ended_deleted: _,
             counts: _,
             members: _,
         } = self;
@@ -183,5 +208,6 @@ impl Changes {
             && responses.is_empty()
             && responses_deleted.is_none()
             && cooldowns_ended.is_none()
+            && ended_over.is_none()
     }
 }

@@ -319,6 +319,16 @@ pub(super) const CHECKS: &[Check] = &[
                 LEFT JOIN users AS other ON other.id = to_user_id WHERE one.id IS NULL OR other.id IS NULL",
     },
     Check {
+        name: "each number of ended requests is positive and of two users who are there",
+        looks_at: "ended_requests",
+        with: "",
+        finds: "SELECT from_user_id AS number, 'user ' || from_user_id || ' has ' || requests \
+                       || ' ended requests to user ' || to_user_id AS said \
+                FROM ended_requests LEFT JOIN users AS one ON one.id = from_user_id \
+                LEFT JOIN users AS other ON other.id = to_user_id \
+                WHERE requests < 1 OR one.id IS NULL OR other.id IS NULL",
+    },
+    Check {
         name: "each user was created by their last event",
         looks_at: "users",
         with: LAST_OF_USERS,

@@ -97,10 +97,14 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
         expired_events::<Sqlite>(now) => "events",
-        ended_cooldowns::<Sqlite>(now) => "cooldowns_since (since<?)",
+        over_in_pairs::<Sqlite>(now) => "cooldowns_since (since<?)",
+        over_in_pairs::<Sqlite>(now) => "ended_requests_since (since<?)",
+        ended(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",
+        ended_of(1) => "PRIMARY KEY (from_user_id=?)",
+        ended_to(1) => "ended_requests_to (to_user_id=?)",
         expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 45);
+    assert_eq!(plans, 49);
 }
 
 /// `.cargo/config.toml` says why each matters.

@@ -43,6 +43,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let of_requests = "the users of each request are there";
     let of_blocks = "the users of each block are there";
     let cooldowns = "each cooldown began with the last rejection, and not between connected users";
+    let ended = "each number of ended requests is positive and of two users who are there";
     let of_cooldowns = "the users of each cooldown are there";
     vec![
         (holes, "DELETE FROM events WHERE sequence = 5".to_owned(), "event 6 follows event 4"),
@@ -132,6 +133,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "INSERT INTO cooldowns SELECT 6, 2, min(time) FROM events".to_owned(),
             "the cooldown of user 6 for user 2: they are connected",
         ),
+        (ended, "UPDATE ended_requests SET requests = 0".to_owned(), "has 0 ended requests to user "),
+        (ended, "INSERT INTO ended_requests SELECT 99, 2, last_time, 3 FROM feed".to_owned(), "user 99 has 3 ended"),
         (
             of_cooldowns,
             "INSERT INTO cooldowns SELECT 99, 2, min(time) FROM events".to_owned(),

@@ -106,10 +106,22 @@ cases! {
     async fn a_block_of_ones_own_is_in_the_way(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
+        app.reject(id, bob).await.unwrap();
         app.block(bob, ann).await;
         refused(app.accept(id, bob).await, Code::FailedPrecondition, ErrorReason::BlockedByYou);
         app.unblock(bob, ann).await;
         app.accept(id, bob).await.unwrap();
+    }
+
+    async fn a_silenced_request_does_not_exist_for_its_receiver(app: App) {
+        let [ann, bob] = people(&app).await;
+        let waiting = app.send(ann, bob).await;
+        app.block(bob, ann).await;
+        refused(app.accept(waiting, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        refused(app.reject(waiting, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        refused(app.cancel(waiting, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        app.unblock(bob, ann).await;
+        app.accept(waiting, bob).await.unwrap();
     }
 
     #[with(|settings| settings.policy.max_connections = Some(1))]

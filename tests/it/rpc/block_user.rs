@@ -63,10 +63,10 @@ cases! {
         assert_eq!(app.counts(ann).await, [0; 4]);
         app.unblock(ann, bob).await;
         let again = app.send(ann, bob).await;
-        assert_eq!(app.request(again, bob).await.unwrap().state(), State::Rejected);
+        assert_eq!(app.request(again, 0).await.unwrap().state(), State::Silenced);
     }
 
-    async fn a_request_to_the_blocker_is_rejected_and_its_sender_not_told(app: App) {
+    async fn a_request_to_the_blocker_is_silenced_and_its_sender_learns_nothing(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         let before = (app.request(id, ann).await.unwrap(), app.counts(ann).await, app.status(ann, bob).await);
@@ -75,7 +75,7 @@ cases! {
         let after = (app.request(id, ann).await.unwrap(), app.counts(ann).await, app.status(ann, bob).await);
         assert_eq!(after, before);
         let truth = app.request(id, 0).await.unwrap();
-        assert_eq!((truth.state(), truth.rejected.is_some(), truth.viewed), (State::Rejected, true, None));
+        assert_eq!((truth.state(), truth.rejected, truth.viewed), (State::Silenced, None, None));
         assert_eq!(app.counts(bob).await, [0; 4]);
     }
 

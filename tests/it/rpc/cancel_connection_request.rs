@@ -32,7 +32,7 @@ cases! {
     async fn the_wait_after_a_rejection_goes_on_unnoticed(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
-        let rejected = app.reject(id, bob).await.unwrap().into_inner().connection_request.unwrap().rejected;
+        app.reject(id, bob).await.unwrap();
         app.clock.advance(chrono::TimeDelta::days(29));
         let response = app.cancel(id, ann).await.unwrap().into_inner();
         assert_eq!((response.connection_request, response.status), (None, ConnectionStatus::None.into()));
@@ -41,8 +41,8 @@ cases! {
         }
         let second = app.send(ann, bob).await;
         assert_eq!(app.request(second, ann).await.unwrap().state(), State::Pending);
-        let seen = app.request(second, bob).await.unwrap();
-        assert_eq!((seen.state(), seen.rejected), (State::Rejected, rejected));
+        refused(app.request(second, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        assert_eq!(app.request(second, 0).await.unwrap().state(), State::Silenced);
         assert_eq!(app.counts(bob).await, [0; 4]);
         app.cancel(second, ann).await.unwrap();
         app.clock.advance(chrono::TimeDelta::days(1));

@@ -36,13 +36,16 @@ cases! {
     async fn a_refusal_is_seen_by_the_receiver_and_an_operator_only(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.block(cy, ann).await;
-        let (rejected, born_rejected) = (app.send(ann, bob).await, app.send(ann, cy).await);
+        let (rejected, silenced) = (app.send(ann, bob).await, app.send(ann, cy).await);
         app.reject(rejected, bob).await.unwrap();
-        for (id, receiver) in [(rejected, bob), (born_rejected, cy)] {
-            for viewer in [receiver, 0] {
-                let seen = app.request(id, viewer).await.unwrap();
-                assert_eq!((seen.state(), seen.rejected.is_some()), (State::Rejected, true));
-            }
+        for viewer in [bob, 0] {
+            let seen = app.request(rejected, viewer).await.unwrap();
+            assert_eq!((seen.state(), seen.rejected.is_some()), (State::Rejected, true));
+        }
+        refused(app.request(silenced, cy).await, Code::NotFound, ErrorReason::RequestNotFound);
+        let seen = app.request(silenced, 0).await.unwrap();
+        assert_eq!((seen.state(), seen.rejected), (State::Silenced, None));
+        for id in [rejected, silenced] {
             let seen = app.request(id, ann).await.unwrap();
             assert_eq!((seen.state(), seen.rejected, seen.viewed), (State::Pending, None, None));
         }

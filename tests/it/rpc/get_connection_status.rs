@@ -28,16 +28,22 @@ cases! {
         assert_eq!(both().await, ((Connected, id), (Connected, id)));
         app.block(bob, ann).await;
         assert_eq!(both().await, ((None, 0), (Blocked, 0)));
-        let born_rejected = app.send(ann, bob).await;
-        assert_eq!(both().await, ((RequestSent, born_rejected), (Blocked, 0)));
+        let silenced = app.send(ann, bob).await;
+        assert_eq!(both().await, ((RequestSent, silenced), (Blocked, 0)));
         app.unblock(bob, ann).await;
-        assert_eq!(both().await, ((RequestSent, born_rejected), (RequestRejected, born_rejected)));
-        app.cancel(born_rejected, ann).await.unwrap();
+        assert_eq!(both().await, ((RequestSent, silenced), (RequestReceived, silenced)));
+        app.reject(silenced, bob).await.unwrap();
+        app.cancel(silenced, ann).await.unwrap();
+        assert_eq!(both().await, ((None, 0), (None, 0)));
+        // Within the cooldown.
+        let silenced = app.send(ann, bob).await;
+        assert_eq!(both().await, ((RequestSent, silenced), (None, 0)));
+        app.cancel(silenced, ann).await.unwrap();
         assert_eq!(both().await, ((None, 0), (None, 0)));
         let second = app.send(ann, bob).await;
         app.clock.advance(chrono::TimeDelta::days(180));
         assert_eq!(both().await, ((None, 0), (None, 0)));
-        assert!(second > born_rejected);
+        assert!(second > silenced);
     }
 
     async fn one_is_oneself_and_a_stranger_is_nobody(app: App) {

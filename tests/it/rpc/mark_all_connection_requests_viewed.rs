@@ -41,12 +41,12 @@ cases! {
         assert_eq!(app.revision().await, response.revision);
     }
 
-    async fn requests_that_were_born_rejected_are_left_alone(app: App) {
+    async fn silenced_requests_are_left_alone(app: App) {
         let [ann, bob] = people(&app).await;
         app.block(ann, bob).await;
         let id = app.send(bob, ann).await;
         assert_eq!(mark_all(&app, ann).await.marked, 0);
-        assert_eq!(app.request(id, ann).await.unwrap().viewed, None);
+        assert_eq!(app.request(id, 0).await.unwrap().viewed, None);
     }
 
     async fn requests_that_expired_are_not_counted(app: App) {

@@ -50,13 +50,12 @@ cases! {
         assert_eq!(app.request(id, ann).await.unwrap().viewed, viewed);
     }
 
-    async fn a_request_that_was_born_rejected_can_be_viewed(app: App) {
+    async fn a_silenced_request_cannot_be_viewed(app: App) {
         let [ann, bob] = people(&app).await;
         app.block(bob, ann).await;
         let id = app.send(ann, bob).await;
-        let seen = app.mark_viewed(id, bob).await.unwrap().into_inner().connection_request.unwrap();
-        assert_eq!((seen.state(), seen.viewed.is_some()), (State::Rejected, true));
-        assert_eq!(app.counts(bob).await, [0; 4]);
+        refused(app.mark_viewed(id, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
+        assert_eq!(app.request(id, 0).await.unwrap().viewed, None);
     }
 
     async fn only_the_receiver_views_and_nobody_else_learns_of_the_request(app: App) {

@@ -58,7 +58,7 @@ cases! {
         assert_eq!((sent.state(), sent.rejected, sent.viewed), (State::Pending, None, None));
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 0], [0; 4]));
         let truth = app.request(sent.id, 0).await.unwrap();
-        assert_eq!((truth.state(), truth.viewed), (State::Rejected, None));
+        assert_eq!((truth.state(), truth.viewed), (State::Silenced, None));
         refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
     }
 
@@ -155,6 +155,42 @@ cases! {
         assert_eq!(pause, std::time::Duration::from_secs(40 * 60));
         app.clock.advance(chrono::TimeDelta::minutes(40));
         app.send(ann, others[2]).await;
+    }
+
+    #[with(|settings| settings.policy.max_sends_per_pair = Some(3))]
+    async fn sends_to_the_same_user_have_a_limit_whatever_became_of_them(app: App) {
+        let users = [app.user("ann").await, app.user("bob").await, app.user("cy").await, app.user("dee").await];
+        let [ann, bob, cy, dee] = users;
+        // The receivers reject, accept and block in between: that changes nothing.
+        for round in 0..3 {
+            let ids = [app.send(ann, bob).await, app.send(ann, cy).await, app.send(ann, dee).await];
+            app.clock.advance(chrono::TimeDelta::days(1));
+            match round {
+                0 => _ = app.reject(ids[0], bob).await.expect("rejected"),
+                1 => app.block(bob, ann).await,
+                _ => {}
+            }
+            app.accept(ids[1], cy).await.expect("a connection");
+            app.remove(cy, ann).await.expect("no connection");
+            app.cancel(ids[0], ann).await.expect("cancelled");
+            app.cancel(ids[2], ann).await.expect("cancelled");
+        }
+        for receiver in [bob, cy, dee] {
+            let refusal = app.try_send(ann, receiver).await;
+            let details = refused(refusal, Code::ResourceExhausted, ErrorReason::LimitReached);
+            let metadata = &details.error_info().unwrap().metadata;
+            assert_eq!((metadata["limit"].as_str(), metadata["maximum"].as_str()), ("sends_per_pair", "3"));
+            let pause = details.retry_info().unwrap().retry_delay.unwrap();
+            assert_eq!(pause, std::time::Duration::from_secs(27 * 24 * 60 * 60), "{receiver}");
+        }
+        // In the other direction nothing was sent.
+        app.send(dee, ann).await;
+        app.block(dee, ann).await;
+        app.unblock(dee, ann).await;
+        app.clock.advance(chrono::TimeDelta::days(27));
+        for receiver in [bob, cy, dee] {
+            app.send(ann, receiver).await;
+        }
     }
 
     #[with(|settings| settings.policy.max_sent_requests = Some(1))]

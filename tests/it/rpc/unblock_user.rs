@@ -27,11 +27,11 @@ cases! {
         app.connect(ann, bob).await;
     }
 
-    async fn a_request_that_came_during_the_block_is_a_rejected_one(app: App) {
+    async fn a_request_that_came_during_the_block_is_pending(app: App) {
         let [ann, bob] = people(&app).await;
         app.block(ann, bob).await;
         let id = app.send(bob, ann).await;
-        assert_eq!(unblock(&app, ann, bob).await.unwrap().into_inner().status(), ConnectionStatus::RequestRejected);
+        assert_eq!(unblock(&app, ann, bob).await.unwrap().into_inner().status(), ConnectionStatus::RequestReceived);
         app.accept(id, ann).await.unwrap();
     }
 

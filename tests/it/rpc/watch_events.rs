@@ -244,7 +244,7 @@ cases! {
             after_sequence: Some(-1),
             epoch: "any".to_owned(),
             user_ids: vec![1, 0, 2, -3],
-            kinds: vec![1, 0, 14, -1],
+            kinds: vec![1, 0, 15, -1],
             viewer_user_id: -1,
             heartbeat_interval: Some(prost_types::Duration { seconds: 0, nanos: 99_999_999 }),
         };

@@ -18,8 +18,8 @@ use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::RequestState;
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, PairRow,
-    RequestRow, SweepRows, UserRow, member,
+    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
+    PairRow, RequestRow, SweepRows, UserRow, member,
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{Statement, statement};
@@ -29,7 +29,7 @@ use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
-/// A request if the pair has one, and the block and the cooldown of its lower and of its higher user.
+/// A request if the pair has one; then the block, the cooldown and the ended requests of its lower and of its higher user.
 type PairSql = (
     Nullable<BigInt>,
     Nullable<BigInt>,
@@ -40,6 +40,10 @@ type PairSql = (
     Nullable<Instant>,
     Nullable<BigInt>,
     Nullable<Instant>,
+    Nullable<BigInt>,
+    Nullable<Instant>,
+    Nullable<Instant>,
+    Nullable<BigInt>,
 );
 
 /// The rows that a batch is decided from.
@@ -54,6 +58,7 @@ struct Rare {
     requests: Vec<RequestRow>,
     blocks: Vec<BlockRow>,
     cooldowns: Vec<CooldownRow>,
+    ended: Vec<EndedRow>,
     due: Option<SweepRows>,
 }
 
@@ -91,7 +96,7 @@ pub(super) async fn lock_and_load(
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
 
-    let Rare { requests, blocks, cooldowns, due } = rare;
+    let Rare { requests, blocks, cooldowns, ended, due } = rare;
     let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, sweep };
@@ -105,6 +110,7 @@ pub(super) async fn lock_and_load(
     }
     blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
     cooldowns.into_iter().for_each(|row| row.add_to(&mut snapshot));
+    ended.into_iter().for_each(|row| row.add_to(&mut snapshot));
 
     // Users that only the loaded pairs named. If another server committed, also all that were cached.
     let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
@@ -139,13 +145,18 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
     }
     let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
     let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, by_high.created, \
-         by_high.position, of_high.since FROM unnest(?, ?) AS pair (low, high) \
+        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
+         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
+         FROM unnest(?, ?) AS pair (low, high) \
          LEFT JOIN connection_requests ON low_user_id = pair.low AND high_user_id = pair.high \
          LEFT JOIN blocks AS by_low ON by_low.user_id = pair.low AND by_low.other_user_id = pair.high \
          LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low \
          LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = pair.low AND of_low.to_user_id = pair.high \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = pair.high AND of_high.to_user_id = pair.low"
+         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = pair.high AND of_high.to_user_id = pair.low \
+         LEFT JOIN ended_requests AS low_ended \
+              ON low_ended.from_user_id = pair.low AND low_ended.to_user_id = pair.high \
+         LEFT JOIN ended_requests AS high_ended \
+              ON high_ended.from_user_id = pair.high AND high_ended.to_user_id = pair.low"
     );
     let load = load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(low).bind::<Array<BigInt>, _>(high);
     Ok(load.load(&mut conn).await?)
@@ -162,13 +173,17 @@ async fn pairs_by_request(
         return Ok(Vec::new());
     }
     let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, by_high.created, \
-         by_high.position, of_high.since \
+        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
+         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
          FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
          LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
          LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
          LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = low_user_id AND of_low.to_user_id = high_user_id \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = high_user_id AND of_high.to_user_id = low_user_id"
+         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = high_user_id AND of_high.to_user_id = low_user_id \
+         LEFT JOIN ended_requests AS low_ended \
+              ON low_ended.from_user_id = low_user_id AND low_ended.to_user_id = high_user_id \
+         LEFT JOIN ended_requests AS high_ended \
+              ON high_ended.from_user_id = high_user_id AND high_ended.to_user_id = low_user_id"
     );
     let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
     Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
@@ -237,8 +252,8 @@ async fn rare(
     due: bool,
 ) -> Result<Rare, StoreError> {
     let conn = &mut conn;
-    let (mut requests, mut blocks, mut cooldowns): (Vec<RequestRow>, Vec<BlockRow>, Vec<CooldownRow>) =
-        Default::default();
+    let (mut requests, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
+    let (mut cooldowns, mut ended): (Vec<CooldownRow>, Vec<EndedRow>) = Default::default();
     for user in unviewed_of {
         let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
         requests.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
@@ -251,9 +266,11 @@ async fn rare(
         blocks.extend(query::blocks_against(user.get()).load(conn).await?);
         cooldowns.extend(query::cooldowns_of(user.get()).load(conn).await?);
         cooldowns.extend(query::cooldowns_by(user.get()).load(conn).await?);
+        ended.extend(query::ended_of(user.get()).load(conn).await?);
+        ended.extend(query::ended_to(user.get()).load(conn).await?);
     }
     if !due {
-        return Ok(Rare { requests, blocks, cooldowns, due: None });
+        return Ok(Rare { requests, blocks, cooldowns, ended, due: None });
     }
     let mut open = None;
     if let Some(expired) = batch.policy.expired_before(batch.now) {
@@ -266,14 +283,14 @@ async fn rare(
         requests.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    let ended = query::ended_cooldowns(Stamp(cooled)).get_result(conn).await?;
+    let (cooldowns_over, ended_over) = query::over_in_pairs(Stamp(cooled)).get_result(conn).await?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn).await?,
         None => ExpiredEventsRow::default(),
     };
-    let due = SweepRows { open, cooldowns: ended, replays, events };
-    Ok(Rare { requests, blocks, cooldowns, due: Some(due) })
+    let due = SweepRows { open, cooldowns: cooldowns_over, ended: ended_over, replays, events };
+    Ok(Rare { requests, blocks, cooldowns, ended, due: Some(due) })
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.

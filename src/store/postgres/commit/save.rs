@@ -15,7 +15,7 @@ use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Changes, CountsChange, Head};
-use crate::domain::pair::{Block, Request};
+use crate::domain::pair::{Block, Ended, Request};
 use crate::domain::user::User;
 use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
@@ -98,6 +98,9 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         cooldowns_put,
         cooldowns_deleted,
         cooldowns_ended,
+        ended_put,
+        ended_deleted,
+        ended_over,
         counts,
         events,
         events_deleted,
@@ -114,6 +117,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         create_counts(users_created),
         responses_deleted.map(delete_responses),
         cooldowns_ended.map(end_cooldowns),
+        ended_over.map(end_ended),
     ];
     let rest = [
         delete_requests(requests_deleted),
@@ -126,6 +130,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         put_blocks(blocks_put),
         delete_cooldowns(cooldowns_deleted),
         put_cooldowns(cooldowns_put),
+        delete_ended(ended_deleted),
+        put_ended(ended_put),
         change_counts(counts),
         create_events(events, batch_id),
         events_deleted.map(delete_events),
@@ -294,16 +300,18 @@ fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {
         .bind::<Bigints, _>(column(keys, |key| key.high().get()))
 }
 
+fn directed<'a>(write: Write<'a>, rows: &[(UserId, UserId)]) -> Write<'a> {
+    write
+        .bind::<Bigints, _>(column(rows, |(user, _)| user.get()))
+        .bind::<Bigints, _>(column(rows, |(_, other)| other.get()))
+}
+
 // --- blocks ---
 
 fn delete_blocks<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
     let text = "DELETE FROM blocks USING moved, unnest(?, ?) AS gone (one, other) \
                 WHERE user_id = gone.one AND other_user_id = gone.other";
-    some(deleted, |blocks| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(blocks, |(user, _)| user.get()))
-            .bind::<Bigints, _>(column(blocks, |(_, other)| other.get()))
-    })
+    some(deleted, |blocks| directed(Write::new(text), blocks))
 }
 
 fn put_blocks<'a>(put: &[(UserId, UserId, Block)]) -> Option<Write<'a>> {
@@ -324,11 +332,7 @@ fn put_blocks<'a>(put: &[(UserId, UserId, Block)]) -> Option<Write<'a>> {
 fn delete_cooldowns<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
     let text = "DELETE FROM cooldowns USING moved, unnest(?, ?) AS gone (one, other) \
                 WHERE from_user_id = gone.one AND to_user_id = gone.other";
-    some(deleted, |cooldowns| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(cooldowns, |(from, _)| from.get()))
-            .bind::<Bigints, _>(column(cooldowns, |(_, to)| to.get()))
-    })
+    some(deleted, |cooldowns| directed(Write::new(text), cooldowns))
 }
 
 fn put_cooldowns<'a>(put: &[(UserId, UserId, Time)]) -> Option<Write<'a>> {
@@ -346,6 +350,33 @@ fn put_cooldowns<'a>(put: &[(UserId, UserId, Time)]) -> Option<Write<'a>> {
 fn end_cooldowns<'a>(end: Time) -> Write<'a> {
     let text = "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
                 (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)";
+    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
+// --- ended requests ---
+
+fn delete_ended<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
+    let text = "DELETE FROM ended_requests USING moved, unnest(?, ?) AS gone (one, other) \
+                WHERE from_user_id = gone.one AND to_user_id = gone.other";
+    some(deleted, |ended| directed(Write::new(text), ended))
+}
+
+fn put_ended<'a>(put: &[(UserId, UserId, Ended)]) -> Option<Write<'a>> {
+    let text = "INSERT INTO ended_requests (from_user_id, to_user_id, since, requests) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (from_user_id, to_user_id) DO UPDATE \
+                SET since = excluded.since, requests = excluded.requests";
+    some(put, |ended| {
+        Write::new(text)
+            .bind::<Bigints, _>(column(ended, |(from, ..)| from.get()))
+            .bind::<Bigints, _>(column(ended, |(_, to, _)| to.get()))
+            .bind::<Instants, _>(column(ended, |(.., ended)| Stamp(ended.since)))
+            .bind::<Bigints, _>(column(ended, |(.., ended)| ended.count))
+    })
+}
+
+fn end_ended<'a>(end: Time) -> Write<'a> {
+    let text = "DELETE FROM ended_requests WHERE (from_user_id, to_user_id) IN \
+                (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)";
     Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 

@@ -11,8 +11,8 @@ use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow,
-    SweepRows, UserRow, member,
+    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
+    RequestRow, SweepRows, UserRow, member,
 };
 use crate::store::schema::Stamp;
 use crate::store::users::UserCache;
@@ -58,6 +58,8 @@ pub(super) fn load(
         add_blocks(&mut snapshot, query::block(high, low).load(conn)?);
         add_cooldowns(&mut snapshot, query::cooldown(low, high).load(conn)?);
         add_cooldowns(&mut snapshot, query::cooldown(high, low).load(conn)?);
+        add_ended(&mut snapshot, query::ended(low, high).load(conn)?);
+        add_ended(&mut snapshot, query::ended(high, low).load(conn)?);
     }
     load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
     if *sweep {
@@ -103,6 +105,10 @@ fn add_cooldowns(snapshot: &mut Snapshot, rows: Vec<CooldownRow>) {
     rows.into_iter().for_each(|row| row.add_to(snapshot));
 }
 
+fn add_ended(snapshot: &mut Snapshot, rows: Vec<EndedRow>) {
+    rows.into_iter().for_each(|row| row.add_to(snapshot));
+}
+
 /// Loads the rows that only some kinds of commands need.
 fn load_rare(
     conn: &mut SqliteConnection,
@@ -123,6 +129,8 @@ fn load_rare(
         add_blocks(snapshot, query::blocks_against(user.get()).load(conn)?);
         add_cooldowns(snapshot, query::cooldowns_of(user.get()).load(conn)?);
         add_cooldowns(snapshot, query::cooldowns_by(user.get()).load(conn)?);
+        add_ended(snapshot, query::ended_of(user.get()).load(conn)?);
+        add_ended(snapshot, query::ended_to(user.get()).load(conn)?);
     }
     Ok(())
 }
@@ -140,13 +148,13 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
         add(snapshot, query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn)?)?;
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    let cooldowns = query::ended_cooldowns(Stamp(cooled)).get_result(conn)?;
+    let (cooldowns, ended) = query::over_in_pairs(Stamp(cooled)).get_result(conn)?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn)?,
         None => ExpiredEventsRow::default(),
     };
-    let found = SweepRows { open, cooldowns, replays, events };
+    let found = SweepRows { open, cooldowns, ended, replays, events };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }

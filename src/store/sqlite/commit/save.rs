@@ -8,7 +8,7 @@ use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{Changes, CountsChange, Head};
-use crate::domain::pair::{Block, Request};
+use crate::domain::pair::{Block, Ended, Request};
 use crate::domain::user::User;
 use crate::store::row::{actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
@@ -35,6 +35,9 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         cooldowns_put,
         cooldowns_deleted,
         cooldowns_ended,
+        ended_put,
+        ended_deleted,
+        ended_over,
         counts,
         events,
         events_deleted,
@@ -83,6 +86,24 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         let delete = statement!(
             "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
              (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)"
+        );
+        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
+    }
+    for (from, to) in ended_deleted {
+        let delete = statement!("DELETE FROM ended_requests WHERE from_user_id = ? AND to_user_id = ?");
+        run(conn, delete.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get()))?;
+    }
+    for (from, to, Ended { since, count }) in ended_put {
+        let put = statement!(
+            "INSERT OR REPLACE INTO ended_requests (from_user_id, to_user_id, since, requests) VALUES (?, ?, ?, ?)"
+        );
+        let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
+        run(conn, put.bind::<Instant, _>(Stamp(*since)).bind::<BigInt, _>(*count))?;
+    }
+    if let Some(end) = ended_over {
+        let delete = statement!(
+            "DELETE FROM ended_requests WHERE (from_user_id, to_user_id) IN \
+             (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)"
         );
         run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
     }
