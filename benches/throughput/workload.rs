@@ -284,7 +284,10 @@ impl Workload {
             }
             Operation::Accept => {
                 let (id, user_id) = self.waiting.take(self.layout)?;
-                Call::new(operation, &pb::AcceptConnectionRequestRequest { id, user_id, request_id })
+                Call::new(
+                    operation,
+                    &pb::AcceptConnectionRequestRequest { id, user_id, request_id, reply: String::new() },
+                )
             }
             Operation::Reject => {
                 let (id, user_id) = self.waiting.take(self.layout)?;

@@ -49,10 +49,10 @@ pub enum Command {
 }
 
 /// An action of the sender or the receiver on a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
 pub enum RequestAction {
-    Accept,
+    Accept(Message),
     Reject,
     Restore,
     Cancel,
@@ -68,10 +68,10 @@ pub enum UserAction {
     Unblock,
 }
 
-impl From<RequestAction> for PairCommand {
-    fn from(action: RequestAction) -> Self {
+impl From<&RequestAction> for PairCommand {
+    fn from(action: &RequestAction) -> Self {
         match action {
-            RequestAction::Accept => Self::Accept,
+            RequestAction::Accept(reply) => Self::Accept(reply.clone()),
             RequestAction::Reject => Self::Reject,
             RequestAction::Restore => Self::Restore,
             RequestAction::Cancel => Self::Cancel,

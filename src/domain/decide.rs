@@ -21,8 +21,8 @@ use super::user::UserStatus;
 pub enum PairCommand {
     /// Sends a request to the other user.
     Send(Message),
-    /// Accepts the request of the other user.
-    Accept,
+    /// Accepts the request of the other user, with a reply that may be empty.
+    Accept(Message),
     /// Rejects the request of the other user.
     Reject,
     /// Makes a rejected request of the other user pending again.
@@ -146,7 +146,7 @@ pub fn decide(
     let case = Case { pair, actor, other, policy, moment };
     match command {
         PairCommand::Send(message) => case.send(message),
-        PairCommand::Accept => case.accept(),
+        PairCommand::Accept(reply) => case.accept(reply),
         PairCommand::Reject => case.reject(),
         PairCommand::Restore => case.restore(),
         PairCommand::Cancel => case.cancel(),
@@ -246,6 +246,7 @@ mod tests {
             viewed: Some(time(1)),
             rejected: Some(time(1)),
             accepted: None,
+            reply: Message::default(),
         };
         let low = Side { cooldown: Some(time(1)), ..Side::default() };
         Pair { request: Some(request), low, ..Pair::empty(key) }

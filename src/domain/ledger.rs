@@ -126,7 +126,7 @@ impl Ledger {
             Command::UpdateUser(id, updates) => self.update_user(actor, *id, updates)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,
-            Command::ActOnRequest(id, user, action) => self.act_on_request(*id, *user, *action)?,
+            Command::ActOnRequest(id, user, action) => self.act_on_request(*id, *user, action)?,
             Command::MarkAllViewed(user) => self.mark_all_viewed(*user)?,
             Command::ActOnUser(user, other, action) => self.act_on_user(*user, *other, *action)?,
             Command::Sweep => self.sweep(),

@@ -67,6 +67,8 @@ pub struct Request {
     pub rejected: Option<Time>,
     /// When it was accepted. Set only in the state connected.
     pub accepted: Option<Time>,
+    /// The reply of the receiver. May be empty; set only in the state connected.
+    pub reply: Message,
 }
 
 impl Request {

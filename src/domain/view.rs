@@ -143,6 +143,7 @@ mod tests {
             viewed: None,
             rejected: None,
             accepted: None,
+            reply: Message::default(),
         };
         let pending = Request { state: RequestState::Pending, ..request.clone() };
         let pair = Pair { request: Some(request.clone()), ..Pair::empty(key) };
@@ -171,6 +172,7 @@ mod tests {
             viewed: Some(time),
             rejected: Some(time),
             accepted: None,
+            reply: Message::default(),
         };
         for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
             let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };

@@ -28,18 +28,36 @@ pub fn send(request: &pb::SendConnectionRequestRequest) -> Result<(Command, Opti
     fields.finish((Command::Send { from, to, message }, request_id))
 }
 
-/// Parses an accept, reject, restore, cancel or mark-viewed request.
+/// Parses an accept request.
+pub fn accept(request: &pb::AcceptConnectionRequestRequest) -> Result<(Command, Option<Uuid>), Invalid> {
+    let mut fields = Fields::default();
+    let reply = fields.text("reply", &request.reply);
+    fields.act_on_request(RequestAction::Accept(reply), request.id, request.user_id, &request.request_id)
+}
+
+/// Parses a reject, restore, cancel or mark-viewed request.
 pub fn act_on_request(
     action: RequestAction,
     id: i64,
     user_id: i64,
     request_id: &str,
 ) -> Result<(Command, Option<Uuid>), Invalid> {
-    let mut fields = Fields::default();
-    let id = fields.connection_request_id("id", id);
-    let user = fields.user_id("user_id", user_id);
-    let request_id = fields.request_id(request_id);
-    fields.finish((Command::ActOnRequest(id, user, action), request_id))
+    Fields::default().act_on_request(action, id, user_id, request_id)
+}
+
+impl Fields {
+    fn act_on_request(
+        mut self,
+        action: RequestAction,
+        id: i64,
+        user_id: i64,
+        request_id: &str,
+    ) -> Result<(Command, Option<Uuid>), Invalid> {
+        let id = self.connection_request_id("id", id);
+        let user = self.user_id("user_id", user_id);
+        let request_id = self.request_id(request_id);
+        self.finish((Command::ActOnRequest(id, user, action), request_id))
+    }
 }
 
 /// Parses a mark-all-viewed request.
@@ -135,6 +153,7 @@ fn without_users(request: &Request) -> pb::ConnectionRequest {
         }
         .into(),
         accepted: request.accepted.map(timestamp),
+        reply: request.reply.as_str().to_owned(),
     }
 }
 
@@ -147,7 +166,7 @@ responses! {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }
-    AcceptConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Accept, made) => {
+    AcceptConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Accept(_), made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
     }

@@ -75,12 +75,13 @@ mod tests {
     use crate::domain::command::RequestAction;
     use crate::domain::id::Sequence;
     use crate::domain::outcome::{Outcome, Transition};
+    use crate::domain::pair::Message;
     use crate::domain::view::Status;
 
     #[test]
     fn a_response_is_created_from_the_outcome_of_its_own_method_only() {
         let transition = Transition { request: None, status: Status::Connected };
-        let outcome = Outcome::RequestChanged(RequestAction::Accept, transition);
+        let outcome = Outcome::RequestChanged(RequestAction::Accept(Message::default()), transition);
         let accepted = Executed { revision: Sequence::new(7), outcome };
         let response = pb::AcceptConnectionRequestResponse::of(&accepted).expect("its own");
         assert_eq!((response.status(), response.revision), (pb::ConnectionStatus::Connected, 7));

@@ -21,7 +21,7 @@ use crate::store::{Listed, StoreError, Users};
 #[derive(Clone)]
 pub struct ConnectionRequests(pub Core);
 
-/// The body of the five RPCs that change a request. They differ only in the command.
+/// The body of the RPCs that change a request. They differ only in the command.
 macro_rules! transition {
     ($self:ident, $request:ident, $action:expr) => {{
         let message = $request.get_ref();
@@ -43,7 +43,7 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::AcceptConnectionRequestRequest>,
     ) -> Result<Response<pb::AcceptConnectionRequestResponse>, Status> {
-        transition!(self, request, RequestAction::Accept)
+        self.0.write(&request, mapping::accept(request.get_ref())?).await
     }
 
     async fn reject_connection_request(

@@ -146,6 +146,7 @@ pub(super) struct RequestRow {
     pub(super) viewed: Option<Stamp>,
     pub(super) rejected: Option<Stamp>,
     pub(super) accepted: Option<Stamp>,
+    pub(super) reply: String,
 }
 
 /// The next open requests that the sweep examines.
@@ -257,6 +258,7 @@ impl TryFrom<RequestRow> for Request {
             viewed,
             rejected,
             accepted,
+            reply,
         } = row;
         let time = |stamp: Option<Stamp>| stamp.map(|Stamp(time)| time);
         Ok(Self {
@@ -270,6 +272,7 @@ impl TryFrom<RequestRow> for Request {
             viewed: time(viewed),
             rejected: time(rejected),
             accepted: time(accepted),
+            reply: Message::stored(reply),
         })
     }
 }

@@ -122,6 +122,7 @@ diesel::table! {
         viewed -> Nullable<Instant>,
         rejected -> Nullable<Instant>,
         accepted -> Nullable<Instant>,
+        reply -> Text,
     }
 }
 

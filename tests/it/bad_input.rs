@@ -431,7 +431,7 @@ cases! {
     async fn what_is_done_with_requests(app: App) {
         macro_rules! transitions {
             ($($method:ident: $request:ident),+) => {$(
-                let base = || pb::$request { id: 9_000_000, user_id: 9_000_001, request_id: String::new() };
+                let base = || pb::$request { id: 9_000_000, user_id: 9_000_001, ..Default::default() };
                 let table = [
                     field("id", id(), |it: &mut pb::$request, value| it.id = value),
                     field("user_id", id(), |it, value| it.user_id = value),
@@ -447,6 +447,9 @@ cases! {
             cancel_connection_request: CancelConnectionRequestRequest,
             mark_connection_request_viewed: MarkConnectionRequestViewedRequest
         );
+        let base = || pb::AcceptConnectionRequestRequest { id: 9_000_000, user_id: 9_000_001, ..Default::default() };
+        let reply = field("reply", text(500, true), |it: &mut pb::AcceptConnectionRequestRequest, value| it.reply = value);
+        probed!(app, requests.accept_connection_request, base(), [reply]).await;
         let base = || pb::MarkAllConnectionRequestsViewedRequest { user_id: 9_000_000, request_id: String::new() };
         let table = [
             field("user_id", id(), |it: &mut pb::MarkAllConnectionRequestsViewedRequest, value| it.user_id = value),

@@ -165,7 +165,7 @@ cases! {
     async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
         let block = Command::ActOnUser(UserId::new(2), UserId::new(3), UserAction::Block);
-        let connect = [send(1, 2), Command::ActOnRequest(RequestId::new(4), UserId::new(2), RequestAction::Accept)];
+        let connect = [send(1, 2), Command::ActOnRequest(RequestId::new(4), UserId::new(2), RequestAction::Accept(Message::default()))];
         let outcomes = commit(&app, connect.into_iter().chain([block, Command::DeleteUser(UserId::new(2))])).await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!(app.counts(1).await, [0; 4]);
@@ -178,7 +178,7 @@ cases! {
 
     async fn a_batch_that_changes_nothing_writes_nothing(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
-        let accept = Command::ActOnRequest(RequestId::new(3), UserId::new(2), RequestAction::Accept);
+        let accept = Command::ActOnRequest(RequestId::new(3), UserId::new(2), RequestAction::Accept(Message::default()));
         commit(&app, [accept.clone()]).await;
         let outcomes = commit(&app, [accept, send(1, 2)]).await;
         assert_eq!(outcomes[0].as_ref().map(|outcome| outcome.revision.get()), Ok(4));

@@ -26,7 +26,7 @@ type NamedCommand = (&'static str, fn() -> PairCommand);
 
 const COMMANDS: [NamedCommand; 9] = [
     ("Send", || PairCommand::Send(Message::default())),
-    ("Accept", || PairCommand::Accept),
+    ("Accept", || PairCommand::Accept(Message::default())),
     ("Reject", || PairCommand::Reject),
     ("Restore", || PairCommand::Restore),
     ("Cancel", || PairCommand::Cancel),

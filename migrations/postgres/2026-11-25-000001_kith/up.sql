@@ -79,6 +79,7 @@ CREATE TABLE connection_requests (
     viewed timestamptz,
     rejected timestamptz,
     accepted timestamptz,
+    reply text NOT NULL DEFAULT '',
     out_of_order boolean NOT NULL DEFAULT false,
     PRIMARY KEY (low_user_id, high_user_id)
 ) WITH (fillfactor = 85);

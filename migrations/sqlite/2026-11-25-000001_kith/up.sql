@@ -69,6 +69,7 @@ CREATE TABLE connection_requests (
     viewed INTEGER,
     rejected INTEGER,
     accepted INTEGER,
+    reply TEXT NOT NULL DEFAULT '',
     out_of_order INTEGER NOT NULL DEFAULT 0,
     UNIQUE (low_user_id, high_user_id)
 ) STRICT;

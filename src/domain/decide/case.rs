@@ -29,7 +29,7 @@ impl Case<'_> {
             Some(request) if request.state.is_open() && request.from == self.actor.id => {
                 Err(Rejection::RequestPending(request.id))
             }
-            Some(request) if request.state.is_open() => self.connect(request, Some(Cause::Crossed)),
+            Some(request) if request.state.is_open() => self.connect(request, Some(Cause::Crossed), message),
             Some(_) | None => self.create(message),
         }
     }
@@ -48,6 +48,7 @@ impl Case<'_> {
             viewed: None,
             rejected: None,
             accepted: None,
+            reply: Message::default(),
         };
         let decision = self.change(EventKind::RequestCreated, silenced, &request, request.clone());
         Ok(Decision { sent: true, ..decision })
@@ -66,7 +67,7 @@ impl Case<'_> {
         self.policy.in_cooldown(self.pair.side(sender.id).cooldown, self.moment.time)
     }
 
-    pub(super) fn accept(&self) -> Result<Decision, Rejection> {
+    pub(super) fn accept(&self, reply: &Message) -> Result<Decision, Rejection> {
         let request = self.received_request()?;
         match request.state {
             RequestState::Connected => Ok(self.unchanged()),
@@ -74,7 +75,7 @@ impl Case<'_> {
                 check_approved(self.actor)?;
                 check_approved(self.other)?;
                 self.check_not_blocked_by_actor()?;
-                self.connect(request, None)
+                self.connect(request, None, reply)
             }
             RequestState::Silenced => Err(Rejection::RequestNotFound(request.id)),
         }
@@ -219,7 +220,9 @@ impl Case<'_> {
     }
 
     /// Turns the request into a connection if neither user is at the connection limit.
-    fn connect(&self, request: &Request, cause: Option<Cause>) -> Result<Decision, Rejection> {
+    ///
+    /// `reply` is what the receiver says to it, or the message of their own request that crosses it.
+    fn connect(&self, request: &Request, cause: Option<Cause>, reply: &Message) -> Result<Decision, Rejection> {
         self.check_connection_limit(self.actor)?;
         self.check_connection_limit(self.other)?;
         let after = Request {
@@ -228,6 +231,7 @@ impl Case<'_> {
             viewed: request.viewed.or(Some(self.moment.time)),
             rejected: None,
             accepted: Some(self.moment.time),
+            reply: reply.clone(),
             ..request.clone()
         };
         let mut decision = self.change(EventKind::ConnectionCreated, cause, request, after);

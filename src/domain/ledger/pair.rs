@@ -24,11 +24,11 @@ impl Ledger {
         &mut self,
         id: RequestId,
         user: UserId,
-        action: RequestAction,
+        action: &RequestAction,
     ) -> Result<Outcome, Rejection> {
         let other = self.other_party(id, user).ok_or(Rejection::RequestNotFound(id))?;
         let key = self.change_between(user, other, &action.into())?;
-        Ok(Outcome::RequestChanged(action, self.transition(key, user)))
+        Ok(Outcome::RequestChanged(action.clone(), self.transition(key, user)))
     }
 
     pub(super) fn act_on_user(

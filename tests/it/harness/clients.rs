@@ -81,7 +81,8 @@ impl Clients {
     }
 
     pub async fn accept(&self, id: i64, user_id: i64) -> Result<Response<pb::AcceptConnectionRequestResponse>, Status> {
-        let request = pb::AcceptConnectionRequestRequest { id, user_id, request_id: String::new() };
+        let request =
+            pb::AcceptConnectionRequestRequest { id, user_id, request_id: String::new(), ..Default::default() };
         self.requests().accept_connection_request(request).await
     }
 

@@ -8,7 +8,7 @@ use crate::harness::app::fields;
 use crate::harness::refused;
 
 fn request(id: i64, user_id: i64) -> pb::AcceptConnectionRequestRequest {
-    pb::AcceptConnectionRequestRequest { id, user_id, request_id: String::new() }
+    pb::AcceptConnectionRequestRequest { id, user_id, request_id: String::new(), ..Default::default() }
 }
 
 cases! {
@@ -29,6 +29,22 @@ cases! {
             assert_eq!(app.status(one, other).await, ConnectionStatus::Connected);
         }
         assert_eq!(app.request(id, bob).await.unwrap(), seen);
+    }
+
+    async fn a_reply_is_stored_and_both_can_read_it(app: App) {
+        let [ann, bob] = people(&app).await;
+        let id = app.send(ann, bob).await;
+        let accept = |reply: &str| pb::AcceptConnectionRequestRequest { reply: reply.to_owned(), ..request(id, bob) };
+        let long = app.requests().accept_connection_request(accept(&"é".repeat(501))).await;
+        assert_eq!(fields(&refused(long, Code::InvalidArgument, ErrorReason::InvalidFields)), ["reply"]);
+        let longest = "é".repeat(500);
+        let accepted = app.requests().accept_connection_request(accept(&longest)).await.unwrap().into_inner();
+        assert_eq!(accepted.connection_request.unwrap().reply, longest);
+        // The first acceptance counts.
+        app.requests().accept_connection_request(accept("again")).await.unwrap();
+        for viewer in [ann, bob, 0] {
+            assert_eq!(app.request(id, viewer).await.unwrap().reply, longest);
+        }
     }
 
     async fn a_view_that_was_before_stays(app: App) {

@@ -98,7 +98,7 @@ cases! {
             async move {
                 let sent = requests.send_connection_request(send(other, ann)).await.unwrap().into_inner();
                 let id = sent.connection_request.unwrap().id;
-                let accept = pb::AcceptConnectionRequestRequest { id, user_id: ann, request_id: String::new() };
+                let accept = pb::AcceptConnectionRequestRequest { id, user_id: ann, request_id: String::new(), ..Default::default() };
                 requests.accept_connection_request(accept).await.unwrap()
             }
         }))

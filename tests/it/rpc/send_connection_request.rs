@@ -33,9 +33,12 @@ cases! {
     async fn a_crossing_request_connects(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let first = app.send(ann, bob).await;
-        let response = app.try_send(bob, ann).await.unwrap().into_inner();
+        let send = pb::SendConnectionRequestRequest { message: "me too".to_owned(), ..request(bob, ann) };
+        let response = app.requests().send_connection_request(send).await.unwrap().into_inner();
         let connected = response.connection_request.clone().unwrap();
         assert_eq!((connected.id, connected.state()), (first, State::Connected));
+        assert_eq!((connected.message.as_str(), connected.reply.as_str()), ("", "me too"));
+        assert_eq!(app.request(first, ann).await.unwrap().reply, "me too");
         assert_eq!(response.status(), ConnectionStatus::Connected);
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
     }

@@ -228,8 +228,8 @@ fn delete_requests<'a>(deleted: &[PairKey]) -> Option<Write<'a>> {
 
 fn create_requests(created: &[Request]) -> Option<Write<'_>> {
     let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
-                viewed, rejected, accepted, low_user_id, high_user_id) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+                viewed, rejected, accepted, reply, low_user_id, high_user_id) \
+                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
     some(created, |requests| all_columns(Write::new(text), requests))
 }
 
@@ -237,25 +237,25 @@ fn replace_requests(replaced: &[Request]) -> Option<Write<'_>> {
     let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
                 to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
                 created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, \
-                out_of_order = false \
-                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
-                state, position, message, created, viewed, rejected, accepted, low_user_id, high_user_id) \
+                reply = new.reply, out_of_order = false \
+                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
+                state, position, message, created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
                 WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
     some(replaced, |requests| all_columns(Write::new(text), requests))
 }
 
 /// Updates only the columns that may change, so that indexes on the others are not written.
-fn answer_requests<'a>(answered: &[Request]) -> Option<Write<'a>> {
+fn answer_requests(answered: &[Request]) -> Option<Write<'_>> {
     let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
-                viewed = new.viewed, rejected = new.rejected, accepted = new.accepted \
-                FROM moved, unnest(?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted) \
+                viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, reply = new.reply \
+                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted, reply) \
                 WHERE old.id = new.id";
     some(answered, |requests| {
         let write = Write::new(text)
             .bind::<Bigints, _>(column(requests, |request| request.id.get()))
             .bind::<Texts, _>(column(requests, |request| request.state.name()))
             .bind::<Bigints, _>(column(requests, |request| request.position.get()));
-        times(write, requests)
+        answers(write, requests)
     })
 }
 
@@ -284,14 +284,15 @@ fn all_columns<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
         .bind::<Bigints, _>(column(requests, |request| request.position.get()))
         .bind::<Texts, _>(requests.iter().map(|request| request.message.as_str()).collect::<Vec<_>>())
         .bind::<Instants, _>(column(requests, |request| Stamp(request.created)));
-    pairs(times(write, requests), &keys)
+    pairs(answers(write, requests), &keys)
 }
 
-fn times<'a>(write: Write<'a>, requests: &[Request]) -> Write<'a> {
+fn answers<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
     write
         .bind::<MaybeInstants, _>(column(requests, |request| request.viewed.map(Stamp)))
         .bind::<MaybeInstants, _>(column(requests, |request| request.rejected.map(Stamp)))
         .bind::<MaybeInstants, _>(column(requests, |request| request.accepted.map(Stamp)))
+        .bind::<Texts, _>(column(requests, |request| request.reply.as_str()))
 }
 
 fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {

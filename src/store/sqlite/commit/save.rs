@@ -205,7 +205,8 @@ fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
 fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
     let write = statement!(
         "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
-                viewed, rejected, accepted, low_user_id, high_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                viewed, rejected, accepted, reply, low_user_id, high_user_id) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     run(conn, all_columns(write, request))
 }
@@ -213,7 +214,7 @@ fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), 
 fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
     let write = statement!(
         "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, position = ?, \
-                message = ?, created = ?, viewed = ?, rejected = ?, accepted = ?, out_of_order = 0 \
+                message = ?, created = ?, viewed = ?, rejected = ?, accepted = ?, reply = ?, out_of_order = 0 \
                 WHERE low_user_id = ? AND high_user_id = ?"
     );
     run(conn, all_columns(write, request))
@@ -222,18 +223,19 @@ fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(),
 /// Updates only the columns that may change, so that the indexes of the others are not written.
 fn answer_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
     let write = statement!(
-        "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ? \
+        "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ?, reply = ? \
                 WHERE id = ?"
     );
     let write = write.bind::<Text, _>(request.state.name()).bind::<BigInt, _>(request.position.get());
-    run(conn, times(write, request).bind::<BigInt, _>(request.id.get()))
+    run(conn, answers(write, request).bind::<BigInt, _>(request.id.get()))
 }
 
-fn times<'a, Key>(write: Write<'a, Key>, request: &Request) -> Write<'a, Key> {
+fn answers<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a, Key> {
     write
         .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
         .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
         .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
+        .bind::<Text, _>(request.reply.as_str())
 }
 
 fn all_columns<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a, Key> {
@@ -246,7 +248,7 @@ fn all_columns<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a
         .bind::<BigInt, _>(request.position.get())
         .bind::<Text, _>(request.message.as_str())
         .bind::<Instant, _>(Stamp(request.created));
-    times(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
+    answers(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
 }
 
 fn change_counts(conn: &mut SqliteConnection, counts: &CountsChange) -> Result<(), StoreError> {
