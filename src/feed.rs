@@ -26,6 +26,7 @@ use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorded};
 use crate::domain::selection::Selection;
+use crate::domain::view::Viewer;
 use crate::store::{Store, StoreError};
 
 /// The maximum number of events per read of the table.
@@ -83,8 +84,22 @@ impl Feed {
         let updates = self.updates.subscribe();
         self.watched.notify_one();
         let bounds = self.read_table(EventFilter::All, Sequence::MAX, 0).await?;
-        let start = cursor.resolve(&bounds)?;
+        let start = self.since_viewer(&selection, cursor.resolve(&bounds)?, bounds.last).await?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, start, bounds))
+    }
+
+    /// Returns the event to start after: not before the creation of the viewer.
+    ///
+    /// An id may be used again after its user was deleted. The new user must not see the events of the old one.
+    async fn since_viewer(
+        &self,
+        selection: &Selection,
+        start: Sequence,
+        last: Sequence,
+    ) -> Result<Sequence, StoreError> {
+        let Viewer::User(viewer) = selection.viewer else { return Ok(start) };
+        let created = self.store.user_position(viewer).await?;
+        Ok(created.map_or(start, |created| start.max(created.previous().min(last))))
     }
 
     /// Reads the table for one watcher, with a limit on concurrent reads and a timeout.

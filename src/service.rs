@@ -28,9 +28,9 @@ use crate::domain::policy::Policy;
 use crate::domain::query::Read;
 use crate::error;
 use crate::feed;
-use crate::mapping::idempotency::idempotency;
+use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse};
-use crate::store::{Listed, Store};
+use crate::store::{Listed, Store, Users};
 
 /// The maximum time that a read waits for its `min_revision`.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
@@ -61,7 +61,25 @@ impl Core {
     ) -> Result<Response<M::Response>, Status> {
         let idempotency = request_id.map(|id| idempotency(id, request.get_ref()));
         let submission = Submission { caller: caller(request)?, command, idempotency };
-        respond(self.committer.submit(submission).await?)
+        self.respond(self.committer.submit(submission).await?).await
+    }
+
+    /// Maps a reply to the call's response. An outcome of another kind of call is an internal error.
+    ///
+    /// If a user of a stored response was deleted, it has the others as they are now, and only the id of the deleted one.
+    async fn respond<R: MutationResponse>(&self, reply: Reply) -> Result<Response<R>, Status> {
+        let response = match reply {
+            Reply::Fresh(executed) => {
+                R::of(&executed).ok_or_else(|| error::internal("the command's outcome is that of another call"))?
+            }
+            Reply::Stored(bytes) => {
+                let mut stored = Stored::<R>::decode(&bytes).map_err(error::internal)?;
+                let ids = stored.without_profile().map_err(error::internal)?;
+                let users = if ids.is_empty() { Users::new() } else { self.store.users(ids).await?.value };
+                stored.with(&users).map_err(error::internal)?
+            }
+        };
+        Ok(Response::new(response))
     }
 
     /// Runs a read and retries it until its revision reaches `min_revision`.
@@ -136,15 +154,4 @@ fn retry_until<M>(request: &Request<M>) -> Instant {
     let now = Instant::now();
     let left = request.extensions().get::<Deadline>().map(|deadline| deadline.0.saturating_duration_since(now));
     now + left.map_or(REVISION_WAIT, |left| REVISION_WAIT.min(left * 3 / 4))
-}
-
-/// Maps a reply to the call's response. An outcome of another kind of call is an internal error.
-fn respond<R: MutationResponse>(reply: Reply) -> Result<Response<R>, Status> {
-    match reply {
-        Reply::Fresh(executed) => {
-            let response = R::of(&executed).map(Response::new);
-            response.ok_or_else(|| error::internal("the command's outcome is that of another call"))
-        }
-        Reply::Stored(bytes) => R::decode(bytes.as_slice()).map(Response::new).map_err(error::internal),
-    }
 }

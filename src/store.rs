@@ -83,6 +83,9 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the users with these ids. Those that do not exist are left out.
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
 
+    /// Returns the sequence of the event that created a user; `None` if the user does not exist.
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;
+
     /// Returns one request in any state, as stored, with its two users. No row if it does not exist.
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError>;
 

@@ -48,6 +48,24 @@ pub enum Command {
     Sweep,
 }
 
+impl Command {
+    /// Returns the user on whose behalf the command acts, if it names one.
+    pub fn actor(&self) -> Option<UserId> {
+        match self {
+            Self::Send { from: user, to: _, message: _ }
+            | Self::ActOnRequest(_, user, _)
+            | Self::MarkAllViewed(user)
+            | Self::ActOnUser(user, _, _) => Some(*user),
+            Self::CreateUser(_)
+            | Self::ImportUser(..)
+            | Self::FinishImport(_)
+            | Self::UpdateUser(..)
+            | Self::DeleteUser(_)
+            | Self::Sweep => None,
+        }
+    }
+}
+
 /// An action of the sender or the receiver on a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the pair commands, which document them")]
@@ -111,7 +129,16 @@ pub struct Idempotency {
     /// Encodes the response. A repeated call returns the same bytes.
     ///
     /// Returns `None` if the outcome belongs to another kind of command.
-    pub encode: fn(&Executed) -> Option<Vec<u8>>,
+    pub encode: fn(&Executed) -> Option<EncodedResponse>,
+}
+
+/// An encoded response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedResponse {
+    /// The response itself.
+    pub response: Vec<u8>,
+    /// The response with only the ids of its users.
+    pub without_profiles: Vec<u8>,
 }
 
 /// The key of a stored response: the caller and their `request_id`.
@@ -139,16 +166,28 @@ pub struct IdempotentResponse {
     pub key: IdempotencyKey,
     /// The digest of the call.
     pub fingerprint: [u8; 32],
-    /// The encoded response.
-    pub response: Vec<u8>,
+    /// The encoded response. Once one of its users was deleted, both parts are the one without profiles.
+    pub encoded: EncodedResponse,
     /// When the command was executed.
     pub created: Time,
+    /// The user on whose behalf the command was executed, if it names one. The response is deleted with them.
+    pub actor: Option<UserId>,
+    /// The users whose profiles the response has, and its actor. With one of them its profiles are deleted.
+    pub users: (Option<UserId>, Option<UserId>),
 }
 
 /// How long a response is stored.
 pub const RESPONSE_RETENTION: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 impl IdempotentResponse {
+    /// Removes what it has of a user who is deleted. Returns whether anything of it remains.
+    pub fn forget(&mut self, user: UserId) -> bool {
+        if self.users.0 == Some(user) || self.users.1 == Some(user) {
+            self.encoded.response.clone_from(&self.encoded.without_profiles);
+        }
+        self.actor != Some(user)
+    }
+
     /// Returns whether the response is still valid at `now`.
     pub fn is_current(&self, now: Time) -> bool {
         self.created > now - RESPONSE_RETENTION

@@ -264,7 +264,9 @@ mod tests {
             pair.request.as_mut().expect("a request").state = state;
             assert_eq!(expire_at(&pair, &policy, 9), None);
             let expired = expire_at(&pair, &policy, 10).expect("expired");
-            assert_eq!(expired.pair, Pair { request: None, ..pair.clone() });
+            let ended = Some(Ended { since: time(0), count: 1 });
+            let low = Side { ended, ..pair.low };
+            assert_eq!(expired.pair, Pair { request: None, low, ..pair.clone() });
             let [event] = &expired.events[..] else { panic!("not one event: {expired:?}") };
             assert_eq!(event.kind, EventKind::RequestExpired);
             assert_eq!(event.silenced, state == RequestState::Silenced, "the receiver never knew of a silenced one");

@@ -100,7 +100,7 @@ impl Ledger {
         let key = IdempotencyKey::new(caller, call.id);
         if let Some(stored) = self.responses.get(&key) {
             return if stored.fingerprint == call.fingerprint {
-                Ok(Reply::Stored(stored.response.clone()))
+                Ok(Reply::Stored(stored.encoded.response.clone()))
             } else {
                 Err(Rejection::RequestIdReused(call.id))
             };
@@ -108,9 +108,11 @@ impl Ledger {
         let executed = self.execute(caller, command)?;
         // If there is no encoding, the outcome belongs to another kind of command, which is a bug. There is nothing to
         // store then. The service reports the bug when it creates the response.
-        if let Some(response) = (call.encode)(&executed) {
+        if let Some(encoded) = (call.encode)(&executed) {
             let (fingerprint, created) = (call.fingerprint, self.time);
-            let stored = IdempotentResponse { key: key.clone(), fingerprint, response, created };
+            let actor = command.actor();
+            let users = executed.outcome.users(actor);
+            let stored = IdempotentResponse { key: key.clone(), fingerprint, encoded, created, actor, users };
             self.responses.insert(key, stored.clone());
             self.changes.responses.push(stored);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::command::RequestAction;
-use super::id::Sequence;
+use super::id::{Sequence, UserId};
 use super::pair::{Block, Request};
 use super::user::User;
 use super::view::Status;
@@ -63,6 +63,31 @@ pub enum Outcome {
         /// The number of rows that were expired or deleted.
         rows: i64,
     },
+}
+
+impl Outcome {
+    /// Returns the users whose profiles the response has, at most two, and the actor if there is room.
+    pub fn users(&self, actor: Option<UserId>) -> (Option<UserId>, Option<UserId>) {
+        match self {
+            Self::UserCreated(user) | Self::UserUpdated(user) => {
+                (Some(user.id), actor.filter(|actor| *actor != user.id))
+            }
+            Self::Sent(Transition { request: Some(request), status: _ })
+            | Self::RequestChanged(_, Transition { request: Some(request), status: _ }) => {
+                (Some(request.request.from), Some(request.request.to))
+            }
+            Self::Blocked { block: _, user, status: _ } => (actor, Some(user.id)),
+            Self::Sent(_)
+            | Self::RequestChanged(..)
+            | Self::AllViewed { marked: _ }
+            | Self::Removed { status: _ }
+            | Self::Unblocked { status: _ }
+            | Self::UserImported(_)
+            | Self::ImportFinished(_)
+            | Self::UserDeleted
+            | Self::Swept { rows: _ } => (actor, None),
+        }
+    }
 }
 
 /// A request and the status of its pair after a change, both as the actor may see them.

@@ -34,7 +34,11 @@ impl Feed {
         let mut after = cursor.after.unwrap_or_default();
         let mut slice = self.slice(which, after, limit).await?;
         cursor.resolve(&slice)?;
-        if after == Sequence::default() {
+        let start = self.since_viewer(selection, after, slice.last).await?;
+        if start > after {
+            after = start;
+            slice = self.slice(which, after, limit).await?;
+        } else if after == Sequence::default() {
             // Starts at the oldest stored event. Deleted events before it are not a gap.
             after = slice.events.first().map_or(after, |oldest| oldest.event.sequence.previous());
         }

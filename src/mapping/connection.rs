@@ -133,5 +133,5 @@ responses! {
     BlockUserResponse: Outcome::Blocked { block: placed, user, status } => {
         block: Some(block(placed, encode(user))),
         status: pb::ConnectionStatus::from(*status).into(),
-    }
+    }, users: |it| it.block.iter_mut().map(|block| &mut block.user).collect()
 }

@@ -1,11 +1,15 @@
 //! Fingerprints of calls with a `request_id`, to return the stored response to a repeated call.
 
+use prost::DecodeError;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::mutation::{Mutation, MutationResponse};
-use crate::domain::command::Idempotency;
+use super::user::{encode_id, encoded, id_of};
+use crate::domain::command::{EncodedResponse, Idempotency};
+use crate::domain::id::UserId;
 use crate::domain::outcome::Executed;
+use crate::store::Users;
 
 /// A digest of the requests of one call. A stream has many requests, other calls have one.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +43,58 @@ pub fn idempotency<M: Mutation>(id: Uuid, request: &M) -> Idempotency {
     fingerprint.idempotency::<M>(id)
 }
 
-fn encode<R: MutationResponse>(executed: &Executed) -> Option<Vec<u8>> {
-    R::of(executed).map(|response| response.encode_to_vec())
+fn encode<R: MutationResponse>(executed: &Executed) -> Option<EncodedResponse> {
+    let mut message = R::of(executed)?;
+    let response = message.encode_to_vec();
+    for user in message.users() {
+        *user = encode_id(id_of(user).ok()?);
+    }
+    Some(EncodedResponse { response, without_profiles: message.encode_to_vec() })
+}
+
+/// A stored response. If one of its users was deleted, all have only their ids: [`Stored::without_profile`] returns
+/// these, [`Stored::with`] adds the profiles of those who are there.
+pub struct Stored<R>(R);
+
+impl<R: MutationResponse> Stored<R> {
+    /// Decodes a response.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not such a response.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        R::decode(bytes).map(Self)
+    }
+
+    /// Returns the ids of its users who have only an id.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not an encoded user.
+    pub fn without_profile(&mut self) -> Result<Vec<UserId>, DecodeError> {
+        let mut ids = Vec::new();
+        for user in self.0.users() {
+            let id = id_of(user)?;
+            if *user == encode_id(id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Returns the response with these users. All others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// If one of its users is not an encoded user.
+    pub fn with(mut self, users: &Users) -> Result<R, DecodeError> {
+        for user in self.0.users() {
+            if let Some(found) = users.get(&id_of(user)?) {
+                *user = encoded(found);
+            }
+        }
+        Ok(self.0)
+    }
 }
 
 #[cfg(test)]

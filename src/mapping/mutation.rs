@@ -1,5 +1,6 @@
 //! The methods that write: each request with its response, and each response with its outcome.
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::domain::outcome::Executed;
@@ -23,6 +24,11 @@ pub trait MutationResponse: Message + Default {
     ///
     /// `None` if the outcome belongs to another method, which is a bug.
     fn of(executed: &Executed) -> Option<Self>;
+
+    /// Returns the users inside the response, each as an encoded message.
+    fn users(&mut self) -> Vec<&mut Bytes> {
+        Vec::new()
+    }
 }
 
 macro_rules! mutations {
@@ -57,13 +63,20 @@ mutations!(
 );
 
 /// Implements [`MutationResponse`] for each response by its outcome. The `revision` is set for all of them.
+///
+/// `users` returns the users inside the response.
 macro_rules! responses {
-    ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? })+) => {$(
+    ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? } $(, users: |$this:ident| $users:expr)?)+) => {$(
         impl $crate::mapping::mutation::MutationResponse for pb::$response {
             fn of(executed: &$crate::domain::outcome::Executed) -> Option<Self> {
                 let $outcome = &executed.outcome else { return None };
                 Some(Self { $($field: $value,)* revision: executed.revision.get() })
             }
+
+            $(fn users(&mut self) -> Vec<&mut bytes::Bytes> {
+                let $this = self;
+                $users
+            })?
         }
     )+};
 }

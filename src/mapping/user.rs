@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::DateTime;
-use prost::Message;
+use prost::{DecodeError, Message};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
@@ -223,14 +223,30 @@ pub fn encode(user: &User) -> Bytes {
     pb::User::from(user).encode_to_vec().into()
 }
 
+/// Returns the id of an encoded user.
+///
+/// # Errors
+///
+/// If the bytes are not a user.
+pub fn id_of(encoded: &[u8]) -> Result<UserId, DecodeError> {
+    pb::User::decode(encoded).map(|user| UserId::new(user.id))
+}
+
+/// Encodes a user of whom only the id is shown.
+pub fn encode_id(id: UserId) -> Bytes {
+    pb::User { id: id.get(), ..Default::default() }.encode_to_vec().into()
+}
+
 /// Returns a cached user encoded for a response. They are encoded only once.
 pub fn encoded(user: &CachedUser) -> Bytes {
     user.encoded(encode)
 }
 
 responses! {
-    CreateUserResponse: Outcome::UserCreated(user) => { user: encode(user) }
-    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encode(user) }
+    CreateUserResponse: Outcome::UserCreated(user) => { user: encode(user) },
+        users: |it| vec![&mut it.user]
+    UpdateUserResponse: Outcome::UserUpdated(user) => { user: encode(user) },
+        users: |it| vec![&mut it.user]
     DeleteUserResponse: Outcome::UserDeleted => {}
 }
 

@@ -5,7 +5,7 @@
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::{Core, respond};
+use super::Core;
 use crate::committer::CommitError;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, IdempotencyKey, Reply, Submission};
@@ -39,7 +39,7 @@ pub(super) async fn run(
     if let Some(id) = request_id
         && let Some(reply) = stored_response(core, IdempotencyKey::new(&caller, id), &first, &mut rows).await?
     {
-        return respond(reply);
+        return core.respond(reply).await;
     }
     let mut import =
         Import { core, caller, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
@@ -86,7 +86,7 @@ async fn stored_response(
     if fingerprint.finish() != stored.fingerprint {
         return Err(Rejection::RequestIdReused(id).into());
     }
-    Ok(Some(Reply::Stored(stored.response)))
+    Ok(Some(Reply::Stored(stored.encoded.response)))
 }
 
 struct Import<'a> {
@@ -172,7 +172,7 @@ impl Import<'_> {
         let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
         let command = Command::FinishImport(self.summary);
         let queued = self.core.committer.enqueue(Submission { caller: self.caller, command, idempotency }).await?;
-        respond(queued.result().await?)
+        self.core.respond(queued.result().await?).await
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError>;
 
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;
+
     async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError>;
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
@@ -194,6 +196,10 @@ impl<E: Engine> Store for Database<E> {
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
         let read = self.engine.list_blocks(query).await?;
         self.with_users(read, [query.user], |blocked| [blocked.other]).await
+    }
+
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        self.engine.user_position(user).await
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {

@@ -110,6 +110,10 @@ impl Store for Observed {
         self.observe("list_blocks", self.store.list_blocks(query)).await
     }
 
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        self.observe("user_position", self.store.user_position(user)).await
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.observe("idempotent_response", self.store.idempotent_response(key)).await
     }

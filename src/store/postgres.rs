@@ -217,6 +217,12 @@ impl Engine for PostgresEngine {
         rows(conn, blocks).await
     }
 
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        let position: Option<i64> = query::user_position(user.get()).first(&mut &*conn).await.optional()?;
+        Ok(position.map(Sequence::new))
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         let conn = &*self.pools.short.lease().await?;
         let IdempotencyKey { caller, id } = key;

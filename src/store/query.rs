@@ -90,6 +90,11 @@ pub(super) fn user_by_name(key: String) -> _ {
 }
 
 #[auto_type]
+pub(super) fn user_position(id: i64) -> _ {
+    users::table.find(id).select(users::position)
+}
+
+#[auto_type]
 pub(super) fn users_page(before: i64, limit: i64) -> _ {
     users::table.filter(users::position.lt(before)).order(users::position.desc()).limit(limit)
 }

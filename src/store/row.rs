@@ -11,7 +11,7 @@ use super::StoreError;
 use super::schema::{Stamp, blocks, connection_requests, connections, cooldowns, ended_requests, feed, request_ids};
 use super::users::Mark;
 use crate::domain::Time;
-use crate::domain::command::{IdempotencyKey, IdempotentResponse};
+use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
 use crate::domain::event::Actor;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::{Head, Snapshot, SweepStep};
@@ -375,19 +375,35 @@ pub(super) struct IdempotentResponseRow {
     pub(super) fingerprint: Vec<u8>,
     pub(super) response: Vec<u8>,
     pub(super) created: Stamp,
+    pub(super) without_profiles: Vec<u8>,
+    pub(super) actor_user_id: Option<i64>,
+    pub(super) user_id: Option<i64>,
+    pub(super) other_user_id: Option<i64>,
 }
 
 impl TryFrom<IdempotentResponseRow> for IdempotentResponse {
     type Error = StoreError;
 
     fn try_from(row: IdempotentResponseRow) -> Result<Self, StoreError> {
-        let IdempotentResponseRow { caller, id, fingerprint, response, created: Stamp(created) } = row;
+        let IdempotentResponseRow {
+            caller,
+            id,
+            fingerprint,
+            response,
+            created: Stamp(created),
+            without_profiles,
+            actor_user_id,
+            user_id,
+            other_user_id,
+        } = row;
         let corrupt = |column| StoreError::corrupt(column, &id);
         Ok(Self {
             key: IdempotencyKey { caller, id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))? },
             fingerprint: fingerprint.try_into().map_err(|_| corrupt("request_ids.fingerprint"))?,
-            response,
+            encoded: EncodedResponse { response, without_profiles },
             created,
+            actor: actor_user_id.map(UserId::new),
+            users: (user_id.map(UserId::new), other_user_id.map(UserId::new)),
         })
     }
 }

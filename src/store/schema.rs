@@ -205,6 +205,10 @@ diesel::table! {
         fingerprint -> Binary,
         response -> Binary,
         created -> Instant,
+        without_profiles -> Binary,
+        actor_user_id -> Nullable<BigInt>,
+        user_id -> Nullable<BigInt>,
+        other_user_id -> Nullable<BigInt>,
     }
 }
 

@@ -302,6 +302,14 @@ impl Engine for SqliteEngine {
         .await
     }
 
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        let find = move |conn: &mut SqliteConnection| {
+            let position: Option<i64> = query::user_position(user.get()).first(conn).optional()?;
+            Ok(position.map(Sequence::new))
+        };
+        read(&self.short, find).await
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         read(&self.short, move |conn| {
             let IdempotencyKey { caller, id } = key;

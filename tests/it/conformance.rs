@@ -7,7 +7,7 @@ use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
 use kith::domain::caller::Caller;
 use kith::domain::command::{
-    Batch, Command, Idempotency, IdempotencyKey, Reply, RequestAction, Submission, UserAction,
+    Batch, Command, EncodedResponse, Idempotency, IdempotencyKey, Reply, RequestAction, Submission, UserAction,
 };
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, UserId};
@@ -59,6 +59,11 @@ async fn events(app: &App) -> Vec<String> {
     values.into_iter().flatten().collect()
 }
 
+fn encode_revision(executed: &Executed) -> Option<EncodedResponse> {
+    let response = executed.revision.get().to_be_bytes().to_vec();
+    Some(EncodedResponse { without_profiles: response.clone(), response })
+}
+
 cases! {
     async fn the_commands_of_a_batch_see_those_before_them(app: App) {
         let outcomes = commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2), send(2, 1)]).await;
@@ -82,7 +87,7 @@ cases! {
 
     async fn one_request_id_has_one_effect_even_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob")]).await;
-        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
+        let encode = encode_revision;
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let again = Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) };
         let other = Submission { idempotency: Some(Idempotency { fingerprint: [8; 32], ..key }), ..again.clone() };
@@ -97,7 +102,7 @@ cases! {
 
     async fn two_callers_may_use_the_same_request_id(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
-        let encode: fn(&Executed) -> Option<Vec<u8>> = |executed| Some(executed.revision.get().to_be_bytes().to_vec());
+        let encode = encode_revision;
         let id = Uuid::from_u128(7);
         let call = |caller: Caller, to: i64| {
             let fingerprint = [u8::try_from(to).expect("small"); 32];
@@ -114,7 +119,7 @@ cases! {
         assert_eq!(reused, [Err(Rejection::RequestIdReused(id)), Err(Rejection::RequestIdReused(id))]);
         for (caller, expected) in [(operator, Some(4_i64)), (ann, Some(5)), (Caller::User(UserId::new(2)), None)] {
             let stored = app.store.idempotent_response(IdempotencyKey::new(&caller, id)).await.expect("a read");
-            let response = stored.map(|stored| stored.response);
+            let response = stored.map(|stored| stored.encoded.response);
             assert_eq!(response, expected.map(|revision| revision.to_be_bytes().to_vec()), "{caller:?}");
         }
         assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
@@ -139,7 +144,7 @@ cases! {
         let now = app.clock.now();
         let (committer, _task) =
             Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
-        let encode: fn(&Executed) -> Option<Vec<u8>> = |_| panic!("this is a test");
+        let encode: fn(&Executed) -> Option<EncodedResponse> = |_| panic!("this is a test");
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let bad = committer.submit(Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) });
         let good = committer.submit(Submission { caller: Caller::Operator, command: send(1, 3), idempotency: None });

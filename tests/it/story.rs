@@ -245,6 +245,71 @@ cases! {
         assert!(anns.iter().all(|event| !event.silenced));
     }
 
+    // Complaint: whoever gets an id that was used before reads what its last owner was told.
+    async fn a_user_with_an_id_that_was_used_before_reads_nothing_of_its_last_owner(app: App) {
+        for id in [1, 2] {
+            app.create(id).await.expect("a user");
+        }
+        let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
+        let (from_user_id, to_user_id, message) = (1, 2, "to the first".to_owned());
+        let send = pb::SendConnectionRequestRequest { from_user_id, to_user_id, message, request_id };
+        let first = app.requests().send_connection_request(send.clone()).await.expect("sent").into_inner();
+        app.reject(first.connection_request.expect("a request").id, 2).await.expect("rejected");
+        let place = app.revision().await;
+        app.users().delete_user(pb::DeleteUserRequest { id: 1, ..Default::default() }).await.expect("deleted");
+        app.create(1).await.expect("a user");
+        let begun = app.revision().await;
+        let all = pb::ListEventsRequest { viewer_user_id: 1, ..Default::default() };
+        for request in [
+            all.clone(),
+            pb::ListEventsRequest { after_sequence: 1, ..all.clone() },
+            pb::ListEventsRequest { after_sequence: place, ..all.clone() },
+            pb::ListEventsRequest { page_size: 1, ..all.clone() },
+        ] {
+            assert_eq!(all_words(&app.list_events(request.clone()).await), ["USER_CREATED 1 by operator"], "{request:?}");
+        }
+        let pair = pb::ListEventsRequest { user_id: 1, other_user_id: 2, ..all };
+        assert_eq!(app.list_events(pair).await, []);
+        for after in [0, 1, place] {
+            let watch = pb::WatchEventsRequest { viewer_user_id: 1, ..from(after, 100) };
+            let told = app.watch(watch).await.until(begun).await;
+            assert_eq!(all_words(&told), ["USER_CREATED 1 by operator"], "after {after}");
+        }
+        // The call is executed anew: there is no answer, no cooldown and no limit of the first owner.
+        let again = app.requests().send_connection_request(send).await.expect("sent").into_inner();
+        assert_eq!(again.revision, begun + 1);
+        assert_eq!(app.request(again.revision, 2).await.expect("a request").state(), pb::ConnectionRequestState::Pending);
+        // Of the other user, who still exists, all is still there.
+        let theirs = pb::ListEventsRequest { viewer_user_id: 2, ..Default::default() };
+        assert_eq!(app.list_events(theirs).await.len(), 5);
+    }
+
+    // Complaint: an answer that is repeated shows the profile of somebody who was deleted.
+    async fn a_repeated_answer_has_no_profile_of_a_deleted_user(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
+        let (from_user_id, to_user_id) = (ann, bob);
+        let send = pb::SendConnectionRequestRequest { from_user_id, to_user_id, request_id, ..Default::default() };
+        let first = app.requests().send_connection_request(send.clone()).await.expect("sent").into_inner();
+        app.update(ann, "changed since").await;
+        app.users().delete_user(pb::DeleteUserRequest { id: bob, ..Default::default() }).await.expect("deleted");
+        let again = app.requests().send_connection_request(send).await.expect("the answer").into_inner();
+        let (first, again) = (first.connection_request.expect("a request"), again.connection_request.expect("a request"));
+        assert_eq!(again.to_user, Some(pb::User { id: bob, ..Default::default() }));
+        let from = first.from_user.clone().map(|user| pb::User { bio: "changed since".to_owned(), ..user });
+        assert_eq!(again, pb::ConnectionRequest { from_user: from, to_user: again.to_user.clone(), ..first });
+        // Nor is it stored.
+        for name in ["bob"] {
+            let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let as_hex = match app.database.engine {
+                Engine::Sqlite => "lower(hex(response))",
+                Engine::Postgres => "encode(response, 'hex')",
+            };
+            let found = format!("SELECT count(*) AS value FROM request_ids WHERE {as_hex} LIKE '%{hex}%'");
+            assert_eq!(app.database.number(&found).await, 0, "{name}");
+        }
+    }
+
     // Complaint: a block of somebody who is deleted stays in the blocker's list.
     async fn a_block_of_a_deleted_user_ends_in_the_blockers_feed(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);

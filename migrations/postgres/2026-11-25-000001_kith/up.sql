@@ -172,7 +172,15 @@ CREATE TABLE request_ids (
     fingerprint bytea NOT NULL,
     response bytea NOT NULL,
     created timestamptz NOT NULL,
+    without_profiles bytea NOT NULL,
+    actor_user_id bigint,
+    user_id bigint,
+    other_user_id bigint,
     PRIMARY KEY (caller, id)
 );
 COMMENT ON TABLE request_ids IS 'The responses to calls with a request_id, per caller, stored for 24 hours.';
+COMMENT ON COLUMN request_ids.actor_user_id IS 'The user on whose behalf the call was made. The row is deleted with the user.';
 CREATE INDEX request_ids_created ON request_ids (created);
+COMMENT ON COLUMN request_ids.user_id IS 'With other_user_id: the users whose profiles the response has. When one is deleted, without_profiles replaces it.';
+CREATE INDEX request_ids_user ON request_ids (user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX request_ids_other ON request_ids (other_user_id) WHERE other_user_id IS NOT NULL;

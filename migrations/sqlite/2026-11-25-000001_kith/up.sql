@@ -151,6 +151,14 @@ CREATE TABLE request_ids (
     fingerprint BLOB NOT NULL,
     response BLOB NOT NULL,
     created INTEGER NOT NULL,
+    without_profiles BLOB NOT NULL,
+    -- The user on whose behalf the call was made. The row is deleted with the user.
+    actor_user_id INTEGER,
+    -- The users whose profiles the response has. When one is deleted, without_profiles replaces it.
+    user_id INTEGER,
+    other_user_id INTEGER,
     PRIMARY KEY (caller, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_ids_created ON request_ids (created);
+CREATE INDEX request_ids_user ON request_ids (user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX request_ids_other ON request_ids (other_user_id) WHERE other_user_id IS NOT NULL;

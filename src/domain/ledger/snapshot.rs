@@ -124,7 +124,8 @@ pub struct CountsChange {
 pub struct Changes {
     /// The head of the feed after the batch.
     pub head: Head,
-    /// Users to delete with their counts, before users are inserted.
+    /// Users to delete with their counts, the responses to their calls, and their profiles in other responses, before
+    /// others are inserted.
     pub users_deleted: Vec<UserId>,
     /// Users to insert with zero counts, each with the sequence of the event of its creation.
     pub users_created: Vec<(Arc<User>, Sequence)>,

@@ -96,6 +96,9 @@ impl Ledger {
             user.now = None;
         }
         self.created.remove(&id);
+        // Responses to calls on behalf of the user are deleted: a later user with this id must not receive them.
+        self.responses.retain(|_, response| response.forget(id));
+        self.changes.responses.retain_mut(|response| response.forget(id));
         self.head.users_changed = self.record_user_event(actor, EventKind::UserDeleted, id);
         Ok(Outcome::UserDeleted)
     }

@@ -58,6 +58,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         mark() => "feed USING INTEGER PRIMARY KEY",
         user(1) => "users USING INTEGER PRIMARY KEY",
         user_by_name(String::new()) => "(username_key=?)",
+        user_position(1) => "users USING INTEGER PRIMARY KEY",
         users_page(1, 1) => "(position<?)",
         counts(1) => "user_counts USING INTEGER PRIMARY KEY",
         request(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid=?)",
@@ -104,7 +105,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         ended_to(1) => "ended_requests_to (to_user_id=?)",
         expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 49);
+    assert_eq!(plans, 50);
 }
 
 /// `.cargo/config.toml` says why each matters.

@@ -180,6 +180,10 @@ impl Store for Faulty {
         self.reading().await?.list_blocks(query).await
     }
 
+    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        self.reading().await?.user_position(user).await
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.reading().await?.idempotent_response(key).await
     }

@@ -128,11 +128,20 @@ cases! {
         app.user("ANN").await;
     }
 
+    async fn a_repetition_does_not_create_a_user_again_who_was_deleted(app: App) {
+        let create = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "ann") };
+        let first = app.users().create_user(create.clone()).await.unwrap().into_inner();
+        app.users().delete_user(pb::DeleteUserRequest { id: 1, ..Default::default() }).await.unwrap();
+        let again = app.users().create_user(create).await.unwrap().into_inner();
+        assert_eq!(again.user, Some(pb::User { id: 1, ..Default::default() }));
+        assert_eq!((again.revision, app.revision().await), (first.revision, first.revision + 1));
+    }
+
     async fn a_repetition_gets_the_first_answer_again(app: App) {
         let (first, reused) = repeated!(
             app.users().create_user(named(0, "ann")),
             other: named(0, "bob"),
-            meanwhile: app.users().delete_user(pb::DeleteUserRequest { id: 1, ..Default::default() }).await.unwrap()
+            meanwhile: app.update(1, "changed since").await
         );
         assert_eq!(first.user.unwrap().id, 1);
         let details = refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
@@ -142,7 +151,7 @@ cases! {
         let delete = pb::DeleteUserRequest { id: 1, request_id: REQUEST_ID.to_owned() };
         refused(app.users().delete_user(delete).await, Code::InvalidArgument, ErrorReason::RequestIdReused);
         app.clock.advance(chrono::TimeDelta::hours(24));
-        let late = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "ann") };
+        let late = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "cy") };
         assert_eq!(app.users().create_user(late).await.unwrap().into_inner().user.unwrap().id, 2);
     }
 

@@ -112,6 +112,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
     let first = [
         delete_users(users_deleted),
         delete_counts(users_deleted),
+        delete_responses_to(users_deleted),
+        forget_profiles(users_deleted),
         update_users(users_updated),
         create_users(users_created),
         create_counts(users_created),
@@ -429,17 +431,39 @@ fn delete_events<'a>(until: Sequence) -> Write<'a> {
 }
 
 fn put_responses(replays: &[IdempotentResponse]) -> Option<Write<'_>> {
-    let text = "INSERT INTO request_ids (caller, id, fingerprint, response, created) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?) AS new \
+    let text = "INSERT INTO request_ids (caller, id, fingerprint, response, without_profiles, created, actor_user_id, \
+                user_id, other_user_id) SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new \
                 ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint, \
-                response = excluded.response, created = excluded.created";
+                response = excluded.response, without_profiles = excluded.without_profiles, \
+                created = excluded.created, actor_user_id = excluded.actor_user_id, user_id = excluded.user_id, \
+                other_user_id = excluded.other_user_id";
     some(replays, |replays| {
         Write::new(text)
             .bind::<Texts, _>(column(replays, |replay| replay.key.caller.as_str()))
             .bind::<Texts, _>(column(replays, |replay| replay.key.id.to_string()))
             .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.fingerprint.as_slice()).collect::<Vec<_>>())
-            .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.response.as_slice()).collect::<Vec<_>>())
+            .bind::<Array<Binary>, _>(column(replays, |replay| replay.encoded.response.as_slice()))
+            .bind::<Array<Binary>, _>(column(replays, |replay| replay.encoded.without_profiles.as_slice()))
             .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)))
+            .bind::<MaybeBigints, _>(column(replays, |replay| replay.actor.map(UserId::get)))
+            .bind::<MaybeBigints, _>(column(replays, |replay| replay.users.0.map(UserId::get)))
+            .bind::<MaybeBigints, _>(column(replays, |replay| replay.users.1.map(UserId::get)))
+    })
+}
+
+fn delete_responses_to<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
+    let text = "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
+    some(deleted, |ids| {
+        let ids = column(ids, |id| id.get());
+        Write::new(text).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids)
+    })
+}
+
+fn forget_profiles<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
+    let text = "UPDATE request_ids SET response = without_profiles WHERE user_id = ANY(?) OR other_user_id = ANY(?)";
+    some(deleted, |ids| {
+        let ids = column(ids, |id| id.get());
+        Write::new(text).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids)
     })
 }
 

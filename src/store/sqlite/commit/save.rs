@@ -49,6 +49,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     for id in users_deleted {
         run(conn, statement!("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
         run(conn, statement!("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
+        delete_responses(conn, *id)?;
     }
     users_updated.iter().try_for_each(|user| update_user(conn, user))?;
     users_created.iter().try_for_each(|(user, position)| create_user(conn, user, *position))?;
@@ -151,17 +152,32 @@ fn put_block(conn: &mut SqliteConnection, user: UserId, other: UserId, block: &B
     run(conn, write)
 }
 
+/// Deletes the responses to calls on behalf of a deleted user, and their profile from others.
+fn delete_responses(conn: &mut SqliteConnection, user: UserId) -> Result<(), StoreError> {
+    let id = user.get();
+    let delete = statement!("DELETE FROM request_ids WHERE actor_user_id = ? AND (user_id = ? OR other_user_id = ?)");
+    run(conn, delete.bind::<BigInt, _>(id).bind::<BigInt, _>(id).bind::<BigInt, _>(id))?;
+    let forget =
+        statement!("UPDATE request_ids SET response = without_profiles WHERE user_id = ? OR other_user_id = ?");
+    run(conn, forget.bind::<BigInt, _>(id).bind::<BigInt, _>(id))
+}
+
 fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Result<(), StoreError> {
-    let IdempotentResponse { key, fingerprint, response, created } = replay;
+    let IdempotentResponse { key, fingerprint, encoded, created, actor, users: (user, other) } = replay;
     let write = statement!(
-        "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, created) VALUES (?, ?, ?, ?, ?)"
+        "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, without_profiles, created, \
+                actor_user_id, user_id, other_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     let write = write
         .bind::<Text, _>(key.caller.as_str())
         .bind::<Text, _>(key.id.to_string())
         .bind::<Binary, _>(fingerprint.as_slice())
-        .bind::<Binary, _>(response.as_slice())
-        .bind::<Instant, _>(Stamp(*created));
+        .bind::<Binary, _>(encoded.response.as_slice())
+        .bind::<Binary, _>(encoded.without_profiles.as_slice())
+        .bind::<Instant, _>(Stamp(*created))
+        .bind::<Nullable<BigInt>, _>(actor.map(UserId::get))
+        .bind::<Nullable<BigInt>, _>(user.map(UserId::get))
+        .bind::<Nullable<BigInt>, _>(other.map(UserId::get));
     run(conn, write)
 }
 
