@@ -125,10 +125,10 @@ impl From<Rejection> for Status {
             ),
             Rejection::NoIdLeft => {
                 let mut details = details(Reason::InvalidFields, []);
-                details.add_bad_request_violation("user.id", "must be set: the largest possible id is in use");
+                details.add_bad_request_violation("user.id", "must be set: there are no ids left to assign");
                 Self::with_error_details(
                     Code::InvalidArgument,
-                    "cannot assign a user id: the largest possible id is in use; set user.id",
+                    "cannot assign a user id: there are none left; set user.id",
                     details,
                 )
             }

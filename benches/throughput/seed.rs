@@ -100,7 +100,9 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     block(database, &blocks, answers + answered, &times).await?;
 
     let time = database.time(times.of(last));
-    let head = format!("last_sequence = {last}, last_time = {time}, last_user_id = {}", layout.users);
+    let by_counter = database.has_column("feed", "last_assigned_user_id").await?;
+    let last_user = if by_counter { "last_assigned_user_id" } else { "last_user_id" };
+    let head = format!("last_sequence = {last}, last_time = {time}, {last_user} = {}", layout.users);
     database.execute(&format!("UPDATE feed SET {head}; COMMIT")).await?;
     bulk.end(database).await?;
     Ok(edges.len())

@@ -199,6 +199,8 @@ pub struct Needs {
     pub users: BTreeSet<UserId>,
     /// Users by the [key](Username::key) of their username.
     pub names: BTreeSet<String>,
+    /// The number of users to create without an id. [Candidates](super::ledger::candidates) for their ids are needed.
+    pub unassigned: usize,
     /// Pairs, each with its request and blocks.
     pub pairs: BTreeSet<PairKey>,
     /// Requests by id, each with the users who act on it. Their pairs are needed too.
@@ -231,7 +233,10 @@ impl Needs {
 
     fn add(&mut self, command: &Command) {
         match command {
-            Command::CreateUser(profile) => self.add_profile(profile.id, &profile.username),
+            Command::CreateUser(profile) => {
+                self.add_profile(profile.id, &profile.username);
+                self.unassigned += usize::from(profile.id.is_none());
+            }
             Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
             Command::FinishImport(_) => {}
             Command::UpdateUser(id, _) => _ = self.users.insert(*id),

@@ -65,7 +65,7 @@ pub enum UserStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct Profile {
-    /// `None`: Kith assigns the next free id.
+    /// `None`: Kith assigns an id that no user has.
     pub id: Option<UserId>,
     pub username: Username,
     pub real_name: Line<255>,

@@ -37,7 +37,7 @@ pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, In
     let mut fields = Fields::default();
     let profile = fields.profile(request.user.as_ref(), now);
     if request.user.as_ref().is_some_and(|user| user.id == 0) {
-        fields.violation("user.id", "must be a user id (1 or greater)");
+        fields.user_id("user.id", 0);
     }
     let id = profile.id.unwrap_or_default();
     fields.finish(Command::ImportUser(id, Box::new(profile)))

@@ -52,18 +52,21 @@ fn field<R: 'static, T: Debug + Clone + Send + Sync + 'static>(
 
 // --- kinds of values ---
 
+/// The largest id: 2^53 - 1.
+const LARGEST: i64 = 9_007_199_254_740_991;
+
 /// A required id. Of the right ones none is anybody's.
 fn id() -> Values<i64> {
-    Values { good: vec![i64::MAX, 1_000_000], bad: vec![0, -1, i64::MIN, i64::from(i32::MIN)] }
+    Values { good: vec![LARGEST, 1_000_000], bad: vec![0, -1, i64::MIN, i64::from(i32::MIN), LARGEST + 1, i64::MAX] }
 }
 
 fn optional_id() -> Values<i64> {
-    Values { good: vec![0, 1_000_000, i64::MAX], bad: vec![-1, i64::MIN] }
+    Values { good: vec![0, 1_000_000, LARGEST], bad: vec![-1, i64::MIN, LARGEST + 1, i64::MAX] }
 }
 
 fn ids() -> Values<Vec<i64>> {
     Values {
-        good: vec![vec![i64::MAX], (1..=1_000).collect(), vec![7; 1_000]],
+        good: vec![vec![LARGEST], (1..=1_000).collect(), vec![7; 1_000]],
         bad: vec![vec![], (1..=1_001).collect()],
     }
 }
@@ -327,7 +330,6 @@ cases! {
             Ok(created)
         };
         probe(&app, base, table, create).await;
-        // The largest id comes last: none can be assigned after it.
         let id = field("user.id", optional_id(), |it: &mut pb::CreateUserRequest, value| user(it).id = value);
         probe(&app, base, vec![id], create).await;
     }
@@ -535,7 +537,7 @@ cases! {
                 bad: bad.map(of).into(),
             }
         };
-        let many = || Values { good: vec![vec![], vec![i64::MAX], vec![7; 1_000]], bad: vec![(1..=1_001).collect()] };
+        let many = || Values { good: vec![vec![], vec![LARGEST], vec![7; 1_000]], bad: vec![(1..=1_001).collect()] };
         let table = [
             field("after_sequence", revision(), |it: &mut pb::WatchEventsRequest, value| it.after_sequence = Some(value)),
             field("user_ids", many(), |it, value| it.user_ids = value),

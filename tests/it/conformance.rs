@@ -199,11 +199,28 @@ cases! {
         app.users().delete_user(delete).await.expect("deleted");
         assert!(app.user("ann").await > first);
         commit(&app, [create(Some(1_000), "bob")]).await;
-        assert_eq!(app.user("cy").await, 1_001);
-        commit(&app, [create(Some(i64::MAX), "dee")]).await;
-        let user = pb::User { username: "eve".to_owned(), ..Default::default() };
-        let request = pb::CreateUserRequest { user: Some(user), request_id: String::new() };
-        refused(app.users().create_user(request).await, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(app.user("cy").await, first + 2);
+    }
+
+    async fn an_assigned_id_is_one_that_nobody_has_before_or_within_the_batch(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(4), "bob")]).await;
+        let delete = Command::DeleteUser(UserId::new(1));
+        let made = [create(None, "cy"), create(Some(3), "dee"), create(None, "Dee"), create(None, "eve")];
+        let made = commit(&app, [delete].into_iter().chain(made).chain([create(Some(5), "fay"), create(None, "gus")])).await;
+        let ids: Vec<_> = made[1..].iter().map(|made| match made {
+            Ok(Executed { outcome: Outcome::UserCreated(user), .. }) => Ok(user.id.get()),
+            Ok(other) => panic!("{other:?}"),
+            Err(rejection) => Err(rejection.clone()),
+        }).collect();
+        let (taken, exists) = (Rejection::UsernameTaken("Dee".to_owned()), Rejection::UserExists(UserId::new(5)));
+        assert_eq!(ids, [Ok(2), Ok(3), Err(taken), Ok(5), Err(exists), Ok(6)]);
+        let last = "SELECT last_assigned_user_id AS value FROM feed";
+        assert_eq!(app.database.number(last).await, 6);
+        // A refused creation alone writes nothing, not even the counter.
+        let head = "SELECT last_batch_id AS value FROM feed";
+        let before = app.database.number(head).await;
+        assert!(commit(&app, [create(None, "cy")]).await[0].is_err());
+        assert_eq!(app.database.number(head).await, before);
     }
 
     async fn everything_is_there_after_a_restart(app: App) {

@@ -79,7 +79,7 @@ const SEED: &str = "
         UNION ALL SELECT to_user_id, 0, (state = 'PENDING')::int, (state = 'PENDING' AND viewed IS NULL)::int,
                (state = 'CONNECTED')::int FROM connection_requests
     ) AS sides ON sides.user_id = id GROUP BY id;
-    UPDATE feed SET last_sequence = 2000000, last_time = to_timestamp(1779990000), last_user_id = 100000;
+    UPDATE feed SET last_sequence = 2000000, last_time = to_timestamp(1779990000);
     DO $$ DECLARE definition text; BEGIN
         FOR definition IN SELECT indexdef FROM later LOOP EXECUTE definition; END LOOP;
     END $$;

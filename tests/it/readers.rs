@@ -316,7 +316,7 @@ async fn without_the_lock_on_the_head_the_same_checks_fail() {
              CREATE VIEW feed AS SELECT * FROM feed_unlocked();
              CREATE FUNCTION feed_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  UPDATE feed_head SET last_sequence = new.last_sequence, last_time = new.last_time,
-                     last_user_id = new.last_user_id;
+                     last_assigned_user_id = new.last_assigned_user_id;
                  RETURN new;
              END $$;
              CREATE TRIGGER feed_update INSTEAD OF UPDATE ON feed FOR EACH ROW EXECUTE FUNCTION feed_update()",

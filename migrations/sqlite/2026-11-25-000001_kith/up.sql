@@ -6,7 +6,7 @@ CREATE TABLE feed (
     token_key TEXT NOT NULL,
     last_sequence INTEGER NOT NULL,
     last_time INTEGER NOT NULL,
-    last_user_id INTEGER NOT NULL,
+    last_assigned_user_id INTEGER NOT NULL,
     users_changed INTEGER NOT NULL,
     swept_id INTEGER NOT NULL,
     last_batch_id INTEGER NOT NULL
@@ -24,7 +24,7 @@ INSERT INTO feed VALUES (
 );
 
 CREATE TABLE users (
-    id INTEGER PRIMARY KEY CHECK (id > 0),
+    id INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
     position INTEGER NOT NULL UNIQUE,
     username TEXT NOT NULL,
     username_key TEXT NOT NULL GENERATED ALWAYS AS (lower(username)) STORED UNIQUE,

@@ -18,8 +18,8 @@ pub struct Head {
     pub sequence: Sequence,
     /// The time of the newest event.
     pub time: Time,
-    /// The largest id that any user has had, including deleted users.
-    pub last_user: UserId,
+    /// The last user id that was assigned. Ids that callers named do not count.
+    pub last_assigned: UserId,
     /// The sequence of the newest event that changed or deleted a user.
     pub users_changed: Sequence,
     /// The request after which the next sweep for expired requests starts.
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub head: Head,
     /// The needed users that exist.
     pub members: Vec<Member>,
+    /// Ids that no user has, in the order in which they are assigned.
+    pub free_ids: Vec<UserId>,
     /// The needed pairs that have a request, a connection or a block.
     pub pairs: HashMap<PairKey, Pair>,
     /// The needed responses that are stored.

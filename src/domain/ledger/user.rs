@@ -9,24 +9,25 @@ use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::outcome::{Imported, Outcome};
 use crate::domain::pair::{Pair, RequestState};
+use crate::domain::text::Username;
 use crate::domain::user::{FieldUpdate, Profile, User};
 
 impl Ledger {
     pub(super) fn create_user(&mut self, actor: Actor, profile: &Profile) -> Result<Outcome, Rejection> {
-        let id = match profile.id {
-            Some(id) => id,
-            None => UserId::new(self.head.last_user.get().checked_add(1).ok_or(Rejection::NoIdLeft)?),
-        };
-        if self.member(id).is_some() {
+        if let Some(id) = profile.id.filter(|id| self.member(*id).is_some()) {
             return Err(Rejection::UserExists(id));
         }
-        self.check_username_free(profile, id)?;
+        self.check_username_free(&profile.username, profile.id)?;
+        let id = match profile.id {
+            Some(id) => id,
+            None => self.assign_id()?,
+        };
         let (user, _) = self.put_user(actor, profile.clone().into_user(id, None, self.time));
         Ok(Outcome::UserCreated(user))
     }
 
     pub(super) fn import_user(&mut self, actor: Actor, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
-        self.check_username_free(profile, id)?;
+        self.check_username_free(&profile.username, Some(id))?;
         let before = self.member(id).map(|member| Arc::clone(&member.user));
         let (_, imported) = self.put_user(actor, profile.clone().into_user(id, before.as_deref(), self.time));
         Ok(Outcome::UserImported(imported))
@@ -45,9 +46,19 @@ impl Ledger {
         Ok(Outcome::UserUpdated(user))
     }
 
-    fn check_username_free(&self, profile: &Profile, id: UserId) -> Result<(), Rejection> {
-        match self.names.get(&profile.username.key()) {
-            Some(owner) if *owner != id => Err(Rejection::UsernameTaken(profile.username.as_str().to_owned())),
+    /// Takes the next id that no user has, not even one that this batch created.
+    fn assign_id(&mut self) -> Result<UserId, Rejection> {
+        let users = &self.users;
+        let is_free = |id: &UserId| users.get(id).is_none_or(|user| user.now.is_none());
+        let id = self.free_ids.find(is_free).ok_or(Rejection::NoIdLeft)?;
+        self.head.last_assigned = id;
+        Ok(id)
+    }
+
+    /// Fails if another user than `id` has this username. `None` is a user without an id yet.
+    fn check_username_free(&self, username: &Username, id: Option<UserId>) -> Result<(), Rejection> {
+        match self.names.get(&username.key()) {
+            Some(owner) if Some(*owner) != id => Err(Rejection::UsernameTaken(username.as_str().to_owned())),
             Some(_) | None => Ok(()),
         }
     }
@@ -63,7 +74,6 @@ impl Ledger {
         };
         match imported {
             Imported::Created => {
-                self.head.last_user = self.head.last_user.max(user.id);
                 let sequence = self.record_user_event(actor, EventKind::UserCreated, user.id);
                 self.created.insert(user.id, sequence);
             }

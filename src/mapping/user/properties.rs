@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::id::ID_MAX;
 use crate::domain::text::{Email, Line, Prose, Url};
 
 const FIRST: i64 = -62_135_596_800;
@@ -52,7 +53,7 @@ fn users() -> impl Strategy<Value = User> {
     let genders = prop::sample::select(vec![Gender::Unspecified, Gender::Male, Gender::Female]);
     let statuses = prop::sample::select(vec![UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered]);
     let names = ("[A-Za-z0-9_-]{1,255}", lines(), "([a-z+]{1,9}@[a-z]{1,9}\\.[a-z]{2,4})?", lines(), lines());
-    let rest = (1..=i64::MAX, any::<bool>(), times(), prose(), birthdays(), genders, statuses);
+    let rest = (1..=ID_MAX, any::<bool>(), times(), prose(), birthdays(), genders, statuses);
     (names, rest, (urls(), urls(), urls())).prop_map(|(names, rest, (website, avatar, cover))| {
         let (username, real_name, email, location, description) = names;
         let (id, email_isvalid, date_joined, bio, birthday, gender, status) = rest;

@@ -58,6 +58,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         mark() => "feed USING INTEGER PRIMARY KEY",
         user(1) => "users USING INTEGER PRIMARY KEY",
         user_by_name(String::new()) => "(username_key=?)",
+        user_ids_in(1, 2) => "users USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         users_page(1, 1) => "(position<?)",
         counts(1) => "user_counts USING INTEGER PRIMARY KEY",
         request(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid=?)",
@@ -98,7 +99,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         expired_events::<Sqlite>(now) => "events",
         expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 43);
+    assert_eq!(plans, 44);
 }
 
 /// `.cargo/config.toml` says why each matters.

@@ -134,15 +134,15 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
 /// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
 /// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
-    let Head { sequence, time, last_user, users_changed, swept } = *after;
-    let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, last_user_id = ?, \
-                users_changed = ?, swept_id = ?, last_batch_id = ? \
+    let Head { sequence, time, last_assigned, users_changed, swept } = *after;
+    let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, \
+                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, last_batch_id = ? \
                 WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
         .bind::<BigInt, _>(before.batch_id)
         .bind::<BigInt, _>(sequence.get())
         .bind::<Instant, _>(Stamp(time))
-        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(batch_id)

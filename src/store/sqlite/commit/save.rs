@@ -84,15 +84,15 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
 }
 
 fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<(), StoreError> {
-    let Head { sequence, time, last_user, users_changed, swept } = *head;
+    let Head { sequence, time, last_assigned, users_changed, swept } = *head;
     let write = statement!(
-        "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, swept_id = ?, \
-         last_batch_id = ? WHERE id = 1"
+        "UPDATE feed SET last_sequence = ?, last_time = ?, last_assigned_user_id = ?, users_changed = ?, \
+         swept_id = ?, last_batch_id = ? WHERE id = 1"
     );
     let write = write
         .bind::<BigInt, _>(sequence.get())
         .bind::<Instant, _>(Stamp(time))
-        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(batch_id);
