@@ -132,6 +132,18 @@ impl From<Rejection> for Status {
                     details,
                 )
             }
+            Rejection::NotTheUser(id) => status(
+                Code::PermissionDenied,
+                Reason::NotTheUser,
+                format!("only user {id} may do this, or an operator"),
+                user(id),
+            ),
+            Rejection::Conflict { user: id, changed } => status(
+                Code::Aborted,
+                Reason::Conflict,
+                format!("user {id} was changed at revision {changed}, after expected_revision; read the user again"),
+                [("user_id", id.to_string()), ("revision", changed.to_string())],
+            ),
             Rejection::RequestNotFound(id) => status(
                 Code::NotFound,
                 Reason::RequestNotFound,

@@ -15,8 +15,8 @@ use super::layout::{Edge, Layout, State};
 const DAY: i64 = 24 * 3_600 * 1_000_000;
 const MESSAGE: &str = "We met at the conference in Lisbon, and I would like to stay in touch.";
 
-const USERS: &str = "users (id, position, username, real_name, email, email_isvalid, date_joined, bio, location, \
-                     birthday, description, gender, status, website, avatar, cover)";
+const USERS: &str = "id, position, username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
+                     description, gender, status, website, avatar, cover";
 const COUNTS: &str = "user_counts (user_id, requests_sent, requests_received, requests_unviewed, connections)";
 const REQUESTS: &str = "connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
                         position, message, created, viewed, rejected, accepted)";
@@ -129,7 +129,14 @@ async fn users(database: &mut Database, layout: Layout, edges: &[Edge], times: &
             State::Rejected => counts[from][0] += 1,
         }
     }
-    database.insert(USERS, (1..=layout.users).map(|id| user(id, times.of(id)))).await?;
+    let rows = (1..=layout.users).map(|id| user(id, times.of(id)));
+    if database.has_column("users", "changed").await? {
+        // Each was last changed by the event that created them.
+        let rows = rows.zip(1..).map(|(user, id)| user.into_iter().chain([Cell::Int(id)]).collect::<Vec<_>>());
+        database.insert(&format!("users ({USERS}, changed)"), rows).await?;
+    } else {
+        database.insert(&format!("users ({USERS})"), rows).await?;
+    }
     let rows = (1..=layout.users)
         .zip(&counts[1..])
         .map(|(id, [sent, received, connections])| [id, *sent, *received, *received, *connections].map(Cell::Int));

@@ -14,7 +14,7 @@ use super::outcome::{Executed, ImportSummary};
 use super::pair::{Message, Request, RequestState};
 use super::policy::Policy;
 use super::text::Username;
-use super::user::{FieldUpdate, Profile, User};
+use super::user::{Profile, User, UserUpdate};
 
 /// A change that a caller requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Command {
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
     /// Changes fields of a user.
-    UpdateUser(UserId, Vec<FieldUpdate>),
+    UpdateUser(UserUpdate),
     /// Deletes a user with all their requests, connections and blocks.
     DeleteUser(UserId),
     /// Sends a connection request.
@@ -239,7 +239,10 @@ impl Needs {
             }
             Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
             Command::FinishImport(_) => {}
-            Command::UpdateUser(id, _) => _ = self.users.insert(*id),
+            Command::UpdateUser(update) => {
+                self.users.insert(update.id);
+                self.names.extend(update.username().map(Username::key));
+            }
             Command::DeleteUser(id) => {
                 self.users.insert(*id);
                 self.all_pairs_of.insert(*id);

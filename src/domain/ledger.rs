@@ -127,7 +127,7 @@ impl Ledger {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,
             Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
-            Command::UpdateUser(id, updates) => self.update_user(actor, *id, updates)?,
+            Command::UpdateUser(update) => self.update_user(actor, update)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,
             Command::ActOnRequest(id, user, action) => self.act_on_request(*id, *user, *action)?,

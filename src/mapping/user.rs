@@ -11,18 +11,19 @@ use super::mutation::{MutationResponse, responses};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::Time;
+use crate::domain::caller::Caller;
 use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
 use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
-use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
+use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus, UserUpdate};
 use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
 use crate::store::CachedUser;
 
-/// The fields of a user that cannot be updated. The violation differs from that of an unknown field.
-const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
+/// The fields of a user that only an operator can update.
+const OPERATORS_ONLY: [&str; 5] = ["username", "email", "email_isvalid", "date_joined", "status"];
 
 /// Parses the creation of a user.
 pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
@@ -44,18 +45,21 @@ pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, In
 }
 
 /// Parses the update of a user.
-pub fn update(request: &pb::UpdateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn update(request: &pb::UpdateUserRequest, caller: &Caller, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let empty = pb::User::default();
     let user = request.user.as_ref().unwrap_or(&empty);
     let id = fields.user_id("user.id", user.id);
+    let acting = caller.acting(fields.optional_user_id("user_id", request.user_id));
     let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     if paths.is_empty() {
         fields.violation("update_mask", "must name at least one field to update");
     }
-    let updates = paths.iter().filter_map(|path| fields.update(path, user, now)).collect();
+    let updates = paths.iter().filter_map(|path| fields.update(path, user, acting, now)).collect();
+    let expected = fields.revision("expected_revision", request.expected_revision);
+    let expected = (expected != Sequence::default()).then_some(expected);
     let request_id = fields.request_id(&request.request_id);
-    fields.finish((Command::UpdateUser(id, updates), request_id))
+    fields.finish((Command::UpdateUser(UserUpdate { id, acting, fields: updates, expected }), request_id))
 }
 
 /// Parses the deletion of a user.
@@ -123,9 +127,19 @@ impl Fields {
         }
     }
 
-    fn update(&mut self, path: &str, user: &pb::User, now: Time) -> Option<FieldUpdate> {
+    /// Reads the new value of the field that a mask names.
+    fn update(&mut self, path: &str, user: &pb::User, acting: Option<UserId>, now: Time) -> Option<FieldUpdate> {
         let field = format!("user.{path}");
         Some(match path {
+            _ if acting.is_some() && OPERATORS_ONLY.contains(&path) => {
+                self.violation("update_mask", format!("must not name {path}, which only an operator may change"));
+                return None;
+            }
+            "username" => FieldUpdate::Username(self.text(field, &user.username)),
+            "email" => FieldUpdate::Email(self.text(field, &user.email)),
+            "email_isvalid" => FieldUpdate::EmailIsvalid(user.email_isvalid),
+            "date_joined" => FieldUpdate::DateJoined(self.joined(&field, user.date_joined.as_ref())),
+            "status" => FieldUpdate::Status(self.new_status(&field, user.status)),
             "real_name" => FieldUpdate::RealName(self.text(field, &user.real_name)),
             "bio" => FieldUpdate::Bio(self.text(field, &user.bio)),
             "location" => FieldUpdate::Location(self.text(field, &user.location)),
@@ -135,8 +149,8 @@ impl Fields {
             "website" => FieldUpdate::Website(self.text(field, &user.website)),
             "avatar" => FieldUpdate::Avatar(self.text(field, &user.avatar)),
             "cover" => FieldUpdate::Cover(self.text(field, &user.cover)),
-            _ if READ_ONLY.contains(&path) => {
-                self.violation("update_mask", format!("must not name {path}, which is read-only"));
+            "id" => {
+                self.violation("update_mask", "must not name id, which never changes");
                 return None;
             }
             _ => {
@@ -146,6 +160,21 @@ impl Fields {
                 return None;
             }
         })
+    }
+
+    fn joined(&mut self, field: &str, value: Option<&Timestamp>) -> Time {
+        if value.is_none() {
+            self.violation(field, "must be set");
+        }
+        value.map(|joined| self.time(field, joined)).unwrap_or_default()
+    }
+
+    fn new_status(&mut self, field: &str, value: i32) -> UserStatus {
+        let status = status(self.known(field, value));
+        if status.is_none() && value == 0 {
+            self.violation(field, "must be APPROVED, BLOCKED or UNREGISTERED");
+        }
+        status.unwrap_or_default()
     }
 
     fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {

@@ -78,7 +78,8 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        self.0.write(&request, mapping::update(request.get_ref(), self.0.clock.now())?).await
+        let command = mapping::update(request.get_ref(), &caller(&request)?, self.0.clock.now())?;
+        self.0.write(&request, command).await
     }
 
     async fn delete_user(

@@ -86,6 +86,7 @@ diesel::table! {
         website -> Text,
         avatar -> Text,
         cover -> Text,
+        changed -> BigInt,
     }
 }
 

@@ -367,20 +367,34 @@ cases! {
         fn user(request: &mut pb::UpdateUserRequest) -> &mut pb::User {
             request.user.as_mut().unwrap()
         }
-        let writable =
-            ["real_name", "bio", "location", "birthday", "description", "gender", "website", "avatar", "cover"];
-        let paths = writable.map(str::to_owned);
         let mut table: Vec<Field<pb::UpdateUserRequest>> = profile!();
-        table.retain(|field| writable.iter().any(|path| field.name == format!("user.{path}")));
-        assert_eq!(table.len(), writable.len());
+        let paths: Vec<_> =
+            table.iter().filter_map(|field| field.name.strip_prefix("user.")).map(str::to_owned).collect();
+        assert_eq!(paths.len(), 13);
+        // Unlike a new user's, these must be set.
+        for (name, unset) in [("user.date_joined", "None"), ("user.status", "0")] {
+            let field = table.iter_mut().find(|field| field.name == name).unwrap();
+            let (bad, good) = field.good.drain(..).partition(|change| change.value == unset);
+            field.good = good;
+            field.bad.extend::<Vec<_>>(bad);
+        }
         table.push(field("user.id", id(), |it, value| user(it).id = value));
+        table.push(field("expected_revision", revision(), |it, value| it.expected_revision = value));
         table.push(field("request_id", request_id(), |it, value| it.request_id = value));
-        let existing = fresh();
+        let existing = pb::User { date_joined: Some(Timestamp::default()), status: 1, ..fresh() };
         let create = pb::CreateUserRequest { user: Some(existing.clone()), request_id: String::new() };
         app.users().create_user(create).await.unwrap();
-        let all = || Some(FieldMask { paths: paths.clone().into() });
+        let all = || Some(FieldMask { paths: paths.clone() });
         let base = || pb::UpdateUserRequest { user: Some(existing.clone()), update_mask: all(), ..Default::default() };
         probed!(app, users.update_user, base(), table).await;
+        let (acting, bio) = (existing.id, vec!["bio".to_owned()]);
+        let on_behalf = || pb::UpdateUserRequest {
+            user_id: acting, update_mask: Some(FieldMask { paths: bio.clone() }), ..base()
+        };
+        let bad = optional_id().bad;
+        let user_id = Values { good: vec![0, acting], bad };
+        let user_id = field("user_id", user_id, |it: &mut pb::UpdateUserRequest, value| it.user_id = value);
+        probed!(app, users.update_user, on_behalf(), [user_id]).await;
         let masks = Values {
             good: vec![vec!["bio".to_owned()], vec!["bio".to_owned(), "bio".to_owned()]],
             bad: vec![vec![], vec!["\0".repeat(10_000)], vec!["*".to_owned()], vec!["user.bio".to_owned()]],

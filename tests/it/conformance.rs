@@ -10,12 +10,12 @@ use kith::domain::command::{
     Batch, Command, Idempotency, IdempotencyKey, Reply, RequestAction, Submission, UserAction,
 };
 use kith::domain::decide::Rejection;
-use kith::domain::id::{RequestId, UserId};
+use kith::domain::id::{RequestId, Sequence, UserId};
 use kith::domain::outcome::{Executed, Outcome};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
 use kith::domain::query::UserKey;
-use kith::domain::user::{FieldUpdate, Profile};
+use kith::domain::user::{FieldUpdate, Profile, UserUpdate};
 use kith::domain::view::Status;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
@@ -48,6 +48,10 @@ async fn submit(app: &App, submissions: Vec<Submission>, policy: Policy) -> Vec<
 fn create(id: Option<i64>, username: &str) -> Command {
     let username = username.parse().expect("a name");
     Command::CreateUser(Box::new(Profile { id: id.map(UserId::new), username, ..Profile::default() }))
+}
+
+fn update(id: i64, field: FieldUpdate) -> Command {
+    Command::UpdateUser(UserUpdate { id: UserId::new(id), acting: None, fields: vec![field], expected: None })
 }
 
 fn send(from: i64, to: i64) -> Command {
@@ -125,7 +129,7 @@ cases! {
         let (ann, place) = (UserId::new(1), "Rome".parse().expect("a place"));
         let submissions = vec![
             by(Caller::Operator, create(Some(1), "ann")),
-            by(Caller::User(ann), Command::UpdateUser(ann, vec![FieldUpdate::Location(place)])),
+            by(Caller::User(ann), update(1, FieldUpdate::Location(place))),
             by(Caller::System, Command::DeleteUser(ann)),
         ];
         let replies = submit(&app, submissions, Policy::default()).await;
@@ -153,13 +157,33 @@ cases! {
     async fn a_user_may_go_and_come_back_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
         let move_to = FieldUpdate::Location("Rome".parse().expect("a place"));
-        let update = Command::UpdateUser(UserId::new(1), vec![move_to]);
+        let update = update(1, move_to);
         let delete = Command::DeleteUser(UserId::new(1));
         let outcomes = commit(&app, [delete, create(Some(1), "Ann"), update, send(2, 1)]).await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!((app.counts(1).await, app.counts(2).await), ([0, 1, 1, 0], [1, 0, 0, 0]));
         let user = app.store.user(UserKey::Name("ann".to_owned())).await.expect("read").value.expect("there");
         assert_eq!((user.username.as_str(), user.location.as_str()), ("Ann", "Rome"));
+    }
+
+    async fn each_user_has_the_sequence_of_their_last_change(app: App) {
+        let place = |place: &str| FieldUpdate::Location(place.parse().expect("a place"));
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy"), send(1, 2)]).await;
+        let again = Command::ImportUser(UserId::new(3), Box::new(Profile {
+            username: "cy".parse().expect("a name"), ..Profile::default()
+        }));
+        let expecting = |id: i64, revision: i64| {
+            let (acting, fields) = (None, vec![place("Oslo")]);
+            let expected = Some(Sequence::new(revision));
+            Command::UpdateUser(UserUpdate { id: UserId::new(id), acting, fields, expected })
+        };
+        let batch = [update(1, place("Rome")), update(1, place("Rome")), again, expecting(1, 4), expecting(1, 5), expecting(1, 5)];
+        let outcomes = commit(&app, batch).await;
+        let conflict = |changed| Err(Rejection::Conflict { user: UserId::new(1), changed: Sequence::new(changed) });
+        assert_eq!((&outcomes[3], &outcomes[5]), (&conflict(5), &conflict(6)));
+        assert!(outcomes[4].is_ok(), "{outcomes:?}");
+        let changed = "SELECT changed AS value FROM users ORDER BY id";
+        assert_eq!(app.database.values(changed).await, ["6", "2", "3"].map(|text| Some(text.to_owned())));
     }
 
     async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {

@@ -33,9 +33,9 @@ const SEED: &str = "
         FOR name IN SELECT indexname FROM later LOOP EXECUTE 'DROP INDEX ' || name; END LOOP;
     END $$;
     INSERT INTO users (id, position, username, real_name, email, email_isvalid, date_joined, bio, location, birthday,
-                       description, gender, status, website, avatar, cover)
+                       description, gender, status, website, avatar, cover, changed)
     SELECT id, id, 'user-' || id, '', '', false, to_timestamp(1700000000), '', '', '', '', 'UNSPECIFIED', 'APPROVED',
-           '', '', '' FROM generate_series(1, 100000) AS id;
+           '', '', '', id FROM generate_series(1, 100000) AS id;
     INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, position, message,
                                      created, viewed, rejected, accepted)
     SELECT low, high, id, CASE WHEN id % 2 = 0 THEN low ELSE high END, CASE WHEN id % 2 = 0 THEN high ELSE low END,

@@ -50,9 +50,11 @@ CREATE TABLE users (
     status text NOT NULL CHECK (status IN ('APPROVED', 'BLOCKED', 'UNREGISTERED')),
     website text NOT NULL,
     avatar text NOT NULL,
-    cover text NOT NULL
+    cover text NOT NULL,
+    changed bigint NOT NULL
 );
 COMMENT ON COLUMN users.position IS 'The sequence of the event that created the user: the order of the list.';
+COMMENT ON COLUMN users.changed IS 'The sequence of the event that last changed the user, or created them.';
 COMMENT ON COLUMN users.username_key IS 'The username in lower case, unique.';
 
 CREATE TABLE user_counts (

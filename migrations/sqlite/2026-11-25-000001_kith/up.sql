@@ -40,7 +40,8 @@ CREATE TABLE users (
     status TEXT NOT NULL CHECK (status IN ('APPROVED', 'BLOCKED', 'UNREGISTERED')),
     website TEXT NOT NULL,
     avatar TEXT NOT NULL,
-    cover TEXT NOT NULL
+    cover TEXT NOT NULL,
+    changed INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE user_counts (

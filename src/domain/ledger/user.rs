@@ -10,7 +10,7 @@ use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::outcome::{Imported, Outcome};
 use crate::domain::pair::{Pair, RequestState};
 use crate::domain::text::Username;
-use crate::domain::user::{FieldUpdate, Profile, User};
+use crate::domain::user::{Profile, User, UserUpdate};
 
 impl Ledger {
     pub(super) fn create_user(&mut self, actor: Actor, profile: &Profile) -> Result<Outcome, Rejection> {
@@ -33,16 +33,22 @@ impl Ledger {
         Ok(Outcome::UserImported(imported))
     }
 
-    pub(super) fn update_user(
-        &mut self,
-        actor: Actor,
-        id: UserId,
-        updates: &[FieldUpdate],
-    ) -> Result<Outcome, Rejection> {
-        let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
+    pub(super) fn update_user(&mut self, caller: Actor, update: &UserUpdate) -> Result<Outcome, Rejection> {
+        let UserUpdate { id, acting, fields, expected } = update;
+        if acting.is_some_and(|acting| acting != *id) {
+            return Err(Rejection::NotTheUser(*id));
+        }
+        let member = self.member(*id).ok_or(Rejection::UserNotFound(*id))?;
+        let changed = member.user.changed;
+        if expected.is_some_and(|expected| changed > expected) {
+            return Err(Rejection::Conflict { user: *id, changed });
+        }
+        if let Some(username) = update.username() {
+            self.check_username_free(username, Some(*id))?;
+        }
         let mut user = User::clone(&member.user);
-        updates.iter().for_each(|update| update.apply(&mut user));
-        let (user, _) = self.put_user(actor, user);
+        fields.iter().for_each(|field| field.apply(&mut user));
+        let (user, _) = self.put_user(acting.map_or(caller, Actor::User), user);
         Ok(Outcome::UserUpdated(user))
     }
 
@@ -64,24 +70,25 @@ impl Ledger {
     }
 
     /// Creates or replaces a user. Returns the user and the effect.
-    fn put_user(&mut self, actor: Actor, user: User) -> (Arc<User>, Imported) {
-        let user = Arc::new(user);
+    fn put_user(&mut self, actor: Actor, mut user: User) -> (Arc<User>, Imported) {
         let before = self.member(user.id).cloned();
         let imported = match &before {
             None => Imported::Created,
-            Some(before) if before.user == user => Imported::Unchanged,
+            Some(before) if *before.user == user => Imported::Unchanged,
             Some(_) => Imported::Updated,
         };
         match imported {
             Imported::Created => {
-                let sequence = self.record_user_event(actor, EventKind::UserCreated, user.id);
-                self.created.insert(user.id, sequence);
+                user.changed = self.record_user_event(actor, EventKind::UserCreated, user.id);
+                self.created.insert(user.id, user.changed);
             }
             Imported::Updated => {
-                self.head.users_changed = self.record_user_event(actor, EventKind::UserUpdated, user.id)
+                user.changed = self.record_user_event(actor, EventKind::UserUpdated, user.id);
+                self.head.users_changed = user.changed;
             }
             Imported::Unchanged => {}
         }
+        let user = Arc::new(user);
         if let Some(before) = &before {
             self.names.remove(&before.user.username.key());
         }

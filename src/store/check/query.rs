@@ -312,6 +312,19 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM feed_says LEFT JOIN users ON id = user_id WHERE kind = 'USER_CREATED' AND id IS NULL",
     },
     Check {
+        name: "each user was last changed by their last event",
+        looks_at: "users",
+        with: "WITH feed_says AS ( \
+                   SELECT user_id, max(sequence) AS sequence FROM events \
+                   WHERE kind IN ('USER_CREATED', 'USER_UPDATED') GROUP BY user_id \
+               )",
+        finds: "SELECT id AS number, 'user ' || id || ' was last changed by event ' || changed || ', but ' \
+                       || CASE WHEN sequence IS NULL THEN 'no event changed them' \
+                               ELSE 'the last of such events is ' || sequence END AS said \
+                FROM users LEFT JOIN feed_says ON user_id = id \
+                WHERE CASE WHEN sequence IS NULL THEN changed >= {oldest} ELSE sequence <> changed END",
+    },
+    Check {
         name: COUNTS_RIGHT,
         looks_at: "user_counts",
         with: COUNTED,

@@ -4,7 +4,7 @@ use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE};
 
 /// Columns of a user that say nothing here.
 const REST: &str = "real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender, \
-                    status, website, avatar, cover";
+                    status, website, avatar, cover, changed";
 
 /// Each with the check that it breaks, and what that says of it.
 pub fn all() -> Vec<(&'static str, String, &'static str)> {
@@ -38,6 +38,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let blocks_there = "each block that the feed leaves is there";
     let users = "each user was created by their last event";
     let users_there = "each user that the feed leaves is there";
+    let changed = "each user was last changed by their last event";
     let across = "nothing is pending or connected across a block";
     let pairs = "each pair is there once, under its two users in order";
     let of_requests = "the users of each request are there";
@@ -133,6 +134,12 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (users, user(14, 9999), "user 14 is there since event 9999, but the last of such events is "),
         (users, user(99, 9999), "user 99 is there since event 9999, but no event created it"),
         (users_there, "DELETE FROM users WHERE id = 3".to_owned(), "user 3 was created by event 3"),
+        (
+            changed,
+            "UPDATE users SET changed = 4 WHERE id = 3".to_owned(),
+            "user 3 was last changed by event 4, but the last of such events is 3",
+        ),
+        (changed, user(99, 9999), "user 99 was last changed by event 3, but no event changed them"),
         (COUNTS, count(4, "requests_sent"), "user 4: requests_sent 8 -> 1"),
         (COUNTS, count(2, "requests_received"), "user 2: requests_received 10 -> 3"),
         (COUNTS, count(2, "requests_unviewed"), "user 2: requests_unviewed 8 -> 1"),

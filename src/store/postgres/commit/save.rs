@@ -165,17 +165,17 @@ fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
                 email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
                 location = new.location, birthday = new.birthday, description = new.description, \
                 gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
-                cover = new.cover \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, real_name, email, \
+                cover = new.cover, changed = new.changed \
+                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, real_name, email, \
                 email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
-                avatar, cover) WHERE users.id = new.id";
+                avatar, cover, changed) WHERE users.id = new.id";
     some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
 }
 
 fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
     let text = "INSERT INTO users (position, id, username, real_name, email, email_isvalid, date_joined, bio, \
-                location, birthday, description, gender, status, website, avatar, cover) \
-                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                location, birthday, description, gender, status, website, avatar, cover, changed) \
+                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     some(created, |users| {
         let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));
         profiles(insert, &column(users, |(user, _)| user.as_ref()))
@@ -204,6 +204,7 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
         .bind::<Texts, _>(column(users, |user| user.website.as_str()))
         .bind::<Texts, _>(column(users, |user| user.avatar.as_str()))
         .bind::<Texts, _>(column(users, |user| user.cover.as_str()))
+        .bind::<Bigints, _>(column(users, |user| user.changed.get()))
 }
 
 // --- requests ---

@@ -128,8 +128,8 @@ fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Res
 fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
     let write = statement!(
         "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
-                description, gender, status, website, avatar, cover, id, position) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                description, gender, status, website, avatar, cover, changed, id, position) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
     run(conn, statement!("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
@@ -139,7 +139,7 @@ fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreErro
     let write = statement!(
         "UPDATE users SET username = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
                 location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
-                cover = ? WHERE id = ?"
+                cover = ?, changed = ? WHERE id = ?"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()))
 }
@@ -160,6 +160,7 @@ fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
         .bind::<Text, _>(user.website.as_str())
         .bind::<Text, _>(user.avatar.as_str())
         .bind::<Text, _>(user.cover.as_str())
+        .bind::<BigInt, _>(user.changed.get())
 }
 
 fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
