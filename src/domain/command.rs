@@ -23,6 +23,8 @@ pub enum Command {
     CreateUser(Box<Profile>),
     /// Creates the user with this id, or replaces it if it exists.
     ImportUser(UserId, Box<Profile>),
+    /// Imports users, of which each may take the username that another one gives up. Their ids must differ.
+    ImportTogether(Vec<(UserId, Profile)>),
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
     /// Changes fields of a user.
@@ -238,6 +240,9 @@ impl Needs {
                 self.unassigned += usize::from(profile.id.is_none());
             }
             Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
+            Command::ImportTogether(rows) => {
+                rows.iter().for_each(|(id, profile)| self.add_profile(Some(*id), &profile.username));
+            }
             Command::FinishImport(_) => {}
             Command::UpdateUser(update) => {
                 self.users.insert(update.id);

@@ -8,6 +8,7 @@
 
 mod assign;
 mod close;
+mod exchange;
 mod pair;
 mod snapshot;
 mod sweep;
@@ -126,6 +127,7 @@ impl Ledger {
         let outcome = match command {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,
             Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
+            Command::ImportTogether(rows) => self.import_together(actor, rows),
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
             Command::UpdateUser(update) => self.update_user(actor, update)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,

@@ -34,14 +34,14 @@ pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Op
 }
 
 /// Parses a row of an import.
-pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, Invalid> {
+pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<(UserId, Profile), Invalid> {
     let mut fields = Fields::default();
     let profile = fields.profile(request.user.as_ref(), now);
     if request.user.as_ref().is_some_and(|user| user.id == 0) {
         fields.user_id("user.id", 0);
     }
     let id = profile.id.unwrap_or_default();
-    fields.finish(Command::ImportUser(id, Box::new(profile)))
+    fields.finish((id, profile))
 }
 
 /// Parses the update of a user.

@@ -11,7 +11,7 @@ use kith::domain::command::{
 };
 use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, Sequence, UserId};
-use kith::domain::outcome::{Executed, Outcome};
+use kith::domain::outcome::{Executed, Imported, Outcome};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
 use kith::domain::query::UserKey;
@@ -335,6 +335,29 @@ cases! {
         commit(&app, [Command::Sweep]).await;
         assert_eq!(app.database.number(&rows[0]).await, 0);
         assert_eq!(app.revision().await, revision, "nobody saw it: there is no event");
+    }
+
+    async fn users_of_one_batch_may_exchange_their_names(app: App) {
+        let named = |id: i64, name: &str| {
+            let username = name.parse().expect("a name");
+            (UserId::new(id), Profile { username, ..Profile::default() })
+        };
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        // In one command, in several, and to a user who is new.
+        let together = Command::ImportTogether(vec![named(1, "Bob"), named(2, "Cy"), named(3, "Ann"), named(4, "ann")]);
+        let outcomes = commit(&app, [together]).await;
+        let updated = Some(Imported::Updated);
+        let expected = Outcome::UsersImported(vec![updated, updated, updated, None]);
+        assert_eq!(outcomes[0].as_ref().map(|executed| &executed.outcome), Ok(&expected));
+        let rename = |id, name: &str| update(id, FieldUpdate::Username(name.parse().expect("a name")));
+        let outcomes = commit(&app, [rename(1, "x"), rename(2, "bob"), create(Some(5), "Cy"), rename(1, "dee")]).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        let names = "SELECT username || id AS value FROM users ORDER BY id";
+        assert_eq!(app.database.values(names).await.into_iter().flatten().collect::<Vec<_>>(), ["dee1", "bob2", "Ann3", "Cy5"]);
+        for (name, id) in [("dee", 1), ("bob", 2), ("ann", 3), ("cy", 5)] {
+            let user = app.store.user(UserKey::Name(name.to_owned())).await.expect("read").value.expect("there");
+            assert_eq!(user.id.get(), id);
+        }
     }
 
     async fn two_users_may_exchange_their_names_in_one_import(app: App) {

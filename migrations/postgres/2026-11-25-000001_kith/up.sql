@@ -37,7 +37,8 @@ CREATE TABLE users (
     id bigint PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
     position bigint NOT NULL UNIQUE,
     username text NOT NULL,
-    username_key text NOT NULL GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED UNIQUE,
+    -- Deferrable, so that it is checked at the end of each statement: users may exchange their names.
+    username_key text NOT NULL GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED UNIQUE DEFERRABLE,
     real_name text NOT NULL,
     email text NOT NULL,
     email_isvalid boolean NOT NULL,

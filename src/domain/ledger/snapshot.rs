@@ -107,6 +107,8 @@ pub struct Changes {
     pub users_created: Vec<(Arc<User>, Sequence)>,
     /// Users to update.
     pub users_updated: Vec<Arc<User>>,
+    /// Those of the users to update whose username changes. One may take the name of another.
+    pub users_renamed: Vec<UserId>,
     /// Requests to insert, of pairs that had none.
     pub requests_created: Vec<Request>,
     /// New requests that replace others of the same pairs.
@@ -151,6 +153,7 @@ impl Changes {
             users_deleted: _,
             users_created: _,
             users_updated: _,
+            users_renamed: _,
             requests_created: _,
             requests_replaced: _,
             requests_updated: _,

@@ -69,8 +69,16 @@ impl Ledger {
         }
     }
 
+    /// Frees the username of a user, unless another one has already taken it in an exchange.
+    fn release_username(&mut self, before: &Member, id: UserId) {
+        let name = before.user.username.key();
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+    }
+
     /// Creates or replaces a user. Returns the user and the effect.
-    fn put_user(&mut self, actor: Actor, mut user: User) -> (Arc<User>, Imported) {
+    pub(super) fn put_user(&mut self, actor: Actor, mut user: User) -> (Arc<User>, Imported) {
         let before = self.member(user.id).cloned();
         let imported = match &before {
             None => Imported::Created,
@@ -90,7 +98,7 @@ impl Ledger {
         }
         let user = Arc::new(user);
         if let Some(before) = &before {
-            self.names.remove(&before.user.username.key());
+            self.release_username(before, user.id);
         }
         self.names.insert(user.username.key(), user.id);
         let (counts, sends) = before.map(|before| (before.counts, before.sends)).unwrap_or_default();
@@ -101,13 +109,13 @@ impl Ledger {
 
     pub(super) fn delete_user(&mut self, actor: Actor, id: UserId) -> Result<Outcome, Rejection> {
         let member = self.member(id).ok_or(Rejection::UserNotFound(id))?;
-        let name = member.user.username.key();
+        let member = member.clone();
         let keys: Vec<_> = self.pairs.keys().copied().filter(|key| key.has(id)).collect();
         for key in keys {
             self.expire(key);
             self.delete_pair(actor, key);
         }
-        self.names.remove(&name);
+        self.release_username(&member, id);
         self.counts.remove(&id);
         if let Some(user) = self.users.get_mut(&id) {
             user.now = None;

@@ -87,6 +87,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         users_deleted,
         users_created,
         users_updated,
+        // The constraint on names is checked at the end of the statement that updates all users.
+        users_renamed: _,
         requests_created,
         requests_replaced,
         requests_updated,

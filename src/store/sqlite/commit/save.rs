@@ -24,6 +24,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         users_deleted,
         users_created,
         users_updated,
+        users_renamed,
         requests_created,
         requests_replaced,
         requests_updated,
@@ -43,6 +44,11 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     for id in users_deleted {
         run(conn, statement!("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
         run(conn, statement!("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
+    }
+    // SQLite checks names row by row. So all users give up their names before any of them takes one.
+    for id in users_renamed {
+        let release = statement!("UPDATE users SET username = '/' || id WHERE id = ?");
+        run(conn, release.bind::<BigInt, _>(id.get()))?;
     }
     users_updated.iter().try_for_each(|user| update_user(conn, user))?;
     users_created.iter().try_for_each(|(user, position)| create_user(conn, user, *position))?;
