@@ -22,6 +22,17 @@ use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
 use crate::store::CachedUser;
 
+/// How much of a user the response to a read contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserView {
+    /// Every field.
+    Full,
+    /// The fields that a list of users shows.
+    Basic,
+    /// The id alone.
+    Id,
+}
+
 /// The fields of a user that only an operator can update.
 const OPERATORS_ONLY: [&str; 5] = ["username", "email", "email_isvalid", "date_joined", "status"];
 
@@ -70,8 +81,8 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
     fields.finish((Command::DeleteUser(id), request_id))
 }
 
-/// Parses a query for a user: its id or username, and the minimum revision.
-pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid> {
+/// Parses a query for a user: its id or username, the view and the minimum revision.
+pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
@@ -83,26 +94,38 @@ pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid>
             UserKey::Id(UserId::default())
         }
     };
+    let view = fields.user_view(request.user_view);
     let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((key, min_revision))
+    fields.finish((key, view, min_revision))
 }
 
-/// Parses a query for many users: their ids and the minimum revision.
-pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, Sequence), Invalid> {
+/// Parses a query for many users: their ids, the view and the minimum revision.
+pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let ids = fields.user_ids("ids", &request.ids);
+    let view = fields.user_view(request.user_view);
     let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((ids, min_revision))
+    fields.finish((ids, view, min_revision))
 }
 
-/// Parses a list of users: the page.
-pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<Page, Invalid> {
+/// Parses a list of users: the view and the page.
+pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<(UserView, Page), Invalid> {
     let mut fields = Fields::default();
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish(page)
+    fields.finish((view, page))
 }
 
 impl Fields {
+    /// Reads the view of a request's users.
+    pub fn user_view(&mut self, value: i32) -> UserView {
+        match self.known("user_view", value) {
+            pb::UserView::Unspecified | pb::UserView::Full => UserView::Full,
+            pb::UserView::Basic => UserView::Basic,
+            pb::UserView::Id => UserView::Id,
+        }
+    }
+
     fn profile(&mut self, user: Option<&pb::User>, now: Time) -> Profile {
         let Some(user) = user else {
             self.violation("user", "must be set");
@@ -215,6 +238,16 @@ fn status(status: pb::UserStatus) -> Option<UserStatus> {
     }
 }
 
+impl From<UserStatus> for pb::UserStatus {
+    fn from(status: UserStatus) -> Self {
+        match status {
+            UserStatus::Approved => Self::Approved,
+            UserStatus::Blocked => Self::Blocked,
+            UserStatus::Unregistered => Self::Unregistered,
+        }
+    }
+}
+
 impl From<&User> for pb::User {
     fn from(user: &User) -> Self {
         Self {
@@ -234,12 +267,7 @@ impl From<&User> for pb::User {
                 Gender::Female => pb::Gender::Female,
             }
             .into(),
-            status: match user.status {
-                UserStatus::Approved => pb::UserStatus::Approved,
-                UserStatus::Blocked => pb::UserStatus::Blocked,
-                UserStatus::Unregistered => pb::UserStatus::Unregistered,
-            }
-            .into(),
+            status: pb::UserStatus::from(user.status).into(),
             website: user.website.as_str().to_owned(),
             avatar: user.avatar.as_str().to_owned(),
             cover: user.cover.as_str().to_owned(),
@@ -252,9 +280,24 @@ pub fn encode(user: &User) -> Bytes {
     pb::User::from(user).encode_to_vec().into()
 }
 
-/// Returns a cached user encoded for a response. They are encoded only once.
-pub fn encoded(user: &CachedUser) -> Bytes {
-    user.encoded(encode)
+/// Returns a cached user encoded for a response.
+///
+/// Full users are encoded only once. The other views are small, and encoded each time.
+pub fn encoded(user: &CachedUser, view: UserView) -> Bytes {
+    let id = user.id.get();
+    let part = match view {
+        UserView::Full => return user.encoded(encode),
+        UserView::Basic => pb::User {
+            id,
+            username: user.username.as_str().to_owned(),
+            real_name: user.real_name.as_str().to_owned(),
+            avatar: user.avatar.as_str().to_owned(),
+            status: pb::UserStatus::from(user.status).into(),
+            ..pb::User::default()
+        },
+        UserView::Id => pb::User { id, ..pb::User::default() },
+    };
+    part.encode_to_vec().into()
 }
 
 responses! {

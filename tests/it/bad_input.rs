@@ -407,13 +407,19 @@ cases! {
 
     async fn other_calls_about_users(app: App) {
         let by_id = field("id", id(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Id(value)));
-        probed!(app, users.get_user, pb::GetUserRequest::default(), [by_id]).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::GetUserRequest, value| it.user_view = value);
+        let base = || pb::GetUserRequest { key: Some(Key::Id(1)), ..Default::default() };
+        probed!(app, users.get_user, base(), [by_id, view]).await;
         let by_name =
             field("username", username(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Username(value)));
         probed!(app, users.get_user, pb::GetUserRequest::default(), [by_name]).await;
         let ids = field("ids", ids(), |it: &mut pb::BatchGetUsersRequest, value| it.ids = value);
-        probed!(app, users.batch_get_users, pb::BatchGetUsersRequest::default(), [ids]).await;
-        probed!(app, users.list_users, pb::ListUsersRequest::default(), page!(ListUsersRequest)).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::BatchGetUsersRequest, value| it.user_view = value);
+        let base = || pb::BatchGetUsersRequest { ids: vec![1], ..Default::default() };
+        probed!(app, users.batch_get_users, base(), [ids, view]).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::ListUsersRequest, value| it.user_view = value);
+        let table = [view].into_iter().chain(page!(ListUsersRequest));
+        probed!(app, users.list_users, pb::ListUsersRequest::default(), table).await;
         let delete = || pb::DeleteUserRequest { id: 9_000_000, request_id: String::new() };
         let table = [
             field("id", id(), |it: &mut pb::DeleteUserRequest, value| it.id = value),
@@ -475,6 +481,7 @@ cases! {
         let base = || pb::GetConnectionRequestRequest { id: 9_000_000, user_id: 0, ..Default::default() };
         let table = [
             field("id", id(), |it: &mut pb::GetConnectionRequestRequest, value| it.id = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
             field("user_id", optional_id(), |it, value| it.user_id = value),
         ];
         probed!(app, requests.get_connection_request, base(), table).await;
@@ -484,6 +491,7 @@ cases! {
             field("user_id", id(), |it: &mut pb::ListConnectionRequestsRequest, value| it.user_id = value),
             field("direction", number(2, &[0]), |it, value| it.direction = value),
             field("state", number(3, &[3]), |it, value| it.state = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
         ];
         probed!(app, requests.list_connection_requests, base(), table.into_iter().chain(page!(ListConnectionRequestsRequest))).await;
     }
@@ -494,6 +502,7 @@ cases! {
             field("user_id", id(), |it: &mut pb::ListConnectionsRequest, value| it.user_id = value),
             field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
             field("mutual", number(3, &[]), |it, value| it.mutual = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
         ];
         probed!(app, connections.list_connections, base(), table.into_iter().chain(page!(ListConnectionsRequest))).await;
         let base = || pb::ListMutualConnectionsRequest {
@@ -501,6 +510,7 @@ cases! {
         };
         let table = [
             field("user_id", id(), |it: &mut pb::ListMutualConnectionsRequest, value| it.user_id = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
             field("other_user_id", id(), |it, value| it.other_user_id = value),
         ];
         probed!(app, connections.list_mutual_connections, base(), table.into_iter().chain(page!(ListMutualConnectionsRequest))).await;
@@ -539,7 +549,8 @@ cases! {
         );
         let base = || pb::ListBlockedUsersRequest { user_id: 9_000_000, ..Default::default() };
         let user = field("user_id", id(), |it: &mut pb::ListBlockedUsersRequest, value| it.user_id = value);
-        probed!(app, blocks.list_blocked_users, base(), [user].into_iter().chain(page!(ListBlockedUsersRequest))).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::ListBlockedUsersRequest, value| it.user_view = value);
+        probed!(app, blocks.list_blocked_users, base(), [user, view].into_iter().chain(page!(ListBlockedUsersRequest))).await;
     }
 
     async fn watches_and_lists_of_events(app: App) {

@@ -33,4 +33,5 @@ mod readers;
 mod retention;
 mod rpc;
 mod semantics;
+mod user_views;
 mod watchers;
