@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::event::EventKind;
 use crate::domain::policy::Policy;
+use crate::domain::text::UsernameRule;
 use crate::store::{DatabaseUrl, Options};
 
 /// How durations are written, for `--help`.
@@ -161,12 +162,24 @@ pub struct PolicyArgs {
     /// Time for which events are retained in the feed, at least 1h; 0 = forever
     #[arg(long, env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
     pub event_retention: Lifetime,
+    /// Characters of usernames: ascii = A-Z a-z 0-9 - _; open = letters and digits of all scripts, and - _ . @ + '
+    #[arg(long, env = "KITH_USERNAMES", value_name = "RULE", default_value = "ascii")]
+    pub usernames: Usernames,
     /// Show senders that their request was rejected
     #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_rejections: bool,
     /// Show senders that their request was viewed
     #[arg(long, env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
+}
+
+/// The characters of usernames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Usernames {
+    /// A-Z a-z 0-9 - _
+    Ascii,
+    /// Letters and digits of all scripts, and - _ . @ + '
+    Open,
 }
 
 /// Settings of `kith migrate`.
@@ -260,6 +273,10 @@ impl PolicyArgs {
             max_connections: limit(self.max_connections),
             max_sends_per_hour: limit(self.max_sends_per_hour),
             event_retention: self.event_retention.0,
+            usernames: match self.usernames {
+                Usernames::Ascii => UsernameRule::Ascii,
+                Usernames::Open => UsernameRule::Open,
+            },
             disclose_rejections: self.disclose_rejections,
             disclose_views: self.disclose_views,
         }
@@ -323,6 +340,13 @@ mod tests {
         assert_eq!(cli.serve.policy.policy(), Policy::default());
         assert_eq!(cli.serve.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(cli.serve.common.database_url.to_string(), "sqlite://kith.db");
+    }
+
+    #[test]
+    fn usernames_can_be_open() {
+        let cli = parse(&["--usernames=open"]).unwrap();
+        assert_eq!(cli.serve.policy.policy().usernames, UsernameRule::Open);
+        assert!(parse(&["--usernames=any"]).is_err());
     }
 
     #[test]

@@ -129,14 +129,16 @@ async fn users(database: &mut Database, layout: Layout, edges: &[Edge], times: &
             State::Rejected => counts[from][0] += 1,
         }
     }
-    let rows = (1..=layout.users).map(|id| user(id, times.of(id)));
-    if database.has_column("users", "changed").await? {
-        // Each was last changed by the event that created them.
-        let rows = rows.zip(1..).map(|(user, id)| user.into_iter().chain([Cell::Int(id)]).collect::<Vec<_>>());
-        database.insert(&format!("users ({USERS}, changed)"), rows).await?;
-    } else {
-        database.insert(&format!("users ({USERS})"), rows).await?;
-    }
+    // Columns that only some versions have, or write.
+    let has_changed = database.has_column("users", "changed").await?;
+    let has_key = database.has_column("users", "username_key").await?;
+    let columns = [USERS, if has_changed { ", changed" } else { "" }, if has_key { ", username_key" } else { "" }];
+    let rows = (1..=layout.users).map(|id| {
+        let changed = has_changed.then_some(Cell::Int(id));
+        let key = has_key.then(|| Cell::Text(format!("member_{id}")));
+        user(id, times.of(id)).into_iter().chain(changed).chain(key).collect::<Vec<_>>()
+    });
+    database.insert(&format!("users ({})", columns.concat()), rows).await?;
     let rows = (1..=layout.users)
         .zip(&counts[1..])
         .map(|(id, [sent, received, connections])| [id, *sent, *received, *received, *connections].map(Cell::Int));

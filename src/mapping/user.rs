@@ -15,6 +15,7 @@ use crate::domain::caller::Caller;
 use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::policy::Policy;
 use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
 use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus, UserUpdate};
@@ -37,17 +38,17 @@ pub enum UserView {
 const OPERATORS_ONLY: [&str; 5] = ["username", "email", "email_isvalid", "date_joined", "status"];
 
 /// Parses the creation of a user.
-pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn create(request: &pb::CreateUserRequest, policy: &Policy, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
-    let profile = fields.profile(request.user.as_ref(), now);
+    let profile = fields.profile(request.user.as_ref(), policy, now);
     let request_id = fields.request_id(&request.request_id);
     fields.finish((Command::CreateUser(Box::new(profile)), request_id))
 }
 
 /// Parses a row of an import.
-pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<(UserId, Profile), Invalid> {
+pub fn import(request: &pb::ImportUsersRequest, policy: &Policy, now: Time) -> Result<(UserId, Profile), Invalid> {
     let mut fields = Fields::default();
-    let profile = fields.profile(request.user.as_ref(), now);
+    let profile = fields.profile(request.user.as_ref(), policy, now);
     if request.user.as_ref().is_some_and(|user| user.id == 0) {
         fields.user_id("user.id", 0);
     }
@@ -56,7 +57,12 @@ pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<(UserId, Pr
 }
 
 /// Parses the update of a user.
-pub fn update(request: &pb::UpdateUserRequest, caller: &Caller, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn update(
+    request: &pb::UpdateUserRequest,
+    caller: &Caller,
+    policy: &Policy,
+    now: Time,
+) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let empty = pb::User::default();
     let user = request.user.as_ref().unwrap_or(&empty);
@@ -66,7 +72,7 @@ pub fn update(request: &pb::UpdateUserRequest, caller: &Caller, now: Time) -> Re
     if paths.is_empty() {
         fields.violation("update_mask", "must name at least one field to update");
     }
-    let updates = paths.iter().filter_map(|path| fields.update(path, user, acting, now)).collect();
+    let updates = paths.iter().filter_map(|path| fields.update(path, user, acting, policy, now)).collect();
     let expected = fields.revision("expected_revision", request.expected_revision);
     let expected = (expected != Sequence::default()).then_some(expected);
     let request_id = fields.request_id(&request.request_id);
@@ -82,12 +88,12 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
 }
 
 /// Parses a query for a user: its id or username, the view and the minimum revision.
-pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, UserView, Sequence), Invalid> {
+pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
         Some(pb::get_user_request::Key::Username(name)) => {
-            UserKey::Name(fields.text::<Username>("username", name).key())
+            UserKey::Name(fields.username("username", name, policy).key())
         }
         None => {
             fields.violation("key", "must have an id or a username");
@@ -126,14 +132,14 @@ impl Fields {
         }
     }
 
-    fn profile(&mut self, user: Option<&pb::User>, now: Time) -> Profile {
+    fn profile(&mut self, user: Option<&pb::User>, policy: &Policy, now: Time) -> Profile {
         let Some(user) = user else {
             self.violation("user", "must be set");
             return Profile::default();
         };
         Profile {
             id: self.optional_user_id("user.id", user.id),
-            username: self.text("user.username", &user.username),
+            username: self.username("user.username", &user.username, policy),
             real_name: self.text("user.real_name", &user.real_name),
             email: self.text("user.email", &user.email),
             email_isvalid: user.email_isvalid,
@@ -151,14 +157,21 @@ impl Fields {
     }
 
     /// Reads the new value of the field that a mask names.
-    fn update(&mut self, path: &str, user: &pb::User, acting: Option<UserId>, now: Time) -> Option<FieldUpdate> {
+    fn update(
+        &mut self,
+        path: &str,
+        user: &pb::User,
+        acting: Option<UserId>,
+        policy: &Policy,
+        now: Time,
+    ) -> Option<FieldUpdate> {
         let field = format!("user.{path}");
         Some(match path {
             _ if acting.is_some() && OPERATORS_ONLY.contains(&path) => {
                 self.violation("update_mask", format!("must not name {path}, which only an operator may change"));
                 return None;
             }
-            "username" => FieldUpdate::Username(self.text(field, &user.username)),
+            "username" => FieldUpdate::Username(self.username(&field, &user.username, policy)),
             "email" => FieldUpdate::Email(self.text(field, &user.email)),
             "email_isvalid" => FieldUpdate::EmailIsvalid(user.email_isvalid),
             "date_joined" => FieldUpdate::DateJoined(self.joined(&field, user.date_joined.as_ref())),
@@ -182,6 +195,14 @@ impl Fields {
                 self.violation("update_mask", format!("must not name {name:?}, which is not a field of a user"));
                 return None;
             }
+        })
+    }
+
+    /// Reads a username by the rule that is configured.
+    fn username(&mut self, field: &str, value: &str, policy: &Policy) -> Username {
+        policy.usernames.parse(value).unwrap_or_else(|error| {
+            self.violation(field, error);
+            Username::default()
         })
     }
 

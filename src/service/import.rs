@@ -151,7 +151,7 @@ impl Import<'_> {
             fields.violation("request_id", "must be in the first message only");
             fields.finish(())?;
         }
-        mapping::import(row, self.core.clock.now())
+        mapping::import(row, &self.core.policy, self.core.clock.now())
     }
 
     /// Counts a row that was stored, or lets it wait for its username.

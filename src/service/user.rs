@@ -22,11 +22,11 @@ impl UserService for Users {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::CreateUserResponse>, Status> {
-        self.0.write(&request, mapping::create(request.get_ref(), self.0.clock.now())?).await
+        self.0.write(&request, mapping::create(request.get_ref(), &self.0.policy, self.0.clock.now())?).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let (key, view, min_revision) = mapping::key(request.get_ref())?;
+        let (key, view, min_revision) = mapping::key(request.get_ref(), &self.0.policy)?;
         let read = self.0.read(&request, min_revision, || self.0.store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
@@ -78,7 +78,7 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        let command = mapping::update(request.get_ref(), &caller(&request)?, self.0.clock.now())?;
+        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.0.policy, self.0.clock.now())?;
         self.0.write(&request, command).await
     }
 

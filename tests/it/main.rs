@@ -34,4 +34,5 @@ mod retention;
 mod rpc;
 mod semantics;
 mod user_views;
+mod usernames;
 mod watchers;

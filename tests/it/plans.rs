@@ -32,9 +32,9 @@ const SEED: &str = "
     DO $$ DECLARE name text; BEGIN
         FOR name IN SELECT indexname FROM later LOOP EXECUTE 'DROP INDEX ' || name; END LOOP;
     END $$;
-    INSERT INTO users (id, position, username, real_name, email, email_isvalid, date_joined, bio, location, birthday,
+    INSERT INTO users (id, position, username, username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday,
                        description, gender, status, website, avatar, cover, changed)
-    SELECT id, id, 'user-' || id, '', '', false, to_timestamp(1700000000), '', '', '', '', 'UNSPECIFIED', 'APPROVED',
+    SELECT id, id, 'user-' || id, 'user-' || id, '', '', false, to_timestamp(1700000000), '', '', '', '', 'UNSPECIFIED', 'APPROVED',
            '', '', '', id FROM generate_series(1, 100000) AS id;
     INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, position, message,
                                      created, viewed, rejected, accepted)

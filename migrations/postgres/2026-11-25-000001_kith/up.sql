@@ -38,7 +38,7 @@ CREATE TABLE users (
     position bigint NOT NULL UNIQUE,
     username text NOT NULL,
     -- Deferrable, so that it is checked at the end of each statement: users may exchange their names.
-    username_key text NOT NULL GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED UNIQUE DEFERRABLE,
+    username_key text NOT NULL UNIQUE DEFERRABLE,
     real_name text NOT NULL,
     email text NOT NULL,
     email_isvalid boolean NOT NULL,
@@ -56,7 +56,7 @@ CREATE TABLE users (
 );
 COMMENT ON COLUMN users.position IS 'The sequence of the event that created the user: the order of the list.';
 COMMENT ON COLUMN users.changed IS 'The sequence of the event that last changed the user, or created them.';
-COMMENT ON COLUMN users.username_key IS 'The username in lower case, unique.';
+COMMENT ON COLUMN users.username_key IS 'The username after Unicode case folding, unique: kith check proves it.';
 
 CREATE TABLE user_counts (
     user_id bigint PRIMARY KEY,

@@ -27,7 +27,7 @@ CREATE TABLE users (
     id INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
     position INTEGER NOT NULL UNIQUE,
     username TEXT NOT NULL,
-    username_key TEXT NOT NULL GENERATED ALWAYS AS (lower(username)) STORED UNIQUE,
+    username_key TEXT NOT NULL UNIQUE,
     real_name TEXT NOT NULL,
     email TEXT NOT NULL,
     email_isvalid INTEGER NOT NULL CHECK (email_isvalid IN (0, 1)),

@@ -107,7 +107,7 @@ const WRONG: [(&str, Spoil); 15] = [
 proptest! {
     #[test]
     fn a_valid_user_is_preserved(user in users()) {
-        let (command, _) = create(&request(pb::User::from(&user)), now()).expect("valid");
+        let (command, _) = create(&request(pb::User::from(&user)), &Policy::default(), now()).expect("valid");
         let Command::CreateUser(profile) = command else { panic!("{command:?}") };
         prop_assert_eq!(profile.id, Some(user.id));
         let later = now() + TimeDelta::days(1);
@@ -121,7 +121,7 @@ proptest! {
     ) {
         let mut user = pb::User::from(&user);
         wrong.iter().for_each(|(_, spoil)| spoil(&mut user));
-        let invalid = create(&request(user), now()).expect_err("invalid");
+        let invalid = create(&request(user), &Policy::default(), now()).expect_err("invalid");
         let named: Vec<_> = invalid.violations.iter().map(|violation| violation.field.as_str()).collect();
         let mut expected: Vec<_> = wrong.iter().map(|(field, _)| *field).collect();
         expected.dedup();
@@ -141,7 +141,7 @@ proptest! {
             date_joined,
             ..Default::default()
         };
-        match create(&request(user.clone()), now()) {
+        match create(&request(user.clone()), &Policy::default(), now()) {
             Ok((Command::CreateUser(profile), _)) => {
                 let taken = pb::User::from(&profile.into_user(UserId::new(id), None, now()));
                 prop_assert_eq!(pb::User { date_joined, ..taken }, user);

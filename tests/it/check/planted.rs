@@ -16,8 +16,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     };
     let user = |id: i64, position: i64| {
         format!(
-            "INSERT INTO users (id, position, username, {REST}) \
-             SELECT {id}, {position}, 'ghost', {REST} FROM users WHERE id = 3"
+            "INSERT INTO users (id, position, username, username_key, {REST}) \
+             SELECT {id}, {position}, 'ghost', 'ghost', {REST} FROM users WHERE id = 3"
         )
     };
     let count =
@@ -140,6 +140,11 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "user 3 was last changed by event 4, but the last of such events is 3",
         ),
         (changed, user(99, 9999), "user 99 was last changed by event 3, but no event changed them"),
+        (
+            "each username has its key",
+            "UPDATE users SET username_key = 'user-33' WHERE id = 3".to_owned(),
+            "user 3 is \"user-3\" under the key \"user-33\"",
+        ),
         (COUNTS, count(4, "requests_sent"), "user 4: requests_sent 8 -> 1"),
         (COUNTS, count(2, "requests_received"), "user 2: requests_received 10 -> 3"),
         (COUNTS, count(2, "requests_unviewed"), "user 2: requests_unviewed 8 -> 1"),

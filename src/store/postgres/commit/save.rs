@@ -163,21 +163,21 @@ fn delete_counts<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
 }
 
 fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
-    let text = "UPDATE users SET username = new.username, real_name = new.real_name, email = new.email, \
+    let text = "UPDATE users SET username = new.username, username_key = new.username_key, real_name = new.real_name, email = new.email, \
                 email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
                 location = new.location, birthday = new.birthday, description = new.description, \
                 gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
                 cover = new.cover, changed = new.changed \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, real_name, email, \
+                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, username_key, real_name, email, \
                 email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
                 avatar, cover, changed) WHERE users.id = new.id";
     some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
 }
 
 fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
-    let text = "INSERT INTO users (position, id, username, real_name, email, email_isvalid, date_joined, bio, \
+    let text = "INSERT INTO users (position, id, username, username_key, real_name, email, email_isvalid, date_joined, bio, \
                 location, birthday, description, gender, status, website, avatar, cover, changed) \
-                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     some(created, |users| {
         let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));
         profiles(insert, &column(users, |(user, _)| user.as_ref()))
@@ -193,6 +193,7 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
     write
         .bind::<Bigints, _>(column(users, |user| user.id.get()))
         .bind::<Texts, _>(column(users, |user| user.username.as_str()))
+        .bind::<Texts, _>(column(users, |user| user.username.key()))
         .bind::<Texts, _>(column(users, |user| user.real_name.as_str()))
         .bind::<Texts, _>(column(users, |user| user.email.as_str()))
         .bind::<Array<Bool>, _>(column(users, |user| user.email_isvalid))

@@ -47,7 +47,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     }
     // SQLite checks names row by row. So all users give up their names before any of them takes one.
     for id in users_renamed {
-        let release = statement!("UPDATE users SET username = '/' || id WHERE id = ?");
+        let release = statement!("UPDATE users SET username_key = '/' || id WHERE id = ?");
         run(conn, release.bind::<BigInt, _>(id.get()))?;
     }
     users_updated.iter().try_for_each(|user| update_user(conn, user))?;
@@ -133,9 +133,9 @@ fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Res
 
 fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
     let write = statement!(
-        "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
+        "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
                 description, gender, status, website, avatar, cover, changed, id, position) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
     run(conn, statement!("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
@@ -143,7 +143,7 @@ fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> 
 
 fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
     let write = statement!(
-        "UPDATE users SET username = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
+        "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
                 location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
                 cover = ?, changed = ? WHERE id = ?"
     );
@@ -153,6 +153,7 @@ fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreErro
 fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
     write
         .bind::<Text, _>(user.username.as_str())
+        .bind::<Text, _>(user.username.key())
         .bind::<Text, _>(user.real_name.as_str())
         .bind::<Text, _>(user.email.as_str())
         .bind::<Bool, _>(user.email_isvalid)
