@@ -284,7 +284,8 @@ async fn hold_the_head_open(load: &Load) {
         .batch_execute(
             "UPDATE feed SET last_sequence = last_sequence + 1 WHERE id = 1;
              INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id)
-                 SELECT last_sequence, last_sequence / 4096, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed",
+                 SELECT last_sequence, last_sequence / 4096, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed;
+             UPDATE users SET changed = (SELECT last_sequence FROM feed) WHERE id = 1",
         )
         .await
         .expect("written");
