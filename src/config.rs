@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::event::EventKind;
+use crate::domain::id::ID_MAX;
 use crate::domain::policy::Policy;
 use crate::domain::text::UsernameRule;
 use crate::store::{DatabaseUrl, Options};
@@ -203,13 +204,13 @@ pub struct Watch {
     #[arg(long)]
     pub epoch: Option<String>,
     /// Print only events about this user; repeatable
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..=ID_MAX))]
     pub user: Vec<i64>,
     /// Print only events of this kind, such as CONNECTION_CREATED; repeatable
     #[arg(long, value_name = "KIND", ignore_case = true, value_parser = kinds())]
     pub kind: Vec<String>,
     /// Print only events that this user can see; 0 = all events
-    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=ID_MAX))]
     pub viewer: i64,
     /// Print the current revision when there are no events
     #[arg(long)]
