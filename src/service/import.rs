@@ -28,9 +28,9 @@ use crate::proto::server as pb;
 ///
 /// The committer limits how much of a batch imports may take, so that other calls are not delayed.
 const CHUNK_SIZE: usize = 256;
-/// The maximum number of rows that wait for their usernames. When one more would wait, these are decided.
+/// The number of rows at which those that wait for their usernames are decided before the end of the stream.
 ///
-/// They are decided in one command, and so in one batch.
+/// They are decided in one command, and so in one batch. It has fewer than twice as many.
 const WAITING_MAX: usize = 256;
 /// The maximum number of refused rows that the response describes.
 const REFUSALS_MAX: usize = 1_000;
@@ -134,7 +134,11 @@ impl Import<'_> {
         }
         for (position, row, queued) in in_progress {
             let reply = queued.result().await;
-            self.settle(position, row, reply).await?;
+            self.settle(position, row, reply)?;
+        }
+        // Only now is it known which rows of the chunk are the last ones about their users.
+        if self.waiting.len() >= WAITING_MAX {
+            self.decide_waiting().await?;
         }
         self.limit_refusals();
         Ok(())
@@ -155,7 +159,7 @@ impl Import<'_> {
     }
 
     /// Counts a row that was stored, or lets it wait for its username.
-    async fn settle(
+    fn settle(
         &mut self,
         position: i64,
         (id, profile): (UserId, Profile),
@@ -166,9 +170,6 @@ impl Import<'_> {
             self.refuse_username(earlier);
         }
         if let Err(CommitError::Rejected(Rejection::UsernameTaken(_))) = reply {
-            if self.waiting.len() == WAITING_MAX {
-                self.decide_waiting().await?;
-            }
             self.waiting.insert(id, (position, profile));
             return Ok(());
         }

@@ -211,6 +211,21 @@ cases! {
         assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("anna".into(), "robert".into()));
     }
 
+    async fn so_it_is_if_many_rows_wait(app: App) {
+        imported(&app, vec![named(1, "ann"), named(2, "bob"), named(3, "kept")]).await;
+        let waiting = |ids: std::ops::Range<i64>| ids.map(|id| named(id, "kept"));
+        // The first 256 rows are stored together; in the rest, the first waits while so many others do that they are
+        // decided, and the last two are about its user and about the one who has the name.
+        let mut rows: Vec<_> = waiting(1_000..1_100).collect();
+        rows.extend((2_000..2_156).map(|id| named(id, &format!("user-{id}"))));
+        rows.push(named(1, "bob"));
+        rows.extend(waiting(1_100..1_260));
+        rows.extend([named(1, "anna"), named(2, "robert")]);
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [156, 2, 0, 261]);
+        assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("anna".into(), "robert".into()));
+    }
+
     async fn a_stream_may_have_more_rows_than_are_stored_at_once(app: App) {
         let rows: Vec<_> = (1..=1_500)
             .map(|id| if id % 10 == 0 { named(id, "") } else { named(id, &format!("user-{id}")) })
