@@ -163,20 +163,20 @@ fn delete_counts<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
 }
 
 fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
-    let text = "UPDATE users SET username = new.username, username_key = new.username_key, real_name = new.real_name, email = new.email, \
-                email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
-                location = new.location, birthday = new.birthday, description = new.description, \
-                gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
-                cover = new.cover, changed = new.changed \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, username_key, real_name, email, \
-                email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
-                avatar, cover, changed) WHERE users.id = new.id";
+    let text = "UPDATE users SET username = new.username, username_key = new.username_key, \
+                real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, \
+                date_joined = new.date_joined, bio = new.bio, location = new.location, birthday = new.birthday, \
+                description = new.description, gender = new.gender, status = new.status, website = new.website, \
+                avatar = new.avatar, cover = new.cover, changed = new.changed \
+                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, \
+                username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday, description, \
+                gender, status, website, avatar, cover, changed) WHERE users.id = new.id";
     some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
 }
 
 fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
-    let text = "INSERT INTO users (position, id, username, username_key, real_name, email, email_isvalid, date_joined, bio, \
-                location, birthday, description, gender, status, website, avatar, cover, changed) \
+    let text = "INSERT INTO users (position, id, username, username_key, real_name, email, email_isvalid, \
+                date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed) \
                 SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     some(created, |users| {
         let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));

@@ -133,8 +133,8 @@ fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Res
 
 fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
     let write = statement!(
-        "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
-                description, gender, status, website, avatar, cover, changed, id, position) \
+        "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, bio, location, \
+                birthday, description, gender, status, website, avatar, cover, changed, id, position) \
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
@@ -143,9 +143,9 @@ fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> 
 
 fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
     let write = statement!(
-        "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
-                location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
-                cover = ?, changed = ? WHERE id = ?"
+        "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, email_isvalid = ?, \
+                date_joined = ?, bio = ?, location = ?, birthday = ?, description = ?, gender = ?, status = ?, \
+                website = ?, avatar = ?, cover = ?, changed = ? WHERE id = ?"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()))
 }
