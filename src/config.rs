@@ -11,7 +11,9 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::event::EventKind;
+use crate::domain::id::ID_MAX;
 use crate::domain::policy::Policy;
+use crate::domain::text::UsernameRule;
 use crate::store::{DatabaseUrl, Options};
 
 /// How durations are written, for `--help`.
@@ -164,12 +166,24 @@ pub struct PolicyArgs {
     /// Time for which events are retained in the feed, at least 1h; 0 = forever
     #[arg(long, env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
     pub event_retention: Lifetime,
+    /// Characters of usernames: ascii = A-Z a-z 0-9 - _; open = letters and digits of all scripts, and - _ . @ + '
+    #[arg(long, env = "KITH_USERNAMES", value_name = "RULE", default_value = "ascii")]
+    pub usernames: Usernames,
     /// Show senders that their request was rejected
     #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_rejections: bool,
     /// Show senders that their request was viewed
     #[arg(long, env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
+}
+
+/// The characters of usernames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Usernames {
+    /// A-Z a-z 0-9 - _
+    Ascii,
+    /// Letters and digits of all scripts, and - _ . @ + '
+    Open,
 }
 
 /// Settings of `kith migrate`.
@@ -193,13 +207,13 @@ pub struct Watch {
     #[arg(long)]
     pub epoch: Option<String>,
     /// Print only events about this user; repeatable
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..=ID_MAX))]
     pub user: Vec<i64>,
     /// Print only events of this kind, such as CONNECTION_CREATED; repeatable
     #[arg(long, value_name = "KIND", ignore_case = true, value_parser = kinds())]
     pub kind: Vec<String>,
     /// Print only events that this user can see; 0 = all events
-    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=ID_MAX))]
     pub viewer: i64,
     /// Print the current revision when there are no events
     #[arg(long)]
@@ -264,6 +278,10 @@ impl PolicyArgs {
             max_sends_per_hour: limit(self.max_sends_per_hour),
             max_sends_per_pair: limit(self.max_sends_per_pair),
             event_retention: self.event_retention.0,
+            usernames: match self.usernames {
+                Usernames::Ascii => UsernameRule::Ascii,
+                Usernames::Open => UsernameRule::Open,
+            },
             disclose_rejections: self.disclose_rejections,
             disclose_views: self.disclose_views,
         }
@@ -327,6 +345,13 @@ mod tests {
         assert_eq!(cli.serve.policy.policy(), Policy::default());
         assert_eq!(cli.serve.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(cli.serve.common.database_url.to_string(), "sqlite://kith.db");
+    }
+
+    #[test]
+    fn usernames_can_be_open() {
+        let cli = parse(&["--usernames=open"]).unwrap();
+        assert_eq!(cli.serve.policy.policy().usernames, UsernameRule::Open);
+        assert!(parse(&["--usernames=any"]).is_err());
     }
 
     #[test]

@@ -125,13 +125,25 @@ impl From<Rejection> for Status {
             ),
             Rejection::NoIdLeft => {
                 let mut details = details(Reason::InvalidFields, []);
-                details.add_bad_request_violation("user.id", "must be set: the largest possible id is in use");
+                details.add_bad_request_violation("user.id", "must be set: there are no ids left to assign");
                 Self::with_error_details(
                     Code::InvalidArgument,
-                    "cannot assign a user id: the largest possible id is in use; set user.id",
+                    "cannot assign a user id: there are none left; set user.id",
                     details,
                 )
             }
+            Rejection::NotTheUser(id) => status(
+                Code::PermissionDenied,
+                Reason::NotTheUser,
+                format!("only user {id} may do this, or an operator"),
+                user(id),
+            ),
+            Rejection::Conflict { user: id, changed } => status(
+                Code::Aborted,
+                Reason::Conflict,
+                format!("user {id} was changed at revision {changed}, after expected_revision; read the user again"),
+                [("user_id", id.to_string()), ("revision", changed.to_string())],
+            ),
             Rejection::RequestNotFound(id) => status(
                 Code::NotFound,
                 Reason::RequestNotFound,

@@ -105,7 +105,7 @@ async fn meet(session: &Session, users: i64) -> Result<()> {
     for subject in Subject::KITH {
         let mut client = UserServiceClient::connect(format!("http://{}", session.target(subject)?.address)).await?;
         for ids in ids.chunks(USERS_OF_A_CALL) {
-            client.batch_get_users(pb::BatchGetUsersRequest { ids: ids.to_vec(), min_revision: 0 }).await?;
+            client.batch_get_users(pb::BatchGetUsersRequest { ids: ids.to_vec(), ..Default::default() }).await?;
         }
     }
     Ok(())

@@ -15,8 +15,8 @@ use super::layout::{Edge, Layout, State};
 const DAY: i64 = 24 * 3_600 * 1_000_000;
 const MESSAGE: &str = "We met at the conference in Lisbon, and I would like to stay in touch.";
 
-const USERS: &str = "users (id, position, username, real_name, email, email_isvalid, date_joined, bio, location, \
-                     birthday, description, gender, status, website, avatar, cover)";
+const USERS: &str = "id, position, username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
+                     description, gender, status, website, avatar, cover";
 const COUNTS: &str = "user_counts (user_id, requests_sent, requests_received, requests_unviewed, connections)";
 const REQUESTS: &str = "connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
                         position, message, created, viewed, rejected, accepted)";
@@ -100,7 +100,9 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     block(database, &blocks, answers + answered, &times).await?;
 
     let time = database.time(times.of(last));
-    let head = format!("last_sequence = {last}, last_time = {time}, last_user_id = {}", layout.users);
+    let by_counter = database.has_column("feed", "last_assigned_user_id").await?;
+    let last_user = if by_counter { "last_assigned_user_id" } else { "last_user_id" };
+    let head = format!("last_sequence = {last}, last_time = {time}, {last_user} = {}", layout.users);
     database.execute(&format!("UPDATE feed SET {head}; COMMIT")).await?;
     bulk.end(database).await?;
     Ok(edges.len())
@@ -127,7 +129,16 @@ async fn users(database: &mut Database, layout: Layout, edges: &[Edge], times: &
             State::Rejected => counts[from][0] += 1,
         }
     }
-    database.insert(USERS, (1..=layout.users).map(|id| user(id, times.of(id)))).await?;
+    // Columns that only some versions have, or write.
+    let has_changed = database.has_column("users", "changed").await?;
+    let has_key = database.has_column("users", "username_key").await?;
+    let columns = [USERS, if has_changed { ", changed" } else { "" }, if has_key { ", username_key" } else { "" }];
+    let rows = (1..=layout.users).map(|id| {
+        let changed = has_changed.then_some(Cell::Int(id));
+        let key = has_key.then(|| Cell::Text(format!("member_{id}")));
+        user(id, times.of(id)).into_iter().chain(changed).chain(key).collect::<Vec<_>>()
+    });
+    database.insert(&format!("users ({})", columns.concat()), rows).await?;
     let rows = (1..=layout.users)
         .zip(&counts[1..])
         .map(|(id, [sent, received, connections])| [id, *sent, *received, *received, *connections].map(Cell::Int));

@@ -322,7 +322,7 @@ impl Workload {
             }
             Operation::User => {
                 let key = Some(pb::get_user_request::Key::Id(self.anyone()));
-                Call::new(operation, &pb::GetUserRequest { key, min_revision: 0 })
+                Call::new(operation, &pb::GetUserRequest { key, ..Default::default() })
             }
         })
     }

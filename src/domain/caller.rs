@@ -42,6 +42,14 @@ impl Caller {
         }
     }
 
+    /// Returns the user on whose behalf a write acts that names this user, or none.
+    pub fn acting(&self, named: Option<UserId>) -> Option<UserId> {
+        match self {
+            Self::Operator | Self::System => named,
+            Self::User(id) => Some(*id),
+        }
+    }
+
     /// Returns the viewer for a request that names this user as its viewer, or none.
     pub fn viewer(&self, named: Option<UserId>) -> Viewer {
         match self {
@@ -64,11 +72,13 @@ mod tests {
     }
 
     #[test]
-    fn only_operators_read_on_behalf_of_others() {
+    fn only_operators_act_and_read_on_behalf_of_others() {
         let other = Some(UserId::new(8));
         assert_eq!(Caller::User(ANN).viewer(None), Viewer::User(ANN));
         assert_eq!(Caller::User(ANN).viewer(other), Viewer::User(ANN));
         assert_eq!(Caller::User(ANN).actor(), Actor::User(ANN));
+        assert_eq!((Caller::User(ANN).acting(None), Caller::User(ANN).acting(other)), (Some(ANN), Some(ANN)));
+        assert_eq!((Caller::Operator.acting(None), Caller::Operator.acting(other)), (None, other));
         assert_eq!(Caller::Operator.viewer(other), Viewer::User(UserId::new(8)));
         assert_eq!(Caller::Operator.viewer(None), Viewer::Operator);
     }

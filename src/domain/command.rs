@@ -14,7 +14,7 @@ use super::outcome::{Executed, ImportSummary};
 use super::pair::{Message, Request};
 use super::policy::Policy;
 use super::text::Username;
-use super::user::{FieldUpdate, Profile, User};
+use super::user::{Profile, User, UserUpdate};
 
 /// A change that a caller requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +23,12 @@ pub enum Command {
     CreateUser(Box<Profile>),
     /// Creates the user with this id, or replaces it if it exists.
     ImportUser(UserId, Box<Profile>),
+    /// Imports users, of which each may take the username that another one gives up. Their ids must differ.
+    ImportTogether(Vec<(UserId, Profile)>),
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
     /// Changes fields of a user.
-    UpdateUser(UserId, Vec<FieldUpdate>),
+    UpdateUser(UserUpdate),
     /// Deletes a user with all their requests, connections and blocks.
     DeleteUser(UserId),
     /// Sends a connection request.
@@ -56,10 +58,11 @@ impl Command {
             | Self::ActOnRequest(_, user, _)
             | Self::MarkAllViewed(user)
             | Self::ActOnUser(user, _, _) => Some(*user),
+            Self::UpdateUser(update) => update.acting,
             Self::CreateUser(_)
             | Self::ImportUser(..)
+            | Self::ImportTogether(_)
             | Self::FinishImport(_)
-            | Self::UpdateUser(..)
             | Self::DeleteUser(_)
             | Self::Sweep => None,
         }
@@ -238,6 +241,8 @@ pub struct Needs {
     pub users: BTreeSet<UserId>,
     /// Users by the [key](Username::key) of their username.
     pub names: BTreeSet<String>,
+    /// The number of users to create without an id. [Candidates](super::ledger::candidates) for their ids are needed.
+    pub unassigned: usize,
     /// Pairs, each with its request and blocks.
     pub pairs: BTreeSet<PairKey>,
     /// Requests by id, each with the users who act on it. Their pairs are needed too.
@@ -270,10 +275,19 @@ impl Needs {
 
     fn add(&mut self, command: &Command) {
         match command {
-            Command::CreateUser(profile) => self.add_profile(profile.id, &profile.username),
+            Command::CreateUser(profile) => {
+                self.add_profile(profile.id, &profile.username);
+                self.unassigned += usize::from(profile.id.is_none());
+            }
             Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
+            Command::ImportTogether(rows) => {
+                rows.iter().for_each(|(id, profile)| self.add_profile(Some(*id), &profile.username));
+            }
             Command::FinishImport(_) => {}
-            Command::UpdateUser(id, _) => _ = self.users.insert(*id),
+            Command::UpdateUser(update) => {
+                self.users.insert(update.id);
+                self.names.extend(update.username().map(Username::key));
+            }
             Command::DeleteUser(id) => {
                 self.users.insert(*id);
                 self.all_pairs_of.insert(*id);

@@ -81,6 +81,11 @@ pub enum Rejection {
     UserExists(UserId),
     UsernameTaken(String),
     NoIdLeft,
+    NotTheUser(UserId),
+    Conflict {
+        user: UserId,
+        changed: Sequence,
+    },
     RequestNotFound(RequestId),
     NotTheReceiver(RequestId),
     NotTheSender(RequestId),

@@ -28,12 +28,15 @@ macro_rules! number {
     };
 }
 
+/// The largest id of a user or a connection request: 2^53 − 1, the largest integer that JavaScript represents exactly.
+pub const ID_MAX: i64 = (1 << 53) - 1;
+
 number! {
-    /// A user's id, 1 or more.
+    /// A user's id, from 1 to [`ID_MAX`].
     UserId
 }
 number! {
-    /// A connection request's id: the sequence of the event that created it.
+    /// A connection request's id, from 1 to [`ID_MAX`]: the sequence of the event that created it.
     RequestId
 }
 number! {

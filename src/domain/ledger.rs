@@ -6,7 +6,9 @@
 //! The store locks the head of the feed from loading to saving. No other batch can commit in between, so the snapshot is
 //! current.
 
+mod assign;
 mod close;
+mod exchange;
 mod pair;
 mod snapshot;
 mod sweep;
@@ -15,6 +17,7 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+pub use self::assign::{candidates, free_ids};
 pub use self::snapshot::{Changes, CountsChange, Head, Snapshot, SweepStep};
 use super::Time;
 use super::caller::Caller;
@@ -39,6 +42,7 @@ struct Ledger {
     head: Head,
     users: HashMap<UserId, Tracked<Option<Member>>>,
     names: HashMap<String, UserId>,
+    free_ids: std::vec::IntoIter<UserId>,
     /// The users that the batch creates, each with the sequence of the event of its creation.
     created: HashMap<UserId, Sequence>,
     // Ordered, so that a command on many pairs writes its events in the same order with every engine.
@@ -65,7 +69,7 @@ impl<T: Clone> Tracked<T> {
 
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
-        let Snapshot { head, members, pairs, responses, sweep } = snapshot;
+        let Snapshot { head, members, free_ids, pairs, responses, sweep } = snapshot;
         let time = now.max(head.time);
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
@@ -74,6 +78,7 @@ impl Ledger {
             time,
             head,
             names,
+            free_ids: free_ids.into_iter(),
             created: HashMap::new(),
             requests,
             sweep,
@@ -124,8 +129,9 @@ impl Ledger {
         let outcome = match command {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,
             Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
+            Command::ImportTogether(rows) => self.import_together(actor, rows),
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
-            Command::UpdateUser(id, updates) => self.update_user(actor, *id, updates)?,
+            Command::UpdateUser(update) => self.update_user(actor, update)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,
             Command::ActOnRequest(id, user, action) => self.act_on_request(*id, *user, action)?,

@@ -24,6 +24,9 @@ pub enum Outcome {
     UserCreated(Arc<User>),
     /// A row of an import was stored, or the stored user already had the same values.
     UserImported(Imported),
+    /// For each row of [`ImportTogether`](super::command::Command::ImportTogether): the effect, or `None` if another user
+    /// has the username.
+    UsersImported(Vec<Option<Imported>>),
     /// The import ended.
     ImportFinished(ImportSummary),
     /// The user was updated. If no field changed, no event was written.
@@ -83,6 +86,7 @@ impl Outcome {
             | Self::Removed { status: _ }
             | Self::Unblocked { status: _ }
             | Self::UserImported(_)
+            | Self::UsersImported(_)
             | Self::ImportFinished(_)
             | Self::UserDeleted
             | Self::Swept { rows: _ } => (actor, None),

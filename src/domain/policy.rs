@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 
 use super::Time;
 use super::pair::Ended;
+use super::text::UsernameRule;
 
 /// Durations, limits and disclosures. `None` switches a duration or a limit off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Policy {
     pub max_sends_per_pair: Option<i64>,
     /// How long events are retained. Default 30 days.
     pub event_retention: Option<TimeDelta>,
+    /// The characters that usernames may have. Default ASCII letters, digits, `-` and `_`.
+    pub usernames: UsernameRule,
     /// Whether senders see that a request was rejected. Default false.
     pub disclose_rejections: bool,
     /// Whether senders see that a request was viewed. Default false.
@@ -41,6 +44,7 @@ impl Default for Policy {
             max_sends_per_hour: Some(100),
             max_sends_per_pair: Some(5),
             event_retention: Some(TimeDelta::days(30)),
+            usernames: UsernameRule::Ascii,
             disclose_rejections: false,
             disclose_views: false,
         }

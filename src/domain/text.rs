@@ -21,8 +21,6 @@ fn invalid<T>(rule: impl Into<String>) -> Result<T, TextError> {
     Err(TextError(rule.into()))
 }
 
-/// The maximum number of characters of a username.
-pub const USERNAME_MAX: usize = 255;
 /// The maximum number of characters of an e-mail address (RFC 5321, 4.5.3.1.3, without brackets).
 pub const EMAIL_MAX: usize = 254;
 /// The maximum number of characters of a URL.
@@ -48,6 +46,10 @@ macro_rules! text {
     };
 }
 
+mod username;
+
+pub use self::username::{USERNAME_MAX, Username, UsernameRule};
+
 text! {
     /// Single-line text of at most `MAX` characters without control characters. May be empty.
     Line<const MAX>
@@ -57,10 +59,6 @@ text! {
     ///
     /// Newline and tab are the only control characters allowed.
     Prose<const MAX>
-}
-text! {
-    /// A username of 1 to 255 characters of `A-Z a-z 0-9 - _`.
-    Username
 }
 text! {
     /// An e-mail address (RFC 5321), or empty.
@@ -96,25 +94,6 @@ impl<const MAX: usize> FromStr for Prose<MAX> {
         }
         check_length(text, MAX)?;
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl FromStr for Username {
-    type Err = TextError;
-
-    fn from_str(text: &str) -> Result<Self, TextError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if text.is_empty() || text.len() > USERNAME_MAX || !text.chars().all(allowed) {
-            return invalid(format!("must be 1 to {USERNAME_MAX} characters of A-Z a-z 0-9 - _"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl Username {
-    /// Returns the username in lower case. No two users have the same key.
-    pub fn key(&self) -> String {
-        self.0.to_ascii_lowercase()
     }
 }
 

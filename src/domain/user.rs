@@ -1,7 +1,7 @@
 //! Users and the changes of their fields.
 
 use super::Time;
-use super::id::UserId;
+use super::id::{Sequence, UserId};
 use super::text::{Birthday, Email, Line, Prose, Url, Username};
 
 /// A user, as described by the system that owns the profiles.
@@ -25,6 +25,8 @@ pub struct User {
     pub website: Url,
     pub avatar: Url,
     pub cover: Url,
+    /// The sequence of the event that last changed the user, or created them. Not part of the profile.
+    pub changed: Sequence,
 }
 
 impl User {
@@ -65,7 +67,7 @@ pub enum UserStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct Profile {
-    /// `None`: Kith assigns the next free id.
+    /// `None`: Kith assigns an id that no user has.
     pub id: Option<UserId>,
     pub username: Username,
     pub real_name: Line<255>,
@@ -88,7 +90,8 @@ pub struct Profile {
 impl Profile {
     /// Returns the user with this profile and id.
     ///
-    /// Unset fields are taken from `before`, the existing user. Without one, `date_joined` is `now`.
+    /// Unset fields are taken from `before`, the existing user. Without one, `date_joined` is `now`. `changed` is not set
+    /// to a new event yet.
     pub fn into_user(self, id: UserId, before: Option<&User>, now: Time) -> User {
         User {
             id,
@@ -106,7 +109,43 @@ impl Profile {
             website: self.website,
             avatar: self.avatar,
             cover: self.cover,
+            changed: before.map(|user| user.changed).unwrap_or_default(),
         }
+    }
+}
+
+/// An update of some fields of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserUpdate {
+    /// The user to update.
+    pub id: UserId,
+    /// The acting user. `None`: nobody, so that the caller itself is the actor.
+    pub acting: Option<UserId>,
+    /// The new values.
+    pub fields: Vec<FieldUpdate>,
+    /// The revision after which the user must not have been changed. `None`: any changes are overwritten.
+    pub expected: Option<Sequence>,
+}
+
+impl UserUpdate {
+    /// Returns the new username, if the update names one.
+    pub fn username(&self) -> Option<&Username> {
+        self.fields.iter().rev().find_map(|field| match field {
+            FieldUpdate::Username(username) => Some(username),
+            FieldUpdate::RealName(_)
+            | FieldUpdate::Email(_)
+            | FieldUpdate::EmailIsvalid(_)
+            | FieldUpdate::DateJoined(_)
+            | FieldUpdate::Bio(_)
+            | FieldUpdate::Location(_)
+            | FieldUpdate::Birthday(_)
+            | FieldUpdate::Description(_)
+            | FieldUpdate::Gender(_)
+            | FieldUpdate::Status(_)
+            | FieldUpdate::Website(_)
+            | FieldUpdate::Avatar(_)
+            | FieldUpdate::Cover(_) => None,
+        })
     }
 }
 
@@ -114,12 +153,17 @@ impl Profile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the field of its name")]
 pub enum FieldUpdate {
+    Username(Username),
     RealName(Line<255>),
+    Email(Email),
+    EmailIsvalid(bool),
+    DateJoined(Time),
     Bio(Prose<5000>),
     Location(Line<100>),
     Birthday(Birthday),
     Description(Line<50>),
     Gender(Gender),
+    Status(UserStatus),
     Website(Url),
     Avatar(Url),
     Cover(Url),
@@ -129,12 +173,17 @@ impl FieldUpdate {
     /// Sets the field of the user to the new value.
     pub fn apply(&self, user: &mut User) {
         match self.clone() {
+            Self::Username(value) => user.username = value,
             Self::RealName(value) => user.real_name = value,
+            Self::Email(value) => user.email = value,
+            Self::EmailIsvalid(value) => user.email_isvalid = value,
+            Self::DateJoined(value) => user.date_joined = value,
             Self::Bio(value) => user.bio = value,
             Self::Location(value) => user.location = value,
             Self::Birthday(value) => user.birthday = value,
             Self::Description(value) => user.description = value,
             Self::Gender(value) => user.gender = value,
+            Self::Status(value) => user.status = value,
             Self::Website(value) => user.website = value,
             Self::Avatar(value) => user.avatar = value,
             Self::Cover(value) => user.cover = value,

@@ -7,7 +7,7 @@ use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::{encode, encoded};
+use super::user::{UserView, encode, encoded};
 use crate::domain::command::{Command, UserAction};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::Outcome;
@@ -30,8 +30,11 @@ pub fn act_on_user(
     fields.finish((Command::ActOnUser(user, other, action), request_id))
 }
 
-/// Parses a list of connections: the user, the sections of the list in order, and the page.
-pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId, Vec<Mutual>, Page), Invalid> {
+/// Parses a list of connections: the user, the sections of the list in order, the view of the users, and the page.
+pub fn list(
+    request: &pb::ListConnectionsRequest,
+    key: &[u8],
+) -> Result<(UserId, Vec<Mutual>, UserView, Page), Invalid> {
     use pb::MutualFilter;
 
     let mut fields = Fields::default();
@@ -49,8 +52,9 @@ pub fn list(request: &pb::ListConnectionsRequest, key: &[u8]) -> Result<(UserId,
             Vec::new()
         }
     };
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish((user, sections, page))
+    fields.finish((user, sections, view, page))
 }
 
 /// Parses a status query: the user, the other user (who may be the same) and the minimum revision.
@@ -79,20 +83,25 @@ pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Seque
     fields.finish((user, min_revision))
 }
 
-/// Parses a list of mutual connections: the two users and the page.
-pub fn mutual(request: &pb::ListMutualConnectionsRequest, key: &[u8]) -> Result<(UserId, UserId, Page), Invalid> {
+/// Parses a list of mutual connections: the two users, the view of the listed ones, and the page.
+pub fn mutual(
+    request: &pb::ListMutualConnectionsRequest,
+    key: &[u8],
+) -> Result<(UserId, UserId, UserView, Page), Invalid> {
     let mut fields = Fields::default();
     let (user, other) = fields.two_users(("user_id", request.user_id), ("other_user_id", request.other_user_id));
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish((user, other, page))
+    fields.finish((user, other, view, page))
 }
 
-/// Parses a list of blocked users: the blocking user and the page.
-pub fn blocked(request: &pb::ListBlockedUsersRequest, key: &[u8]) -> Result<(UserId, Page), Invalid> {
+/// Parses a list of blocked users: the blocking user, the view of the blocked ones, and the page.
+pub fn blocked(request: &pb::ListBlockedUsersRequest, key: &[u8]) -> Result<(UserId, UserView, Page), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish((user, page))
+    fields.finish((user, view, page))
 }
 
 impl From<Status> for pb::ConnectionStatus {
@@ -110,17 +119,17 @@ impl From<Status> for pb::ConnectionStatus {
 }
 
 /// Converts a connection of a user. `user` is the other user.
-pub fn connection(connection: &Connection, user: &CachedUser) -> pb::Connection {
+pub fn connection(connection: &Connection, user: &CachedUser, view: UserView) -> pb::Connection {
     pb::Connection {
-        user: encoded(user),
+        user: encoded(user, view),
         connected: Some(timestamp(connection.connected)),
         connection_request_id: connection.request.get(),
     }
 }
 
 /// Converts a block that was read. `user` is the blocked user.
-pub fn blocked_user(blocked: &Blocked, user: &CachedUser) -> pb::Block {
-    block(&blocked.block, encoded(user))
+pub fn blocked_user(blocked: &Blocked, user: &CachedUser, view: UserView) -> pb::Block {
+    block(&blocked.block, encoded(user, view))
 }
 
 fn block(block: &Block, user: Bytes) -> pb::Block {

@@ -7,7 +7,7 @@ use super::invalid::{Fields, Invalid};
 use super::mutation::responses;
 use super::page::Page;
 use super::timestamp;
-use super::user::{encode, encoded};
+use super::user::{UserView, encode, encoded};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, RequestAction};
 use crate::domain::id::{RequestId, Sequence, UserId};
@@ -68,26 +68,27 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
     fields.finish((Command::MarkAllViewed(user), request_id))
 }
 
-/// Parses a query for a connection request: its id, the viewer and the minimum revision.
+/// Parses a query for a connection request: its id, the viewer, the view of its users and the minimum revision.
 pub fn get(
     request: &pb::GetConnectionRequestRequest,
     caller: &Caller,
-) -> Result<(RequestId, Viewer, Sequence), Invalid> {
+) -> Result<(RequestId, Viewer, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", request.id);
     let viewer = caller.viewer(fields.optional_user_id("user_id", request.user_id));
+    let view = fields.user_view(request.user_view);
     let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((id, viewer, min_revision))
+    fields.finish((id, viewer, view, min_revision))
 }
 
-/// Parses a list of connection requests: the user, the filter and the page.
+/// Parses a list of connection requests: the user, the filter, the view of the users and the page.
 ///
 /// The filter is `None` if the list is always empty.
 pub fn list(
     request: &pb::ListConnectionRequestsRequest,
     policy: &Policy,
     key: &[u8],
-) -> Result<(UserId, Option<RequestFilter>, Page), Invalid> {
+) -> Result<(UserId, Option<RequestFilter>, UserView, Page), Invalid> {
     use pb::{ConnectionRequestDirection as Direction, ConnectionRequestState as State};
 
     let mut fields = Fields::default();
@@ -121,8 +122,9 @@ pub fn list(
         // A sender must not learn of rejections, so this list is empty.
         Direction::Sent => None,
     };
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish((user, which, page))
+    fields.finish((user, which, view, page))
 }
 
 impl From<&FullRequest> for pb::ConnectionRequest {
@@ -132,8 +134,8 @@ impl From<&FullRequest> for pb::ConnectionRequest {
 }
 
 /// Converts a request that was read, with its users.
-pub fn request(request: &Request, from: &CachedUser, to: &CachedUser) -> pb::ConnectionRequest {
-    pb::ConnectionRequest { from_user: encoded(from), to_user: encoded(to), ..without_users(request) }
+pub fn request(request: &Request, from: &CachedUser, to: &CachedUser, view: UserView) -> pb::ConnectionRequest {
+    pb::ConnectionRequest { from_user: encoded(from, view), to_user: encoded(to, view), ..without_users(request) }
 }
 
 fn without_users(request: &Request) -> pb::ConnectionRequest {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::mutation::{Mutation, MutationResponse};
-use super::user::{encode_id, encoded, id_of};
+use super::user::{UserView, encode_id, encoded, id_of};
 use crate::domain::command::{EncodedResponse, Idempotency};
 use crate::domain::id::UserId;
 use crate::domain::outcome::Executed;
@@ -90,7 +90,7 @@ impl<R: MutationResponse> Stored<R> {
     pub fn with(mut self, users: &Users) -> Result<R, DecodeError> {
         for user in self.0.users() {
             if let Some(found) = users.get(&id_of(user)?) {
-                *user = encoded(found);
+                *user = encoded(found, UserView::Full);
             }
         }
         Ok(self.0)

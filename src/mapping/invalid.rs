@@ -1,15 +1,18 @@
 //! Validation of requests. All violations of a request are collected and reported together.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::id::{ID_MAX, RequestId, Sequence, UserId};
 use crate::domain::text::TextError;
 
 /// Maximum items in a repeated field of a request.
 pub const ITEMS_MAX: usize = 1_000;
+/// The ids of users and connection requests.
+const IDS: RangeInclusive<i64> = 1..=ID_MAX;
 
 /// A field that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +66,8 @@ impl Fields {
 
     /// Reads a required user id.
     pub fn user_id(&mut self, field: &str, value: i64) -> UserId {
-        if value < 1 {
-            self.violation(field, "must be a user id (1 or greater)");
+        if !IDS.contains(&value) {
+            self.violation(field, format!("must be a user id (1 to {ID_MAX})"));
         }
         UserId::new(value)
     }
@@ -78,7 +81,7 @@ impl Fields {
     pub fn two_users(&mut self, (one_field, one): (&str, i64), (other_field, other): (&str, i64)) -> (UserId, UserId) {
         let one = self.user_id(one_field, one);
         let other_id = self.user_id(other_field, other);
-        if one == other_id && other > 0 {
+        if one == other_id && IDS.contains(&other) {
             self.add(Kind::SelfRequest(one), other_field, format!("must differ from {one_field}"));
         }
         (one, other_id)
@@ -96,8 +99,8 @@ impl Fields {
 
     /// Reads a required id of a connection request.
     pub fn connection_request_id(&mut self, field: &str, value: i64) -> RequestId {
-        if value < 1 {
-            self.violation(field, "must be a connection request id (1 or greater)");
+        if !IDS.contains(&value) {
+            self.violation(field, format!("must be a connection request id (1 to {ID_MAX})"));
         }
         RequestId::new(value)
     }

@@ -11,51 +11,72 @@ use super::mutation::{MutationResponse, responses};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::Time;
+use crate::domain::caller::Caller;
 use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::policy::Policy;
 use crate::domain::query::UserKey;
 use crate::domain::text::Birthday;
-use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus};
+use crate::domain::user::{FieldUpdate, Gender, Profile, User, UserStatus, UserUpdate};
 use crate::domain::{text::Username, to_micros};
 use crate::proto::server as pb;
 use crate::store::CachedUser;
 
-/// The fields of a user that cannot be updated. The violation differs from that of an unknown field.
-const READ_ONLY: [&str; 6] = ["id", "username", "email", "email_isvalid", "date_joined", "status"];
+/// How much of a user the response to a read contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserView {
+    /// Every field.
+    Full,
+    /// The fields that a list of users shows.
+    Basic,
+    /// The id alone.
+    Id,
+}
+
+/// The fields of a user that only an operator can update.
+const OPERATORS_ONLY: [&str; 5] = ["username", "email", "email_isvalid", "date_joined", "status"];
 
 /// Parses the creation of a user.
-pub fn create(request: &pb::CreateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn create(request: &pb::CreateUserRequest, policy: &Policy, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
-    let profile = fields.profile(request.user.as_ref(), now);
+    let profile = fields.profile(request.user.as_ref(), policy, now);
     let request_id = fields.request_id(&request.request_id);
     fields.finish((Command::CreateUser(Box::new(profile)), request_id))
 }
 
 /// Parses a row of an import.
-pub fn import(request: &pb::ImportUsersRequest, now: Time) -> Result<Command, Invalid> {
+pub fn import(request: &pb::ImportUsersRequest, policy: &Policy, now: Time) -> Result<(UserId, Profile), Invalid> {
     let mut fields = Fields::default();
-    let profile = fields.profile(request.user.as_ref(), now);
+    let profile = fields.profile(request.user.as_ref(), policy, now);
     if request.user.as_ref().is_some_and(|user| user.id == 0) {
-        fields.violation("user.id", "must be a user id (1 or greater)");
+        fields.user_id("user.id", 0);
     }
     let id = profile.id.unwrap_or_default();
-    fields.finish(Command::ImportUser(id, Box::new(profile)))
+    fields.finish((id, profile))
 }
 
 /// Parses the update of a user.
-pub fn update(request: &pb::UpdateUserRequest, now: Time) -> Result<(Command, Option<Uuid>), Invalid> {
+pub fn update(
+    request: &pb::UpdateUserRequest,
+    caller: &Caller,
+    policy: &Policy,
+    now: Time,
+) -> Result<(Command, Option<Uuid>), Invalid> {
     let mut fields = Fields::default();
     let empty = pb::User::default();
     let user = request.user.as_ref().unwrap_or(&empty);
     let id = fields.user_id("user.id", user.id);
+    let acting = caller.acting(fields.optional_user_id("user_id", request.user_id));
     let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     if paths.is_empty() {
         fields.violation("update_mask", "must name at least one field to update");
     }
-    let updates = paths.iter().filter_map(|path| fields.update(path, user, now)).collect();
+    let updates = paths.iter().filter_map(|path| fields.update(path, user, acting, policy, now)).collect();
+    let expected = fields.revision("expected_revision", request.expected_revision);
+    let expected = (expected != Sequence::default()).then_some(expected);
     let request_id = fields.request_id(&request.request_id);
-    fields.finish((Command::UpdateUser(id, updates), request_id))
+    fields.finish((Command::UpdateUser(UserUpdate { id, acting, fields: updates, expected }), request_id))
 }
 
 /// Parses the deletion of a user.
@@ -66,47 +87,59 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
     fields.finish((Command::DeleteUser(id), request_id))
 }
 
-/// Parses a query for a user: its id or username, and the minimum revision.
-pub fn key(request: &pb::GetUserRequest) -> Result<(UserKey, Sequence), Invalid> {
+/// Parses a query for a user: its id or username, the view and the minimum revision.
+pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
         Some(pb::get_user_request::Key::Username(name)) => {
-            UserKey::Name(fields.text::<Username>("username", name).key())
+            UserKey::Name(fields.username("username", name, policy).key())
         }
         None => {
             fields.violation("key", "must have an id or a username");
             UserKey::Id(UserId::default())
         }
     };
+    let view = fields.user_view(request.user_view);
     let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((key, min_revision))
+    fields.finish((key, view, min_revision))
 }
 
-/// Parses a query for many users: their ids and the minimum revision.
-pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, Sequence), Invalid> {
+/// Parses a query for many users: their ids, the view and the minimum revision.
+pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let ids = fields.user_ids("ids", &request.ids);
+    let view = fields.user_view(request.user_view);
     let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((ids, min_revision))
+    fields.finish((ids, view, min_revision))
 }
 
-/// Parses a list of users: the page.
-pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<Page, Invalid> {
+/// Parses a list of users: the view and the page.
+pub fn page(request: &pb::ListUsersRequest, key: &[u8]) -> Result<(UserView, Page), Invalid> {
     let mut fields = Fields::default();
+    let view = fields.user_view(request.user_view);
     let page = fields.page(request, key);
-    fields.finish(page)
+    fields.finish((view, page))
 }
 
 impl Fields {
-    fn profile(&mut self, user: Option<&pb::User>, now: Time) -> Profile {
+    /// Reads the view of a request's users.
+    pub fn user_view(&mut self, value: i32) -> UserView {
+        match self.known("user_view", value) {
+            pb::UserView::Unspecified | pb::UserView::Full => UserView::Full,
+            pb::UserView::Basic => UserView::Basic,
+            pb::UserView::Id => UserView::Id,
+        }
+    }
+
+    fn profile(&mut self, user: Option<&pb::User>, policy: &Policy, now: Time) -> Profile {
         let Some(user) = user else {
             self.violation("user", "must be set");
             return Profile::default();
         };
         Profile {
             id: self.optional_user_id("user.id", user.id),
-            username: self.text("user.username", &user.username),
+            username: self.username("user.username", &user.username, policy),
             real_name: self.text("user.real_name", &user.real_name),
             email: self.text("user.email", &user.email),
             email_isvalid: user.email_isvalid,
@@ -123,9 +156,26 @@ impl Fields {
         }
     }
 
-    fn update(&mut self, path: &str, user: &pb::User, now: Time) -> Option<FieldUpdate> {
+    /// Reads the new value of the field that a mask names.
+    fn update(
+        &mut self,
+        path: &str,
+        user: &pb::User,
+        acting: Option<UserId>,
+        policy: &Policy,
+        now: Time,
+    ) -> Option<FieldUpdate> {
         let field = format!("user.{path}");
         Some(match path {
+            _ if acting.is_some() && OPERATORS_ONLY.contains(&path) => {
+                self.violation("update_mask", format!("must not name {path}, which only an operator may change"));
+                return None;
+            }
+            "username" => FieldUpdate::Username(self.username(&field, &user.username, policy)),
+            "email" => FieldUpdate::Email(self.text(field, &user.email)),
+            "email_isvalid" => FieldUpdate::EmailIsvalid(user.email_isvalid),
+            "date_joined" => FieldUpdate::DateJoined(self.joined(&field, user.date_joined.as_ref())),
+            "status" => FieldUpdate::Status(self.new_status(&field, user.status)),
             "real_name" => FieldUpdate::RealName(self.text(field, &user.real_name)),
             "bio" => FieldUpdate::Bio(self.text(field, &user.bio)),
             "location" => FieldUpdate::Location(self.text(field, &user.location)),
@@ -135,8 +185,8 @@ impl Fields {
             "website" => FieldUpdate::Website(self.text(field, &user.website)),
             "avatar" => FieldUpdate::Avatar(self.text(field, &user.avatar)),
             "cover" => FieldUpdate::Cover(self.text(field, &user.cover)),
-            _ if READ_ONLY.contains(&path) => {
-                self.violation("update_mask", format!("must not name {path}, which is read-only"));
+            "id" => {
+                self.violation("update_mask", "must not name id, which never changes");
                 return None;
             }
             _ => {
@@ -146,6 +196,29 @@ impl Fields {
                 return None;
             }
         })
+    }
+
+    /// Reads a username by the rule that is configured.
+    fn username(&mut self, field: &str, value: &str, policy: &Policy) -> Username {
+        policy.usernames.parse(value).unwrap_or_else(|error| {
+            self.violation(field, error);
+            Username::default()
+        })
+    }
+
+    fn joined(&mut self, field: &str, value: Option<&Timestamp>) -> Time {
+        if value.is_none() {
+            self.violation(field, "must be set");
+        }
+        value.map(|joined| self.time(field, joined)).unwrap_or_default()
+    }
+
+    fn new_status(&mut self, field: &str, value: i32) -> UserStatus {
+        let status = status(self.known(field, value));
+        if status.is_none() && value == 0 {
+            self.violation(field, "must be APPROVED, BLOCKED or UNREGISTERED");
+        }
+        status.unwrap_or_default()
     }
 
     fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {
@@ -186,6 +259,16 @@ fn status(status: pb::UserStatus) -> Option<UserStatus> {
     }
 }
 
+impl From<UserStatus> for pb::UserStatus {
+    fn from(status: UserStatus) -> Self {
+        match status {
+            UserStatus::Approved => Self::Approved,
+            UserStatus::Blocked => Self::Blocked,
+            UserStatus::Unregistered => Self::Unregistered,
+        }
+    }
+}
+
 impl From<&User> for pb::User {
     fn from(user: &User) -> Self {
         Self {
@@ -205,12 +288,7 @@ impl From<&User> for pb::User {
                 Gender::Female => pb::Gender::Female,
             }
             .into(),
-            status: match user.status {
-                UserStatus::Approved => pb::UserStatus::Approved,
-                UserStatus::Blocked => pb::UserStatus::Blocked,
-                UserStatus::Unregistered => pb::UserStatus::Unregistered,
-            }
-            .into(),
+            status: pb::UserStatus::from(user.status).into(),
             website: user.website.as_str().to_owned(),
             avatar: user.avatar.as_str().to_owned(),
             cover: user.cover.as_str().to_owned(),
@@ -237,9 +315,24 @@ pub fn encode_id(id: UserId) -> Bytes {
     pb::User { id: id.get(), ..Default::default() }.encode_to_vec().into()
 }
 
-/// Returns a cached user encoded for a response. They are encoded only once.
-pub fn encoded(user: &CachedUser) -> Bytes {
-    user.encoded(encode)
+/// Returns a cached user encoded for a response.
+///
+/// Full users are encoded only once. The other views are small, and encoded each time.
+pub fn encoded(user: &CachedUser, view: UserView) -> Bytes {
+    let id = user.id.get();
+    let part = match view {
+        UserView::Full => return user.encoded(encode),
+        UserView::Basic => pb::User {
+            id,
+            username: user.username.as_str().to_owned(),
+            real_name: user.real_name.as_str().to_owned(),
+            avatar: user.avatar.as_str().to_owned(),
+            status: pb::UserStatus::from(user.status).into(),
+            ..pb::User::default()
+        },
+        UserView::Id => pb::User { id, ..pb::User::default() },
+    };
+    part.encode_to_vec().into()
 }
 
 responses! {

@@ -42,7 +42,7 @@ impl BlockService for Blocks {
         request: Request<pb::ListBlockedUsersRequest>,
     ) -> Result<Response<pb::ListBlockedUsersResponse>, Status> {
         let key = self.0.store.token_key();
-        let (user, page) = mapping::blocked(request.get_ref(), key)?;
+        let (user, view, page) = mapping::blocked(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = BlockQuery { user, range: pager.range() };
         let listed = self.0.read(&request, page.min_revision, || self.0.store.list_blocks(query)).await?;
@@ -52,7 +52,7 @@ impl BlockService for Blocks {
         let blocks = pager.add(
             &listed.rows,
             |row| row.block.position,
-            |row| Some(mapping::blocked_user(row, listed.users.get(&row.other)?)),
+            |row| Some(mapping::blocked_user(row, listed.users.get(&row.other)?, view)),
         );
         Ok(Response::new(pb::ListBlockedUsersResponse {
             blocks,

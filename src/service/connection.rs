@@ -28,7 +28,7 @@ impl ConnectionService for Connections {
         request: Request<pb::ListConnectionsRequest>,
     ) -> Result<Response<pb::ListConnectionsResponse>, Status> {
         let key = self.0.store.token_key();
-        let (user, sections, page) = mapping::list(request.get_ref(), key)?;
+        let (user, sections, view, page) = mapping::list(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let (mut connections, mut revision) = (Vec::new(), None);
         while let Some(mutual) = sections.get(pager.section()) {
@@ -39,7 +39,7 @@ impl ConnectionService for Connections {
             connections.extend(pager.add(
                 &listed.rows,
                 |row| row.position,
-                |row| Some(mapping::connection(row, listed.users.get(&row.other)?)),
+                |row| Some(mapping::connection(row, listed.users.get(&row.other)?, view)),
             ));
             if !pager.next_section() {
                 break;
@@ -119,13 +119,14 @@ impl ConnectionService for Connections {
         request: Request<pb::ListMutualConnectionsRequest>,
     ) -> Result<Response<pb::ListMutualConnectionsResponse>, Status> {
         let key = self.0.store.token_key();
-        let (user, other, page) = mapping::mutual(request.get_ref(), key)?;
+        let (user, other, view, page) = mapping::mutual(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = ConnectionQuery { user, mutual: Mutual::With(other), range: pager.range() };
         let listed = self.section(&request, page.min_revision, query).await?;
         // Read second, so that it reflects at least the list's revision.
         let total = self.0.store.count_mutual_connections(user, other).await?;
-        let users = pager.add(&listed.rows, |row| row.position, |row| Some(encoded(listed.users.get(&row.other)?)));
+        let users =
+            pager.add(&listed.rows, |row| row.position, |row| Some(encoded(listed.users.get(&row.other)?, view)));
         Ok(Response::new(pb::ListMutualConnectionsResponse {
             users,
             total,

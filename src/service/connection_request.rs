@@ -13,6 +13,7 @@ use crate::domain::query::RequestQuery;
 use crate::domain::view::{Viewer, visible};
 use crate::error;
 use crate::mapping::connection_request as mapping;
+use crate::mapping::user::UserView;
 use crate::proto::server as pb;
 use crate::proto::server::connection_request_service_server::ConnectionRequestService;
 use crate::store::{Listed, StoreError, Users};
@@ -85,10 +86,10 @@ impl ConnectionRequestService for ConnectionRequests {
         &self,
         request: Request<pb::GetConnectionRequestRequest>,
     ) -> Result<Response<pb::GetConnectionRequestResponse>, Status> {
-        let (id, viewer, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
+        let (id, viewer, view, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
         let read = || self.0.store.request(id);
         let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
-        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, self.0.clock.now()));
+        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, view, self.0.clock.now()));
         Ok(Response::new(pb::GetConnectionRequestResponse {
             connection_request: Some(seen.ok_or(Rejection::RequestNotFound(id))?),
             revision: revision.get(),
@@ -100,7 +101,7 @@ impl ConnectionRequestService for ConnectionRequests {
         request: Request<pb::ListConnectionRequestsRequest>,
     ) -> Result<Response<pb::ListConnectionRequestsResponse>, Status> {
         let key = self.0.store.token_key();
-        let (user, filter, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
+        let (user, filter, view, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
         // Read once, so that all rows of the page expire at the same time.
         let now = self.0.clock.now();
         let mut pager = Pager::new(request.get_ref(), &page, key);
@@ -119,7 +120,7 @@ impl ConnectionRequestService for ConnectionRequests {
         }
         let by_id = filter.is_some_and(|filter| filter.is_ordered_by_id());
         let position = |row: &StoredRequest| if by_id { Sequence::new(row.id.get()) } else { row.position };
-        let seen = |row: &StoredRequest| self.seen(row, Viewer::User(user), &users, now);
+        let seen = |row: &StoredRequest| self.seen(row, Viewer::User(user), &users, view, now);
         Ok(Response::new(pb::ListConnectionRequestsResponse {
             connection_requests: pager.add(&rows, position, seen),
             next_page_token: pager.next_page_token(),
@@ -130,9 +131,16 @@ impl ConnectionRequestService for ConnectionRequests {
 
 impl ConnectionRequests {
     /// Returns the request with its users as the viewer may see it; `None` if the viewer may not see it.
-    fn seen(&self, row: &StoredRequest, viewer: Viewer, users: &Users, now: Time) -> Option<pb::ConnectionRequest> {
+    fn seen(
+        &self,
+        row: &StoredRequest,
+        viewer: Viewer,
+        users: &Users,
+        view: UserView,
+        now: Time,
+    ) -> Option<pb::ConnectionRequest> {
         let request = visible(row, viewer, &self.0.policy, now)?;
-        Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?))
+        Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?, view))
     }
 
     /// Reads only the user, for a list whose filter no request can match.

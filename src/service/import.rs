@@ -1,17 +1,23 @@
 //! The import of users from a client stream.
 //!
 //! Rows are stored in chunks while the stream is read. An invalid row is refused without affecting the others.
+//!
+//! A row whose username another user has waits until the end of the stream. The rows that wait are then decided together,
+//! so that users can exchange their names, however far apart their rows are.
+
+use std::collections::HashMap;
 
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::Core;
-use crate::committer::CommitError;
+use crate::committer::{CommitError, Queued};
 use crate::domain::caller::Caller;
-use crate::domain::command::{Command, IdempotencyKey, Reply, Submission};
+use crate::domain::command::{Command, Idempotency, IdempotencyKey, Reply, Submission};
 use crate::domain::decide::Rejection;
-use crate::domain::id::Sequence;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome};
+use crate::domain::user::Profile;
 use crate::error;
 use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};
@@ -22,6 +28,10 @@ use crate::proto::server as pb;
 ///
 /// The committer limits how much of a batch imports may take, so that other calls are not delayed.
 const CHUNK_SIZE: usize = 256;
+/// The number of rows at which those that wait for their usernames are decided before the end of the stream.
+///
+/// They are decided in one command, and so in one batch. It has fewer than twice as many.
+const WAITING_MAX: usize = 256;
 /// The maximum number of refused rows that the response describes.
 const REFUSALS_MAX: usize = 1_000;
 
@@ -41,8 +51,14 @@ pub(super) async fn run(
     {
         return core.respond(reply).await;
     }
-    let mut import =
-        Import { core, caller, summary: ImportSummary::default(), revision: Sequence::default(), position: 0 };
+    let mut import = Import {
+        core,
+        caller,
+        summary: ImportSummary::default(),
+        revision: Sequence::default(),
+        position: 0,
+        waiting: HashMap::new(),
+    };
     let mut fingerprint = Fingerprint::default();
     let mut next = Some(first);
     while let Some(row) = next {
@@ -57,6 +73,8 @@ pub(super) async fn run(
         import.store(chunk).await?;
         next = rows.message().await?;
     }
+    import.decide_waiting().await?;
+    import.limit_refusals();
     import.finish(request_id.map(|id| (id, fingerprint))).await
 }
 
@@ -95,6 +113,8 @@ struct Import<'a> {
     summary: ImportSummary,
     revision: Sequence,
     position: i64,
+    /// Rows whose usernames were taken, with their positions.
+    waiting: HashMap<UserId, (i64, Profile)>,
 }
 
 impl Import<'_> {
@@ -105,55 +125,103 @@ impl Import<'_> {
             let position = self.position;
             self.position += 1;
             match self.read(&row, position) {
-                Ok(command) => {
-                    let submission = Submission { caller: self.caller.clone(), command, idempotency: None };
-                    in_progress.push((position, self.core.committer.enqueue(submission).await?));
+                Ok((id, profile)) => {
+                    let queued = self.enqueue(Command::ImportUser(id, Box::new(profile.clone())), None).await?;
+                    in_progress.push((position, (id, profile), queued));
                 }
                 Err(invalid) => self.refuse(position, false, violations(invalid)),
             }
         }
-        for (position, queued) in in_progress {
+        for (position, row, queued) in in_progress {
             let reply = queued.result().await;
-            self.count(position, reply)?;
+            self.settle(position, row, reply)?;
         }
-        // Invalid rows of a chunk are refused before it is committed, and taken usernames afterwards.
-        self.summary.refusals.sort_by_key(|refusal| refusal.position);
-        self.summary.refusals.truncate(REFUSALS_MAX);
+        // Only now is it known which rows of the chunk are the last ones about their users.
+        if self.waiting.len() >= WAITING_MAX {
+            self.decide_waiting().await?;
+        }
+        self.limit_refusals();
         Ok(())
     }
 
-    fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<Command, Invalid> {
+    async fn enqueue(&self, command: Command, idempotency: Option<Idempotency>) -> Result<Queued, CommitError> {
+        let submission = Submission { caller: self.caller.clone(), command, idempotency };
+        self.core.committer.enqueue(submission).await
+    }
+
+    fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<(UserId, Profile), Invalid> {
         if position > 0 && !row.request_id.is_empty() {
             let mut fields = Fields::default();
             fields.violation("request_id", "must be in the first message only");
             fields.finish(())?;
         }
-        mapping::import(row, self.core.clock.now())
+        mapping::import(row, &self.core.policy, self.core.clock.now())
     }
 
-    fn count(&mut self, position: i64, reply: Result<Reply, CommitError>) -> Result<(), Status> {
-        match reply {
-            Ok(Reply::Fresh(executed)) => {
-                let Executed { revision, outcome: Outcome::UserImported(imported) } = *executed else {
-                    return Err(error::internal("an imported row has the outcome of another call"));
-                };
-                self.revision = self.revision.max(revision);
-                match imported {
-                    Imported::Created => self.summary.created += 1,
-                    Imported::Updated => self.summary.updated += 1,
-                    Imported::Unchanged => self.summary.unchanged += 1,
-                }
-                Ok(())
-            }
-            // Rows are submitted without a `request_id`, so there is no stored response for one.
-            Ok(Reply::Stored(_)) => Err(error::internal("an imported row has a stored response")),
-            Err(CommitError::Rejected(Rejection::UsernameTaken(_))) => {
-                let taken = ("user.username".to_owned(), "another user has this name".to_owned());
-                self.refuse(position, true, vec![taken]);
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+    /// Counts a row that was stored, or lets it wait for its username.
+    fn settle(
+        &mut self,
+        position: i64,
+        (id, profile): (UserId, Profile),
+        reply: Result<Reply, CommitError>,
+    ) -> Result<(), Status> {
+        // Of two rows about one user, the later one holds. An earlier one must not be stored after it.
+        if let Some((earlier, _)) = self.waiting.remove(&id) {
+            self.refuse_username(earlier);
         }
+        if let Err(CommitError::Rejected(Rejection::UsernameTaken(_))) = reply {
+            self.waiting.insert(id, (position, profile));
+            return Ok(());
+        }
+        match executed(reply)? {
+            Executed { revision, outcome: Outcome::UserImported(imported) } => self.count(imported, revision),
+            _ => return Err(error::internal("an imported row has the outcome of another call")),
+        }
+        Ok(())
+    }
+
+    /// Decides the rows that wait for their usernames: each is stored or refused.
+    async fn decide_waiting(&mut self) -> Result<(), Status> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut waiting: Vec<_> = self.waiting.drain().collect();
+        waiting.sort_by_key(|(_, (position, _))| *position);
+        let (positions, rows): (Vec<_>, Vec<_>) =
+            waiting.into_iter().map(|(id, (position, profile))| (position, (id, profile))).unzip();
+        let queued = self.enqueue(Command::ImportTogether(rows), None).await?;
+        let Executed { revision, outcome: Outcome::UsersImported(imported) } = executed(queued.result().await)? else {
+            return Err(error::internal("imported rows have the outcome of another call"));
+        };
+        for (position, imported) in positions.into_iter().zip(imported) {
+            match imported {
+                Some(imported) => self.count(imported, revision),
+                None => self.refuse_username(position),
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, imported: Imported, revision: Sequence) {
+        self.revision = self.revision.max(revision);
+        match imported {
+            Imported::Created => self.summary.created += 1,
+            Imported::Updated => self.summary.updated += 1,
+            Imported::Unchanged => self.summary.unchanged += 1,
+        }
+    }
+
+    fn refuse_username(&mut self, position: i64) {
+        let taken = ("user.username".to_owned(), "another user has this name".to_owned());
+        self.refuse(position, true, vec![taken]);
+    }
+
+    /// Drops all but the first refusals.
+    ///
+    /// Invalid rows are refused before their chunk is committed, and those with a taken username later.
+    fn limit_refusals(&mut self) {
+        self.summary.refusals.sort_by_key(|refusal| refusal.position);
+        self.summary.refusals.truncate(REFUSALS_MAX);
     }
 
     fn refuse(&mut self, position: i64, username_taken: bool, violations: Vec<(String, String)>) {
@@ -169,10 +237,18 @@ impl Import<'_> {
             }
             return Ok(Response::new(mapping::import_response(&self.summary, self.revision)));
         };
-        let idempotency = Some(fingerprint.idempotency::<pb::ImportUsersRequest>(id));
-        let command = Command::FinishImport(self.summary);
-        let queued = self.core.committer.enqueue(Submission { caller: self.caller, command, idempotency }).await?;
-        self.core.respond(queued.result().await?).await
+        let idempotency = fingerprint.idempotency::<pb::ImportUsersRequest>(id);
+        let command = Command::FinishImport(std::mem::take(&mut self.summary));
+        let reply = self.enqueue(command, Some(idempotency)).await?.result().await?;
+        self.core.respond(reply).await
+    }
+}
+
+/// Returns the result of a command that was submitted without a `request_id`.
+fn executed(reply: Result<Reply, CommitError>) -> Result<Executed, Status> {
+    match reply? {
+        Reply::Fresh(executed) => Ok(*executed),
+        Reply::Stored(_) => Err(error::internal("an imported row has a stored response")),
     }
 }
 

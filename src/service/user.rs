@@ -22,31 +22,31 @@ impl UserService for Users {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::CreateUserResponse>, Status> {
-        self.0.write(&request, mapping::create(request.get_ref(), self.0.clock.now())?).await
+        self.0.write(&request, mapping::create(request.get_ref(), &self.0.policy, self.0.clock.now())?).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let (key, min_revision) = mapping::key(request.get_ref())?;
+        let (key, view, min_revision) = mapping::key(request.get_ref(), &self.0.policy)?;
         let read = self.0.read(&request, min_revision, || self.0.store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::Name(name) => error::username_not_found(&name),
         })?;
-        Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user), revision: read.revision.get() }))
+        Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user, view), revision: read.revision.get() }))
     }
 
     async fn batch_get_users(
         &self,
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
-        let (mut ids, min_revision) = mapping::ids(request.get_ref())?;
+        let (mut ids, view, min_revision) = mapping::ids(request.get_ref())?;
         let mut seen = HashSet::new();
         ids.retain(|id| seen.insert(*id));
         let read = self.0.read(&request, min_revision, || self.0.store.users(ids.clone())).await?;
         let mut response = pb::BatchGetUsersResponse { revision: read.revision.get(), ..Default::default() };
         let mut room = Room::new();
         for id in ids {
-            match read.value.get(&id).map(mapping::encoded) {
+            match read.value.get(&id).map(|user| mapping::encoded(user, view)) {
                 // All ids after the first omitted one are omitted too, so that the order is kept.
                 _ if !response.omitted_ids.is_empty() => response.omitted_ids.push(id.get()),
                 Some(user) if room.fits(&user) => response.users.push(user),
@@ -62,11 +62,11 @@ impl UserService for Users {
         request: Request<pb::ListUsersRequest>,
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
         let key = self.0.store.token_key();
-        let page = mapping::page(request.get_ref(), key)?;
+        let (view, page) = mapping::page(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let range = pager.range();
         let read = self.0.read(&request, page.min_revision, || self.0.store.list_users(range)).await?;
-        let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user)));
+        let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user, view)));
         Ok(Response::new(pb::ListUsersResponse {
             users,
             next_page_token: pager.next_page_token(),
@@ -78,7 +78,8 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        self.0.write(&request, mapping::update(request.get_ref(), self.0.clock.now())?).await
+        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.0.policy, self.0.clock.now())?;
+        self.0.write(&request, command).await
     }
 
     async fn delete_user(

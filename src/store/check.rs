@@ -2,6 +2,7 @@
 //!
 //! All queries read one snapshot.
 
+mod names;
 mod query;
 mod repair;
 
@@ -106,6 +107,7 @@ async fn look(url: &DatabaseUrl, repair: Repair) -> Result<(Report, Vec<(usize, 
         tracing::debug!(examined, violations = checked.violations, "{}", checked.name);
         report.checks.push(checked);
     }
+    report.checks.push(names::check(&mut session).await?);
     Ok((report, broken))
 }
 

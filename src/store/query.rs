@@ -89,6 +89,12 @@ pub(super) fn user_by_name(key: String) -> _ {
     users::table.filter(users::username_key.eq(key))
 }
 
+/// The ids from `first` to `last` that users have.
+#[auto_type]
+pub(super) fn user_ids_in(first: i64, last: i64) -> _ {
+    users::table.filter(users::id.between(first, last)).select(users::id)
+}
+
 #[auto_type]
 pub(super) fn user_position(id: i64) -> _ {
     users::table.find(id).select(users::position)

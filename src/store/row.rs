@@ -29,7 +29,7 @@ pub(super) struct FeedRow {
     pub(super) token_key: String,
     pub(super) last_sequence: i64,
     last_time: Stamp,
-    last_user_id: i64,
+    last_assigned_user_id: i64,
     users_changed: i64,
     swept_id: i64,
     last_batch_id: i64,
@@ -43,7 +43,7 @@ impl FeedRow {
             token_key: _,
             last_sequence,
             last_time: Stamp(time),
-            last_user_id,
+            last_assigned_user_id,
             users_changed,
             swept_id,
             last_batch_id: batch_id,
@@ -51,7 +51,7 @@ impl FeedRow {
         let head = Head {
             sequence: Sequence::new(last_sequence),
             time,
-            last_user: UserId::new(last_user_id),
+            last_assigned: UserId::new(last_assigned_user_id),
             users_changed: Sequence::new(users_changed),
             swept: RequestId::new(swept_id),
         };
@@ -72,7 +72,7 @@ pub(super) struct FeedHead {
 impl FeedHead {
     pub(super) fn mark(&self) -> Mark {
         let Self { epoch, head, batch_id: _ } = self;
-        let Head { sequence, time: _, last_user: _, users_changed, swept: _ } = *head;
+        let Head { sequence, time: _, last_assigned: _, users_changed, swept: _ } = *head;
         Mark { epoch: epoch.clone(), revision: sequence, users_changed }
     }
 }

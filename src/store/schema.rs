@@ -57,7 +57,7 @@ diesel::table! {
         token_key -> Text,
         last_sequence -> BigInt,
         last_time -> Instant,
-        last_user_id -> BigInt,
+        last_assigned_user_id -> BigInt,
         users_changed -> BigInt,
         swept_id -> BigInt,
         last_batch_id -> BigInt,
@@ -86,6 +86,7 @@ diesel::table! {
         website -> Text,
         avatar -> Text,
         cover -> Text,
+        changed -> BigInt,
     }
 }
 

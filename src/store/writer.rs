@@ -82,6 +82,7 @@ impl WriterState {
             // Users' profiles are among the members.
             users_created: _,
             users_updated: _,
+            users_renamed: _,
             // Not cached.
             requests_deleted: _,
             requests_created: _,

@@ -52,18 +52,21 @@ fn field<R: 'static, T: Debug + Clone + Send + Sync + 'static>(
 
 // --- kinds of values ---
 
+/// The largest id: 2^53 - 1.
+const LARGEST: i64 = 9_007_199_254_740_991;
+
 /// A required id. Of the right ones none is anybody's.
 fn id() -> Values<i64> {
-    Values { good: vec![i64::MAX, 1_000_000], bad: vec![0, -1, i64::MIN, i64::from(i32::MIN)] }
+    Values { good: vec![LARGEST, 1_000_000], bad: vec![0, -1, i64::MIN, i64::from(i32::MIN), LARGEST + 1, i64::MAX] }
 }
 
 fn optional_id() -> Values<i64> {
-    Values { good: vec![0, 1_000_000, i64::MAX], bad: vec![-1, i64::MIN] }
+    Values { good: vec![0, 1_000_000, LARGEST], bad: vec![-1, i64::MIN, LARGEST + 1, i64::MAX] }
 }
 
 fn ids() -> Values<Vec<i64>> {
     Values {
-        good: vec![vec![i64::MAX], (1..=1_000).collect(), vec![7; 1_000]],
+        good: vec![vec![LARGEST], (1..=1_000).collect(), vec![7; 1_000]],
         bad: vec![vec![], (1..=1_001).collect()],
     }
 }
@@ -327,7 +330,6 @@ cases! {
             Ok(created)
         };
         probe(&app, base, table, create).await;
-        // The largest id comes last: none can be assigned after it.
         let id = field("user.id", optional_id(), |it: &mut pb::CreateUserRequest, value| user(it).id = value);
         probe(&app, base, vec![id], create).await;
     }
@@ -365,20 +367,34 @@ cases! {
         fn user(request: &mut pb::UpdateUserRequest) -> &mut pb::User {
             request.user.as_mut().unwrap()
         }
-        let writable =
-            ["real_name", "bio", "location", "birthday", "description", "gender", "website", "avatar", "cover"];
-        let paths = writable.map(str::to_owned);
         let mut table: Vec<Field<pb::UpdateUserRequest>> = profile!();
-        table.retain(|field| writable.iter().any(|path| field.name == format!("user.{path}")));
-        assert_eq!(table.len(), writable.len());
+        let paths: Vec<_> =
+            table.iter().filter_map(|field| field.name.strip_prefix("user.")).map(str::to_owned).collect();
+        assert_eq!(paths.len(), 13);
+        // Unlike a new user's, these must be set.
+        for (name, unset) in [("user.date_joined", "None"), ("user.status", "0")] {
+            let field = table.iter_mut().find(|field| field.name == name).unwrap();
+            let (bad, good) = field.good.drain(..).partition(|change| change.value == unset);
+            field.good = good;
+            field.bad.extend::<Vec<_>>(bad);
+        }
         table.push(field("user.id", id(), |it, value| user(it).id = value));
+        table.push(field("expected_revision", revision(), |it, value| it.expected_revision = value));
         table.push(field("request_id", request_id(), |it, value| it.request_id = value));
-        let existing = fresh();
+        let existing = pb::User { date_joined: Some(Timestamp::default()), status: 1, ..fresh() };
         let create = pb::CreateUserRequest { user: Some(existing.clone()), request_id: String::new() };
         app.users().create_user(create).await.unwrap();
-        let all = || Some(FieldMask { paths: paths.clone().into() });
+        let all = || Some(FieldMask { paths: paths.clone() });
         let base = || pb::UpdateUserRequest { user: Some(existing.clone()), update_mask: all(), ..Default::default() };
         probed!(app, users.update_user, base(), table).await;
+        let (acting, bio) = (existing.id, vec!["bio".to_owned()]);
+        let on_behalf = || pb::UpdateUserRequest {
+            user_id: acting, update_mask: Some(FieldMask { paths: bio.clone() }), ..base()
+        };
+        let bad = optional_id().bad;
+        let user_id = Values { good: vec![0, acting], bad };
+        let user_id = field("user_id", user_id, |it: &mut pb::UpdateUserRequest, value| it.user_id = value);
+        probed!(app, users.update_user, on_behalf(), [user_id]).await;
         let masks = Values {
             good: vec![vec!["bio".to_owned()], vec!["bio".to_owned(), "bio".to_owned()]],
             bad: vec![vec![], vec!["\0".repeat(10_000)], vec!["*".to_owned()], vec!["user.bio".to_owned()]],
@@ -391,13 +407,19 @@ cases! {
 
     async fn other_calls_about_users(app: App) {
         let by_id = field("id", id(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Id(value)));
-        probed!(app, users.get_user, pb::GetUserRequest::default(), [by_id]).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::GetUserRequest, value| it.user_view = value);
+        let base = || pb::GetUserRequest { key: Some(Key::Id(1)), ..Default::default() };
+        probed!(app, users.get_user, base(), [by_id, view]).await;
         let by_name =
             field("username", username(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Username(value)));
         probed!(app, users.get_user, pb::GetUserRequest::default(), [by_name]).await;
         let ids = field("ids", ids(), |it: &mut pb::BatchGetUsersRequest, value| it.ids = value);
-        probed!(app, users.batch_get_users, pb::BatchGetUsersRequest::default(), [ids]).await;
-        probed!(app, users.list_users, pb::ListUsersRequest::default(), page!(ListUsersRequest)).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::BatchGetUsersRequest, value| it.user_view = value);
+        let base = || pb::BatchGetUsersRequest { ids: vec![1], ..Default::default() };
+        probed!(app, users.batch_get_users, base(), [ids, view]).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::ListUsersRequest, value| it.user_view = value);
+        let table = [view].into_iter().chain(page!(ListUsersRequest));
+        probed!(app, users.list_users, pb::ListUsersRequest::default(), table).await;
         let delete = || pb::DeleteUserRequest { id: 9_000_000, request_id: String::new() };
         let table = [
             field("id", id(), |it: &mut pb::DeleteUserRequest, value| it.id = value),
@@ -462,6 +484,7 @@ cases! {
         let base = || pb::GetConnectionRequestRequest { id: 9_000_000, user_id: 0, ..Default::default() };
         let table = [
             field("id", id(), |it: &mut pb::GetConnectionRequestRequest, value| it.id = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
             field("user_id", optional_id(), |it, value| it.user_id = value),
         ];
         probed!(app, requests.get_connection_request, base(), table).await;
@@ -471,6 +494,7 @@ cases! {
             field("user_id", id(), |it: &mut pb::ListConnectionRequestsRequest, value| it.user_id = value),
             field("direction", number(2, &[0]), |it, value| it.direction = value),
             field("state", number(4, &[3, 4]), |it, value| it.state = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
         ];
         probed!(app, requests.list_connection_requests, base(), table.into_iter().chain(page!(ListConnectionRequestsRequest))).await;
     }
@@ -481,6 +505,7 @@ cases! {
             field("user_id", id(), |it: &mut pb::ListConnectionsRequest, value| it.user_id = value),
             field("viewer_user_id", optional_id(), |it, value| it.viewer_user_id = value),
             field("mutual", number(3, &[]), |it, value| it.mutual = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
         ];
         probed!(app, connections.list_connections, base(), table.into_iter().chain(page!(ListConnectionsRequest))).await;
         let base = || pb::ListMutualConnectionsRequest {
@@ -488,6 +513,7 @@ cases! {
         };
         let table = [
             field("user_id", id(), |it: &mut pb::ListMutualConnectionsRequest, value| it.user_id = value),
+            field("user_view", number(3, &[]), |it, value| it.user_view = value),
             field("other_user_id", id(), |it, value| it.other_user_id = value),
         ];
         probed!(app, connections.list_mutual_connections, base(), table.into_iter().chain(page!(ListMutualConnectionsRequest))).await;
@@ -526,7 +552,8 @@ cases! {
         );
         let base = || pb::ListBlockedUsersRequest { user_id: 9_000_000, ..Default::default() };
         let user = field("user_id", id(), |it: &mut pb::ListBlockedUsersRequest, value| it.user_id = value);
-        probed!(app, blocks.list_blocked_users, base(), [user].into_iter().chain(page!(ListBlockedUsersRequest))).await;
+        let view = field("user_view", number(3, &[]), |it: &mut pb::ListBlockedUsersRequest, value| it.user_view = value);
+        probed!(app, blocks.list_blocked_users, base(), [user, view].into_iter().chain(page!(ListBlockedUsersRequest))).await;
     }
 
     async fn watches_and_lists_of_events(app: App) {
@@ -538,7 +565,7 @@ cases! {
                 bad: bad.map(of).into(),
             }
         };
-        let many = || Values { good: vec![vec![], vec![i64::MAX], vec![7; 1_000]], bad: vec![(1..=1_001).collect()] };
+        let many = || Values { good: vec![vec![], vec![LARGEST], vec![7; 1_000]], bad: vec![(1..=1_001).collect()] };
         let table = [
             field("after_sequence", revision(), |it: &mut pb::WatchEventsRequest, value| it.after_sequence = Some(value)),
             field("user_ids", many(), |it, value| it.user_ids = value),

@@ -199,6 +199,7 @@ on_each_engine! {
                 "each request was viewed, rejected and accepted when its events say",
                 "each block that the feed leaves is there",
                 "each user was created by their last event",
+                "each user was last changed by their last event",
             ]
         );
     }
@@ -305,7 +306,7 @@ on_each_engine! {
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
         let shown = format!("2 of 13  {COUNTS}\n          user 3: connections 7 -> 0\n          user 6: connections 7 -> 1\n");
         assert!(ended.output.contains(&shown) && ended.output.contains("\nFAIL"), "{}", ended.output);
-        assert!(ended.output.contains("\n1 of 26 checks FAILED; revision "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 27 checks FAILED; revision "), "{}", ended.output);
         // The verdict is printed once.
         assert!(!ended.log.contains("FAIL") && !ended.log.contains("kith: "), "{ended:#?}");
         let ended = run(&["--repair"]).await;
@@ -316,7 +317,7 @@ on_each_engine! {
         database.execute("UPDATE user_counts SET connections = 7 WHERE user_id = 3; DELETE FROM blocks").await;
         let ended = run(&["--repair"]).await;
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-        assert!(ended.output.contains("\n1 of 26 checks FAILED; counts repaired: 1; "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 27 checks FAILED; counts repaired: 1; "), "{}", ended.output);
     }
 
     async fn tables_of_another_version_are_refused_and_left_alone(engine: Engine) {
@@ -356,7 +357,7 @@ on_each_engine! {
         end(kith).await;
 
         let feed = "SELECT epoch AS value FROM feed UNION ALL SELECT token_key FROM feed";
-        let head = "SELECT last_sequence || '-' || last_user_id AS value FROM feed";
+        let head = "SELECT last_sequence || '-' || last_assigned_user_id AS value FROM feed";
         let (before, kept) = (database.values(feed).await, database.values(head).await);
         let url = format!("--database-url={}", database.url);
         let ended = run(&["restore-epoch", &url]).await;

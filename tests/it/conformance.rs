@@ -10,12 +10,12 @@ use kith::domain::command::{
     Batch, Command, EncodedResponse, Idempotency, IdempotencyKey, Reply, RequestAction, Submission, UserAction,
 };
 use kith::domain::decide::Rejection;
-use kith::domain::id::{RequestId, UserId};
-use kith::domain::outcome::{Executed, Outcome};
+use kith::domain::id::{RequestId, Sequence, UserId};
+use kith::domain::outcome::{Executed, Imported, Outcome};
 use kith::domain::pair::Message;
 use kith::domain::policy::Policy;
 use kith::domain::query::UserKey;
-use kith::domain::user::{FieldUpdate, Profile};
+use kith::domain::user::{FieldUpdate, Profile, UserUpdate};
 use kith::domain::view::Status;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
@@ -48,6 +48,10 @@ async fn submit(app: &App, submissions: Vec<Submission>, policy: Policy) -> Vec<
 fn create(id: Option<i64>, username: &str) -> Command {
     let username = username.parse().expect("a name");
     Command::CreateUser(Box::new(Profile { id: id.map(UserId::new), username, ..Profile::default() }))
+}
+
+fn update(id: i64, field: FieldUpdate) -> Command {
+    Command::UpdateUser(UserUpdate { id: UserId::new(id), acting: None, fields: vec![field], expected: None })
 }
 
 fn send(from: i64, to: i64) -> Command {
@@ -130,7 +134,7 @@ cases! {
         let (ann, place) = (UserId::new(1), "Rome".parse().expect("a place"));
         let submissions = vec![
             by(Caller::Operator, create(Some(1), "ann")),
-            by(Caller::User(ann), Command::UpdateUser(ann, vec![FieldUpdate::Location(place)])),
+            by(Caller::User(ann), update(1, FieldUpdate::Location(place))),
             by(Caller::System, Command::DeleteUser(ann)),
         ];
         let replies = submit(&app, submissions, Policy::default()).await;
@@ -158,13 +162,33 @@ cases! {
     async fn a_user_may_go_and_come_back_within_a_batch(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), send(1, 2)]).await;
         let move_to = FieldUpdate::Location("Rome".parse().expect("a place"));
-        let update = Command::UpdateUser(UserId::new(1), vec![move_to]);
+        let update = update(1, move_to);
         let delete = Command::DeleteUser(UserId::new(1));
         let outcomes = commit(&app, [delete, create(Some(1), "Ann"), update, send(2, 1)]).await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!((app.counts(1).await, app.counts(2).await), ([0, 1, 1, 0], [1, 0, 0, 0]));
         let user = app.store.user(UserKey::Name("ann".to_owned())).await.expect("read").value.expect("there");
         assert_eq!((user.username.as_str(), user.location.as_str()), ("Ann", "Rome"));
+    }
+
+    async fn each_user_has_the_sequence_of_their_last_change(app: App) {
+        let place = |place: &str| FieldUpdate::Location(place.parse().expect("a place"));
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy"), send(1, 2)]).await;
+        let again = Command::ImportUser(UserId::new(3), Box::new(Profile {
+            username: "cy".parse().expect("a name"), ..Profile::default()
+        }));
+        let expecting = |id: i64, revision: i64| {
+            let (acting, fields) = (None, vec![place("Oslo")]);
+            let expected = Some(Sequence::new(revision));
+            Command::UpdateUser(UserUpdate { id: UserId::new(id), acting, fields, expected })
+        };
+        let batch = [update(1, place("Rome")), update(1, place("Rome")), again, expecting(1, 4), expecting(1, 5), expecting(1, 5)];
+        let outcomes = commit(&app, batch).await;
+        let conflict = |changed| Err(Rejection::Conflict { user: UserId::new(1), changed: Sequence::new(changed) });
+        assert_eq!((&outcomes[3], &outcomes[5]), (&conflict(5), &conflict(6)));
+        assert!(outcomes[4].is_ok(), "{outcomes:?}");
+        let changed = "SELECT changed AS value FROM users ORDER BY id";
+        assert_eq!(app.database.values(changed).await, ["6", "2", "3"].map(|text| Some(text.to_owned())));
     }
 
     async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {
@@ -204,11 +228,28 @@ cases! {
         app.users().delete_user(delete).await.expect("deleted");
         assert!(app.user("ann").await > first);
         commit(&app, [create(Some(1_000), "bob")]).await;
-        assert_eq!(app.user("cy").await, 1_001);
-        commit(&app, [create(Some(i64::MAX), "dee")]).await;
-        let user = pb::User { username: "eve".to_owned(), ..Default::default() };
-        let request = pb::CreateUserRequest { user: Some(user), request_id: String::new() };
-        refused(app.users().create_user(request).await, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(app.user("cy").await, first + 2);
+    }
+
+    async fn an_assigned_id_is_one_that_nobody_has_before_or_within_the_batch(app: App) {
+        commit(&app, [create(Some(1), "ann"), create(Some(4), "bob")]).await;
+        let delete = Command::DeleteUser(UserId::new(1));
+        let made = [create(None, "cy"), create(Some(3), "dee"), create(None, "Dee"), create(None, "eve")];
+        let made = commit(&app, [delete].into_iter().chain(made).chain([create(Some(5), "fay"), create(None, "gus")])).await;
+        let ids: Vec<_> = made[1..].iter().map(|made| match made {
+            Ok(Executed { outcome: Outcome::UserCreated(user), .. }) => Ok(user.id.get()),
+            Ok(other) => panic!("{other:?}"),
+            Err(rejection) => Err(rejection.clone()),
+        }).collect();
+        let (taken, exists) = (Rejection::UsernameTaken("Dee".to_owned()), Rejection::UserExists(UserId::new(5)));
+        assert_eq!(ids, [Ok(2), Ok(3), Err(taken), Ok(5), Err(exists), Ok(6)]);
+        let last = "SELECT last_assigned_user_id AS value FROM feed";
+        assert_eq!(app.database.number(last).await, 6);
+        // A refused creation alone writes nothing, not even the counter.
+        let head = "SELECT last_batch_id AS value FROM feed";
+        let before = app.database.number(head).await;
+        assert!(commit(&app, [create(None, "cy")]).await[0].is_err());
+        assert_eq!(app.database.number(head).await, before);
     }
 
     async fn everything_is_there_after_a_restart(app: App) {
@@ -299,6 +340,29 @@ cases! {
         commit(&app, [Command::Sweep]).await;
         assert_eq!(app.database.number(&rows[0]).await, 0);
         assert_eq!(app.revision().await, revision, "nobody saw it: there is no event");
+    }
+
+    async fn users_of_one_batch_may_exchange_their_names(app: App) {
+        let named = |id: i64, name: &str| {
+            let username = name.parse().expect("a name");
+            (UserId::new(id), Profile { username, ..Profile::default() })
+        };
+        commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
+        // In one command, in several, and to a user who is new.
+        let together = Command::ImportTogether(vec![named(1, "Bob"), named(2, "Cy"), named(3, "Ann"), named(4, "ann")]);
+        let outcomes = commit(&app, [together]).await;
+        let updated = Some(Imported::Updated);
+        let expected = Outcome::UsersImported(vec![updated, updated, updated, None]);
+        assert_eq!(outcomes[0].as_ref().map(|executed| &executed.outcome), Ok(&expected));
+        let rename = |id, name: &str| update(id, FieldUpdate::Username(name.parse().expect("a name")));
+        let outcomes = commit(&app, [rename(1, "x"), rename(2, "bob"), create(Some(5), "Cy"), rename(1, "dee")]).await;
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        let names = "SELECT username || id AS value FROM users ORDER BY id";
+        assert_eq!(app.database.values(names).await.into_iter().flatten().collect::<Vec<_>>(), ["dee1", "bob2", "Ann3", "Cy5"]);
+        for (name, id) in [("dee", 1), ("bob", 2), ("ann", 3), ("cy", 5)] {
+            let user = app.store.user(UserKey::Name(name.to_owned())).await.expect("read").value.expect("there");
+            assert_eq!(user.id.get(), id);
+        }
     }
 
     async fn two_users_may_exchange_their_names_in_one_import(app: App) {

@@ -210,8 +210,9 @@ fn every_reason_that_an_rpc_promises_is_tested_with_it() {
         let promise = promise.unwrap_or_else(|| panic!("{} does not say how it fails", rpc.method.name()));
         let quoted: Vec<_> = promise.split('`').skip(1).step_by(2).filter(|name| known.contains(name)).collect();
         assert!(quoted.contains(&"INVALID_FIELDS"), "{}: {quoted:?}", rpc.method.name());
+        let is_reason = |name: &str| name.contains('_') || known.contains(name);
         let shouted =
-            promise.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && **name == name.to_uppercase());
+            promise.split('`').skip(1).step_by(2).filter(|name| is_reason(name) && **name == name.to_uppercase());
         assert_eq!(shouted.collect::<Vec<_>>(), quoted, "{} names a reason that does not exist", rpc.method.name());
         let source = fs::read_to_string(rpc.test()).expect("a source");
         for reason in quoted {
@@ -271,6 +272,31 @@ fn every_read_but_a_watch_answers_at_a_revision_that_its_caller_asks_for() {
         }
     }
     assert_eq!(reads, 12);
+}
+
+/// Whether a message contains a user, at any depth.
+fn has_users(name: &str) -> bool {
+    message(name).field.iter().any(|field| match field.type_name().strip_prefix(".kith.v1.") {
+        Some("User") => true,
+        Some(inner) if field.r#type() == prost_types::field_descriptor_proto::Type::Message => has_users(inner),
+        Some(_) | None => false,
+    })
+}
+
+#[test]
+fn every_read_that_returns_users_takes_a_view_of_them() {
+    let source = fs::read_to_string(tests().join("user_views.rs")).expect("a source");
+    let mut reads = 0;
+    for rpc in rpcs() {
+        let name = rpc.method.name();
+        let takes = field_names(short(rpc.method.input_type())).iter().any(|field| field == "user_view");
+        assert_eq!(takes, rpc.is_read() && has_users(short(rpc.method.output_type())), "{name}");
+        if takes {
+            assert!(uses(&source, &format!(".{}", snake_case(name))), "{name} is not asked in user_views.rs");
+            reads += 1;
+        }
+    }
+    assert_eq!(reads, 8);
 }
 
 #[test]

@@ -147,7 +147,7 @@ cases! {
 
     async fn what_does_not_exist_is_not_denied_before_its_revision_is_reached(app: App) {
         three_revisions(&app).await;
-        let get = |min_revision| pb::GetUserRequest { key: Some(Key::Username("cy".to_owned())), min_revision };
+        let get = |min_revision| pb::GetUserRequest { key: Some(Key::Username("cy".to_owned())), min_revision, ..Default::default() };
         refused(app.users().get_user(get(3)).await, Code::NotFound, ErrorReason::UserNotFound);
         let unknown = app.users().get_user(get(4)).await.map(|answer| answer.into_inner().revision);
         not_reached(unknown, 3);
@@ -224,7 +224,7 @@ async fn what_one_server_acknowledged_another_shows() {
         let bio = format!("round {round}");
         writes.update(1, &bio).await;
         let min_revision = writes.revision().await;
-        let get = pb::GetUserRequest { key: Some(Key::Id(1)), min_revision };
+        let get = pb::GetUserRequest { key: Some(Key::Id(1)), min_revision, ..Default::default() };
         assert_eq!(reads.users().get_user(get).await.unwrap().into_inner().user.unwrap().bio, bio);
     }
 }

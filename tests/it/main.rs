@@ -34,4 +34,6 @@ mod retention;
 mod rpc;
 mod semantics;
 mod story;
+mod user_views;
+mod usernames;
 mod watchers;

@@ -32,10 +32,10 @@ const SEED: &str = "
     DO $$ DECLARE name text; BEGIN
         FOR name IN SELECT indexname FROM later LOOP EXECUTE 'DROP INDEX ' || name; END LOOP;
     END $$;
-    INSERT INTO users (id, position, username, real_name, email, email_isvalid, date_joined, bio, location, birthday,
-                       description, gender, status, website, avatar, cover)
-    SELECT id, id, 'user-' || id, '', '', false, to_timestamp(1700000000), '', '', '', '', 'UNSPECIFIED', 'APPROVED',
-           '', '', '' FROM generate_series(1, 100000) AS id;
+    INSERT INTO users (id, position, username, username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday,
+                       description, gender, status, website, avatar, cover, changed)
+    SELECT id, id, 'user-' || id, 'user-' || id, '', '', false, to_timestamp(1700000000), '', '', '', '', 'UNSPECIFIED', 'APPROVED',
+           '', '', '', id FROM generate_series(1, 100000) AS id;
     INSERT INTO connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, position, message,
                                      created, viewed, rejected, accepted)
     SELECT low, high, id, CASE WHEN id % 2 = 0 THEN low ELSE high END, CASE WHEN id % 2 = 0 THEN high ELSE low END,
@@ -81,7 +81,7 @@ const SEED: &str = "
         UNION ALL SELECT to_user_id, 0, (state = 'PENDING')::int, (state = 'PENDING' AND viewed IS NULL)::int,
                (state = 'CONNECTED')::int FROM connection_requests
     ) AS sides ON sides.user_id = id GROUP BY id;
-    UPDATE feed SET last_sequence = 2000000, last_time = to_timestamp(1779990000), last_user_id = 100000;
+    UPDATE feed SET last_sequence = 2000000, last_time = to_timestamp(1779990000);
     DO $$ DECLARE definition text; BEGIN
         FOR definition IN SELECT indexdef FROM later LOOP EXECUTE definition; END LOOP;
     END $$;

@@ -284,7 +284,8 @@ async fn hold_the_head_open(load: &Load) {
         .batch_execute(
             "UPDATE feed SET last_sequence = last_sequence + 1 WHERE id = 1;
              INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id)
-                 SELECT last_sequence, last_sequence / 4096, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed",
+                 SELECT last_sequence, last_sequence / 4096, last_time, 1, 'USER_UPDATED', 'OPERATOR', 1 FROM feed;
+             UPDATE users SET changed = (SELECT last_sequence FROM feed) WHERE id = 1",
         )
         .await
         .expect("written");
@@ -316,7 +317,7 @@ async fn without_the_lock_on_the_head_the_same_checks_fail() {
              CREATE VIEW feed AS SELECT * FROM feed_unlocked();
              CREATE FUNCTION feed_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  UPDATE feed_head SET last_sequence = new.last_sequence, last_time = new.last_time,
-                     last_user_id = new.last_user_id;
+                     last_assigned_user_id = new.last_assigned_user_id;
                  RETURN new;
              END $$;
              CREATE TRIGGER feed_update INSTEAD OF UPDATE ON feed FOR EACH ROW EXECUTE FUNCTION feed_update()",

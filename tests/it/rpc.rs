@@ -70,7 +70,7 @@ async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(call
 }
 
 /// A user with every field set.
-fn full_user(id: i64, username: &str) -> pb::User {
+pub fn full_user(id: i64, username: &str) -> pb::User {
     pb::User {
         id,
         username: username.to_owned(),

@@ -335,6 +335,7 @@ fn arising() -> Vec<Event> {
     let mut all: Vec<_> = [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted]
         .map(|kind| event(kind, None, Actor::Operator, None))
         .into();
+    all.push(event(EventKind::UserUpdated, None, Actor::User(ANN), None));
     all.extend(of_a_pair.map(|kind| event(kind, Some(Cause::UserDeleted), Actor::Operator, Some(BOB))));
     for pair in reachable().values() {
         let decisions = COMMANDS.iter().flat_map(|(_, command)| [ANN, BOB].map(|actor| run(pair, &command(), actor)));

@@ -8,7 +8,7 @@ CREATE TABLE feed (
     token_key text NOT NULL,
     last_sequence bigint NOT NULL,
     last_time timestamptz NOT NULL,
-    last_user_id bigint NOT NULL,
+    last_assigned_user_id bigint NOT NULL,
     users_changed bigint NOT NULL,
     swept_id bigint NOT NULL,
     last_batch_id bigint NOT NULL
@@ -16,7 +16,7 @@ CREATE TABLE feed (
 COMMENT ON TABLE feed IS 'The head of the feed, one row: every writer locks it first.';
 COMMENT ON COLUMN feed.epoch IS 'Random, set when the database is created: identifies this feed.';
 COMMENT ON COLUMN feed.token_key IS 'Random: signs page tokens.';
-COMMENT ON COLUMN feed.last_user_id IS 'The largest id that any user ever had.';
+COMMENT ON COLUMN feed.last_assigned_user_id IS 'The last user id that Kith assigned. Ids that callers named do not count.';
 COMMENT ON COLUMN feed.users_changed IS 'The sequence of the newest event that changed or deleted a user: shows whether cached users are valid.';
 COMMENT ON COLUMN feed.swept_id IS 'No open request has this id or a smaller one, except those marked out_of_order: the sweep for expired requests starts after it.';
 COMMENT ON COLUMN feed.last_batch_id IS 'Random, of the last committed batch: no two batches leave the same head.';
@@ -33,10 +33,12 @@ INSERT INTO feed VALUES (
 );
 
 CREATE TABLE users (
-    id bigint PRIMARY KEY CHECK (id > 0),
+    -- JavaScript represents no larger integers exactly.
+    id bigint PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
     position bigint NOT NULL UNIQUE,
     username text NOT NULL,
-    username_key text NOT NULL GENERATED ALWAYS AS (lower(username COLLATE "C")) STORED UNIQUE,
+    -- Deferrable, so that it is checked at the end of each statement: users may exchange their names.
+    username_key text NOT NULL UNIQUE DEFERRABLE,
     real_name text NOT NULL,
     email text NOT NULL,
     email_isvalid boolean NOT NULL,
@@ -49,10 +51,12 @@ CREATE TABLE users (
     status text NOT NULL CHECK (status IN ('APPROVED', 'BLOCKED', 'UNREGISTERED')),
     website text NOT NULL,
     avatar text NOT NULL,
-    cover text NOT NULL
+    cover text NOT NULL,
+    changed bigint NOT NULL
 );
 COMMENT ON COLUMN users.position IS 'The sequence of the event that created the user: the order of the list.';
-COMMENT ON COLUMN users.username_key IS 'The username in lower case, unique.';
+COMMENT ON COLUMN users.changed IS 'The sequence of the event that last changed the user, or created them.';
+COMMENT ON COLUMN users.username_key IS 'The username after Unicode case folding, unique: kith check proves it.';
 
 CREATE TABLE user_counts (
     user_id bigint PRIMARY KEY,

@@ -6,7 +6,7 @@ CREATE TABLE feed (
     token_key TEXT NOT NULL,
     last_sequence INTEGER NOT NULL,
     last_time INTEGER NOT NULL,
-    last_user_id INTEGER NOT NULL,
+    last_assigned_user_id INTEGER NOT NULL,
     users_changed INTEGER NOT NULL,
     swept_id INTEGER NOT NULL,
     last_batch_id INTEGER NOT NULL
@@ -24,10 +24,10 @@ INSERT INTO feed VALUES (
 );
 
 CREATE TABLE users (
-    id INTEGER PRIMARY KEY CHECK (id > 0),
+    id INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 9007199254740991),
     position INTEGER NOT NULL UNIQUE,
     username TEXT NOT NULL,
-    username_key TEXT NOT NULL GENERATED ALWAYS AS (lower(username)) STORED UNIQUE,
+    username_key TEXT NOT NULL UNIQUE,
     real_name TEXT NOT NULL,
     email TEXT NOT NULL,
     email_isvalid INTEGER NOT NULL CHECK (email_isvalid IN (0, 1)),
@@ -40,7 +40,8 @@ CREATE TABLE users (
     status TEXT NOT NULL CHECK (status IN ('APPROVED', 'BLOCKED', 'UNREGISTERED')),
     website TEXT NOT NULL,
     avatar TEXT NOT NULL,
-    cover TEXT NOT NULL
+    cover TEXT NOT NULL,
+    changed INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE user_counts (

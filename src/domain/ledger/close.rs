@@ -22,7 +22,12 @@ impl Ledger {
                     changes.users_created.push((now.user, *position));
                 }
                 (Some(before), None, _) => changes.users_deleted.push(before.user.id),
-                (Some(before), Some(now), None) if before.user != now.user => changes.users_updated.push(now.user),
+                (Some(before), Some(now), None) if before.user != now.user => {
+                    if before.user.username.key() != now.user.username.key() {
+                        changes.users_renamed.push(id);
+                    }
+                    changes.users_updated.push(now.user);
+                }
                 (Some(_), Some(_), None) | (None, _, _) => {}
             }
         }

@@ -18,8 +18,8 @@ pub struct Head {
     pub sequence: Sequence,
     /// The time of the newest event.
     pub time: Time,
-    /// The largest id that any user has had, including deleted users.
-    pub last_user: UserId,
+    /// The last user id that was assigned. Ids that callers named do not count.
+    pub last_assigned: UserId,
     /// The sequence of the newest event that changed or deleted a user.
     pub users_changed: Sequence,
     /// The request after which the next sweep for expired requests starts.
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub head: Head,
     /// The needed users that exist.
     pub members: Vec<Member>,
+    /// Ids that no user has, in the order in which they are assigned.
+    pub free_ids: Vec<UserId>,
     /// The needed pairs that have a request, a connection or a block.
     pub pairs: HashMap<PairKey, Pair>,
     /// The needed responses that are stored.
@@ -131,6 +133,8 @@ pub struct Changes {
     pub users_created: Vec<(Arc<User>, Sequence)>,
     /// Users to update.
     pub users_updated: Vec<Arc<User>>,
+    /// Those of the users to update whose username changes. One may take the name of another.
+    pub users_renamed: Vec<UserId>,
     /// Requests to insert, of pairs that had none.
     pub requests_created: Vec<Request>,
     /// New requests that replace others of the same pairs.
@@ -188,6 +192,7 @@ impl Changes {
             users_deleted: _,
             users_created: _,
             users_updated: _,
+            users_renamed: _,
             requests_created: _,
             requests_replaced: _,
             requests_updated: _,

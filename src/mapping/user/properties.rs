@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::id::ID_MAX;
 use crate::domain::text::{Email, Line, Prose, Url};
 
 const FIRST: i64 = -62_135_596_800;
@@ -52,7 +53,7 @@ fn users() -> impl Strategy<Value = User> {
     let genders = prop::sample::select(vec![Gender::Unspecified, Gender::Male, Gender::Female]);
     let statuses = prop::sample::select(vec![UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered]);
     let names = ("[A-Za-z0-9_-]{1,255}", lines(), "([a-z+]{1,9}@[a-z]{1,9}\\.[a-z]{2,4})?", lines(), lines());
-    let rest = (1..=i64::MAX, any::<bool>(), times(), prose(), birthdays(), genders, statuses);
+    let rest = (1..=ID_MAX, any::<bool>(), times(), prose(), birthdays(), genders, statuses);
     (names, rest, (urls(), urls(), urls())).prop_map(|(names, rest, (website, avatar, cover))| {
         let (username, real_name, email, location, description) = names;
         let (id, email_isvalid, date_joined, bio, birthday, gender, status) = rest;
@@ -106,7 +107,7 @@ const WRONG: [(&str, Spoil); 15] = [
 proptest! {
     #[test]
     fn a_valid_user_is_preserved(user in users()) {
-        let (command, _) = create(&request(pb::User::from(&user)), now()).expect("valid");
+        let (command, _) = create(&request(pb::User::from(&user)), &Policy::default(), now()).expect("valid");
         let Command::CreateUser(profile) = command else { panic!("{command:?}") };
         prop_assert_eq!(profile.id, Some(user.id));
         let later = now() + TimeDelta::days(1);
@@ -120,7 +121,7 @@ proptest! {
     ) {
         let mut user = pb::User::from(&user);
         wrong.iter().for_each(|(_, spoil)| spoil(&mut user));
-        let invalid = create(&request(user), now()).expect_err("invalid");
+        let invalid = create(&request(user), &Policy::default(), now()).expect_err("invalid");
         let named: Vec<_> = invalid.violations.iter().map(|violation| violation.field.as_str()).collect();
         let mut expected: Vec<_> = wrong.iter().map(|(field, _)| *field).collect();
         expected.dedup();
@@ -140,7 +141,7 @@ proptest! {
             date_joined,
             ..Default::default()
         };
-        match create(&request(user.clone()), now()) {
+        match create(&request(user.clone()), &Policy::default(), now()) {
             Ok((Command::CreateUser(profile), _)) => {
                 let taken = pb::User::from(&profile.into_user(UserId::new(id), None, now()));
                 prop_assert_eq!(pb::User { date_joined, ..taken }, user);

@@ -166,7 +166,8 @@ pub(super) const CHECKS: &[Check] = &[
         with: "",
         finds: "SELECT id AS number, 'the head ' || id || ' has a number below zero or beyond event ' || last_sequence \
                        AS said \
-                FROM feed WHERE id <> 1 OR last_sequence < 0 OR last_user_id < 0 \
+                FROM feed WHERE id <> 1 OR last_sequence < 0 \
+                     OR last_assigned_user_id NOT BETWEEN 0 AND 9007199254740991 \
                      OR users_changed NOT BETWEEN 0 AND last_sequence OR swept_id NOT BETWEEN 0 AND last_sequence \
                 UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
     },
@@ -348,12 +349,17 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM feed_says LEFT JOIN users ON id = user_id WHERE kind = 'USER_CREATED' AND id IS NULL",
     },
     Check {
-        name: "no user has a larger id than the head knows",
+        name: "each user was last changed by their last event",
         looks_at: "users",
-        with: "",
-        finds: "SELECT users.id AS number, 'user ' || users.id || ', but the head knows ids up to ' || last_user_id \
-                       AS said \
-                FROM users CROSS JOIN feed WHERE users.id > last_user_id",
+        with: "WITH feed_says AS ( \
+                   SELECT user_id, max(sequence) AS sequence FROM events \
+                   WHERE kind IN ('USER_CREATED', 'USER_UPDATED') GROUP BY user_id \
+               )",
+        finds: "SELECT id AS number, 'user ' || id || ' was last changed by event ' || changed || ', but ' \
+                       || CASE WHEN sequence IS NULL THEN 'no event changed them' \
+                               ELSE 'the last of such events is ' || sequence END AS said \
+                FROM users LEFT JOIN feed_says ON user_id = id \
+                WHERE CASE WHEN sequence IS NULL THEN changed >= {oldest} ELSE sequence <> changed END",
     },
     Check {
         name: COUNTS_RIGHT,

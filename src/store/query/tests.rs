@@ -59,6 +59,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         user(1) => "users USING INTEGER PRIMARY KEY",
         user_by_name(String::new()) => "(username_key=?)",
         user_position(1) => "users USING INTEGER PRIMARY KEY",
+        user_ids_in(1, 2) => "users USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         users_page(1, 1) => "(position<?)",
         counts(1) => "user_counts USING INTEGER PRIMARY KEY",
         request(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid=?)",
@@ -105,7 +106,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         ended_to(1) => "ended_requests_to (to_user_id=?)",
         expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 50);
+    assert_eq!(plans, 51);
 }
 
 /// `.cargo/config.toml` says why each matters.

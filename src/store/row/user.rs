@@ -35,6 +35,7 @@ pub(in crate::store) struct UserRow {
     pub(in crate::store) website: String,
     pub(in crate::store) avatar: String,
     pub(in crate::store) cover: String,
+    pub(in crate::store) changed: i64,
 }
 
 /// Converts users, and returns them with their positions.
@@ -68,6 +69,7 @@ impl TryFrom<UserRow> for User {
             website,
             avatar,
             cover,
+            changed,
         } = row;
         Ok(Self {
             id: UserId::new(id),
@@ -85,6 +87,7 @@ impl TryFrom<UserRow> for User {
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
+            changed: Sequence::new(changed),
         })
     }
 }

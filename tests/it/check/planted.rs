@@ -4,7 +4,7 @@ use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE};
 
 /// Columns of a user that say nothing here.
 const REST: &str = "real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender, \
-                    status, website, avatar, cover";
+                    status, website, avatar, cover, changed";
 
 /// Each with the check that it breaks, and what that says of it.
 pub fn all() -> Vec<(&'static str, String, &'static str)> {
@@ -16,8 +16,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     };
     let user = |id: i64, position: i64| {
         format!(
-            "INSERT INTO users (id, position, username, {REST}) \
-             SELECT {id}, {position}, 'ghost', {REST} FROM users WHERE id = 3"
+            "INSERT INTO users (id, position, username, username_key, {REST}) \
+             SELECT {id}, {position}, 'ghost', 'ghost', {REST} FROM users WHERE id = 3"
         )
     };
     let count =
@@ -38,6 +38,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let blocks_there = "each block that the feed leaves is there";
     let users = "each user was created by their last event";
     let users_there = "each user that the feed leaves is there";
+    let changed = "each user was last changed by their last event";
     let across = "nothing is pending or connected across a block";
     let pairs = "each pair is there once, under its two users in order";
     let of_requests = "the users of each request are there";
@@ -57,6 +58,11 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (head, "UPDATE feed SET id = 2".to_owned(), "there is no head"),
         (head, "UPDATE feed SET users_changed = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),
         (head, "UPDATE feed SET swept_id = -1".to_owned(), "the head 1 has a number below zero or beyond event "),
+        (
+            head,
+            "UPDATE feed SET last_assigned_user_id = 9007199254740992".to_owned(),
+            "the head 1 has a number below zero or beyond event ",
+        ),
         (events, event("stretch = 1"), "event 5 of stretch 1 is USER_CREATED by OPERATOR"),
         (events, event("kind = 'USER_RENAMED'"), "event 5 of stretch 0 is USER_RENAMED by OPERATOR"),
         (events, event("cause = 'WEATHER'"), "event 5 of stretch 0 is USER_CREATED because WEATHER by OPERATOR"),
@@ -149,7 +155,17 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (users, user(14, 9999), "user 14 is there since event 9999, but the last of such events is "),
         (users, user(99, 9999), "user 99 is there since event 9999, but no event created it"),
         (users_there, "DELETE FROM users WHERE id = 3".to_owned(), "user 3 was created by event 3"),
-        ("no user has a larger id than the head knows", "UPDATE feed SET last_user_id = 12".to_owned(), "user 13"),
+        (
+            changed,
+            "UPDATE users SET changed = 4 WHERE id = 3".to_owned(),
+            "user 3 was last changed by event 4, but the last of such events is 3",
+        ),
+        (changed, user(99, 9999), "user 99 was last changed by event 3, but no event changed them"),
+        (
+            "each username has its key",
+            "UPDATE users SET username_key = 'user-33' WHERE id = 3".to_owned(),
+            "user 3 is \"user-3\" under the key \"user-33\"",
+        ),
         (COUNTS, count(4, "requests_sent"), "user 4: requests_sent 8 -> 1"),
         (COUNTS, count(2, "requests_received"), "user 2: requests_received 10 -> 3"),
         (COUNTS, count(2, "requests_unviewed"), "user 2: requests_unviewed 8 -> 1"),

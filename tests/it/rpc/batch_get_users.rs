@@ -7,6 +7,8 @@ use crate::cases;
 use crate::harness::app::fields;
 use crate::harness::refused;
 
+const LARGEST: i64 = (1 << 53) - 1;
+
 fn request(ids: Vec<i64>) -> pb::BatchGetUsersRequest {
     pb::BatchGetUsersRequest { ids, ..Default::default() }
 }
@@ -14,11 +16,11 @@ fn request(ids: Vec<i64>) -> pb::BatchGetUsersRequest {
 cases! {
     async fn users_and_missing_ids_are_answered_in_the_order_asked_and_once(app: App) {
         let [ann, bob, cy] = people(&app).await;
-        let asked = vec![cy, 99, ann, cy, i64::MAX, 99, bob, ann];
+        let asked = vec![cy, 99, ann, cy, LARGEST, 99, bob, ann];
         let response = app.users().batch_get_users(request(asked)).await.unwrap().into_inner();
         let names: Vec<_> = response.users.iter().map(|user| (user.id, user.username.as_str())).collect();
         assert_eq!(names, [(cy, "cy"), (ann, "ann"), (bob, "bob")]);
-        assert_eq!(response.not_found_ids, [99, i64::MAX]);
+        assert_eq!(response.not_found_ids, [99, LARGEST]);
         assert_eq!(response.revision, app.revision().await);
     }
 
@@ -40,8 +42,8 @@ cases! {
     async fn each_wrong_id_is_named(app: App) {
         let refusal = app.users().batch_get_users(request(vec![])).await;
         assert_eq!(fields(&refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields)), ["ids"]);
-        let refusal = app.users().batch_get_users(request(vec![0, 1, i64::MIN])).await;
+        let refusal = app.users().batch_get_users(request(vec![0, 1, i64::MIN, LARGEST + 1])).await;
         let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
-        assert_eq!(fields(&details), ["ids[0]", "ids[2]"]);
+        assert_eq!(fields(&details), ["ids[0]", "ids[2]", "ids[3]"]);
     }
 }

@@ -1,12 +1,18 @@
+use std::collections::BTreeSet;
+
 use kith::proto::v1 as pb;
 use kith::proto::v1::{ErrorReason, UserStatus, get_user_request::Key};
 use prost_types::Timestamp;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::{REQUEST_ID, full_user, repeated};
 use crate::cases;
 use crate::harness::app::fields;
+use crate::harness::clients::Clients;
 use crate::harness::{App, refused};
+
+const LARGEST: i64 = (1 << 53) - 1;
 
 fn request(user: pb::User) -> pb::CreateUserRequest {
     pb::CreateUserRequest { user: Some(user), request_id: String::new() }
@@ -44,15 +50,48 @@ cases! {
         assert_eq!(user, expected);
     }
 
-    async fn ids_are_assigned_after_the_largest_and_never_again(app: App) {
-        app.users().create_user(named(41, "ann")).await.unwrap();
-        assert_eq!(app.user("bob").await, 42);
-        app.users().delete_user(pb::DeleteUserRequest { id: 42, ..Default::default() }).await.unwrap();
-        assert_eq!(app.user("cy").await, 43);
+    async fn ids_are_assigned_in_order_and_never_again(app: App) {
+        assert_eq!(app.user("ann").await, 1);
+        app.users().delete_user(pb::DeleteUserRequest { id: 1, ..Default::default() }).await.unwrap();
+        assert_eq!(app.user("bob").await, 2);
+        // A refused call takes none.
+        refused(app.users().create_user(named(0, "bob")).await, Code::AlreadyExists, ErrorReason::UsernameTaken);
+        assert_eq!(app.user("cy").await, 3);
     }
 
-    async fn after_the_largest_possible_id_one_must_be_given(app: App) {
-        app.users().create_user(named(i64::MAX, "ann")).await.unwrap();
+    async fn ids_that_were_named_do_not_move_the_counter_and_are_skipped(app: App) {
+        app.users().create_user(named(LARGEST, "ann")).await.unwrap();
+        assert_eq!(app.user("bob").await, 1);
+        app.users().delete_user(pb::DeleteUserRequest { id: LARGEST, ..Default::default() }).await.unwrap();
+        assert_eq!(app.user("cy").await, 2);
+        for id in [3, 4] {
+            app.create(id).await.unwrap();
+        }
+        assert_eq!(app.user("dee").await, 5);
+        assert_eq!(app.user("eve").await, 6);
+    }
+
+    async fn many_ids_are_assigned_at_once_after_an_import_of_as_many(app: App) {
+        const NAMED: i64 = 700;
+        let row = |id: i64| {
+            let user = pb::User { id, username: format!("named-{id}"), ..Default::default() };
+            pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
+        };
+        app.users().import_users(tokio_stream::iter((1..=NAMED).map(row).collect::<Vec<_>>())).await.unwrap();
+        let creations: JoinSet<i64> = (0..200)
+            .map(|number| {
+                let clients = Clients::clone(&app);
+                async move { clients.user(&format!("assigned-{number}")).await }
+            })
+            .collect();
+        let ids: BTreeSet<i64> = creations.join_all().await.into_iter().collect();
+        assert_eq!((ids.len(), ids.range(..=NAMED).count()), (200, 0), "{ids:?}");
+        assert!(ids.iter().all(|id| *id < 1_000_000), "{ids:?}");
+    }
+
+    async fn without_any_id_left_one_must_be_named(app: App) {
+        app.database.execute(&format!("UPDATE feed SET last_assigned_user_id = {}", LARGEST - 1)).await;
+        assert_eq!(app.user("ann").await, LARGEST);
         let refusal = app.users().create_user(named(0, "bob")).await;
         assert_eq!(fields(&refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields)), ["user.id"]);
         assert_eq!(app.users().create_user(named(1, "bob")).await.unwrap().into_inner().user.unwrap().id, 1);

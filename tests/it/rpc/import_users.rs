@@ -150,9 +150,80 @@ cases! {
 
     async fn users_may_swap_their_names(app: App) {
         imported(&app, vec![named(1, "ann"), named(2, "bob")]).await;
-        let response = imported(&app, vec![named(1, "between"), named(2, "ann"), named(1, "bob")]).await;
-        assert_eq!(numbers(&response), [0, 3, 0, 0]);
-        assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("bob".into(), "ann".into()));
+        for (rows, numbered) in [
+            (vec![named(1, "between"), named(2, "ann"), named(1, "bob")], [0, 3, 0, 0]),
+            (vec![named(1, "ann"), named(2, "bob")], [0, 2, 0, 0]),
+            // One already has the name that the other gives up later.
+            (vec![named(1, "bob"), named(3, "ann"), named(2, "cy")], [1, 2, 0, 0]),
+        ] {
+            let before = app.revision().await;
+            let response = imported(&app, rows.clone()).await;
+            assert_eq!((numbers(&response), response.revision), (numbered, app.revision().await));
+            assert_eq!(response.revision, before + numbered.iter().sum::<i64>());
+            for row in &rows[rows.len() - 2..] {
+                let row = row.user.as_ref().unwrap();
+                assert_eq!(user(&app, row.id).await.username, row.username);
+                let by_name = Some(Key::Username(row.username.clone()));
+                let found = app.users().get_user(pb::GetUserRequest { key: by_name, ..Default::default() }).await;
+                assert_eq!(found.unwrap().into_inner().user.unwrap().id, row.id);
+            }
+        }
+    }
+
+    async fn names_go_round_in_a_long_stream_among_those_who_all_get_another(app: App) {
+        let name = |number: i64| format!("user-{number}");
+        imported(&app, (0..900).map(|id| named(id + 1, &name(id))).collect()).await;
+        imported(&app, vec![named(1_000, "kept")]).await;
+        // The first 200 each take the name of the next, and the last of them that of the first.
+        let mut rows: Vec<_> = (0..200).map(|id| named(id + 1, &name((id + 1) % 200))).collect();
+        // Far apart: two who swap. Without a way: one who wants a name that is kept, and who wants that one's.
+        rows.insert(0, named(301, &name(800)));
+        rows.extend([named(401, "kept"), named(402, &name(400))]);
+        rows.extend((500..800).map(|id| named(id + 1, &name(id))));
+        rows.push(named(801, &name(300)));
+        let response = imported(&app, rows.clone()).await;
+        assert_eq!(numbers(&response), [0, 202, 300, 2]);
+        let taken = |position: i64| (position, ErrorReason::UsernameTaken, vec!["user.username"]);
+        assert_eq!(refusals(&response), [taken(201), taken(202)]);
+        for (place, row) in rows.iter().enumerate().filter(|(place, _)| ![201, 202].contains(place)) {
+            let row = row.user.as_ref().unwrap();
+            assert_eq!(user(&app, row.id).await.username, row.username, "row {place}");
+        }
+        assert_eq!((user(&app, 401).await.username, user(&app, 402).await.username), (name(400), name(401)));
+    }
+
+    async fn more_than_256_rows_do_not_wait_for_names(app: App) {
+        let name = |number: i64| format!("user-{number}");
+        imported(&app, (0..300).map(|id| named(id + 1, &name(id))).collect()).await;
+        // All want the name of the next: the first 256 fail for lack of the 257th.
+        let rows: Vec<_> = (0..300).map(|id| named(id + 1, &name((id + 1) % 300))).collect();
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [0, 0, 0, 300]);
+        assert_eq!(user(&app, 1).await.username, name(0));
+    }
+
+    async fn a_row_that_waits_is_not_stored_after_a_later_one_about_the_same_user(app: App) {
+        imported(&app, vec![named(1, "ann"), named(2, "bob")]).await;
+        let rows = vec![named(1, "bob"), named(1, "anna"), named(2, "robert")];
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [0, 2, 0, 1]);
+        assert_eq!(refusals(&response), [(0, ErrorReason::UsernameTaken, vec!["user.username"])]);
+        assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("anna".into(), "robert".into()));
+    }
+
+    async fn so_it_is_if_many_rows_wait(app: App) {
+        imported(&app, vec![named(1, "ann"), named(2, "bob"), named(3, "kept")]).await;
+        let waiting = |ids: std::ops::Range<i64>| ids.map(|id| named(id, "kept"));
+        // The first 256 rows are stored together; in the rest, the first waits while so many others do that they are
+        // decided, and the last two are about its user and about the one who has the name.
+        let mut rows: Vec<_> = waiting(1_000..1_100).collect();
+        rows.extend((2_000..2_156).map(|id| named(id, &format!("user-{id}"))));
+        rows.push(named(1, "bob"));
+        rows.extend(waiting(1_100..1_260));
+        rows.extend([named(1, "anna"), named(2, "robert")]);
+        let response = imported(&app, rows).await;
+        assert_eq!(numbers(&response), [156, 2, 0, 261]);
+        assert_eq!((user(&app, 1).await.username, user(&app, 2).await.username), ("anna".into(), "robert".into()));
     }
 
     async fn a_stream_may_have_more_rows_than_are_stored_at_once(app: App) {

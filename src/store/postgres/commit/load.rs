@@ -1,6 +1,6 @@
 //! The first round trip of a commit: locks the head and loads the rows that the batch is decided from.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::pg::Pg;
@@ -14,7 +14,7 @@ use super::{BEGIN, control};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Member, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
-use crate::domain::ledger::{Snapshot, SweepStep};
+use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
@@ -69,11 +69,12 @@ pub(super) async fn lock_and_load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
+    let Needs { users, names, unassigned, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } =
+        &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
     let assumed = state.mark();
     let (mut known, unknown) = profiles.get(unknown, &assumed);
-    let (_, before, between, by_id, mut loaded, by_name, responses, rare) = try_join!(
+    let (_, before, between, by_id, mut loaded, by_name, in_use, responses, rare) = try_join!(
         // `biased` keeps this order on the connection.
         biased;
         control(conn, BEGIN),
@@ -82,6 +83,7 @@ pub(super) async fn lock_and_load(
         pairs_by_request(conn, requests),
         members_by_id(conn, &known, &unknown),
         members_by_name(conn, names),
+        ids_in_use(conn, *unassigned),
         stored_responses(conn, responses),
         rare(conn, batch, all_pairs_of, unviewed_of, *sweep),
     )?;
@@ -99,7 +101,9 @@ pub(super) async fn lock_and_load(
     let Rare { requests, blocks, cooldowns, ended, due } = rare;
     let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    let mut snapshot = Snapshot { head: before.head, members: Vec::new(), pairs: HashMap::new(), responses, sweep };
+    let free_ids = free_ids(before.head.last_assigned, &needs, &in_use);
+    let mut snapshot =
+        Snapshot { head: before.head, members: Vec::new(), free_ids, pairs: HashMap::new(), responses, sweep };
     for row in between.into_iter().chain(by_id) {
         let Some(pair) = row.pair()? else { continue };
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
@@ -225,6 +229,23 @@ async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>)
     let load = users::table.inner_join(user_counts::table).filter(users::username_key.eq_any(names));
     let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
     rows.into_iter().map(member).collect()
+}
+
+/// Reads which candidates for the ids of new users are in use.
+///
+/// The statement reads the counter that the candidates follow, so that no round trip is needed to learn it first.
+async fn ids_in_use(mut conn: &AsyncPgConnection, unassigned: usize) -> Result<HashSet<i64>, StoreError> {
+    if unassigned == 0 {
+        return Ok(HashSet::new());
+    }
+    let runs = candidates(UserId::default(), unassigned);
+    let (first, last): (Vec<i64>, Vec<i64>) = runs.iter().map(|run| (*run.start(), *run.end())).unzip();
+    let load: Statement<'_, Pg, BigInt, _> = statement!(
+        "SELECT users.id FROM feed CROSS JOIN unnest(?, ?) AS run (first, last) \
+         JOIN users ON users.id BETWEEN last_assigned_user_id + run.first AND last_assigned_user_id + run.last"
+    );
+    let load = load.bind::<Array<BigInt>, _>(first).bind::<Array<BigInt>, _>(last);
+    Ok(load.load(&mut conn).await?.into_iter().collect())
 }
 
 async fn stored_responses(

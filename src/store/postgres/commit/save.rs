@@ -87,6 +87,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         users_deleted,
         users_created,
         users_updated,
+        // The constraint on names is checked at the end of the statement that updates all users.
+        users_renamed: _,
         requests_created,
         requests_replaced,
         requests_updated,
@@ -148,15 +150,15 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
 /// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
 /// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
-    let Head { sequence, time, last_user, users_changed, swept } = *after;
-    let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, last_user_id = ?, \
-                users_changed = ?, swept_id = ?, last_batch_id = ? \
+    let Head { sequence, time, last_assigned, users_changed, swept } = *after;
+    let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, \
+                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, last_batch_id = ? \
                 WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
         .bind::<BigInt, _>(before.batch_id)
         .bind::<BigInt, _>(sequence.get())
         .bind::<Instant, _>(Stamp(time))
-        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(batch_id)
@@ -175,21 +177,21 @@ fn delete_counts<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
 }
 
 fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
-    let text = "UPDATE users SET username = new.username, real_name = new.real_name, email = new.email, \
-                email_isvalid = new.email_isvalid, date_joined = new.date_joined, bio = new.bio, \
-                location = new.location, birthday = new.birthday, description = new.description, \
-                gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, \
-                cover = new.cover \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, real_name, email, \
-                email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, \
-                avatar, cover) WHERE users.id = new.id";
+    let text = "UPDATE users SET username = new.username, username_key = new.username_key, \
+                real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, \
+                date_joined = new.date_joined, bio = new.bio, location = new.location, birthday = new.birthday, \
+                description = new.description, gender = new.gender, status = new.status, website = new.website, \
+                avatar = new.avatar, cover = new.cover, changed = new.changed \
+                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, \
+                username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday, description, \
+                gender, status, website, avatar, cover, changed) WHERE users.id = new.id";
     some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
 }
 
 fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
-    let text = "INSERT INTO users (position, id, username, real_name, email, email_isvalid, date_joined, bio, \
-                location, birthday, description, gender, status, website, avatar, cover) \
-                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let text = "INSERT INTO users (position, id, username, username_key, real_name, email, email_isvalid, \
+                date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed) \
+                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     some(created, |users| {
         let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));
         profiles(insert, &column(users, |(user, _)| user.as_ref()))
@@ -205,6 +207,7 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
     write
         .bind::<Bigints, _>(column(users, |user| user.id.get()))
         .bind::<Texts, _>(column(users, |user| user.username.as_str()))
+        .bind::<Texts, _>(column(users, |user| user.username.key()))
         .bind::<Texts, _>(column(users, |user| user.real_name.as_str()))
         .bind::<Texts, _>(column(users, |user| user.email.as_str()))
         .bind::<Array<Bool>, _>(column(users, |user| user.email_isvalid))
@@ -218,6 +221,7 @@ fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
         .bind::<Texts, _>(column(users, |user| user.website.as_str()))
         .bind::<Texts, _>(column(users, |user| user.avatar.as_str()))
         .bind::<Texts, _>(column(users, |user| user.cover.as_str()))
+        .bind::<Bigints, _>(column(users, |user| user.changed.get()))
 }
 
 // --- requests ---

@@ -1,6 +1,6 @@
 //! Loads the rows that a batch is decided from, with single-row statements.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
-use crate::domain::ledger::{Snapshot, SweepStep};
+use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
     BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
@@ -33,12 +33,32 @@ pub(super) fn load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
-    let Needs { users, names, pairs: keys, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } = &needs;
+    let Needs {
+        users,
+        names,
+        unassigned,
+        pairs: keys,
+        requests,
+        senders: _,
+        all_pairs_of,
+        unviewed_of,
+        responses,
+        sweep,
+    } = &needs;
     let before = query::head().first::<FeedRow>(conn)?.head();
     state.validate(&before);
-    let (members, pairs) = (Vec::new(), HashMap::new());
-    let mut snapshot =
-        Snapshot { head: before.head, members, pairs, responses: Vec::new(), sweep: SweepStep::default() };
+    let mut in_use = HashSet::new();
+    for run in candidates(before.head.last_assigned, *unassigned) {
+        in_use.extend(query::user_ids_in(*run.start(), *run.end()).load::<i64>(conn)?);
+    }
+    let mut snapshot = Snapshot {
+        head: before.head,
+        members: Vec::new(),
+        free_ids: free_ids(before.head.last_assigned, &needs, &in_use),
+        pairs: HashMap::new(),
+        responses: Vec::new(),
+        sweep: SweepStep::default(),
+    };
     let mut wanted = users.clone();
 
     let mut asked = keys.clone();

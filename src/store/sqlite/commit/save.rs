@@ -24,6 +24,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         users_deleted,
         users_created,
         users_updated,
+        users_renamed,
         requests_created,
         requests_replaced,
         requests_updated,
@@ -50,6 +51,11 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         run(conn, statement!("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
         run(conn, statement!("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
         delete_responses(conn, *id)?;
+    }
+    // SQLite checks names row by row. So all users give up their names before any of them takes one.
+    for id in users_renamed {
+        let release = statement!("UPDATE users SET username_key = '/' || id WHERE id = ?");
+        run(conn, release.bind::<BigInt, _>(id.get()))?;
     }
     users_updated.iter().try_for_each(|user| update_user(conn, user))?;
     users_created.iter().try_for_each(|(user, position)| create_user(conn, user, *position))?;
@@ -125,15 +131,15 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
 }
 
 fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<(), StoreError> {
-    let Head { sequence, time, last_user, users_changed, swept } = *head;
+    let Head { sequence, time, last_assigned, users_changed, swept } = *head;
     let write = statement!(
-        "UPDATE feed SET last_sequence = ?, last_time = ?, last_user_id = ?, users_changed = ?, swept_id = ?, \
-         last_batch_id = ? WHERE id = 1"
+        "UPDATE feed SET last_sequence = ?, last_time = ?, last_assigned_user_id = ?, users_changed = ?, \
+         swept_id = ?, last_batch_id = ? WHERE id = 1"
     );
     let write = write
         .bind::<BigInt, _>(sequence.get())
         .bind::<Instant, _>(Stamp(time))
-        .bind::<BigInt, _>(last_user.get())
+        .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(batch_id);
@@ -183,9 +189,9 @@ fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Res
 
 fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
     let write = statement!(
-        "INSERT INTO users (username, real_name, email, email_isvalid, date_joined, bio, location, birthday, \
-                description, gender, status, website, avatar, cover, id, position) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, bio, location, \
+                birthday, description, gender, status, website, avatar, cover, changed, id, position) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
     run(conn, statement!("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
@@ -193,9 +199,9 @@ fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> 
 
 fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
     let write = statement!(
-        "UPDATE users SET username = ?, real_name = ?, email = ?, email_isvalid = ?, date_joined = ?, bio = ?, \
-                location = ?, birthday = ?, description = ?, gender = ?, status = ?, website = ?, avatar = ?, \
-                cover = ? WHERE id = ?"
+        "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, email_isvalid = ?, \
+                date_joined = ?, bio = ?, location = ?, birthday = ?, description = ?, gender = ?, status = ?, \
+                website = ?, avatar = ?, cover = ?, changed = ? WHERE id = ?"
     );
     run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()))
 }
@@ -203,6 +209,7 @@ fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreErro
 fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
     write
         .bind::<Text, _>(user.username.as_str())
+        .bind::<Text, _>(user.username.key())
         .bind::<Text, _>(user.real_name.as_str())
         .bind::<Text, _>(user.email.as_str())
         .bind::<Bool, _>(user.email_isvalid)
@@ -216,6 +223,7 @@ fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
         .bind::<Text, _>(user.website.as_str())
         .bind::<Text, _>(user.avatar.as_str())
         .bind::<Text, _>(user.cover.as_str())
+        .bind::<BigInt, _>(user.changed.get())
 }
 
 fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
