@@ -12,10 +12,10 @@ fn request(ids: Vec<i64>) -> pb::BatchGetUsersRequest {
 }
 
 cases! {
-    async fn users_and_missing_ids_are_answered_in_the_order_asked_and_once(app: App) {
+    async fn users_and_missing_ids_are_in_the_order_of_the_ids_and_occur_once(app: App) {
         let [ann, bob, cy] = people(&app).await;
-        let asked = vec![cy, 99, ann, cy, i64::MAX, 99, bob, ann];
-        let response = app.users().batch_get_users(request(asked)).await.unwrap().into_inner();
+        let ids = vec![cy, 99, ann, cy, i64::MAX, 99, bob, ann];
+        let response = app.users().batch_get_users(request(ids)).await.unwrap().into_inner();
         let names: Vec<_> = response.users.iter().map(|user| (user.id, user.username.as_str())).collect();
         assert_eq!(names, [(cy, "cy"), (ann, "ann"), (bob, "bob")]);
         assert_eq!(response.not_found_ids, [99, i64::MAX]);
