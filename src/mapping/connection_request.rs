@@ -170,6 +170,7 @@ mod tests {
     use crate::domain::Time;
     use crate::domain::pair::Message;
     use crate::domain::user::Profile;
+    use crate::domain::view::Status;
 
     const KEY: &[u8] = b"key";
     const ANN: UserId = UserId::new(1);
@@ -278,6 +279,9 @@ mod tests {
         assert_eq!(request(&rejected, &from, &to), expected);
         let full = FullRequest { request: rejected.clone(), from: ann, to: bob };
         assert_eq!(pb::ConnectionRequest::from(&full), expected);
+        let transition = |request| Transition { request, status: Status::RequestReceived };
+        assert_eq!(request_of(&transition(Some(full))), Some(expected));
+        assert_eq!(request_of(&transition(None)), None);
         let connected =
             Request { state: RequestState::Connected, rejected: None, accepted: Some(time(5)), ..rejected.clone() };
         let message = request(&connected, &from, &to);

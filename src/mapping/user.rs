@@ -383,6 +383,13 @@ mod tests {
     }
 
     #[test]
+    fn a_user_is_encoded_as_a_message() {
+        let user = Profile { bio: "Hello".parse().expect("valid"), ..Profile::default() }.into_user(ANN, None, now());
+        assert_eq!(pb::User::decode(encode(&user)), Ok(pb::User::from(&user)));
+        assert_eq!(encoded(&CachedUser::from(user.clone())), encode(&user));
+    }
+
+    #[test]
     fn the_response_to_an_import_has_all_values() {
         let refusal = |position, username_taken, violations| ImportRefusal { position, username_taken, violations };
         let violation = ("user.email".to_owned(), "must be an e-mail address".to_owned());
