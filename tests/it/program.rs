@@ -190,6 +190,7 @@ async fn wrong_settings_end_it_before_it_listens() {
     let unreachable = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith");
     let mode = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith?sslmode=verify-ca");
     let port = format!("--database-url=postgres://kith:{PASSWORD}@localhost:port/kith");
+    let unknown = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith?colour=1");
     let listen = "--listen=127.0.0.1:0";
     for (args, words) in [
         (vec![&*file, &*in_use], vec!["--listen", "in use"]),
@@ -198,7 +199,9 @@ async fn wrong_settings_end_it_before_it_listens() {
         (vec![listen, &*missing], vec!["--database-url", "no/such/kith.db"]),
         (vec![listen, &*unreachable], vec!["--database-url", &*free.to_string().leak(), "refused"]),
         (vec![listen, &*mode], vec!["--database-url", "verify-ca"]),
-        (vec![listen, &*port], vec!["--database-url"]),
+        (vec![listen, &*port], vec!["--database-url", "port"]),
+        (vec![listen, &*unknown], vec!["--database-url", "colour"]),
+        (vec![listen, "--database-url=postgres://kith:pass@word?hunter2-canary=1@db/kith"], vec!["--database-url"]),
         (vec![listen, "--database-url=postgres://kith:?hunter2-canary@db/kith"], vec!["--database-url", "no value"]),
         (vec![listen, &*file, "--drain-time=soon"], vec!["--drain-time"]),
         (vec![listen, &*file, "--max-call-time=0s"], vec!["--max-call-time", "1ms"]),
