@@ -135,13 +135,15 @@ cases! {
 
     async fn a_revision_that_is_not_reached_is_refused_while_the_caller_still_waits(app: App) {
         three_revisions(&app).await;
-        for (min_revision, timeout) in [(4, None), (i64::MAX, Some(Duration::from_millis(400)))] {
+        // The second one depends on time: a service responds after three quarters of the deadline, and the client needs
+        // the last quarter to receive the error. The deadline is as long as it can be without exceeding the first case.
+        for (min_revision, timeout) in [(4, None), (i64::MAX, Some(Duration::from_millis(1_200)))] {
             let begun = Instant::now();
             for Outcome { result, .. } in read_all(&app, How { timeout, ..How::at(min_revision) }).await {
                 // Not DEADLINE_EXCEEDED, which would not give the reason.
                 not_reached(result, 3);
             }
-            assert!(begun.elapsed() >= Duration::from_millis(if timeout.is_some() { 250 } else { 950 }));
+            assert!(begun.elapsed() >= Duration::from_millis(if timeout.is_some() { 750 } else { 950 }));
         }
     }
 
@@ -177,32 +179,32 @@ cases! {
 }
 
 /// Reads through one service wait for a commit through another.
+///
+/// A read waits for one second at most. On a busy machine the commit may take longer. So a round may fail, but not most
+/// of them: that does not depend on the duration of any single call.
 async fn wait_for_a_commit(reads: &Clients, writes: &Clients) {
-    for round in 0..20 {
-        let next = 4 + round;
+    const ROUNDS: i64 = 20;
+    let mut late = 0;
+    for next in 4..4 + ROUNDS {
         let waiting = tokio::spawn({
             let clients = reads.clone();
             async move { read_all(&clients, How::at(next)).await }
         });
-        // One with less patience gives up: those outcomes before it still wait.
-        let counts = pb::GetConnectionCountsRequest { user_id: 1, min_revision: next };
-        let mut impatient = Request::new(counts);
-        impatient.set_timeout(Duration::from_millis(400));
-        let gave_up = reads.connections().get_connection_counts(impatient).await;
-        not_reached(gave_up.map(|response| response.into_inner().revision), next - 1);
-        let begun = Instant::now();
-        writes.update(1, &format!("round {round}")).await;
-        if begun.elapsed() > Duration::from_millis(500) {
-            // The machine is so busy that they may have given up too.
-            _ = waiting.await.unwrap();
-            continue;
+        // A read with a short deadline gives up before the commit. The others still wait.
+        let mut impatient = Request::new(pb::GetConnectionCountsRequest { user_id: 1, min_revision: next });
+        impatient.set_timeout(Duration::from_millis(50));
+        reads.connections().get_connection_counts(impatient).await.expect_err("a revision that is not committed yet");
+        writes.update(1, &format!("revision {next}")).await;
+        let outcomes = waiting.await.unwrap();
+        late += i64::from(outcomes.iter().any(|outcome| outcome.result.is_err()));
+        for Outcome { rpc, result, .. } in outcomes {
+            match result {
+                Ok(revision) => assert_eq!(revision, next, "{rpc}"),
+                given_up => not_reached(given_up, next - 1),
+            }
         }
-        let committed = Instant::now();
-        for Outcome { rpc, result, .. } in waiting.await.unwrap() {
-            assert_eq!(result.unwrap_or_else(|status| panic!("{rpc}: {status:?}")), next, "{rpc}");
-        }
-        println!("returned {:?} after the commit", committed.elapsed());
     }
+    assert!(late < ROUNDS / 2, "in {late} of {ROUNDS} rounds a read did not return after the commit");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
