@@ -189,6 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn an_error_states_the_violated_rule() {
+        fn error<T: FromStr<Err = TextError>>(text: &str) -> String {
+            text.parse::<T>().err().expect("invalid").to_string()
+        }
+        assert_eq!(error::<Line<3>>("four"), "must have at most 3 characters");
+        assert_eq!(error::<Line<3>>("\n"), "must not contain control characters");
+        assert_eq!(error::<Prose<3>>("\r"), "must not contain control characters other than newline and tab");
+        assert_eq!(error::<Username>(""), "must be 1 to 255 characters of A-Z a-z 0-9 - _");
+        assert_eq!(error::<Email>("ann"), "must be an e-mail address");
+        assert_eq!(error::<Url>("example.com"), "must be an absolute http or https URL");
+    }
+
+    #[test]
     fn lengths_count_characters_not_bytes() {
         assert!(ok::<Line<3>>("äöü"));
         assert!(!ok::<Line<3>>("äöüß"));
