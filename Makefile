@@ -63,9 +63,9 @@ breaking: $(BUF)
 
 # Changes the rules one by one and runs the tests that should notice: hours. `FILE=src/domain/policy.rs` takes one file,
 # `TESTS=--lib` only the unit tests, which are all that it builds then. Survivors are listed in mutants.out/missed.txt;
-# with `ARGS=--iterate` the next run takes only these.
+# with `ARGS=--iterate` the next run takes only these, and with `ARGS=--in-place` it builds in the work tree, which is faster.
 TESTS := --lib --test it -- domain:: mapping:: rpc:: conformance::
-MUTANTS = cargo mutants --no-shuffle -j 1 $(if $(FILE),-f $(FILE)) $(ARGS)
+MUTANTS = cargo mutants --no-shuffle $(if $(FILE),-f $(FILE)) $(ARGS)
 MUTANTS_TESTS = $(if $(filter-out --lib,$(TESTS)),-- $(TESTS),--cargo-arg=--lib)
 mutants:
 	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
