@@ -61,20 +61,24 @@ breaking: $(BUF)
 		echo "no release yet (no tag v*): the check for breaking changes of the protos is skipped"; \
 	fi
 
-# Changes the rules one by one and runs the tests that are to notice: hours. `FILE=src/domain/policy.rs` takes one file,
-# `TESTS=--lib` only the unit tests. Survivors are listed in mutants.out/missed.txt.
+# Changes the rules one by one and runs the tests that should notice: hours. `FILE=src/domain/policy.rs` takes one file,
+# `TESTS=--lib` only the unit tests, which are all that it builds then. Survivors are listed in mutants.out/missed.txt;
+# with `ARGS=--iterate` the next run takes only these. `ARGS=--in-place` builds in the work tree, which is faster.
 TESTS := --lib --test it -- domain:: mapping:: rpc:: conformance::
-MUTANTS = cargo mutants --no-shuffle -j 1 $(if $(FILE),-f $(FILE))
+MUTANTS_FILES := -f src/domain.rs -f 'src/domain/**/*.rs' -f src/mapping.rs -f 'src/mapping/**/*.rs'
+MUTANTS = PROPTEST_DISABLE_FAILURE_PERSISTENCE=true cargo mutants --no-shuffle \
+	$(if $(FILE),-f $(FILE),$(MUTANTS_FILES)) $(ARGS)
+MUTANTS_TESTS = $(if $(filter-out --lib,$(TESTS)),-- $(TESTS),--cargo-arg=--lib)
 mutants:
 	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
-	$(MUTANTS) -- $(TESTS)
+	$(MUTANTS) $(MUTANTS_TESTS)
 
 # The same for the lines that the last commit changed, or those since `BASE`.
 BASE := HEAD~1
 mutants-diff:
 	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
 	mkdir -p target && git diff $(BASE) -- src > target/mutants.diff
-	$(MUTANTS) --in-diff target/mutants.diff -- $(TESTS)
+	$(MUTANTS) --in-diff target/mutants.diff $(MUTANTS_TESTS)
 
 image:
 	docker build -t kith .

@@ -1,4 +1,4 @@
-//! The figures that Kith is to reach, next to what this run reached.
+//! The targets of Kith, next to the figures of this run.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use super::session::Subject;
 use super::workload::Operation;
 use super::{Result, Results};
 
-/// All of them. Each is a ratio of two numbers of one run: only these stand on any machine.
+/// All targets. Each is a ratio of two figures of one run, since absolute figures differ between machines.
 const AIMS: [(Figure, Bound); 17] = [
     (Figure::ToOther(RATE, Operation::Send, Subject::KithPostgres, 64), Bound::AtLeast(0.95)),
     (Figure::ToOther(RATE, Operation::Send, Subject::KithPostgres, 256), Bound::AtLeast(0.95)),
@@ -29,22 +29,22 @@ const AIMS: [(Figure, Bound); 17] = [
     (Figure::RateToSqlite(Operation::Received, 64), Bound::None),
 ];
 
-/// What of a sample is compared, and its name.
+/// The name of a compared value, and how to read it from a sample.
 type Value = (&'static str, fn(&Sample) -> f64);
 const RATE: Value = ("calls/s", |sample| sample.per_second);
 const MEDIAN: Value = ("p50", |sample| sample.latency[0]);
 const CPU: Value = ("CPU a call, server and database", Sample::cost);
 
-/// What is to be reached. The numbers are calls in flight.
+/// A figure with a target. The numbers are calls in flight.
 #[derive(Clone, Copy)]
 enum Figure {
-    /// As a multiple of the other Kith's.
+    /// The ratio to the other Kith.
     ToOther(Value, Operation, Subject, usize),
-    /// p99 on PostgreSQL at half of its peak, as a multiple of that of SQL alone at half of its own.
+    /// p99 on PostgreSQL at half of its peak, divided by that of SQL alone at half of its own.
     WorstAtHalfToSql(Operation),
-    /// Calls a second on PostgreSQL, as a multiple of those of SQL alone at its best.
+    /// Calls per second on PostgreSQL, divided by the best of SQL alone.
     RateToSql(Operation, usize),
-    /// The same on SQLite, as a multiple of those of SQLite alone.
+    /// Calls per second on SQLite, divided by those of SQLite alone.
     RateToSqlite(Operation, usize),
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Figure {
 }
 
 impl Figure {
-    /// What the run reached. Nothing if that was not measured.
+    /// The figure of the run. `None` if it was not measured.
     fn reached(self, results: &Results) -> Option<f64> {
         let ratio = |subject, operation, level, to| {
             Some(results.median(operation, subject, level, RATE.1)? / results.peak(operation, to)?)
@@ -96,7 +96,7 @@ enum Bound {
     AtLeast(f64),
     AtMost(f64),
     Below(f64),
-    /// For information.
+    /// Has no target; shown for information.
     None,
 }
 
@@ -123,7 +123,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// The section of the report; empty if the run measured nothing that has an aim.
+/// The section of the report. Empty if no figure with a target was measured.
 pub fn section(results: &Results) -> Result<String> {
     let mut text = String::from(
         "## Targets\n\n\

@@ -1,5 +1,5 @@
-//! The same operation as a statement of SQLite on one thread, without checks, counts, events or gRPC: what the engine
-//! itself allows.
+//! The same operations as SQLite statements on one thread, without checks, counts, events or gRPC: the limit of the
+//! engine itself.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use super::layout::Layout;
 use super::measure::{Sample, Watched};
 use super::workload::Operation;
 
-/// Requests of one commit: as many as calls are in flight.
+/// Rows of one transaction, and the number of calls in flight that it is compared with.
 pub const GROUP: usize = 64;
-/// Ids of requests that are inserted here begin here.
+/// The first id of the requests that are inserted here.
 const FIRST_ID: i64 = 1_000_000_000_000;
 
 diesel::table! {
@@ -44,7 +44,7 @@ type User = (
 );
 type Request = ((i64, i64, i64, i64, i64, String, i64), (String, i64, Option<i64>, Option<i64>, Option<i64>));
 
-/// A copy of the seeded file, which no Kith has open.
+/// A copy of the seeded file that no Kith has open.
 pub struct Bare {
     file: PathBuf,
     conn: SqliteConnection,
@@ -71,9 +71,9 @@ impl Bare {
         matches!(operation, Operation::Send | Operation::Received | Operation::Status)
     }
 
-    /// Runs an operation's statement for so long.
+    /// Runs the statement of an operation for this time.
     pub fn measure(&mut self, operation: Operation, length: Duration) -> Result<Sample> {
-        // Nobody has asked for it meanwhile, and the system may have dropped it.
+        // Nothing has read the file since it was copied, and the system may have dropped it from its cache.
         io::copy(&mut fs::File::open(&self.file)?, &mut io::sink())?;
         let watched = Watched::default();
         let (begun, used) = (Instant::now(), watched.used());
@@ -97,7 +97,7 @@ impl Bare {
         (one + 1, (one + step) % self.layout.users + 1)
     }
 
-    /// A group of requests between users who may have one already: these are left out.
+    /// A group of requests. Pairs that already have a request are skipped.
     fn send(&mut self) -> Result<usize> {
         let pairs: Vec<_> = (0..GROUP).map(|_| self.pair()).collect();
         let mut next = self.next;

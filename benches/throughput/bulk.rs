@@ -1,9 +1,9 @@
-//! Lets an empty database take millions of rows at once, and leaves its tables as the migrations made them.
+//! Prepares an empty database for millions of rows, and restores its tables as the migrations created them.
 
 use super::Result;
 use super::database::Database;
 
-/// All indexes of the tables that the seed fills, with the constraints that rest on them.
+/// All indexes of the tables that the seed fills, with the constraints that depend on them.
 const INDEXES: &str = "pg_index AS made
     LEFT JOIN pg_constraint AS rule ON rule.conindid = made.indexrelid AND rule.contype IN ('p', 'u')
     WHERE made.indrelid IN ('users'::regclass, 'user_counts'::regclass, 'connection_requests'::regclass,
@@ -14,20 +14,20 @@ const MAKE: &str = "pg_get_indexdef(made.indexrelid) || CASE WHEN rule.oid IS NU
     ELSE format('; ALTER TABLE %s ADD CONSTRAINT %I %s USING INDEX %I', made.indrelid::regclass, rule.conname,
                 CASE rule.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, rule.conname) END";
 
-/// What is to be put back when the rows are there.
+/// What must be restored after the rows are stored.
 pub struct Bulk {
     indexes: String,
 }
 
 impl Bulk {
-    /// Prepares a database to which nobody else is connected.
+    /// Prepares a database that has no other connections.
     ///
-    /// PostgreSQL goes without indexes: made from rows that are there, they cost a sort, and not a page of the log
-    /// for nearly every row, as they do once they are larger than the memory for them.
+    /// PostgreSQL drops its indexes: creating one over existing rows is a sort. Inserting into one that is larger than
+    /// the buffers writes a page to the log for almost every row.
     ///
-    /// SQLite keeps its indexes, as it would fill every page of a new one. The first rows that a large database took
-    /// afterwards would split one page after the other, and look dear because of that. What is slow there is to find
-    /// pages that did not fit into the cache in a log of gigabytes: it goes without the log, and has a large cache.
+    /// SQLite retains its indexes, because it fills every page of a new one completely. The first rows written to a
+    /// large database would then split one page after the other and seem expensive. With indexes, the slow part is
+    /// reading pages back from a log of gigabytes, so it runs without the log and with a large cache.
     pub async fn begin(database: &mut Database) -> Result<Self> {
         if let Database::Sqlite(_) = database {
             database.execute("PRAGMA journal_mode = OFF; PRAGMA cache_size = -4194304").await?;
@@ -39,7 +39,7 @@ impl Bulk {
         Ok(Self { indexes })
     }
 
-    /// Puts everything back; fails if it is not what it was. What is set for the connection stays until that ends.
+    /// Restores everything, or fails if the result differs. Settings of the connection remain until it is closed.
     pub async fn end(self, database: &mut Database) -> Result<()> {
         if let Database::Sqlite(_) = database {
             return database.execute("PRAGMA journal_mode = WAL").await;
@@ -50,7 +50,7 @@ impl Bulk {
     }
 }
 
-/// One statement for each index, in the order in which the migrations made them: the planner prefers earlier ones.
+/// One statement for each index, in the order of the migrations: the planner prefers earlier ones.
 async fn statements(database: &mut Database, each: &str) -> Result<String> {
     database.text(&format!("(SELECT string_agg({each}, ';\n' ORDER BY made.indexrelid) FROM {INDEXES})")).await
 }

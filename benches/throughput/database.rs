@@ -1,4 +1,4 @@
-//! What the seed needs of a database, the same for both engines: to run SQL, and to take many rows fast.
+//! The database as the seed needs it, the same for both engines: runs SQL, and stores many rows fast.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub enum Cell {
 }
 
 const CHUNK: usize = 1 << 20;
-/// Rows of one INSERT; more are parsed no faster.
+/// Rows of one INSERT. More rows are not parsed faster.
 const ROWS: usize = 500;
 
 impl Database {
@@ -47,7 +47,7 @@ impl Database {
         Ok(Self::Sqlite(Box::new(conn)))
     }
 
-    /// Ends when the connection has: a database that is to be copied must have none.
+    /// Returns when the connection is closed: a database can only be copied without connections.
     pub async fn close(self) -> Result<()> {
         if let Self::Postgres(client, connection) = self {
             drop(client);
@@ -64,7 +64,7 @@ impl Database {
         Ok(())
     }
 
-    /// Begins a transaction in which nobody else writes, a server of Kith neither.
+    /// Begins a transaction during which nobody else writes, not even a Kith server.
     pub async fn begin_alone(&mut self) -> Result<()> {
         match self {
             Self::Postgres(..) => self.execute("BEGIN; SELECT 1 FROM feed FOR UPDATE").await,
@@ -72,7 +72,7 @@ impl Database {
         }
     }
 
-    /// What an expression of SQL is worth.
+    /// Returns the number that an SQL expression yields.
     pub async fn number(&mut self, expression: &str) -> Result<i64> {
         match self {
             Self::Postgres(client, _) => {
@@ -82,7 +82,7 @@ impl Database {
         }
     }
 
-    /// What an expression of SQL says.
+    /// Returns the text that an SQL expression yields.
     pub async fn text(&mut self, expression: &str) -> Result<String> {
         match self {
             Self::Postgres(client, _) => {
@@ -100,7 +100,7 @@ impl Database {
         }
     }
 
-    /// A moment as this engine's SQL writes it.
+    /// Formats a time for this engine's SQL.
     pub fn time(&self, micros: i64) -> String {
         match self {
             Self::Postgres(..) => format!("'{}'", moment(micros)),
@@ -108,7 +108,7 @@ impl Database {
         }
     }
 
-    /// Whether a table has a column that can be written: the tables are those of the commit that a Kith was built from.
+    /// Whether a table has a column that can be written: the tables are those of the commit that the binary is from.
     pub async fn has_column(&mut self, table: &str, column: &str) -> Result<bool> {
         let columns = match self {
             Self::Postgres(..) => format!(

@@ -1,4 +1,4 @@
-//! What each device for speed brings: the same calls with all of them, and with each of them switched off.
+//! The effect of each optimisation: the same calls with all of them, and with each one switched off.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,20 +13,20 @@ use super::session::{Session, Subject};
 use super::workload::Operation;
 use super::{Failures, Options, Result};
 
-/// A Kith whose settings differ from the others'.
+/// A Kith with its own settings.
 struct Variant {
     title: &'static str,
     flags: &'static [&'static str],
 }
 
-/// The first has all devices: the others are compared with it.
+/// The first has all optimisations. The others are compared with it.
 const VARIANTS: [Variant; 3] = [
     Variant { title: "All optimisations", flags: &[] },
     Variant { title: "No cache of users", flags: &["--user-cache-mib=0"] },
     Variant { title: "No batches of reads", flags: &["--read-batch-max=1"] },
 ];
 
-/// What is measured if nothing else is asked for: what a device could make faster, and the writes it could burden.
+/// The operations that are measured by default: reads that an optimisation could make faster, and writes it could slow.
 pub const OPERATIONS: [Operation; 8] = [
     Operation::Received,
     Operation::Connections,
@@ -85,7 +85,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     failures.verdict()
 }
 
-/// Every variant in turn, in each round: what disturbs the machine meets them all.
+/// Measures the variants one after the other in each round, so that disturbances affect all of them.
 async fn rounds(
     session: &mut Session,
     options: &Options,
@@ -107,7 +107,7 @@ async fn rounds(
     }
 }
 
-/// An engine's section.
+/// The section of an engine.
 fn table(options: &Options, subject: Subject, samples: &Samples) -> Result<String> {
     let mut text = format!("## {subject}\n\n| | In flight | {}: calls/s | p99 ms | CPU ms |", VARIANTS[0].title);
     for variant in &VARIANTS[1..] {
@@ -136,7 +136,7 @@ fn columns(samples: &[Sample]) -> String {
     format!(" {rate} | {} | {cost} |", with_range(samples, 2, |sample| sample.latency[1]))
 }
 
-/// How many times the second median is in the first.
+/// The ratio of the first median to the second.
 fn times(one: &[Sample], other: &[Sample], value: impl Fn(&Sample) -> f64) -> String {
     let [[one, ..], [other, ..]] = [one, other].map(|samples| spread(samples.iter().map(&value)));
     if one > 0.0 && other > 0.0 { format!("{:.2}", one / other) } else { "–".to_owned() }
@@ -146,11 +146,11 @@ fn rate(sample: &Sample) -> f64 {
     sample.per_second
 }
 
-/// What each server of an engine has in memory after all of this.
+/// The memory of each server of an engine after the run.
 fn memory(lean: &[Lean], subject: Subject) -> Result<String> {
     let mut text = String::from("Memory of the server after the run, MB: ");
-    for (place, one) in lean.iter().filter(|one| one.subject == subject).enumerate() {
-        let between = if place == 0 { "" } else { ", " };
+    for (index, one) in lean.iter().filter(|one| one.subject == subject).enumerate() {
+        let between = if index == 0 { "" } else { ", " };
         write!(text, "{between}{} {}", VARIANTS[one.variant].title.to_lowercase(), Memory::now_of(one.pid))?;
     }
     Ok(text + ".\n\n")

@@ -1,5 +1,5 @@
-//! A server that does nothing: the same gRPC stack and the same messages as Kith, and always the same answers. What
-//! it reaches is what the wire allows.
+//! A server that does no work: the same gRPC stack and messages as Kith, always with the same responses. Its rate is
+//! the limit of the protocol.
 
 use std::convert::Infallible;
 use std::fs;
@@ -25,28 +25,28 @@ use super::Result;
 use super::process::Process;
 use super::workload::Operation;
 
-/// The argument that makes this program the server.
+/// The argument that starts this program as the server.
 pub const ARGUMENT: &str = "echo";
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Starts the server with these answers; its address is the second.
-pub fn start(directory: &Path, answers: &[(Operation, Vec<u8>)]) -> Result<(Process, String)> {
-    for (operation, answer) in answers {
-        fs::write(file(directory, *operation), answer)?;
+/// Starts the server with these responses. Returns it with its address.
+pub fn start(directory: &Path, responses: &[(Operation, Vec<u8>)]) -> Result<(Process, String)> {
+    for (operation, response) in responses {
+        fs::write(file(directory, *operation), response)?;
     }
     let mut echo = Command::new(std::env::current_exe()?);
     echo.arg(ARGUMENT).arg(directory);
     let process = Process::start(&echo, &directory.join("echo.log"), "TERM", None)?;
-    let address = process.told("listening on ")?;
+    let address = process.logged("listening on ")?;
     Ok((process, address))
 }
 
 fn file(directory: &Path, operation: Operation) -> PathBuf {
-    directory.join(format!("{operation:?}.answer"))
+    directory.join(format!("{operation:?}.response"))
 }
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub async fn serve(directory: &Path) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let echo = Echo::read(directory)?;
@@ -55,11 +55,11 @@ pub async fn serve(directory: &Path) -> Result<()> {
     Ok(Server::builder().serve_with_incoming(echo, incoming).await?)
 }
 
-/// One method: messages of these two kinds.
+/// A method with these message types.
 #[derive(Clone)]
 struct Method<Q, A> {
-    answer: Arc<A>,
-    asked: std::marker::PhantomData<fn(Q)>,
+    response: Arc<A>,
+    request: std::marker::PhantomData<fn(Q)>,
 }
 
 impl<Q: Message, A: Message + Clone + 'static> UnaryService<Q> for Method<Q, A> {
@@ -67,24 +67,24 @@ impl<Q: Message, A: Message + Clone + 'static> UnaryService<Q> for Method<Q, A> 
     type Future = Boxed<std::result::Result<tonic::Response<A>, tonic::Status>>;
 
     fn call(&mut self, _: tonic::Request<Q>) -> Self::Future {
-        let answer = Arc::clone(&self.answer);
-        Box::pin(async move { Ok(tonic::Response::new(A::clone(&answer))) })
+        let response = Arc::clone(&self.response);
+        Box::pin(async move { Ok(tonic::Response::new(A::clone(&response))) })
     }
 }
 
 macro_rules! methods {
-    ($($operation:ident: $field:ident, $asked:ident => $answered:ident;)+) => {
+    ($($operation:ident: $field:ident, $request:ident => $response:ident;)+) => {
         #[derive(Clone)]
         struct Echo {
-            $($field: Method<pb::$asked, pb::$answered>,)+
+            $($field: Method<pb::$request, pb::$response>,)+
         }
 
         impl Echo {
             fn read(directory: &Path) -> Result<Self> {
                 Ok(Self {
                     $($field: Method {
-                        answer: Arc::new(Message::decode(&fs::read(file(directory, Operation::$operation))?[..])?),
-                        asked: std::marker::PhantomData,
+                        response: Arc::new(Message::decode(&fs::read(file(directory, Operation::$operation))?[..])?),
+                        request: std::marker::PhantomData,
                     },)+
                 })
             }
@@ -103,7 +103,7 @@ macro_rules! methods {
                 match request.uri().path() {
                     $(path if path == Operation::$operation.path() => {
                         let method = self.$field.clone();
-                        let codec = ProstCodec::<pb::$answered, pb::$asked>::default();
+                        let codec = ProstCodec::<pb::$response, pb::$request>::default();
                         Box::pin(async move { Ok(Grpc::new(codec).unary(method, request).await) })
                     })+
                     _ => Box::pin(async { Ok(tonic::Status::unimplemented("not measured").into_http()) }),

@@ -8,7 +8,7 @@ use kith::proto::v1 as pb;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use prost::Message;
 
-use super::generator::{Load, ask_call};
+use super::generator::{Load, call};
 use super::layout::Layout;
 use super::measure::{Sample, spread};
 use super::report::{Machine, save, with_range};
@@ -16,17 +16,17 @@ use super::session::{Session, Subject};
 use super::workload::{Call, Operation};
 use super::{Options, Result};
 
-/// Users; each database has ten times as many requests and connections.
+/// Users of the small database. Each database has ten times as many requests and connections.
 const SMALL: i64 = 10_000;
 const SMOKE_SIZES: [i64; 2] = [2_000, 300_000];
-/// Calls in flight, where it is not asked how many there may be.
+/// Calls in flight, if they cannot be chosen.
 pub const IN_FLIGHT: [usize; 2] = [1, 64];
 const DEEP_PAGES: i32 = 1_000;
-/// The most users that one call can ask for.
+/// The maximum number of users in one call.
 const USERS_OF_A_CALL: usize = 1_000;
-/// For all users of the large database.
+/// Enough for all users of the large database.
 const ROOM: &str = "--user-cache-mib=4096";
-/// A call may cost so many times as much.
+/// The maximum ratio of costs that counts as flat.
 const AIM: f64 = 1.3;
 
 const HEAD: &str = "\
@@ -43,13 +43,13 @@ and database, second case to first, and whether it is flat: at most 1.3.
 
 ";
 
-/// A line of the table: what was asked, of whom, and the samples of each column.
+/// A row of the table: the operation, the subject, the calls in flight, and the samples of each column.
 type Line = (String, Subject, usize, Vec<Vec<Sample>>);
 
 pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let sizes = if options.smoke { SMOKE_SIZES } else { [SMALL, options.large_users] };
     let mut operations = options.operations.clone();
-    // Reads first: a small database that was written to for minutes is no longer small.
+    // Reads first: after minutes of writes a small database is no longer small.
     operations.sort_by_key(|operation| operation.grows());
     let mut lines: Vec<Line> = Vec::new();
     let (mut pages, mut versions) = (Vec::new(), Vec::new());
@@ -61,11 +61,11 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         read_through(session.directory())?;
         meet(&session, users).await?;
         for operation in &operations {
-            for (place, (subject, calls)) in each().enumerate() {
+            for (index, (subject, calls)) in each().enumerate() {
                 let samples = samples(&mut session, options, subject, *operation, calls).await?;
                 if large {
                     let at = operations.iter().position(|one| one == operation).unwrap_or(0);
-                    lines[at * each().count() + place].3.push(samples);
+                    lines[at * each().count() + index].3.push(samples);
                 } else {
                     lines.push((operation.title().to_owned(), subject, calls, vec![samples]));
                 }
@@ -85,21 +85,21 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     save(&options.out.with_file_name("flat.md"), &text)
 }
 
-/// Reads the files in a directory, and in those that it has.
+/// Reads all files below a directory.
 fn read_through(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
             read_through(&path)?;
         } else if let Ok(mut file) = fs::File::open(&path) {
-            // Those that are gone by now are not missed.
+            // Files that have been deleted since are skipped.
             io::copy(&mut file, &mut io::sink())?;
         }
     }
     Ok(())
 }
 
-/// Asks each Kith for all users.
+/// Reads all users from each Kith.
 async fn meet(session: &Session, users: i64) -> Result<()> {
     let ids: Vec<i64> = (1..=users).collect();
     for subject in Subject::KITH {
@@ -131,7 +131,7 @@ async fn samples(
     Ok(samples)
 }
 
-/// The first page of the hub's lists against one near their end.
+/// Compares the first page of the hub's lists with one near their end.
 async fn deep(session: &mut Session, options: &Options) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (operation, name) in [(Operation::Received, "20 received"), (Operation::Connections, "20 connections")] {
@@ -149,15 +149,15 @@ async fn deep(session: &mut Session, options: &Options) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Asks for the last full page, of large pages.
+/// Returns the token of the last full page, found with large pages.
 async fn last_token(session: &mut Session, subject: Subject, operation: Operation) -> Result<String> {
     let target = session.target(subject)?;
     let (mut before, mut token) = (String::new(), String::new());
     loop {
-        let answer = ask_call(&target, Call::hub(operation, DEEP_PAGES, token.clone())).await?;
+        let response = call(&target, Call::hub(operation, DEEP_PAGES, token.clone())).await?;
         let next = match operation {
-            Operation::Received => pb::ListConnectionRequestsResponse::decode(&answer[..])?.next_page_token,
-            _ => pb::ListConnectionsResponse::decode(&answer[..])?.next_page_token,
+            Operation::Received => pb::ListConnectionRequestsResponse::decode(&response[..])?.next_page_token,
+            _ => pb::ListConnectionsResponse::decode(&response[..])?.next_page_token,
         };
         if next.is_empty() {
             return Ok(before);
@@ -188,7 +188,7 @@ fn table(lines: &[Line], columns: &[String; 2]) -> Result<String> {
     Ok(text + "\n")
 }
 
-/// How the second column's cost stands to the first's, and whether that is flat.
+/// The ratio of the second column's cost to the first's, and whether that is flat.
 fn verdict(columns: &[Vec<Sample>]) -> String {
     let costs: Vec<_> = columns.iter().map(|samples| spread(samples.iter().map(Sample::cost))[0]).collect();
     match costs[..] {
@@ -196,7 +196,7 @@ fn verdict(columns: &[Vec<Sample>]) -> String {
             let times = after / before;
             format!(" {times:.2} | {} |\n", if times <= AIM { "yes" } else { "**no**" })
         }
-        // Too short to tell.
+        // The measurement was too short.
         _ => " – | |\n".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
-//! Makes calls and measures them: gRPC on HTTP/2 without a client library, so that asking costs little.
+//! Makes calls and measures them: gRPC over HTTP/2 without a client library, so that a call costs the generator little.
 //!
-//! All of it runs on one thread. A few connections carry the calls in flight.
+//! Everything runs on one thread. A few connections carry the calls in flight.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use super::workload::{Call, Operation, Workload, check};
 /// Calls in flight on one connection before another one is opened, up to this many connections.
 const CALLS_OF_CONNECTION: usize = 16;
 const CONNECTIONS: usize = 4;
-/// Calls under way at a fixed rate beyond which the server is taken not to keep up.
+/// The maximum number of open calls at a fixed rate. With more the server does not keep up.
 const BACKLOG: usize = 20_000;
 
 /// A server to call.
@@ -33,11 +33,11 @@ pub struct Target {
     pub watched: Watched,
     /// Shared by all servers on one database.
     pub workload: Rc<RefCell<Workload>>,
-    /// Whether its revision tells how many changes were made.
+    /// Whether the server has revisions, which count the changes.
     pub is_kith: bool,
 }
 
-/// How long to measure, after how long a start that is not measured.
+/// The length of a measurement, after a start that is not measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub start: Duration,
@@ -47,13 +47,13 @@ pub struct Window {
 /// How calls are made.
 #[derive(Clone, Copy, Debug)]
 pub enum Load {
-    /// So many at a time: the next one when one is answered.
+    /// A number of concurrent calls: each is followed by the next.
     InFlight(usize),
-    /// So many a second, whether or not those before are answered. Waiting counts from when a call was due.
+    /// A number of calls per second, independent of responses. Latency starts at the scheduled time of a call.
     PerSecond(f64),
 }
 
-/// What the calls of one measurement write down.
+/// What the calls of one measurement record.
 #[derive(Default)]
 struct Notes {
     histogram: RefCell<Histogram>,
@@ -96,8 +96,8 @@ impl Client {
         Ok(client)
     }
 
-    /// One call on the connection of this number. Hands over the answer piece by piece, and answers how many bytes
-    /// the call had. Fails unless the answer has the status that is expected.
+    /// Makes a call on the connection with this number. Passes on the response in chunks, and returns the bytes of the
+    /// call. Fails unless the response has the expected status.
     async fn call(&self, number: usize, call: Call, mut take: impl FnMut(&[u8])) -> Result<usize> {
         let head = self.heads.iter().find(|(operation, _)| *operation == call.operation).ok_or("no such call")?;
         let sender = self.senders[number % self.senders.len()].clone();
@@ -116,16 +116,16 @@ impl Client {
         Ok(bytes)
     }
 
-    /// The message that is answered.
-    async fn ask(&self, call: Call) -> Result<Vec<u8>> {
+    /// Makes a call and returns the message of the response.
+    async fn response(&self, call: Call) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         self.call(0, call, |piece| frame.extend_from_slice(piece)).await?;
         Ok(frame.split_off(5.min(frame.len())))
     }
 
     async fn revision(&self) -> Result<i64> {
-        let answer = self.ask(Call::revision()).await?;
-        Ok(pb::GetConnectionCountsResponse::decode(&answer[..])?.revision)
+        let response = self.response(Call::revision()).await?;
+        Ok(pb::GetConnectionCountsResponse::decode(&response[..])?.revision)
     }
 }
 
@@ -141,43 +141,43 @@ fn refuse_other_than_expected(call: &Call, trailers: &HeaderMap) -> Result<()> {
         Some(status) if status == call.expected => Ok(()),
         status => {
             let message = text("grpc-message").unwrap_or_default();
-            Err(format!("{:?} was answered {}: {message}", call.operation, status.unwrap_or("nothing")).into())
+            Err(format!("{:?} ended with status {}: {message}", call.operation, status.unwrap_or("none")).into())
         }
     }
 }
 
-/// One call; answers its message, which is the one wanted.
-pub async fn ask(target: &Target, operation: Operation) -> Result<Vec<u8>> {
+/// Makes a call of this kind and returns its message, which is checked.
+pub async fn checked_call(target: &Target, operation: Operation) -> Result<Vec<u8>> {
     let operation = operation.first();
-    let call = target.workload.borrow_mut().next(operation)?;
-    let answer = ask_call(target, call).await?;
-    check(operation, &answer)?;
-    Ok(answer)
+    let request = target.workload.borrow_mut().next(operation)?;
+    let response = call(target, request).await?;
+    check(operation, &response)?;
+    Ok(response)
 }
 
-/// One call; answers its message.
-pub async fn ask_call(target: &Target, call: Call) -> Result<Vec<u8>> {
-    Client::connect(&target.address, 1).await?.ask(call).await
+/// Makes a call and returns its message.
+pub async fn call(target: &Target, call: Call) -> Result<Vec<u8>> {
+    Client::connect(&target.address, 1).await?.response(call).await
 }
 
-/// Measures calls of one kind. Fails if any of them does, or if a change that was answered was not made.
+/// Measures calls of one kind. Fails if a call fails, or if an acknowledged change was not made.
 pub async fn measure(target: &Rc<Target>, operation: Operation, load: Load, window: Window) -> Result<Sample> {
     let connections = match load {
         Load::InFlight(calls) => calls.div_ceil(CALLS_OF_CONNECTION).min(CONNECTIONS),
         Load::PerSecond(_) => CONNECTIONS,
     };
     let client = Rc::new(Client::connect(&target.address, connections).await?);
-    let asked = target.workload.borrow().changes;
+    let requested = target.workload.borrow().changes;
     let before = if target.is_kith { client.revision().await? } else { 0 };
     let sample = match load {
         Load::InFlight(calls) => in_flight(target, &client, operation, calls, window).await?,
         Load::PerSecond(rate) => per_second(target, &client, operation, rate, window).await?,
     };
-    let asked = target.workload.borrow().changes - asked;
+    let requested = target.workload.borrow().changes - requested;
     if target.is_kith {
         let made = client.revision().await? - before;
-        if made != asked {
-            return Err(format!("{operation:?}: {asked} changes were answered, {made} were made").into());
+        if made != requested {
+            return Err(format!("{operation:?}: {requested} changes were acknowledged, {made} were made").into());
         }
     }
     Ok(sample)
@@ -259,7 +259,7 @@ async fn per_second(
     sample(&notes, begun, used, target.watched.used())
 }
 
-/// Tells when each call is due, from a thread of its own: the runtime's timer knows only whole milliseconds.
+/// Sends the scheduled time of each call, from a separate thread: the runtime's timer has a resolution of 1 ms.
 fn calls_due(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = mpsc::unbounded_channel();
     thread::spawn(move || {
@@ -278,7 +278,7 @@ fn calls_due(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
 fn sample(notes: &Notes, begun: Instant, before: [f64; 3], after: [f64; 3]) -> Result<Sample> {
     let (seconds, histogram) = (begun.elapsed().as_secs_f64(), notes.histogram.borrow());
     if histogram.count == 0 {
-        return Err("no call was answered within the measurement".into());
+        return Err("no call ended within the measurement".into());
     }
     let calls = histogram.count as f64;
     Ok(Sample {

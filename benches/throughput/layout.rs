@@ -1,14 +1,14 @@
-//! Who knows whom in the seeded database, as formulas: the seed writes it, and the calls know it without asking.
+//! The relations in the seeded database, as formulas: the seed stores them, and calls compute them without a query.
 //!
-//! Users stand on a circle, and no pair is made twice because each kind has distances of its own:
-//! connections and old requests a multiple of 4, requests that wait to be answered 2 more than one, and new ones
+//! Users are on a circle. No pair occurs twice, because each kind of row has its own distances:
+//! connections and old requests a multiple of 4, open requests 2 more than such a multiple, and new requests
 //! an odd number.
 
-/// Spreads what is counted over all users. A prime, so that it has no factor in common with what it is used on.
+/// Distributes numbers over all users. A prime, so that it shares no factor with the number of users.
 const STRIDE: i64 = 611_953;
-/// A steep power law has a few users with thousands and none with some tens; this one has both.
+/// A steep power law has a few users with thousands of rows and none with tens. This one has both.
 const EXPONENT: f64 = 0.6;
-/// The user with many connections, in a seed that has one.
+/// The user with many connections, if the seed has one.
 pub const HUB: i64 = 1;
 const HUB_EDGES: i64 = 35_000;
 
@@ -16,7 +16,7 @@ const HUB_EDGES: i64 = 35_000;
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub users: i64,
-    /// About how many requests and connections there are at the start, without those that wait to be answered.
+    /// The approximate number of requests and connections at the start, without open requests.
     pub rows: i64,
     /// Whether user 1 has 30,000 connections and 5,000 pending requests.
     pub hub: bool,
@@ -38,7 +38,7 @@ pub struct Edge {
 }
 
 impl Layout {
-    /// `Err` says what is wrong with these sizes.
+    /// Creates the layout. `Err` describes what is wrong with the sizes.
     pub fn new(users: i64, rows: i64, hub: bool) -> Result<Self, String> {
         let layout = Self { users, rows, hub };
         if users < 1_000 || users % 8 != 0 || users % STRIDE == 0 || users > 4_000_000 {
@@ -53,12 +53,12 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A number's user: each user once, in an order without order.
+    /// The user of a number: each user occurs once, in a scattered order.
     pub fn user(&self, number: i64) -> i64 {
         1 + number % self.users * STRIDE % self.users
     }
 
-    /// How many rows the user of this rank begins; rank 0 has most. Each user is at the other end of some more.
+    /// The number of rows that start at the user of this rank; rank 0 has most. Each user is the other end of more rows.
     pub fn edges_of(&self, rank: i64) -> i64 {
         if self.hub && self.user(rank) == HUB {
             return HUB_EDGES;
@@ -69,7 +69,7 @@ impl Layout {
         (edges as i64).min(self.distances())
     }
 
-    /// One of the rows that this user begins.
+    /// One of the rows that start at this user.
     pub fn edge(&self, user: i64, number: i64) -> Edge {
         let other = self.neighbour(user, 4 * (1 + (number * STRIDE + user) % self.distances()));
         let state = match number % 10 {
@@ -84,36 +84,36 @@ impl Layout {
             6..=8 => State::Pending,
             _ => State::Rejected,
         };
-        // Pending ones are all received, so that the users with many rows have lists of both kinds.
+        // Pending requests are all received, so that users with many rows have lists of both kinds.
         let received = state == State::Pending || number % 2 == 1;
         let (from, to) = if received { (other, user) } else { (user, other) };
         Edge { from, to, state }
     }
 
-    /// How many of the first ranks have at least this many rows, so that each has 20 of the kind that is listed.
+    /// The number of first ranks with at least this many rows, which have 20 rows of each listed kind.
     pub fn ranks_with(&self, edges: i64) -> i64 {
         (0..self.users).take_while(|rank| self.edges_of(*rank) >= edges).count() as i64
     }
 
-    /// The two of a request that is sent during the run: a new pair for each number.
+    /// The users of a request that is sent during the run: a new pair for each number.
     pub fn sent(&self, number: i64) -> (i64, i64) {
         let from = self.user(number);
         (from, self.neighbour(from, 1 + 2 * (number / self.users)))
     }
 
-    /// The two of a request that waits to be answered: a new pair for each number, and within `users` numbers from
-    /// a multiple of it on each user is once the sender and once the receiver.
+    /// The users of an open request: a new pair for each number. Within `users` numbers from a multiple of it, each
+    /// user is the sender once and the receiver once.
     pub fn waiting(&self, number: i64) -> (i64, i64) {
         let from = self.user(number);
         (from, self.neighbour(from, 2 + 4 * (number / self.users)))
     }
 
-    /// Whom a user blocks, where they block somebody: at the one odd distance that no request is sent over.
+    /// The user whom a user blocks, if any: at the one odd distance that no request is sent over.
     pub fn blocked(&self, user: i64) -> Option<i64> {
         (user % 10 == 0).then(|| self.neighbour(user, self.users / 2 - 1))
     }
 
-    /// How many requests can be sent before the pairs are all used.
+    /// The number of requests that can be sent before all pairs are used.
     pub fn sends(&self) -> i64 {
         self.users * (self.users / 4 - 2)
     }
@@ -122,7 +122,7 @@ impl Layout {
         1 + (user - 1 + distance) % self.users
     }
 
-    /// How many multiples of 4 are shorter than half of the circle.
+    /// The number of multiples of 4 below half of the circle.
     fn distances(&self) -> i64 {
         self.users / 8 - 1
     }

@@ -1,4 +1,4 @@
-//! What a Kith takes besides processor time: its file, its start, its memory.
+//! What a Kith needs besides processor time: binary size, start time, memory.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,24 +8,24 @@ use super::Result;
 use super::measure::spread;
 use super::session::Subject;
 
-/// What is to be reached.
+/// The targets.
 const BINARY_MEGABYTES: f64 = 25.0;
 const READY_MILLISECONDS: f64 = 200.0;
 const REST_MEGABYTES: f64 = 30.0;
 
-/// A Kith before it was asked anything.
+/// A Kith after its start, before any call.
 pub struct Lean {
     pub subject: Subject,
-    /// Which of the Kiths on its database.
+    /// The index of the Kith on its database.
     pub variant: usize,
     pub pid: u32,
     pub binary: PathBuf,
-    /// Milliseconds from each of its starts until it listened.
+    /// The milliseconds from each start until it listened.
     pub ready: Vec<f64>,
     pub rest: Memory,
 }
 
-/// Bytes of a process that are in memory, those that it shares too: now, and the most so far.
+/// The resident memory of a process in bytes, shared pages included: the current and the peak value.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
     now: f64,
@@ -42,18 +42,18 @@ impl Memory {
         Ok(Self { now: bytes("VmRSS:")?, most: bytes("VmHWM:")? })
     }
 
-    /// Megabytes of a process now; none if it has ended.
+    /// The current megabytes of a process. A dash if it has ended.
     pub fn now_of(pid: u32) -> String {
         Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.now))
     }
 
-    /// The most megabytes that a process had.
+    /// The peak megabytes of a process.
     fn most_of(pid: u32) -> String {
         Self::of(pid).map_or("–".to_owned(), |memory| megabytes(memory.most))
     }
 }
 
-/// The section of the report, to be written after the load.
+/// The section of the report, written after the load.
 pub fn section(lean: &[Lean]) -> Result<String> {
     let mut text = String::from(
         "## Size and memory\n\n\

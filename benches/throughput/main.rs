@@ -1,8 +1,8 @@
-//! How much Kith takes, next to what PostgreSQL and gRPC allow on the same machine in the same run: `make bench`.
+//! Measures Kith next to PostgreSQL and gRPC alone, on the same machine in the same run: `make bench`.
 //!
-//! `session` starts and fills all that is measured; `generator` makes the calls that `workload` names; `raw` has
-//! pgbench make the same changes and reads in SQL; `report` and `plot` write down what came of it. `flat` and `devices`
-//! are runs of their own, that ask other questions.
+//! `session` starts and seeds everything that is measured; `generator` makes the calls that `workload` defines; `raw`
+//! makes the same changes and reads in SQL with pgbench; `report` and `plot` write the results. `flat` and `devices`
+//! are separate runs for other questions.
 
 #![allow(unreachable_pub, reason = "a program has no public")]
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
@@ -45,12 +45,12 @@ use self::measure::{Sample, spread};
 use self::session::{Session, Subject};
 use self::workload::Operation;
 
-/// How many times as long as a measurement each Kith is used before the first.
+/// How long each Kith is used before the first measurement, as a multiple of a measurement.
 const IN_USE: u32 = 5;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What and how long to measure.
+/// What to measure, and for how long.
 #[derive(Clone, Debug, Parser)]
 struct Options {
     /// Users in the seed; a multiple of 8
@@ -121,7 +121,7 @@ impl Options {
     }
 }
 
-/// What was measured: for each operation, subject and number of calls in flight, a sample of each round.
+/// The samples of each round, for each operation, subject and number of calls in flight.
 #[derive(Default)]
 struct Results {
     in_flight: BTreeMap<(Operation, Subject, usize), Vec<Sample>>,
@@ -129,12 +129,12 @@ struct Results {
     failures: Failures,
 }
 
-/// Measurements that failed; if there are any, so does the run.
+/// Measurements that failed. If there are any, the run fails.
 #[derive(Default)]
 struct Failures(Vec<String>);
 
 impl Failures {
-    /// Tells of a measurement; answers its sample unless it failed.
+    /// Prints a measurement. Returns its sample unless it failed.
     fn note(&mut self, what: &str, measured: Result<Sample>) -> Option<Sample> {
         match &measured {
             Ok(sample) => eprintln!("{what}: {sample}"),
@@ -146,30 +146,30 @@ impl Failures {
         measured.ok()
     }
 
-    /// Tells of what else may have failed.
+    /// Records another check that may have failed.
     fn note_check(&mut self, checked: Result<()>) {
         self.0.extend(checked.err().map(|error| error.to_string()));
     }
 
-    /// The failures as the reports tell them.
+    /// The failures as a section of the report.
     fn section(&self) -> String {
         self.0.iter().map(|text| format!("**Failed:** {}\n\n", text.lines().next().unwrap_or_default())).collect()
     }
 
-    /// An error if anything failed.
+    /// Returns an error if anything failed.
     fn verdict(&self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(self.0.join("\n").into()) }
     }
 }
 
 impl Results {
-    /// Calls a second at each level: the median, the least and the most.
+    /// Calls per second at each level: median, minimum and maximum.
     fn levels(&self, operation: Operation, subject: Subject) -> Vec<(usize, [f64; 3])> {
         let of_these = self.in_flight.iter().filter(|((one, other, _), _)| (*one, *other) == (operation, subject));
         of_these.map(|((.., level), samples)| (*level, spread(samples.iter().map(|one| one.per_second)))).collect()
     }
 
-    /// The median of the rounds at a level, if that was measured.
+    /// The median of the rounds at a level, if it was measured.
     fn median(
         &self,
         operation: Operation,
@@ -180,7 +180,7 @@ impl Results {
         self.in_flight.get(&(operation, subject, level)).map(|samples| spread(samples.iter().map(value))[0])
     }
 
-    /// The median over the rounds of this Kith's value as a multiple of the other's in the same round.
+    /// The median over the rounds of the ratio of this Kith's value to the other's in the same round.
     fn to_other(
         &self,
         operation: Operation,
@@ -195,7 +195,7 @@ impl Results {
         (!ratios.is_empty()).then(|| spread(ratios.into_iter()))
     }
 
-    /// The most calls a second that any level has.
+    /// The most calls per second at any level.
     fn peak(&self, operation: Operation, subject: Subject) -> Option<f64> {
         self.levels(operation, subject).into_iter().map(|(_, [median, ..])| median).max_by(f64::total_cmp)
     }
@@ -207,7 +207,7 @@ fn main() -> ExitCode {
         serve_echo(&arguments.get(2).map(PathBuf::from).unwrap_or_default())
     } else {
         let options = Options::parsed();
-        // One thread, so that what asks takes as little as it can from what is asked.
+        // One thread, so that the generator takes as little as possible from the measured processes.
         let runtime = Builder::new_current_thread().enable_all().build().map_err(Into::into);
         runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, run(options)))
     };
@@ -249,7 +249,7 @@ async fn run(options: Options) -> Result<()> {
     results.failures.verdict()
 }
 
-/// Sends, that are not counted: what is measured then is a service that has been in use, and not how often it meets a
+/// Makes sends that are not measured: the following measurements are of a service in use, not of one that loads each
 /// user for the first time.
 async fn put_to_use(session: &mut Session, options: &Options, results: &mut Results) {
     let load = Load::InFlight(options.levels.iter().copied().max().unwrap_or(1));
@@ -260,7 +260,7 @@ async fn put_to_use(session: &mut Session, options: &Options, results: &mut Resu
     }
 }
 
-/// Every subject in turn, at each level, in each round: what disturbs the machine meets them all.
+/// Measures all subjects one after the other, at each level, in each round, so that disturbances affect all of them.
 async fn rounds(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
         for level in &options.levels {
@@ -279,13 +279,13 @@ async fn rounds(session: &mut Session, options: &Options, operation: Operation, 
     }
 }
 
-/// Those that were started.
+/// The Kiths that were started.
 fn kiths(session: &Session) -> Vec<Subject> {
     let with_other = Subject::KITH.into_iter().flat_map(|subject| [Some(subject), subject.against()]);
     with_other.flatten().filter(|subject| session.has(*subject)).collect()
 }
 
-/// How long calls take when they come at half of the rate that each reached.
+/// Measures latency at a fixed rate: half of the peak of each subject.
 async fn half_of_peak(session: &mut Session, options: &Options, operation: Operation, results: &mut Results) {
     for round in 1..=options.rounds {
         for subject in kiths(session).into_iter().chain([Subject::Sql]) {

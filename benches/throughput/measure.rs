@@ -1,9 +1,9 @@
-//! Numbers: how long calls took, and what the processes used meanwhile.
+//! Latencies of calls, and the processor time that processes used during them.
 
 use std::time::Duration;
 use std::{fmt, fs};
 
-/// Values that share their first seven binary digits share a bucket: an error below 1.6 %.
+/// Values with the same first seven binary digits share a bucket: an error below 1.6 %.
 const DIGITS: u32 = 6;
 
 /// Latencies in nanoseconds, counted in buckets.
@@ -27,7 +27,7 @@ impl Histogram {
         self.count += 1;
     }
 
-    /// Milliseconds within which this part of the calls was answered.
+    /// The milliseconds within which this share of the calls ended.
     pub fn quantile(&self, part: f64) -> f64 {
         let wanted = (self.count as f64 * part).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -38,7 +38,7 @@ impl Histogram {
         let index = bucket.unwrap_or(0) as u64;
         let shift = (index >> DIGITS).saturating_sub(1);
         let first = (index - (shift << DIGITS)) << shift;
-        // The middle of what the bucket holds.
+        // The middle of the bucket.
         (first as f64 + ((1_u64 << shift) - 1) as f64 / 2.0) / 1e6
     }
 }
@@ -47,16 +47,16 @@ impl Histogram {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
     pub per_second: f64,
-    /// Milliseconds within which half, 99 % and 99.9 % of the calls were answered; 0 where nobody looked.
+    /// The milliseconds within which 50 %, 99 % and 99.9 % of the calls ended; 0 if not measured.
     pub latency: [f64; 3],
-    /// Milliseconds of processor time a call, of the server, the database and who asks.
+    /// Milliseconds of processor time per call: server, database, generator.
     pub cpu: [f64; 3],
-    /// Bytes of a call: request and answer, without HTTP/2.
+    /// Bytes per call: request and response, without HTTP/2.
     pub bytes: f64,
 }
 
 impl Sample {
-    /// What a call costs: the milliseconds of processor time of server and database together.
+    /// The cost of a call: milliseconds of processor time of server and database together.
     pub fn cost(&self) -> f64 {
         self.cpu[0] + self.cpu[1]
     }
@@ -74,12 +74,12 @@ impl fmt::Display for Sample {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watched {
     pub server: Option<u32>,
-    /// PostgreSQL's first process: its children are counted with it.
+    /// PostgreSQL's first process. Its children are included.
     pub database: Option<u32>,
 }
 
 impl Watched {
-    /// Seconds of processor time so far, of the server, the database and this process.
+    /// Seconds of processor time so far: server, database, this process.
     pub fn used(&self) -> [f64; 3] {
         let server = self.server.and_then(stat).map_or(0.0, |stat| stat.own);
         [server, self.database.map_or(0.0, family), stat(std::process::id()).map_or(0.0, |stat| stat.own)]
@@ -107,7 +107,7 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { parent: field(1)?, own: seconds(11)?, ended: seconds(13)? })
 }
 
-/// All that a process, its children and those of them that have ended used.
+/// The processor time of a process, its children, and those of them that have ended.
 fn family(pid: u32) -> f64 {
     let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let children = names
@@ -117,7 +117,7 @@ fn family(pid: u32) -> f64 {
     children.sum::<f64>() + stat(pid).map_or(0.0, |stat| stat.own + stat.ended)
 }
 
-/// The middle, the least and the most.
+/// The median, the minimum and the maximum.
 pub fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);

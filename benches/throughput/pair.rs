@@ -1,4 +1,4 @@
-//! This Kith as a multiple of the other one, where the run had another.
+//! The ratios of this Kith to another one, if the run has another.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::session::Subject;
 use super::workload::Operation;
 use super::{Result, Results};
 
-/// What is compared: its name, and where it is in a sample.
+/// A compared value: its name, and how to read it from a sample.
 type Column = (&'static str, fn(&Sample) -> f64);
 const COLUMNS: [Column; 4] = [
     ("Calls/s", |one| one.per_second),
@@ -16,7 +16,7 @@ const COLUMNS: [Column; 4] = [
     ("CPU", Sample::cost),
 ];
 
-/// The section of the report; empty without another Kith.
+/// The section of the report. Empty without another Kith.
 pub fn section(operations: &[Operation], results: &Results) -> Result<String> {
     let mut text = String::from(
         "## Ratio to the other Kith\n\n\

@@ -1,5 +1,5 @@
-//! Draws the plot: a panel for each operation, calls a second by calls in flight. Every axis begins at zero. The echo
-//! is far above the rest, and is told in words.
+//! Draws the plot: a panel for each operation, calls per second by calls in flight. Every axis begins at zero. The echo
+//! is far above the rest, and is given as text.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use super::workload::Operation;
 use super::{Result, Results};
 
 const COLUMNS: usize = 3;
-/// Of one panel: all of it, and the margins around what is drawn in it.
+/// The size of a panel, and the margins around its drawing.
 const WIDTH: f64 = 330.0;
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 42.0;
 const BOTTOM: f64 = 40.0;
-/// Above all panels, for what the colours mean.
+/// The height above all panels, for the legend.
 const LEGEND: f64 = 34.0;
 const TICKS: usize = 4;
 const LINES: [(Subject, &str); 3] =
@@ -52,10 +52,10 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
     let step = nice(points().map(|(_, [.., most])| *most).fold(1.0, f64::max) / TICKS as f64);
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let y = |value: f64| bottom - (bottom - TOP) * value / (step * TICKS as f64);
-    // The levels stand side by side, each as far from the next.
+    // The levels have equal distances.
     let x = |level: usize| {
-        let place = levels.iter().position(|one| *one == level).unwrap_or(0) as f64;
-        LEFT + (right - LEFT) * (place + 0.5) / levels.len() as f64
+        let index = levels.iter().position(|one| *one == level).unwrap_or(0) as f64;
+        LEFT + (right - LEFT) * (index + 0.5) / levels.len() as f64
     };
 
     writeln!(svg, "<text x=\"{LEFT}\" y=\"18\" font-size=\"13\" font-weight=\"bold\">{operation}</text>")?;
@@ -91,7 +91,7 @@ fn panel(svg: &mut String, operation: Operation, results: &Results) -> Result<()
     Ok(())
 }
 
-/// A round number that is no smaller.
+/// A round number that is not smaller.
 fn nice(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     let found =

@@ -1,4 +1,4 @@
-//! The processes that are measured: each ends with this one, however this one ends.
+//! The processes that are measured. Each ends with this one, even if this one is killed.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 
 use super::Result;
 
-/// Tells its process's id, waits until the pipe it reads is closed, ends the process, and cleans up.
+/// Prints the id of its child, waits until its standard input is closed, ends the child, and cleans up.
 const WATCHDOG: &str = r#"trap '' INT; signal=$1; log=$2; remove=$3; shift 3
 "$@" >"$log" 2>&1 & echo $!; read -r _; kill -s "$signal" $!; wait $!; [ -z "$remove" ] || rm -rf "$remove""#;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,9 +23,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// `signal` is what ends it; `remove` is what is deleted then.
+    /// Starts a command. `signal` ends it, and then `remove` is deleted.
     pub fn start(command: &Command, log: &Path, signal: &str, remove: Option<&Path>) -> Result<Self> {
-        // What a process before this one wrote there is not to be taken for its words.
+        // The log of an earlier process must not be read as that of this one.
         _ = fs::remove_file(log);
         let mut watchdog = Command::new("sh");
         watchdog.args(["-c", WATCHDOG, "sh", signal]).arg(log).arg(remove.unwrap_or_else(|| Path::new("")));
@@ -36,7 +36,7 @@ impl Process {
         if let Some(directory) = command.get_current_dir() {
             watchdog.current_dir(directory);
         }
-        // The shell would say that it was ended.
+        // The shell would report that its child was killed.
         let mut watchdog = watchdog.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut pid = String::new();
         BufReader::new(watchdog.stdout.take().ok_or("no output")?).read_line(&mut pid)?;
@@ -44,8 +44,8 @@ impl Process {
         Ok(Self { watchdog, pipe, pid: pid.trim().parse()?, log: log.to_owned() })
     }
 
-    /// What follows these words in its log, once it has written them.
-    pub fn told(&self, words: &str) -> Result<String> {
+    /// Waits until the log has these words. Returns the rest of their line.
+    pub fn logged(&self, words: &str) -> Result<String> {
         let begun = Instant::now();
         loop {
             let (ended, log) = (self.ended(), self.log());
@@ -56,19 +56,19 @@ impl Process {
             }
             if ended || begun.elapsed() > PATIENCE {
                 let when = if ended { "before its end".to_owned() } else { format!("within {PATIENCE:?}") };
-                return Err(format!("not told {when}: {words}\n{log}").into());
+                return Err(format!("not logged {when}: {words}\n{log}").into());
             }
-            // How long a start takes is measured by this.
+            // A short interval: this measures how long a start takes.
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Whether it runs no program any more: it is not a child of this process, so the system does not tell.
+    /// Whether the process has ended. It is not a child of this process, so it cannot be waited for.
     fn ended(&self) -> bool {
         fs::read_link(format!("/proc/{}/exe", self.pid)).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
-    /// All that it has written.
+    /// Everything that it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -77,27 +77,27 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.pipe.take());
-        // It fails when the process has ended before.
+        // Fails if the process has already ended.
         _ = self.watchdog.wait();
     }
 }
 
-/// A PostgreSQL server of our own, with its defaults for durability.
+/// A temporary PostgreSQL server, with its defaults for durability.
 pub struct Postgres {
     pub process: Process,
     pub port: u16,
     /// Deleted when it ends.
     pub directory: PathBuf,
-    /// Where its programs are, pgbench among them.
+    /// The directory of its programs, such as pgbench.
     pub bin: PathBuf,
 }
 
-/// What differs from PostgreSQL's defaults; the report says it. The log of changes has the room that docs/operations.md
+/// Settings that differ from PostgreSQL's defaults, as the report says. The log has the size that docs/operations.md
 /// recommends: with the default, checkpoints would be forced all the time.
 pub const SETTINGS: [&str; 3] = ["shared_buffers=1GB", "max_connections=400", "max_wal_size=8GB"];
 
 impl Postgres {
-    /// Starts one in `directory`, which is deleted when it ends.
+    /// Starts a server in `directory`, which is deleted at its end.
     pub fn start(directory: &Path) -> Result<Self> {
         let (bin, data) = (binaries()?, directory.join("data"));
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -124,7 +124,7 @@ impl Postgres {
             server.args(["-c", setting]);
         }
         let process = Process::start(&server, &directory.join("postgres.log"), "INT", Some(directory))?;
-        process.told("ready to accept connections")?;
+        process.logged("ready to accept connections")?;
         Ok(Self { process, port, directory: directory.to_owned(), bin })
     }
 
@@ -133,29 +133,29 @@ impl Postgres {
     }
 }
 
-/// The Kith that was built beside this program.
+/// The Kith that was built with this program.
 pub fn own_kith() -> Result<PathBuf> {
     let binary = env::current_exe()?.with_file_name("kith");
     if binary.exists() { Ok(binary) } else { Err(format!("{}: build kith first", binary.display()).into()) }
 }
 
-/// Makes a Kith's tables.
+/// Creates the tables of a Kith.
 pub fn migrate(binary: &Path, url: &str) -> Result<()> {
     run(Command::new(binary).args(["migrate", "--database-url", url])).map(|_| ())
 }
 
-/// A serving Kith and its address, with its defaults but for the limits of a user and these flags.
+/// Starts a Kith with its defaults, except for the limits of a user and these flags. Returns it with its address.
 pub fn kith(binary: &Path, url: &str, log: &Path, flags: &[String]) -> Result<(Process, String)> {
     let mut kith = Command::new(binary);
     kith.args(["serve", "--listen=127.0.0.1:0", "--database-url", url]);
     kith.args(["--max-sends-per-hour=0", "--max-sent-requests=0", "--max-connections=0"]);
     kith.args(flags);
     let process = Process::start(&kith, log, "TERM", None)?;
-    let address = process.told("listening on ")?;
+    let address = process.logged("listening on ")?;
     Ok((process, address))
 }
 
-/// What a command that ends by itself writes.
+/// Runs a command to its end and returns its output.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -165,7 +165,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// The newest PostgreSQL that has all that is needed.
+/// The directory of the newest PostgreSQL that has all needed programs.
 fn binaries() -> Result<PathBuf> {
     let mut packaged: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())

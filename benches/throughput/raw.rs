@@ -1,4 +1,4 @@
-//! The same operation as one SQL statement, asked by pgbench: what PostgreSQL itself allows.
+//! The same operations as single SQL statements, run by pgbench: the limit of PostgreSQL itself.
 
 use std::fs;
 use std::path::Path;
@@ -14,29 +14,29 @@ use super::process::{Postgres, run};
 use super::seed;
 use super::workload::Operation;
 
-/// Ids of requests that the statements make begin here.
+/// The first id of the requests that the statements insert.
 const FIRST_ID: i64 = 1_000_000_000_000;
-/// The part of the statements whose time pgbench writes down: all of them would cost it what is to be measured.
+/// The share of statements that pgbench logs. Logging all of them would slow it.
 const TIMED: f64 = 0.1;
 
 /// The shortest measurement, in seconds. Within one second, 64 connections on a busy machine may complete no transaction.
 const SHORTEST: u64 = 2;
 
-/// Connections that make statements at a fixed rate: enough for a statement to begin when it is due.
+/// Connections that run statements at a fixed rate: enough for each statement to start on schedule.
 const CONNECTIONS: usize = 64;
 
 /// A copy of the seeded database, to which no Kith is connected.
 pub struct Raw {
     layout: Layout,
     database: Database,
-    /// What is added to a waiting request's number to have its id.
+    /// The id of an open request is its number plus this.
     offset: i64,
-    /// The first number that waits, and the first that does not yet.
+    /// The number of the first open request, and of the first that does not exist yet.
     waiting: [i64; 2],
 }
 
 impl Raw {
-    /// Copies a database to which nobody is connected.
+    /// Copies a database that has no connections.
     pub async fn copy(postgres: &Postgres, from: &str, layout: Layout) -> Result<Self> {
         let mut database = Database::postgres(&postgres.url("postgres")).await?;
         database.execute(&format!("CREATE DATABASE raw TEMPLATE {from} STRATEGY file_copy")).await?;
@@ -51,7 +51,7 @@ impl Raw {
         script(operation).is_some()
     }
 
-    /// Adds requests that wait to be answered until there are so many.
+    /// Adds open requests until there are this many.
     pub async fn prepare(&mut self, count: i64) -> Result<()> {
         while self.waiting[1] - self.waiting[0] < count {
             let first = self.waiting[1];
@@ -75,7 +75,7 @@ impl Raw {
         length: Duration,
     ) -> Result<Sample> {
         let script = script(operation).ok_or("no statement")?;
-        // At a rate there are few statements, and all are timed.
+        // At a fixed rate there are few statements, and all are logged.
         let (connections, rate, timed) = match load {
             Load::InFlight(connections) => (connections, None, TIMED),
             Load::PerSecond(rate) => (CONNECTIONS, Some(rate), 1.0),
@@ -100,29 +100,29 @@ impl Raw {
         pgbench.args(rate.map(|rate| format!("--rate={rate}")));
         pgbench.arg("--log-prefix").arg(times.path().join("times"));
         let before = self.made(operation).await?;
-        let (used, asking) = (watched.used(), used_by_ended());
-        let told = run(pgbench.arg("-f").arg(path).arg("raw"))?;
-        let (after, asked) = (watched.used(), used_by_ended());
-        let calls = number(&told, "number of transactions actually processed: ")?;
+        let (used, generator_before) = (watched.used(), used_by_ended());
+        let output = run(pgbench.arg("-f").arg(path).arg("raw"))?;
+        let (after, generator_after) = (watched.used(), used_by_ended());
+        let calls = number(&output, "number of transactions actually processed: ")?;
         if calls < 1.0 {
-            return Err(format!("{operation:?}: pgbench completed no transaction\n{told}").into());
+            return Err(format!("{operation:?}: pgbench completed no transaction\n{output}").into());
         }
         if let Some(made) = self.made(operation).await?.map(|made| made - before.unwrap_or(0)) {
             // A pair that was picked twice by chance is not a failure; it is rare.
-            if (made as f64) < calls * 0.99 || number(&told, "number of failed transactions: ")? > 0.0 {
-                return Err(format!("{operation:?}: {calls} statements made {made} changes\n{told}").into());
+            if (made as f64) < calls * 0.99 || number(&output, "number of failed transactions: ")? > 0.0 {
+                return Err(format!("{operation:?}: {calls} statements made {made} changes\n{output}").into());
             }
         }
         self.take(operation).await?;
         Ok(Sample {
-            per_second: number(&told, "tps = ")?,
+            per_second: number(&output, "tps = ")?,
             latency: latency(times.path())?,
-            cpu: [0.0, (after[1] - used[1]) * 1e3 / calls, (asked - asking) * 1e3 / calls],
+            cpu: [0.0, (after[1] - used[1]) * 1e3 / calls, (generator_after - generator_before) * 1e3 / calls],
             ..Sample::default()
         })
     }
 
-    /// How many changes the statements of a kind have made.
+    /// The number of changes that the statements of a kind have made.
     async fn made(&mut self, operation: Operation) -> Result<Option<i64>> {
         let made = match operation {
             Operation::Send => format!("(SELECT count(*) FROM connection_requests WHERE id >= {FIRST_ID})"),
@@ -134,7 +134,7 @@ impl Raw {
         self.database.number(&made).await.map(Some)
     }
 
-    /// Leaves out what the connections have answered; each of them is at its own place.
+    /// Skips the open requests that any connection has used up. Each connection is at another one.
     async fn take(&mut self, operation: Operation) -> Result<()> {
         if operation == Operation::Accept {
             let last = format!(
@@ -159,22 +159,22 @@ fn script(operation: Operation) -> Option<&'static str> {
     }
 }
 
-/// Milliseconds within which half and 99 % of the statements were answered; too few are timed to tell of 99.9 %.
+/// The milliseconds within which 50 % and 99 % of the statements ended. Too few are logged for 99.9 %.
 fn latency(times: &Path) -> Result<[f64; 3]> {
     let mut histogram = Histogram::default();
     for file in fs::read_dir(times)? {
         for line in fs::read_to_string(file?.path())?.lines() {
             // The connection, the statement's number, and its microseconds.
             let time = line.split(' ').nth(2).and_then(|time| time.parse().ok());
-            histogram.record(Duration::from_micros(time.ok_or_else(|| format!("pgbench tells no time: {line}"))?));
+            histogram.record(Duration::from_micros(time.ok_or_else(|| format!("pgbench logged no time: {line}"))?));
         }
     }
     Ok([histogram.quantile(0.5), histogram.quantile(0.99), 0.0])
 }
 
 /// The number that follows these words.
-fn number(told: &str, words: &str) -> Result<f64> {
-    let rest = told.split_once(words).ok_or_else(|| format!("pgbench does not tell {words:?}:\n{told}"))?.1;
+fn number(output: &str, words: &str) -> Result<f64> {
+    let rest = output.split_once(words).ok_or_else(|| format!("pgbench did not print {words:?}:\n{output}"))?.1;
     let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(rest.len());
     Ok(rest[..end].parse()?)
 }

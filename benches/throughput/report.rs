@@ -1,4 +1,4 @@
-//! Writes the report: Markdown with the numbers, and the plot next to it.
+//! Writes the report: Markdown with the figures, and the plot next to it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -40,16 +40,16 @@ tests the benchmark itself in a few minutes. `make bench ARGS='--operations=send
 
 ";
 
-/// What the numbers depend on.
+/// What the figures depend on.
 pub struct Machine {
     lines: Vec<(&'static str, String)>,
-    /// Whether the work tree differs from the commit, but for what the benchmark wrote.
+    /// Whether the work tree differs from the commit, apart from the benchmark's own pages.
     pub changed: bool,
 }
 
 impl Machine {
     pub fn read(directory: &Path) -> Result<Self> {
-        let told = |program: &str, args: &[&str]| match run(Command::new(program).args(args)) {
+        let output = |program: &str, args: &[&str]| match run(Command::new(program).args(args)) {
             Ok(text) => text.trim().to_owned(),
             Err(_) => "unknown".to_owned(),
         };
@@ -60,24 +60,24 @@ impl Machine {
         };
         let cores = std::thread::available_parallelism()?;
         let memory: f64 = of_file("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0);
-        let changed = !told("git", &["status", "--porcelain", "--", ":/", ":!/docs/performance"]).is_empty();
+        let changed = !output("git", &["status", "--porcelain", "--", ":/", ":!/docs/performance"]).is_empty();
         let with_changes = if changed { ", with changes" } else { "" };
         let now: DateTime<Utc> = SystemTime::now().into();
-        let file_system = told("df", &["--output=fstype", &directory.to_string_lossy()]);
+        let file_system = output("df", &["--output=fstype", &directory.to_string_lossy()]);
         let lines = vec![
             ("Date", now.format("%Y-%m-%d %H:%M UTC").to_string()),
-            ("Commit", told("git", &["rev-parse", "--short=12", "HEAD"]) + with_changes),
+            ("Commit", output("git", &["rev-parse", "--short=12", "HEAD"]) + with_changes),
             ("Processor", format!("{}, {cores} cores", of_file("/proc/cpuinfo", "model name"))),
             ("Memory", format!("{:.0} GiB", memory / 1_048_576.0)),
-            ("System", told("uname", &["-sr"])),
+            ("System", output("uname", &["-sr"])),
             ("File system", file_system.lines().last().unwrap_or_default().to_owned()),
             ("Load average before", load_average()),
-            ("Rust", told("rustc", &["--version"])),
+            ("Rust", output("rustc", &["--version"])),
         ];
         Ok(Self { lines, changed })
     }
 
-    /// As a table, with what is known after the run.
+    /// Formats it as a table, with what is known after the run.
     pub fn table(&self, options: &Options, versions: &[String], seeds: &str) -> Result<String> {
         let mut text = String::from("| | |\n|---|---|\n");
         let (settings, flags) = (SETTINGS.join(", "), options.kith_flags.join(" "));
@@ -96,7 +96,7 @@ impl Machine {
     }
 }
 
-/// What the other binary calls itself.
+/// The version that the other binary prints.
 fn other_version(binary: &Path) -> String {
     run(Command::new(binary).arg("--version")).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
@@ -106,7 +106,7 @@ fn load_average() -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// Writes a file, and its directory if there is none.
+/// Writes a file, and creates its directory if needed.
 pub fn save(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -136,7 +136,7 @@ pub fn write(options: &Options, machine: &Machine, session: &Session, results: &
     save(&picture, &plot::draw(&options.operations, results)?)
 }
 
-/// The best that each reaches, and how long calls take at half of it.
+/// The peak of each subject, and the latency at half of it.
 fn summary(options: &Options, results: &Results) -> Result<String> {
     let mut text = String::from(
         "## Peak throughput\n\n\
@@ -182,7 +182,7 @@ fn details(operation: Operation, results: &Results) -> Result<String> {
             let [median, ..] = spread(samples.iter().map(|sample| sample.per_second));
             format!("{:.2}", median / limit)
         });
-        // A zero is what nobody looked at, or what is not there.
+        // A zero was not measured or does not exist.
         let median = |digits: usize, value: &dyn Fn(&Sample) -> f64| match spread(samples.iter().map(value))[0] {
             0.0 => "–".to_owned(),
             median => format!("{median:.digits$}"),
@@ -205,7 +205,7 @@ fn details(operation: Operation, results: &Results) -> Result<String> {
     Ok(text + "\n")
 }
 
-/// The median of the rounds, with the least and the most.
+/// The median of the rounds, with the minimum and the maximum.
 pub fn with_range(samples: &[Sample], digits: usize, value: impl Fn(&Sample) -> f64) -> String {
     let [median, least, most] = spread(samples.iter().map(value));
     if samples.len() == 1 {

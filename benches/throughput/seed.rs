@@ -1,4 +1,4 @@
-//! Fills a database as Kith itself would have: every row has its event, every count is exact, the head is right.
+//! Fills a database as Kith would: every row has its event, every count is exact, the head is right.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,11 +21,11 @@ const COUNTS: &str = "user_counts (user_id, requests_sent, requests_received, re
 const REQUESTS: &str = "connection_requests (low_user_id, high_user_id, id, from_user_id, to_user_id, state, \
                         position, message, created, viewed, rejected, accepted)";
 const EVENTS: &str = "sequence, time, batch_id, kind, actor, actor_user_id, user_id, other_user_id, request_id";
-/// Events of one value of `events.stretch`, where a Kith has that column.
+/// Events per value of `events.stretch`, if the tables have that column.
 const STRETCH: i64 = 4_096;
 const BLOCKS: &str = "blocks (user_id, other_user_id, created, position)";
 
-/// What must be 0 in a database that is consistent.
+/// Expressions that must be 0 in a consistent database.
 const WRONG: [(&str, &str); 4] = [
     ("events without a gap", "(SELECT last_sequence FROM feed) - (SELECT count(*) FROM events)"),
     (
@@ -45,7 +45,7 @@ const WRONG: [(&str, &str); 4] = [
     ),
 ];
 
-/// The events of the seed happened within four days that ended yesterday: nothing expires while it is measured.
+/// The events of the seed lie within four days that ended yesterday, so that nothing expires during the run.
 struct Times {
     begin: i64,
     step: i64,
@@ -67,8 +67,9 @@ fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Fills a database that was migrated and is empty, on a connection that is closed afterwards. Answers how many
-/// requests and connections it has then.
+/// Fills an empty, migrated database, and returns the number of requests and connections.
+///
+/// The connection must be closed afterwards.
 pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     let edges = edges(layout);
     let answered = edges.iter().filter(|edge| edge.state != State::Pending).count() as i64;
@@ -108,7 +109,7 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     Ok(edges.len())
 }
 
-/// All rows between users, in an order that has nothing to do with whose they are.
+/// All rows between users, in an order that does not depend on the users.
 fn edges(layout: Layout) -> Vec<Edge> {
     let of_rank = |rank| {
         let user = layout.user(rank);
@@ -151,7 +152,7 @@ async fn users(database: &mut Database, layout: Layout, edges: &[Edge], times: &
     events(database, rows).await
 }
 
-/// A user who filled in every field: about 800 bytes.
+/// A user with every field set: about 800 bytes.
 fn user(id: i64, joined: i64) -> [Cell; 16] {
     let bio = format!(
         "I am number {id}. I build things that other people rely on and never see, and I like it that way. Before \
@@ -236,8 +237,8 @@ async fn block(database: &mut Database, blocks: &[(i64, i64)], first: i64, times
     events(database, rows).await
 }
 
-/// Adds requests that wait to be answered; Kith may be serving meanwhile. Answers the id of the first; the others
-/// follow it without a gap. The numbers are of one turn of the circle, so that no user is twice a sender.
+/// Adds open requests, also while Kith serves the database. Returns the id of the first; the others follow without a
+/// gap. The numbers lie within one multiple of `users`, so that no user is a sender twice.
 pub async fn add_waiting(database: &mut Database, layout: Layout, numbers: Range<i64>) -> Result<i64> {
     database.begin_alone().await?;
     let first = database.number("(SELECT last_sequence FROM feed)").await? + 1;
@@ -278,7 +279,7 @@ pub async fn check(database: &mut Database) -> Result<()> {
     Ok(())
 }
 
-/// After a database was filled: what PostgreSQL does by itself in the course of time.
+/// Runs the maintenance that PostgreSQL would do in time, after a database was filled.
 pub async fn settle(database: &mut Database) -> Result<()> {
     if let Database::Postgres(..) = database {
         database.execute("VACUUM (ANALYZE)").await?;
@@ -287,7 +288,7 @@ pub async fn settle(database: &mut Database) -> Result<()> {
     flush(database).await
 }
 
-/// Moves SQLite's log into its file: what was stored at once shall not burden the next commit that is measured.
+/// Moves SQLite's log into its file, so that rows of the seed do not slow the next measured commit.
 pub async fn flush(database: &mut Database) -> Result<()> {
     match database {
         Database::Postgres(..) => Ok(()),

@@ -1,4 +1,4 @@
-//! What is measured side by side, started once: a Kith on each engine or several, PostgreSQL by itself, and an echo.
+//! Everything that is measured, started once: one or several Kiths on each engine, PostgreSQL alone, and an echo.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use super::raw::Raw;
 use super::workload::{Operation, Workload};
 use super::{Result, echo, seed};
 
-/// More answers a second than any Kith gives: so many requests wait before each measurement.
-const ANSWERS_PER_SECOND: f64 = 30_000.0;
-/// How often each Kith is started, to see how long that takes.
+/// More calls per second than any Kith reaches: the number of open requests prepared for each measurement.
+const CALLS_PER_SECOND: f64 = 30_000.0;
+/// How often each Kith is started, to measure how long a start takes.
 const STARTS: usize = 5;
 
-/// Who is measured.
+/// The subjects of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     KithPostgres,
@@ -32,9 +32,9 @@ pub enum Subject {
     AgainstPostgres,
     KithSqlite,
     AgainstSqlite,
-    /// PostgreSQL, asked by pgbench.
+    /// PostgreSQL, called by pgbench.
     Sql,
-    /// SQLite, asked by one thread of this process.
+    /// SQLite, called by one thread of this process.
     Sqlite,
     Echo,
 }
@@ -69,16 +69,16 @@ impl Subject {
         }
     }
 
-    /// Whether there is anything to measure.
+    /// Whether the operation is measured for this subject.
     pub fn takes(self, operation: Operation, in_flight: usize) -> bool {
         if operation.repeated() > 0 && in_flight != GROUP {
             return false;
         }
         match self {
-            // PostgreSQL has its best before 64 connections on any machine that this runs on.
+            // PostgreSQL reaches its peak below 64 connections on all machines that this has run on.
             Self::Sql => Raw::has(operation) && in_flight <= 64,
             Self::Sqlite => Bare::has(operation) && in_flight == GROUP,
-            // It always gives the same answer.
+            // Its response is always the same.
             Self::Echo => operation.repeated() == 0,
             Self::KithPostgres | Self::AgainstPostgres | Self::KithSqlite | Self::AgainstSqlite => true,
         }
@@ -94,31 +94,31 @@ impl fmt::Display for Subject {
 /// A server that is measured.
 struct Server {
     subject: Subject,
-    /// Which of the Kiths on its database, by the place of its flags.
+    /// The index of the Kith on its database, and of its flags.
     variant: usize,
     target: Rc<Target>,
     process: Process,
 }
 
-/// All of them. They end in this order.
+/// All subjects. They end in this order.
 pub struct Session {
     servers: Vec<Server>,
-    /// Those behind the Kiths.
+    /// The databases of the Kiths.
     databases: Vec<(Subject, Database)>,
     raw: Option<Raw>,
     bare: Option<Bare>,
     postgres: Postgres,
-    /// The Kiths as they were after their start.
+    /// The Kiths after their start.
     pub lean: Vec<Lean>,
-    /// How many requests and connections the seed has.
+    /// The number of requests and connections in the seed.
     pub rows: usize,
     /// The versions of PostgreSQL and SQLite.
     pub versions: [String; 2],
 }
 
 impl Session {
-    /// Starts and fills all that is measured below `parent`: on each engine a Kith with each of these lists of flags.
-    /// With `against`, another Kith on databases of its own. With `alone` nothing but Kiths.
+    /// Starts and seeds everything below `parent`: on each engine one Kith for each list of flags. With `against`,
+    /// another Kith on its own databases. With `alone`, nothing but Kiths.
     pub async fn start(
         parent: &Path,
         layout: Layout,
@@ -162,7 +162,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Starts the Kiths on a database. They share the workload: no change is asked of two of them.
+    /// Starts the Kiths of a database. They share the workload, so that no two of them make the same change.
     fn serve(&mut self, kith: &Kith, engine: usize, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
         let (subject, url) = (kith.on[engine], &kith.urls(&self.postgres)[engine]);
         let workload = Rc::new(RefCell::new(Workload::new(layout)));
@@ -180,10 +180,10 @@ impl Session {
         Ok(())
     }
 
-    /// Starts the echo of what Kith answers.
+    /// Starts an echo of Kith's responses.
     async fn serve_echo(&mut self, layout: Layout) -> Result<()> {
-        let answers = self.answers(layout).await?;
-        let (process, address) = echo::start(&self.postgres.directory, &answers)?;
+        let responses = self.responses(layout).await?;
+        let (process, address) = echo::start(&self.postgres.directory, &responses)?;
         let watched = Watched { server: Some(process.pid), database: None };
         let workload = Rc::new(RefCell::new(Workload::endless(layout)));
         let target = Rc::new(Target { address, watched, workload, is_kith: false });
@@ -191,17 +191,17 @@ impl Session {
         Ok(())
     }
 
-    /// One answer of each kind, as Kith gives it.
-    async fn answers(&mut self, layout: Layout) -> Result<Vec<(Operation, Vec<u8>)>> {
+    /// A response of each kind, as Kith sends it.
+    async fn responses(&mut self, layout: Layout) -> Result<Vec<(Operation, Vec<u8>)>> {
         let target = self.target(Subject::KithPostgres)?;
         let mut workload = Workload::new(layout);
         workload.prepare(&mut self.databases[0].1, 10).await?;
         target.workload.replace(workload);
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for operation in Operation::single() {
-            answers.push((operation, generator::ask(&target, operation).await?));
+            responses.push((operation, generator::checked_call(&target, operation).await?));
         }
-        Ok(answers)
+        Ok(responses)
     }
 
     /// One measurement.
@@ -214,7 +214,7 @@ impl Session {
     ) -> Result<Sample> {
         if subject == Subject::Sql {
             let raw = self.raw.as_mut().ok_or("it was not started")?;
-            if operation.answers() {
+            if operation.uses_requests() {
                 raw.prepare(enough(window, operation)).await?;
             }
             return raw.measure(&self.postgres, operation, load, window.length).await;
@@ -225,7 +225,7 @@ impl Session {
         self.measure_variant(subject, 0, operation, load, window).await
     }
 
-    /// One measurement of this Kith of those on an engine.
+    /// Measures one of the Kiths on an engine.
     #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
     pub async fn measure_variant(
         &mut self,
@@ -236,18 +236,18 @@ impl Session {
         window: Window,
     ) -> Result<Sample> {
         let target = Rc::clone(&self.server(subject, variant)?.target);
-        if let (Some(database), true) = (self.database(subject), operation.answers()) {
+        if let (Some(database), true) = (self.database(subject), operation.uses_requests()) {
             target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
         }
         if target.is_kith && operation != Operation::Mixed && target.workload.borrow().fixed.is_none() {
-            generator::ask(&target, operation).await?;
+            generator::checked_call(&target, operation).await?;
         }
         let sample = generator::measure(&target, operation, load, window).await;
         let process = &self.server(subject, variant)?.process;
         sample.map_err(|error| format!("{error}; its log ends with\n{}", tail(process)).into())
     }
 
-    /// Whether this was started.
+    /// Whether the subject was started.
     pub fn has(&self, subject: Subject) -> bool {
         match subject {
             Subject::Sql => self.raw.is_some(),
@@ -256,17 +256,17 @@ impl Session {
         }
     }
 
-    /// Where the databases are.
+    /// The directory of the databases.
     pub fn directory(&self) -> &Path {
         &self.postgres.directory
     }
 
-    /// A server's calls.
+    /// The calls of a server.
     pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
         Ok(Rc::clone(&self.server(subject, 0)?.target))
     }
 
-    /// Fails if a database is not as it should be after all of this.
+    /// Fails if a database is not consistent after the run.
     pub async fn check(&mut self) -> Result<()> {
         for (_, database) in &mut self.databases {
             seed::check(database).await?;
@@ -288,7 +288,7 @@ impl Session {
 struct Kith {
     binary: PathBuf,
     name: &'static str,
-    /// What it is called on PostgreSQL, and on SQLite.
+    /// Its subjects on PostgreSQL and on SQLite.
     on: [Subject; 2],
 }
 
@@ -301,7 +301,7 @@ impl Kith {
         [postgres.url(self.name), format!("sqlite://{}", self.file(postgres).display())]
     }
 
-    /// Makes the databases with its own migrations, and fills them; answers how many rows they have.
+    /// Creates the databases with the binary's own migrations, and fills them. Returns the number of rows.
     async fn fill(&self, postgres: &Postgres, layout: Layout) -> Result<usize> {
         let create = format!("CREATE DATABASE {}", self.name);
         Database::postgres(&postgres.url("postgres")).await?.execute(&create).await?;
@@ -311,15 +311,15 @@ impl Kith {
         let rows = fill(Database::postgres(&postgres.url(self.name)).await?, layout, self.on[0]).await?;
         let file = self.file(postgres);
         fill(Database::sqlite(&file)?, layout, self.on[1]).await?;
-        // What the seed left to the system would be written while calls are measured.
+        // Otherwise the system would write the rest of the seed during a measurement.
         fs::File::open(&file)?.sync_all()?;
         Ok(rows)
     }
 }
 
-/// Has PostgreSQL compress its log, as docs/operations.md recommends; answers how, for the report.
+/// Makes PostgreSQL compress its log, as docs/operations.md recommends. Returns how, for the report.
 async fn compress_log(database: &mut Database) -> Result<String> {
-    // Faster than what `on` stands for; not every server has it.
+    // Faster than the default method `on`, but not every server has it.
     let set = |method| format!("ALTER SYSTEM SET wal_compression = '{method}'");
     let method = if database.execute(&set("lz4")).await.is_ok() { "lz4" } else { "on" };
     database.execute(&set(method)).await?;
@@ -338,7 +338,7 @@ async fn fill(mut database: Database, layout: Layout, subject: Subject) -> Resul
     Ok(rows)
 }
 
-/// Starts a Kith so many times; answers the last one, and how many milliseconds each start took.
+/// Starts a Kith several times. Returns the last one, and the milliseconds of each start.
 fn started(
     binary: &Path,
     url: &str,
@@ -357,13 +357,13 @@ fn started(
     }
 }
 
-/// How many requests a measurement may answer.
+/// The number of open requests that a measurement may use up.
 fn enough(window: Window, operation: Operation) -> i64 {
     let share = if operation == Operation::Mixed { 0.1 } else { 1.0 };
-    ((window.start + window.length).max(Duration::from_secs(1)).as_secs_f64() * ANSWERS_PER_SECOND * share) as i64
+    ((window.start + window.length).max(Duration::from_secs(1)).as_secs_f64() * CALLS_PER_SECOND * share) as i64
 }
 
-/// The end of what a process wrote.
+/// The last lines that a process logged.
 fn tail(process: &Process) -> String {
     let log = process.log();
     let lines: Vec<_> = log.lines().collect();

@@ -1,4 +1,4 @@
-//! The calls: what is asked, of whom, and whether the answer is one.
+//! The calls of the benchmark: their requests, and the checks of their responses.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,27 +27,27 @@ pub enum Operation {
     Reject,
     /// Mark a request viewed.
     View,
-    /// List 20 received requests, both users whole.
+    /// List 20 received requests, with both users in full.
     Received,
-    /// List 20 connections, the users whole.
+    /// List 20 connections, with the users in full.
     Connections,
-    /// How two users stand.
+    /// The status of a pair.
     Status,
-    /// How a user stands towards 100 others.
+    /// The statuses of a user and 100 others.
     Statuses,
     /// A user's counts.
     Counts,
     /// One user.
     User,
-    /// All of them: 90 % reads.
+    /// All of these: 90 % reads.
     Mixed,
-    /// Send requests, 2 % of them again.
+    /// Send requests; 2 % repeat an earlier send.
     Repeat2,
-    /// Send requests, 10 % of them again.
+    /// Send requests; 10 % repeat an earlier send.
     Repeat10,
 }
 
-/// The mixed load: of 100 calls.
+/// The mixed load: the share of each operation in 100 calls.
 const MIX: [(Operation, u32); 10] = [
     (Operation::Status, 25),
     (Operation::Received, 15),
@@ -99,17 +99,17 @@ impl Operation {
         matches!(self, Self::Send | Self::Repeat2 | Self::Repeat10 | Self::Accept | Self::Reject | Self::View)
     }
 
-    /// Whether this measurement uses up requests that wait to be answered.
-    pub fn answers(self) -> bool {
+    /// Whether this operation uses up open requests.
+    pub fn uses_requests(self) -> bool {
         matches!(self, Self::Accept | Self::Reject | Self::View | Self::Mixed)
     }
 
-    /// Whether the database is larger after it.
+    /// Whether the database is larger afterwards.
     pub fn grows(self) -> bool {
-        self.writes() || self.answers()
+        self.writes() || self.uses_requests()
     }
 
-    /// The percentage of sends whose pair has a pending request already.
+    /// The percentage of sends whose pair already has a pending request.
     pub fn repeated(self) -> u32 {
         match self {
             Self::Repeat2 => 2,
@@ -118,12 +118,12 @@ impl Operation {
         }
     }
 
-    /// The same without repetition.
+    /// The operation without repetition.
     pub fn first(self) -> Self {
         if self.repeated() > 0 { Self::Send } else { self }
     }
 
-    /// Those that are one kind of call, each answered in one way.
+    /// The operations with one kind of call and one kind of response.
     pub fn single() -> impl Iterator<Item = Self> {
         let all = Self::value_variants().iter().copied();
         all.filter(|operation| *operation != Self::Mixed && operation.repeated() == 0)
@@ -139,12 +139,12 @@ impl fmt::Display for Operation {
 const OK: &str = "0";
 const ALREADY_EXISTS: &str = "6";
 
-/// One call, ready for the wire.
+/// An encoded call.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub operation: Operation,
     pub frame: Bytes,
-    /// The status of the answer.
+    /// The expected status of the response.
     pub expected: &'static str,
 }
 
@@ -158,7 +158,7 @@ impl Call {
         Self { operation, frame: frame.freeze(), expected: OK }
     }
 
-    /// The first page of user 1's list, or the one that the token asks for.
+    /// The page of user 1's list that the token names; the first one without a token.
     pub fn hub(operation: Operation, page_size: i32, page_token: String) -> Self {
         match operation {
             Operation::Received => Self::new(
@@ -178,31 +178,31 @@ impl Call {
         }
     }
 
-    /// The revision that a database is at.
+    /// A call that returns the revision of a database.
     pub fn revision() -> Self {
         Self::new(Operation::Counts, &pb::GetConnectionCountsRequest { user_id: 1, min_revision: 0 })
     }
 }
 
-/// The requests that wait to be answered, in the order in which they are taken.
+/// The open requests, in the order in which they are used up.
 #[derive(Default)]
 struct Waiting {
-    /// The id of the first of these numbers; the others follow it.
+    /// The id of the first request of each range of numbers. The others follow it.
     ranges: VecDeque<(i64, Range<i64>)>,
     next: i64,
-    /// For an echo, that needs none.
+    /// For the echo, which needs no existing requests.
     endless: bool,
 }
 
 impl Waiting {
-    /// One that was not taken before, by id and receiver.
+    /// The id and the receiver of a request that was not used before.
     fn take(&mut self, layout: Layout) -> Result<(i64, i64)> {
         if self.endless {
             self.next += 1;
             return Ok((self.next, layout.waiting(self.next).1));
         }
         let Some((id, numbers)) = self.ranges.front_mut() else {
-            return Err("no request waits any more: ask for shorter measurements, or more users".into());
+            return Err("no open request is left: choose shorter measurements or more users".into());
         };
         let taken = (*id, layout.waiting(numbers.start).1);
         (*id, numbers.start) = (*id + 1, numbers.start + 1);
@@ -213,33 +213,33 @@ impl Waiting {
     }
 }
 
-/// The calls to one database, each valid when it is made.
+/// The calls to one database. Each is valid when it is made.
 pub struct Workload {
     pub layout: Layout,
     rng: StdRng,
     waiting: Waiting,
     sent: i64,
     listed: [i64; 2],
-    /// Changes asked for so far: each is one event.
+    /// The number of changes requested so far. Each is one event.
     pub changes: i64,
-    /// The same call again and again, where there is one.
+    /// If set, every call is this one.
     pub fixed: Option<Call>,
 }
 
 impl Workload {
     pub fn new(layout: Layout) -> Self {
         let rng = StdRng::seed_from_u64(2);
-        // With so many rows a user has 20 pending requests, or 20 connections; see `Layout::edge`.
+        // With this many rows a user has 20 pending requests, or 20 connections; see `Layout::edge`.
         let listed = [layout.ranks_with(69), layout.ranks_with(33)];
         Self { layout, rng, waiting: Waiting::default(), sent: 0, listed, changes: 0, fixed: None }
     }
 
-    /// For a server that answers always the same.
+    /// For a server that always sends the same response.
     pub fn endless(layout: Layout) -> Self {
         Self { waiting: Waiting { endless: true, ..Waiting::default() }, ..Self::new(layout) }
     }
 
-    /// Sees to it that so many requests wait to be answered.
+    /// Makes sure that this many requests are open.
     pub async fn prepare(&mut self, database: &mut Database, count: i64) -> Result<()> {
         while self.waiting.ranges.iter().map(|(_, numbers)| numbers.end - numbers.start).sum::<i64>() < count {
             let (first, users) = (self.waiting.next, self.layout.users);
@@ -277,7 +277,7 @@ impl Workload {
             Operation::Repeat2 | Operation::Repeat10 => return self.sent_again(operation),
             Operation::Send => {
                 if self.sent >= self.layout.sends() {
-                    return Err("all pairs are used: ask for more users".into());
+                    return Err("all pairs are used: choose more users".into());
                 }
                 self.sent += 1;
                 self.send(self.sent - 1)
@@ -327,7 +327,7 @@ impl Workload {
         })
     }
 
-    /// A send; as often as is asked for, one whose request was made long ago and is pending.
+    /// A send. A share of them repeats an earlier request that is still pending.
     fn sent_again(&mut self, operation: Operation) -> Result<Call> {
         if self.sent < 2 || !self.rng.random_ratio(operation.repeated(), 100) {
             return self.single(Operation::Send);
@@ -354,7 +354,7 @@ impl Workload {
         self.layout.user(rank)
     }
 
-    /// Half the time somebody to whom the user has some relation, half the time anybody.
+    /// In half of the cases a user with some relation to this one, otherwise any user.
     fn other(&mut self, user: i64, relations: i64) -> i64 {
         if self.rng.random_bool(0.5) {
             let edge = self.layout.edge(user, self.rng.random_range(0..relations));
@@ -365,42 +365,42 @@ impl Workload {
     }
 }
 
-/// Fails if a message is not the whole answer that is wanted.
+/// Fails unless the message is a complete response with the expected content.
 pub fn check(operation: Operation, message: &[u8]) -> Result<()> {
     let whole = |user: &Option<pb::User>| user.as_ref().is_some_and(|user| user.bio.len() > 200);
     let right = match operation {
         Operation::Send | Operation::Repeat2 | Operation::Repeat10 => {
-            let answer = pb::SendConnectionRequestResponse::decode(message)?;
-            answer.status() == pb::ConnectionStatus::RequestSent
+            let response = pb::SendConnectionRequestResponse::decode(message)?;
+            response.status() == pb::ConnectionStatus::RequestSent
         }
         Operation::Accept => {
-            let answer = pb::AcceptConnectionRequestResponse::decode(message)?;
-            answer.status() == pb::ConnectionStatus::Connected
+            let response = pb::AcceptConnectionRequestResponse::decode(message)?;
+            response.status() == pb::ConnectionStatus::Connected
         }
         Operation::Reject => {
-            let answer = pb::RejectConnectionRequestResponse::decode(message)?;
-            answer.status() == pb::ConnectionStatus::RequestRejected
+            let response = pb::RejectConnectionRequestResponse::decode(message)?;
+            response.status() == pb::ConnectionStatus::RequestRejected
         }
         Operation::View => {
-            let answer = pb::MarkConnectionRequestViewedResponse::decode(message)?;
-            answer.connection_request.is_some_and(|request| request.viewed.is_some())
+            let response = pb::MarkConnectionRequestViewedResponse::decode(message)?;
+            response.connection_request.is_some_and(|request| request.viewed.is_some())
         }
         Operation::Received => {
-            let answer = pb::ListConnectionRequestsResponse::decode(message)?.connection_requests;
-            answer.len() == 20 && answer.iter().all(|row| whole(&row.from_user) && whole(&row.to_user))
+            let response = pb::ListConnectionRequestsResponse::decode(message)?.connection_requests;
+            response.len() == 20 && response.iter().all(|row| whole(&row.from_user) && whole(&row.to_user))
         }
         Operation::Connections => {
-            let answer = pb::ListConnectionsResponse::decode(message)?.connections;
-            answer.len() == 20 && answer.iter().all(|row| whole(&row.user))
+            let response = pb::ListConnectionsResponse::decode(message)?.connections;
+            response.len() == 20 && response.iter().all(|row| whole(&row.user))
         }
         Operation::Status => pb::GetConnectionStatusResponse::decode(message)?.revision > 0,
         Operation::Statuses => {
-            let answer = pb::BatchGetConnectionStatusesResponse::decode(message)?.statuses;
-            answer.len() == 100
-                && answer.iter().filter(|one| one.status() == pb::ConnectionStatus::Connected).count() > 10
+            let response = pb::BatchGetConnectionStatusesResponse::decode(message)?.statuses;
+            response.len() == 100
+                && response.iter().filter(|one| one.status() == pb::ConnectionStatus::Connected).count() > 10
         }
         Operation::Counts | Operation::Mixed => pb::GetConnectionCountsResponse::decode(message)?.connections > 0,
         Operation::User => whole(&pb::GetUserResponse::decode(message)?.user),
     };
-    if right { Ok(()) } else { Err(format!("{operation:?}: this is not the answer: {message:?}").into()) }
+    if right { Ok(()) } else { Err(format!("{operation:?}: unexpected response: {message:?}").into()) }
 }

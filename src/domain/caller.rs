@@ -82,4 +82,11 @@ mod tests {
         assert_eq!(Caller::Operator.viewer(other), Viewer::User(UserId::new(8)));
         assert_eq!(Caller::Operator.viewer(None), Viewer::Operator);
     }
+
+    #[test]
+    fn events_name_who_made_the_change() {
+        for (caller, actor) in [(Caller::Operator, Actor::Operator), (Caller::System, Actor::System)] {
+            assert_eq!(caller.actor(), actor);
+        }
+    }
 }

@@ -340,3 +340,153 @@ pub struct Member {
     /// Their sends in the current hour.
     pub sends: super::counts::SendWindow,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::counts::SendWindow;
+    use crate::domain::id::Sequence;
+    use crate::domain::pair::RequestState;
+
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+    const CY: UserId = UserId::new(3);
+
+    fn batch(commands: Vec<Command>) -> Batch {
+        let submission = |command| Submission { caller: Caller::Operator, command, idempotency: None };
+        let submissions = commands.into_iter().map(submission).collect();
+        Batch { submissions, policy: Arc::default(), now: Time::UNIX_EPOCH }
+    }
+
+    fn send(from: UserId, to: UserId) -> Command {
+        Command::Send { from, to, message: Message::default() }
+    }
+
+    fn profile(id: Option<UserId>, username: &str) -> Box<Profile> {
+        let username = username.parse().expect("a username");
+        Box::new(Profile { id, username, ..Profile::default() })
+    }
+
+    fn update(id: UserId) -> Command {
+        Command::UpdateUser(UserUpdate { id, acting: None, fields: vec![], expected: None })
+    }
+
+    #[test]
+    fn a_batch_needs_what_its_commands_need() {
+        let pair = PairKey::of(ANN, BOB).expect("two users");
+        let request = RequestId::new(7);
+        let names = |name: &str| [name.to_owned()].into();
+        let none = Needs::default;
+        for (commands, expected) in [
+            (vec![], none()),
+            (vec![Command::FinishImport(ImportSummary::default())], none()),
+            (vec![Command::CreateUser(profile(None, "Ann"))], Needs { names: names("ann"), unassigned: 1, ..none() }),
+            (
+                vec![Command::CreateUser(profile(Some(ANN), "Ann"))],
+                Needs { users: [ANN].into(), names: names("ann"), ..none() },
+            ),
+            (
+                vec![Command::ImportUser(BOB, profile(None, "Bob"))],
+                Needs { users: [BOB].into(), names: names("bob"), ..none() },
+            ),
+            (vec![update(ANN)], Needs { users: [ANN].into(), ..none() }),
+            (vec![Command::DeleteUser(ANN)], Needs { users: [ANN].into(), all_pairs_of: [ANN].into(), ..none() }),
+            (
+                vec![send(ANN, BOB), send(ANN, BOB), send(BOB, ANN)],
+                Needs {
+                    users: [ANN, BOB].into(),
+                    pairs: [pair].into(),
+                    senders: [(ANN, 2), (BOB, 1)].into(),
+                    ..none()
+                },
+            ),
+            (
+                vec![
+                    Command::ActOnRequest(request, ANN, RequestAction::Accept(Message::default())),
+                    Command::ActOnRequest(request, BOB, RequestAction::Cancel),
+                ],
+                Needs { users: [ANN, BOB].into(), requests: [(request, [ANN, BOB].into())].into(), ..none() },
+            ),
+            (vec![Command::MarkAllViewed(ANN)], Needs { users: [ANN].into(), unviewed_of: [ANN].into(), ..none() }),
+            (
+                vec![Command::ActOnUser(BOB, ANN, UserAction::Block)],
+                Needs { users: [ANN, BOB].into(), pairs: [pair].into(), ..none() },
+            ),
+            (vec![Command::Sweep], Needs { sweep: true, ..none() }),
+        ] {
+            assert_eq!(Needs::of(&batch(commands.clone())), expected, "{commands:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_with_a_request_id_needs_its_stored_response() {
+        let id = Uuid::from_u128(7);
+        let mut batch = batch(vec![Command::FinishImport(ImportSummary::default())]);
+        batch.submissions[0].idempotency = Some(Idempotency { id, fingerprint: [0; 32], encode: |_| None });
+        let expected = IdempotencyKey { caller: "operator".to_owned(), id };
+        assert_eq!(Needs::of(&batch).responses, [expected].into());
+    }
+
+    #[test]
+    fn a_stored_response_is_current_for_24_hours() {
+        let key = IdempotencyKey::new(&Caller::System, Uuid::from_u128(7));
+        assert_eq!(key.caller, "system");
+        let created = Time::UNIX_EPOCH;
+        let encoded = EncodedResponse { response: vec![1, 2], without_profiles: vec![1] };
+        let (actor, users) = (Some(ANN), (Some(ANN), Some(BOB)));
+        let mut response = IdempotentResponse { key, fingerprint: [0; 32], encoded, created, actor, users };
+        let end = created + chrono::TimeDelta::hours(24);
+        assert!(response.is_current(created) && response.is_current(end - chrono::TimeDelta::microseconds(1)));
+        assert!(!response.is_current(end));
+        // Whoever is deleted takes their profile with them; the actor takes the whole response.
+        assert!(response.forget(CY) && response.encoded.response == [1, 2]);
+        assert!(response.forget(BOB) && response.encoded.response == [1]);
+        assert!(!response.forget(ANN));
+    }
+
+    #[test]
+    fn senders_are_at_their_limit_if_their_sends_would_exceed_it() {
+        let member = |id, requests_sent| {
+            let user = Profile::default().into_user(id, None, Time::UNIX_EPOCH);
+            let counts = Counts { requests_sent, ..Counts::default() };
+            Member { user: Arc::new(user), counts, sends: SendWindow::default() }
+        };
+        let mut batch = batch(vec![send(ANN, BOB), send(ANN, CY), send(CY, ANN)]);
+        let needs = Needs::of(&batch);
+        let members = |ann| [member(ANN, ann), member(BOB, 99), member(CY, 0)];
+        batch.policy = Arc::new(Policy { max_sent_requests: Some(10), ..Policy::default() });
+        for (sent, expected) in [(7, vec![]), (8, vec![]), (9, vec![ANN]), (10, vec![ANN])] {
+            assert_eq!(batch.senders_at_limit(&needs, &members(sent)), expected, "{sent} requests before");
+        }
+        batch.policy = Arc::new(Policy { max_sent_requests: None, ..Policy::default() });
+        assert_eq!(batch.senders_at_limit(&needs, &members(99)), []);
+    }
+
+    #[test]
+    fn the_users_of_a_request_are_needed_if_one_of_them_acts_on_it() {
+        let request = Request {
+            id: RequestId::new(7),
+            from: ANN,
+            to: BOB,
+            state: RequestState::Pending,
+            position: Sequence::new(7),
+            message: Message::default(),
+            created: Time::UNIX_EPOCH,
+            viewed: None,
+            rejected: None,
+            accepted: None,
+            reply: Message::default(),
+        };
+        for (id, user, expected) in
+            [(7, ANN, vec![ANN, BOB]), (7, BOB, vec![ANN, BOB]), (7, CY, vec![]), (8, ANN, vec![])]
+        {
+            let command = Command::ActOnRequest(RequestId::new(id), user, RequestAction::Accept(Message::default()));
+            let needs = Needs::of(&batch(vec![command]));
+            assert_eq!(needs.parties(&request).collect::<Vec<_>>(), expected, "request {id}, user {user}");
+            // A silenced request does not exist for its receiver.
+            let silenced = Request { state: RequestState::Silenced, ..request.clone() };
+            let expected = if user == BOB { vec![] } else { expected };
+            assert_eq!(needs.parties(&silenced).collect::<Vec<_>>(), expected, "silenced {id}, user {user}");
+        }
+    }
+}

@@ -99,6 +99,8 @@ impl SendWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::{RequestId, Sequence};
+    use crate::domain::pair::Message;
 
     #[test]
     fn a_window_ends_one_hour_after_its_first_send() {
@@ -107,5 +109,68 @@ mod tests {
         assert_eq!((window.count, window.remaining(start + TimeDelta::minutes(59))), (2, TimeDelta::minutes(1)));
         let later = start + TimeDelta::hours(1);
         assert_eq!(window.after_send(later), SendWindow { since: Some(later), count: 1 });
+    }
+
+    #[test]
+    fn a_request_counts_for_its_sender_and_its_receiver() {
+        let (from, to, third) = (UserId::new(1), UserId::new(2), UserId::new(3));
+        let time = Time::UNIX_EPOCH;
+        let request = |state, viewed| Request {
+            id: RequestId::new(7),
+            from,
+            to,
+            state,
+            position: Sequence::new(7),
+            message: Message::default(),
+            created: time,
+            viewed,
+            rejected: None,
+            accepted: None,
+            reply: Message::default(),
+        };
+        let counts = |[requests_sent, requests_received, requests_unviewed, connections]: [i64; 4]| Counts {
+            requests_sent,
+            requests_received,
+            requests_unviewed,
+            connections,
+        };
+        for (state, viewed, to_sender, to_receiver) in [
+            (RequestState::Pending, None, [1, 0, 0, 0], [0, 1, 1, 0]),
+            (RequestState::Pending, Some(time), [1, 0, 0, 0], [0, 1, 0, 0]),
+            (RequestState::Rejected, Some(time), [1, 0, 0, 0], [0, 0, 0, 0]),
+            (RequestState::Silenced, None, [1, 0, 0, 0], [0, 0, 0, 0]),
+            (RequestState::Connected, Some(time), [0, 0, 0, 1], [0, 0, 0, 1]),
+        ] {
+            let request = request(state, viewed);
+            assert_eq!(Counts::of(Some(&request), from), counts(to_sender), "the sender, {state:?}");
+            assert_eq!(Counts::of(Some(&request), to), counts(to_receiver), "the receiver, {state:?}");
+        }
+        let pending = request(RequestState::Pending, None);
+        assert_eq!(Counts::of(Some(&pending), third), Counts::default());
+        assert_eq!(Counts::of(None, from), Counts::default());
+    }
+
+    #[test]
+    fn counts_add_and_subtract_each_number() {
+        let counts = |n: i64| Counts {
+            requests_sent: n,
+            requests_received: n * 2,
+            requests_unviewed: n * 3,
+            connections: n * 5,
+        };
+        assert_eq!(counts(7) - counts(3), counts(4));
+        let mut sum = counts(7);
+        sum += counts(3);
+        assert_eq!(sum, counts(10));
+    }
+
+    #[test]
+    fn the_remaining_time_of_a_window_is_never_negative() {
+        let start = Time::UNIX_EPOCH;
+        let window = SendWindow { since: Some(start), count: 1 };
+        for (minutes, remaining) in [(0, 60), (59, 1), (60, 0), (90, 0)] {
+            assert_eq!(window.remaining(start + TimeDelta::minutes(minutes)), TimeDelta::minutes(remaining));
+        }
+        assert_eq!(SendWindow::default().remaining(start), TimeDelta::zero());
     }
 }

@@ -119,4 +119,18 @@ mod tests {
         assert_eq!((pair.low(), pair.high()), (one, two));
         assert_eq!((pair.other_than(one), pair.other_than(two)), (two, one));
     }
+
+    #[test]
+    fn only_its_two_users_are_members_of_a_pair() {
+        let pair = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
+        for (user, is_member) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(pair.has(UserId::new(user)), is_member);
+        }
+    }
+
+    #[test]
+    fn sequences_have_neighbours() {
+        assert_eq!((Sequence::new(7).next(), Sequence::new(7).previous()), (Sequence::new(8), Sequence::new(6)));
+        assert_eq!(RequestId::new(7).previous(), RequestId::new(6));
+    }
 }

@@ -91,3 +91,46 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(day: i64) -> Time {
+        Time::UNIX_EPOCH + TimeDelta::days(day)
+    }
+
+    #[test]
+    fn the_cutoffs_lie_a_duration_before_now() {
+        let policy = Policy {
+            cooldown: Some(TimeDelta::days(3)),
+            lifetime: Some(TimeDelta::days(5)),
+            event_retention: Some(TimeDelta::days(7)),
+            ..Policy::default()
+        };
+        assert_eq!(policy.cooled_before(day(10)), Some(day(7)));
+        assert_eq!(policy.expired_before(day(10)), Some(day(5)));
+        assert_eq!(policy.events_until(day(10)), Some(day(3)));
+        let off = Policy { cooldown: None, lifetime: None, event_retention: None, ..Policy::default() };
+        assert_eq!(
+            (off.cooled_before(day(10)), off.expired_before(day(10)), off.events_until(day(10))),
+            (None, None, None)
+        );
+        let far = Policy { lifetime: Some(TimeDelta::MAX), ..Policy::default() };
+        assert_eq!(far.expired_before(day(10)), None, "before the first time");
+    }
+
+    #[test]
+    fn a_duration_ends_exactly_after_its_length() {
+        let five = Some(TimeDelta::days(5));
+        let policy = Policy { cooldown: five, lifetime: five, ..Policy::default() };
+        let microsecond = TimeDelta::microseconds(1);
+        for (now, is_over) in [(day(5) - microsecond, false), (day(5), true), (day(6), true)] {
+            assert_eq!(policy.has_expired(day(0), now), is_over, "{now}");
+            assert_eq!(policy.in_cooldown(Some(day(0)), now), !is_over, "{now}");
+        }
+        assert!(!policy.in_cooldown(None, day(1)));
+        let off = Policy { cooldown: None, lifetime: None, ..Policy::default() };
+        assert!(!off.has_expired(day(0), day(1_000)) && !off.in_cooldown(Some(day(0)), day(0)));
+    }
+}

@@ -186,3 +186,26 @@ pub struct FeedSlice {
     /// The events, in order.
     pub events: Vec<Recorded>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sent_requests_are_ordered_by_id() {
+        let pending = RequestState::Pending;
+        for filter in [RequestFilter::Sent, RequestFilter::SentAnd { rejected: true }] {
+            assert!(filter.is_ordered_by_id(), "{filter:?}");
+        }
+        for filter in [RequestFilter::Received(pending), RequestFilter::Unviewed] {
+            assert!(!filter.is_ordered_by_id(), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn mutual_connections_have_a_viewer() {
+        let viewer = UserId::new(7);
+        assert_eq!(Mutual::Any.viewer(), None);
+        assert_eq!((Mutual::With(viewer).viewer(), Mutual::Without(viewer).viewer()), (Some(viewer), Some(viewer)));
+    }
+}

@@ -50,3 +50,93 @@ impl Selection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Time;
+    use crate::domain::event::Actor;
+    use crate::domain::id::Sequence;
+
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+    const CY: UserId = UserId::new(3);
+
+    fn everything() -> Selection {
+        Selection { viewer: Viewer::Operator, users: HashSet::new(), kinds: HashSet::new(), pair: None }
+    }
+
+    fn event(kind: EventKind, user: UserId, other: Option<UserId>) -> Event {
+        let (time, actor) = (Time::UNIX_EPOCH, Actor::Operator);
+        Event {
+            sequence: Sequence::new(9),
+            time,
+            kind,
+            cause: None,
+            actor,
+            user,
+            other,
+            request: None,
+            silenced: false,
+        }
+    }
+
+    #[test]
+    fn an_event_is_selected_if_it_matches_every_condition() {
+        let removed = EventKind::ConnectionRemoved;
+        let both = event(removed, ANN, Some(BOB));
+        let with = |change: &dyn Fn(&mut Selection)| {
+            let mut selection = everything();
+            change(&mut selection);
+            selection
+        };
+        let pair = |one, other| PairKey::of(one, other);
+        for (selection, is_selected) in [
+            (everything(), true),
+            (with(&|selection| selection.users = [ANN].into()), true),
+            (with(&|selection| selection.users = [BOB, CY].into()), true),
+            (with(&|selection| selection.users = [CY].into()), false),
+            (with(&|selection| selection.kinds = [removed].into()), true),
+            (with(&|selection| selection.kinds = [EventKind::UserBlocked].into()), false),
+            (with(&|selection| selection.pair = pair(BOB, ANN)), true),
+            (with(&|selection| selection.pair = pair(ANN, CY)), false),
+            (with(&|selection| selection.pair = pair(BOB, CY)), false),
+            (with(&|selection| selection.viewer = Viewer::User(BOB)), true),
+            (with(&|selection| selection.viewer = Viewer::User(CY)), false),
+            (with(&|selection| (selection.users, selection.kinds) = ([ANN].into(), [removed].into())), true),
+            (with(&|selection| (selection.users, selection.kinds) = ([CY].into(), [removed].into())), false),
+        ] {
+            let selected = selection.select(&both, &Policy::default());
+            assert_eq!(selected, is_selected.then(|| both.clone()), "{selection:?}");
+        }
+        let one = event(EventKind::UserUpdated, ANN, None);
+        let of_pair = Selection { pair: pair(ANN, BOB), ..everything() };
+        assert_eq!(of_pair.select(&one, &Policy::default()), None, "an event about one user");
+    }
+
+    #[test]
+    fn only_a_selection_without_conditions_is_everything() {
+        assert!(everything().is_everything());
+        for selection in [
+            Selection { viewer: Viewer::User(ANN), ..everything() },
+            Selection { users: [ANN].into(), ..everything() },
+            Selection { kinds: [EventKind::UserCreated].into(), ..everything() },
+            Selection { pair: PairKey::of(ANN, BOB), ..everything() },
+        ] {
+            assert!(!selection.is_everything(), "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn the_subject_is_a_user_whom_all_selected_events_are_about() {
+        for (selection, subject) in [
+            (everything(), None),
+            (Selection { users: [BOB].into(), ..everything() }, Some(BOB)),
+            (Selection { users: [ANN, BOB].into(), ..everything() }, None),
+            (Selection { pair: PairKey::of(CY, BOB), users: [ANN, CY].into(), ..everything() }, Some(BOB)),
+            (Selection { viewer: Viewer::User(CY), users: [ANN].into(), ..everything() }, Some(CY)),
+        ] {
+            assert_eq!(selection.subject(), subject, "{selection:?}");
+        }
+    }
+}

@@ -149,8 +149,7 @@ impl Birthday {
 }
 
 fn check_length(text: &str, max: usize) -> Result<(), TextError> {
-    // The byte length is known without counting and decides almost every call.
-    if text.len() > max && text.chars().count() > max {
+    if text.chars().nth(max).is_some() {
         return invalid(format!("must have at most {max} characters"));
     }
     Ok(())
@@ -165,6 +164,19 @@ mod tests {
 
     fn ok<T: FromStr>(text: &str) -> bool {
         text.parse::<T>().is_ok()
+    }
+
+    #[test]
+    fn an_error_states_the_violated_rule() {
+        fn error<T: FromStr<Err = TextError>>(text: &str) -> String {
+            text.parse::<T>().err().expect("invalid").to_string()
+        }
+        assert_eq!(error::<Line<3>>("four"), "must have at most 3 characters");
+        assert_eq!(error::<Line<3>>("\n"), "must not contain control characters");
+        assert_eq!(error::<Prose<3>>("\r"), "must not contain control characters other than newline and tab");
+        assert_eq!(error::<Username>(""), "must be 1 to 255 characters of A-Z a-z 0-9 - _");
+        assert_eq!(error::<Email>("ann"), "must be an e-mail address");
+        assert_eq!(error::<Url>("example.com"), "must be an absolute http or https URL");
     }
 
     #[test]

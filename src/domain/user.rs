@@ -190,3 +190,73 @@ impl FieldUpdate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: UserId = UserId::new(7);
+
+    fn text<T: std::str::FromStr>(text: &str) -> T {
+        text.parse().unwrap_or_else(|_| panic!("{text:?} is valid"))
+    }
+
+    /// A user with texts of 1, 2, 4, … bytes, so that each sum of lengths is unique. URLs are longer.
+    fn ann() -> User {
+        let words = |length: usize| "x".repeat(length);
+        let url = |length: usize| format!("http://{}", "x".repeat(length - 7));
+        User {
+            username: text("a"),
+            real_name: text(&words(2)),
+            email: text("ann@ex.eu"),
+            bio: text(&words(16)),
+            location: text(&words(32)),
+            birthday: Birthday::stored("2000-01-01".to_owned()),
+            description: text(&words(50)),
+            website: text(&url(100)),
+            avatar: text(&url(150)),
+            cover: text(&url(200)),
+            ..Profile::default().into_user(ANN, None, Time::UNIX_EPOCH)
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_user_is_that_of_all_texts() {
+        assert_eq!(ann().text_len(), 1 + 2 + 9 + 16 + 32 + 10 + 50 + 100 + 150 + 200);
+    }
+
+    #[test]
+    fn unset_fields_are_those_of_the_existing_user() {
+        let (first, now) = (Time::UNIX_EPOCH, Time::UNIX_EPOCH + chrono::TimeDelta::days(1));
+        let before = User { status: UserStatus::Blocked, date_joined: first, ..ann() };
+        let values = |profile: Profile, before| {
+            let user = profile.into_user(ANN, before, now);
+            (user.status, user.date_joined)
+        };
+        assert_eq!(values(Profile::default(), None), (UserStatus::Approved, now));
+        assert_eq!(values(Profile::default(), Some(&before)), (UserStatus::Blocked, first));
+        let set = Profile { status: Some(UserStatus::Unregistered), date_joined: Some(now), ..Profile::default() };
+        assert_eq!(values(set, Some(&before)), (UserStatus::Unregistered, now));
+    }
+
+    #[test]
+    fn an_update_changes_its_field_only() {
+        let url = || text::<Url>("http://example.com/new");
+        let birthday = Birthday::stored("1999-12-31".to_owned());
+        for (update, expected) in [
+            (FieldUpdate::RealName(text("new")), User { real_name: text("new"), ..ann() }),
+            (FieldUpdate::Bio(text("new")), User { bio: text("new"), ..ann() }),
+            (FieldUpdate::Location(text("new")), User { location: text("new"), ..ann() }),
+            (FieldUpdate::Birthday(birthday.clone()), User { birthday, ..ann() }),
+            (FieldUpdate::Description(text("new")), User { description: text("new"), ..ann() }),
+            (FieldUpdate::Gender(Gender::Female), User { gender: Gender::Female, ..ann() }),
+            (FieldUpdate::Website(url()), User { website: url(), ..ann() }),
+            (FieldUpdate::Avatar(url()), User { avatar: url(), ..ann() }),
+            (FieldUpdate::Cover(url()), User { cover: url(), ..ann() }),
+        ] {
+            let mut user = ann();
+            update.apply(&mut user);
+            assert_eq!(user, expected);
+        }
+    }
+}

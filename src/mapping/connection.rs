@@ -144,3 +144,89 @@ responses! {
         status: pb::ConnectionStatus::from(*status).into(),
     }, users: |it| it.block.iter_mut().map(|block| &mut block.user).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Time;
+    use crate::domain::id::RequestId;
+    use crate::domain::user::Profile;
+
+    const KEY: &[u8] = b"key";
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+
+    fn fields(invalid: &Invalid) -> Vec<&str> {
+        invalid.violations.iter().map(|violation| violation.field.as_str()).collect()
+    }
+
+    #[test]
+    fn a_list_has_the_sections_of_its_filter() {
+        use Mutual::{Any, With, Without};
+        use pb::MutualFilter as Filter;
+        for (mutual, viewer_user_id, expected) in [
+            (Filter::Unspecified, 0, Some(vec![Any])),
+            (Filter::Any, 0, Some(vec![Any])),
+            (Filter::Unspecified, 2, Some(vec![With(BOB), Without(BOB)])),
+            (Filter::Any, 2, Some(vec![With(BOB), Without(BOB)])),
+            (Filter::Only, 2, Some(vec![With(BOB)])),
+            (Filter::Excluded, 2, Some(vec![Without(BOB)])),
+            (Filter::Only, 0, None),
+            (Filter::Excluded, 0, None),
+        ] {
+            let mutual = mutual.into();
+            let request = pb::ListConnectionsRequest { user_id: 1, viewer_user_id, mutual, ..Default::default() };
+            match (list(&request, KEY), expected) {
+                (Ok((user, sections, ..)), Some(expected)) => assert_eq!((user, sections), (ANN, expected)),
+                (Err(invalid), None) => assert_eq!(fields(&invalid), ["viewer_user_id"]),
+                (parsed, expected) => panic!("{request:?}: {parsed:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn requests_are_parsed_with_all_their_fields() {
+        const ID: &str = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43";
+        let id = Uuid::parse_str(ID).ok();
+        let removal = Command::ActOnUser(ANN, BOB, UserAction::Remove);
+        assert_eq!(act_on_user(UserAction::Remove, 1, 2, ID), Ok((removal, id)));
+        let revision = Sequence::new(7);
+        let request = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2, min_revision: 7 };
+        assert_eq!(status(&request), Ok((ANN, BOB, revision)));
+        let request = pb::BatchGetConnectionStatusesRequest { user_id: 1, other_user_ids: vec![2, 1], min_revision: 7 };
+        assert_eq!(statuses(&request), Ok((ANN, vec![BOB, ANN], revision)));
+        assert_eq!(counts(&pb::GetConnectionCountsRequest { user_id: 1, min_revision: 7 }), Ok((ANN, revision)));
+        let request = pb::ListMutualConnectionsRequest { user_id: 1, other_user_id: 2, ..Default::default() };
+        let (user, other, _, page) = mutual(&request, KEY).expect("valid");
+        assert_eq!((user, other, page.size), (ANN, BOB, 20));
+        let request = pb::ListBlockedUsersRequest { user_id: 1, page_size: 7, ..Default::default() };
+        let (user, _, page) = blocked(&request, KEY).expect("valid");
+        assert_eq!((user, page.size), (ANN, 7));
+    }
+
+    #[test]
+    fn messages_have_all_values() {
+        let time = Time::from_timestamp(7, 5_000).expect("a time");
+        let at = Some(timestamp(time));
+        let username = "bob".parse().expect("a username");
+        let bob = Profile { username, ..Profile::default() }.into_user(BOB, None, time);
+        let (user, position) = (encode(&bob), Sequence::new(9));
+        let bob = CachedUser::from(bob);
+        let row = Connection { other: BOB, request: RequestId::new(5), connected: time, position };
+        let expected = pb::Connection { user: user.clone(), connected: at, connection_request_id: 5 };
+        assert_eq!(connection(&row, &bob, UserView::Full), expected);
+        let row = Blocked { other: BOB, block: Block { created: time, position } };
+        assert_eq!(blocked_user(&row, &bob, UserView::Full), pb::Block { user, created: at });
+        for (status, expected) in [
+            (Status::None, pb::ConnectionStatus::None),
+            (Status::RequestSent, pb::ConnectionStatus::RequestSent),
+            (Status::RequestReceived, pb::ConnectionStatus::RequestReceived),
+            (Status::RequestRejected, pb::ConnectionStatus::RequestRejected),
+            (Status::Connected, pb::ConnectionStatus::Connected),
+            (Status::Blocked, pb::ConnectionStatus::Blocked),
+            (Status::Itself, pb::ConnectionStatus::Self_),
+        ] {
+            assert_eq!(pb::ConnectionStatus::from(status), expected);
+        }
+    }
+}

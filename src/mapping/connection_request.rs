@@ -194,3 +194,137 @@ responses! {
     }, users: |it| users_of(&mut it.connection_request)
     MarkAllConnectionRequestsViewedResponse: Outcome::AllViewed { marked } => { marked: *marked }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Time;
+    use crate::domain::pair::Message;
+    use crate::domain::user::Profile;
+    use crate::domain::view::Status;
+
+    const KEY: &[u8] = b"key";
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+    const ID: &str = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43";
+
+    #[test]
+    fn requests_are_parsed_with_all_their_fields() {
+        let (id, message) = (Uuid::parse_str(ID).ok(), "hello".to_owned());
+        let request =
+            pb::SendConnectionRequestRequest { from_user_id: 1, to_user_id: 2, message, request_id: ID.to_owned() };
+        let command = Command::Send { from: ANN, to: BOB, message: "hello".parse().expect("a message") };
+        assert_eq!(send(&request), Ok((command, id)));
+        let command = Command::ActOnRequest(RequestId::new(7), ANN, RequestAction::Reject);
+        assert_eq!(act_on_request(RequestAction::Reject, 7, 1, ID), Ok((command, id)));
+        let request = pb::MarkAllConnectionRequestsViewedRequest { user_id: 1, request_id: ID.to_owned() };
+        assert_eq!(mark_all(&request), Ok((Command::MarkAllViewed(ANN), id)));
+        for (user_id, viewer) in [(0, Viewer::Operator), (1, Viewer::User(ANN))] {
+            let request = pb::GetConnectionRequestRequest { id: 7, user_id, min_revision: 9, ..Default::default() };
+            assert_eq!(
+                get(&request, &Caller::Operator),
+                Ok((RequestId::new(7), viewer, UserView::Full, Sequence::new(9)))
+            );
+        }
+    }
+
+    /// The filter of a list, or the fields that are invalid.
+    type Listed = Result<Option<RequestFilter>, Vec<&'static str>>;
+
+    #[test]
+    fn a_list_has_the_filter_of_its_direction_and_state() {
+        use RequestFilter::{Received, Sent, SentAnd, Unviewed};
+        use RequestState::{Pending, Rejected};
+        use pb::{ConnectionRequestDirection as Direction, ConnectionRequestState as State};
+        let table: [(Direction, State, bool, Listed, Listed); 14] = [
+            // Direction, state, only unviewed ones; the filter, and the one if rejections are disclosed.
+            (Direction::Received, State::Unspecified, false, Ok(Some(Received(Pending))), Ok(Some(Received(Pending)))),
+            (Direction::Received, State::Pending, false, Ok(Some(Received(Pending))), Ok(Some(Received(Pending)))),
+            (Direction::Received, State::Rejected, false, Ok(Some(Received(Rejected))), Ok(Some(Received(Rejected)))),
+            (Direction::Received, State::Pending, true, Ok(Some(Unviewed)), Ok(Some(Unviewed))),
+            (Direction::Received, State::Rejected, true, Err(vec!["unviewed_only"]), Err(vec!["unviewed_only"])),
+            (Direction::Received, State::Connected, false, Err(vec!["state"]), Err(vec!["state"])),
+            (Direction::Sent, State::Silenced, false, Err(vec!["state"]), Err(vec!["state"])),
+            (Direction::Sent, State::Unspecified, false, Ok(Some(Sent)), Ok(Some(SentAnd { rejected: false }))),
+            (Direction::Sent, State::Pending, false, Ok(Some(Sent)), Ok(Some(SentAnd { rejected: false }))),
+            (Direction::Sent, State::Rejected, false, Ok(None), Ok(Some(SentAnd { rejected: true }))),
+            (Direction::Sent, State::Pending, true, Err(vec!["unviewed_only"]), Err(vec!["unviewed_only"])),
+            (Direction::Sent, State::Rejected, true, Err(vec!["unviewed_only"]), Err(vec!["unviewed_only"])),
+            (Direction::Unspecified, State::Pending, false, Err(vec!["direction"]), Err(vec!["direction"])),
+            (Direction::Unspecified, State::Pending, true, Err(vec!["direction"]), Err(vec!["direction"])),
+        ];
+        for (direction, state, unviewed_only, hidden, disclosed) in table {
+            for (disclose_rejections, expected) in [(false, hidden), (true, disclosed)] {
+                let policy = Policy { disclose_rejections, ..Policy::default() };
+                let request = pb::ListConnectionRequestsRequest {
+                    user_id: 1,
+                    direction: direction.into(),
+                    state: state.into(),
+                    unviewed_only,
+                    ..Default::default()
+                };
+                let listed = list(&request, &policy, KEY);
+                let expected = expected.map_err(|fields| fields.into_iter().map(str::to_owned).collect::<Vec<_>>());
+                let named = |invalid: Invalid| invalid.violations.into_iter().map(|one| one.field).collect();
+                assert_eq!(listed.map(|(_, filter, ..)| filter).map_err(named), expected, "{request:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_direction_is_one_violation() {
+        let request = pb::ListConnectionRequestsRequest { user_id: 1, direction: 9, ..Default::default() };
+        let invalid = list(&request, &Policy::default(), KEY).expect_err("invalid");
+        let named: Vec<_> = invalid.violations.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(named, ["direction"]);
+    }
+
+    #[test]
+    fn a_message_has_all_values() {
+        let time = |seconds| Time::from_timestamp(seconds, 0).expect("a time");
+        let user = |id: UserId, name: &str| {
+            let username = name.parse().expect("a username");
+            std::sync::Arc::new(Profile { username, ..Profile::default() }.into_user(id, None, time(1)))
+        };
+        let (ann, bob) = (user(ANN, "ann"), user(BOB, "bob"));
+        let rejected = Request {
+            id: RequestId::new(7),
+            from: ANN,
+            to: BOB,
+            state: RequestState::Rejected,
+            position: Sequence::new(8),
+            message: "hello".parse::<Message>().expect("a message"),
+            created: time(2),
+            viewed: Some(time(3)),
+            rejected: Some(time(4)),
+            accepted: None,
+            reply: Message::default(),
+        };
+        let expected = pb::ConnectionRequest {
+            id: 7,
+            from_user: encode(&ann),
+            to_user: encode(&bob),
+            created: Some(timestamp(time(2))),
+            rejected: Some(timestamp(time(4))),
+            viewed: Some(timestamp(time(3))),
+            message: "hello".to_owned(),
+            state: pb::ConnectionRequestState::Rejected.into(),
+            accepted: None,
+            reply: String::new(),
+        };
+        let (from, to) = (CachedUser::from(ann.clone()), CachedUser::from(bob.clone()));
+        assert_eq!(request(&rejected, &from, &to, UserView::Full), expected);
+        let full = FullRequest { request: rejected.clone(), from: ann, to: bob };
+        assert_eq!(pb::ConnectionRequest::from(&full), expected);
+        let transition = |request| Transition { request, status: Status::RequestReceived };
+        assert_eq!(request_of(&transition(Some(full))), Some(expected));
+        assert_eq!(request_of(&transition(None)), None);
+        let connected =
+            Request { state: RequestState::Connected, rejected: None, accepted: Some(time(5)), ..rejected.clone() };
+        let message = request(&connected, &from, &to, UserView::Full);
+        assert_eq!(message.state(), pb::ConnectionRequestState::Connected);
+        assert_eq!((message.rejected, message.accepted), (None, Some(timestamp(time(5)))));
+        let pending = Request { state: RequestState::Pending, rejected: None, ..rejected };
+        assert_eq!(request(&pending, &from, &to, UserView::Full).state(), pb::ConnectionRequestState::Pending);
+    }
+}

@@ -148,3 +148,153 @@ pub fn message(message: &Message, epoch: &str) -> pb::WatchEventsResponse {
         continues: message.continues,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Time;
+    use crate::domain::id::{RequestId, Sequence};
+    use crate::domain::view::Viewer;
+    use crate::mapping::page;
+
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+
+    fn fields(invalid: &Invalid) -> Vec<&str> {
+        invalid.violations.iter().map(|violation| violation.field.as_str()).collect()
+    }
+
+    #[test]
+    fn a_watch_is_parsed_with_all_its_fields() {
+        let (selection, cursor, heartbeat) =
+            watch(&pb::WatchEventsRequest::default(), &Caller::Operator).expect("valid");
+        assert!(selection.is_everything());
+        assert_eq!((cursor, heartbeat), (Cursor::default(), Duration::from_secs(15)));
+        let request = pb::WatchEventsRequest {
+            after_sequence: Some(7),
+            epoch: "abc".to_owned(),
+            viewer_user_id: 1,
+            user_ids: vec![1, 2],
+            kinds: EventKind::ALL.iter().map(|kind| pb::EventKind::from(*kind).into()).collect(),
+            heartbeat_interval: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        };
+        let (selection, cursor, heartbeat) = watch(&request, &Caller::Operator).expect("valid");
+        let (users, kinds) = ([ANN, BOB].into(), EventKind::ALL.iter().copied().collect());
+        assert_eq!(selection, Selection { viewer: Viewer::User(ANN), users, kinds, pair: None });
+        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()) };
+        assert_eq!((cursor, heartbeat), (expected, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn heartbeats_come_every_100_milliseconds_to_300_seconds() {
+        const MILLISECOND: i32 = 1_000_000;
+        for (seconds, nanos, expected) in [
+            (0, 100 * MILLISECOND, Some(Duration::from_millis(100))),
+            (0, 100 * MILLISECOND - 1, None),
+            (1, 999_999_999, Some(Duration::new(1, 999_999_999))),
+            (300, 0, Some(Duration::from_secs(300))),
+            (300, 1, None),
+            (0, 0, None),
+            (1, -1, None),
+            (-1, 0, None),
+            (0, 1_000_000_000, None),
+            (i64::MAX, i32::MAX, None),
+        ] {
+            let heartbeat_interval = Some(prost_types::Duration { seconds, nanos });
+            let request = pb::WatchEventsRequest { heartbeat_interval, ..Default::default() };
+            match (watch(&request, &Caller::Operator), expected) {
+                (Ok((_, _, heartbeat)), Some(expected)) => assert_eq!(heartbeat, expected),
+                (Err(invalid), None) => assert_eq!(fields(&invalid), ["heartbeat_interval"]),
+                (parsed, _) => panic!("{seconds} s {nanos} ns: {parsed:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_invalid_kind_is_one_violation() {
+        let kinds = vec![pb::EventKind::UserCreated.into(), 0, 999];
+        let invalid = watch(&pb::WatchEventsRequest { kinds, ..Default::default() }, &Caller::Operator);
+        assert_eq!(fields(&invalid.expect_err("invalid")), ["kinds[1]", "kinds[2]"]);
+    }
+
+    #[test]
+    fn a_list_has_a_pair_if_one_of_its_users_is_set() {
+        for (user_id, other_user_id, expected) in [
+            (0, 0, Ok(None)),
+            (1, 2, Ok(PairKey::of(ANN, BOB))),
+            (1, 0, Err("other_user_id")),
+            (0, 2, Err("user_id")),
+            (1, 1, Err("other_user_id")),
+        ] {
+            let request = pb::ListEventsRequest { user_id, other_user_id, ..Default::default() };
+            let listed = list(&request, &Caller::Operator, b"key").map(|(selection, ..)| selection.pair);
+            let expected = expected.map_err(|field| vec![field.to_owned()]);
+            assert_eq!(listed.map_err(|invalid| fields(&invalid).into_iter().map(str::to_owned).collect()), expected);
+        }
+    }
+
+    #[test]
+    fn a_list_continues_at_its_page_token() {
+        let epoch = Some("abc".to_owned());
+        let mut request = pb::ListEventsRequest { after_sequence: 7, epoch: "abc".to_owned(), ..Default::default() };
+        let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
+        assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone() });
+        let after = Some(Sequence::new(9));
+        request.page_token = page::token(&request, page::Cursor { section: 0, last: after }, b"key");
+        let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
+        assert_eq!(cursor, Cursor { after, epoch });
+    }
+
+    #[test]
+    fn an_event_has_all_values() {
+        let time = Time::from_timestamp(7, 5_000).expect("a time");
+        let event = Event {
+            sequence: Sequence::new(9),
+            time,
+            kind: EventKind::RequestCancelled,
+            cause: Some(Cause::UserDeleted),
+            actor: Actor::User(BOB),
+            user: ANN,
+            other: Some(BOB),
+            request: Some(RequestId::new(5)),
+            silenced: true,
+        };
+        let expected = pb::Event {
+            sequence: 9,
+            time: Some(timestamp(time)),
+            kind: pb::EventKind::RequestCancelled.into(),
+            cause: pb::EventCause::UserDeleted.into(),
+            actor: pb::EventActor::User.into(),
+            actor_user_id: 2,
+            user_id: 1,
+            other_user_id: 2,
+            connection_request_id: 5,
+            silenced: true,
+        };
+        assert_eq!(pb::Event::from(&event), expected);
+        for (actor, expected) in [(Actor::Operator, pb::EventActor::Operator), (Actor::System, pb::EventActor::System)]
+        {
+            let event = Event { actor, cause: None, other: None, request: None, ..event.clone() };
+            let event = pb::Event::from(&event);
+            assert_eq!((event.actor(), event.actor_user_id), (expected, 0));
+            assert_eq!((event.cause(), event.other_user_id), (pb::EventCause::Unspecified, 0));
+            assert_eq!(event.connection_request_id, 0);
+        }
+        let expected =
+            pb::WatchEventsResponse { events: vec![expected], revision: 12, epoch: "abc".to_owned(), continues: true };
+        let sent = Message { events: vec![event], revision: Sequence::new(12), continues: true };
+        assert_eq!(message(&sent, "abc"), expected);
+    }
+
+    #[test]
+    fn kinds_and_causes_have_the_names_of_the_domain() {
+        for kind in EventKind::ALL {
+            let name = format!("EVENT_KIND_{}", kind.name());
+            assert_eq!(pb::EventKind::from(*kind).as_str_name(), name);
+        }
+        for cause in Cause::ALL {
+            let name = format!("EVENT_CAUSE_{}", cause.name());
+            assert_eq!(pb::EventCause::from(Some(*cause)).as_str_name(), name);
+        }
+    }
+}

@@ -101,8 +101,11 @@ impl<R: MutationResponse> Stored<R> {
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
+    use crate::domain::id::Sequence;
+    use crate::domain::outcome::Outcome;
     use crate::proto::server as pb;
 
     fn digest(message: &impl Mutation) -> [u8; 32] {
@@ -158,5 +161,18 @@ mod tests {
         assert_ne!(digest(&block(1, "a")), digest(&block(3, "a")));
         let unblock = pb::UnblockUserRequest { user_id: 1, other_user_id: 2, request_id: "a".to_owned() };
         assert_ne!(digest(&block(1, "a")), digest(&unblock));
+    }
+
+    #[test]
+    fn the_response_of_the_call_is_stored() {
+        let request = pb::DeleteUserRequest { id: 1, request_id: String::new() };
+        let call = idempotency(Uuid::from_u128(7), &request);
+        assert_eq!((call.id, call.fingerprint), (Uuid::from_u128(7), digest(&request)));
+        let executed = |outcome| Executed { revision: Sequence::new(9), outcome };
+        let response = pb::DeleteUserResponse { revision: 9 };
+        let bytes = response.encode_to_vec();
+        let encoded = EncodedResponse { without_profiles: bytes.clone(), response: bytes };
+        assert_eq!((call.encode)(&executed(Outcome::UserDeleted)), Some(encoded));
+        assert_eq!((call.encode)(&executed(Outcome::AllViewed { marked: 1 })), None, "another method's");
     }
 }

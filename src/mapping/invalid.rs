@@ -151,3 +151,92 @@ impl Fields {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a field. Returns its value, or the fields that have violations.
+    fn read<T>(read: impl FnOnce(&mut Fields) -> T) -> Result<T, Vec<String>> {
+        let mut fields = Fields::default();
+        let value = read(&mut fields);
+        fields.finish(value).map_err(|invalid| invalid.violations.into_iter().map(|one| one.field).collect())
+    }
+
+    #[test]
+    fn ids_are_1_or_greater() {
+        for (id, is_valid) in [(1, true), (2, true), (0, false), (-1, false), (i64::MIN, false)] {
+            let expected = |field: &str| if is_valid { Ok(id) } else { Err(vec![field.to_owned()]) };
+            assert_eq!(read(|fields| fields.user_id("user_id", id).get()), expected("user_id"));
+            assert_eq!(read(|fields| fields.connection_request_id("id", id).get()), expected("id"));
+        }
+        for (id, expected) in [(0, Ok(None)), (7, Ok(Some(UserId::new(7)))), (-1, Err(vec!["viewer".to_owned()]))] {
+            assert_eq!(read(|fields| fields.optional_user_id("viewer", id)), expected);
+        }
+        for (revision, is_valid) in [(0, true), (7, true), (-1, false)] {
+            let expected = if is_valid { Ok(Sequence::new(revision)) } else { Err(vec!["revision".to_owned()]) };
+            assert_eq!(read(|fields| fields.revision("revision", revision)), expected);
+        }
+    }
+
+    #[test]
+    fn two_users_are_valid_and_different() {
+        let self_request = Kind::SelfRequest(UserId::new(1));
+        for (one, other, expected) in [
+            (1, 2, Ok(())),
+            (1, 1, Err((self_request, vec!["other"]))),
+            (1, 0, Err((Kind::Fields, vec!["other"]))),
+            (0, 1, Err((Kind::Fields, vec!["one"]))),
+            (0, 0, Err((Kind::Fields, vec!["one", "other"]))),
+            (-1, -1, Err((Kind::Fields, vec!["one", "other"]))),
+        ] {
+            let mut fields = Fields::default();
+            let users = fields.two_users(("one", one), ("other", other));
+            assert_eq!(users, (UserId::new(one), UserId::new(other)));
+            let invalid = fields.finish(());
+            let named = |invalid: &Invalid| invalid.violations.iter().map(|one| one.field.clone()).collect::<Vec<_>>();
+            let found = invalid.map_err(|invalid| (invalid.kind, named(&invalid)));
+            let expected = expected.map_err(|(kind, fields)| (kind, fields.into_iter().map(str::to_owned).collect()));
+            assert_eq!(found, expected, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn lists_of_ids_have_1_to_1000_valid_ids() {
+        let ids = |ids: &[i64]| read(|fields| fields.user_ids("ids", ids)).map(|ids| ids.len());
+        assert_eq!(ids(&[1]), Ok(1));
+        assert_eq!(ids(&[7; ITEMS_MAX]), Ok(ITEMS_MAX));
+        for invalid in [vec![], vec![7; ITEMS_MAX + 1]] {
+            assert_eq!(ids(&invalid), Err(vec!["ids".to_owned()]));
+        }
+        assert_eq!(ids(&[1, 0, 2, -3]), Err(vec!["ids[1]".to_owned(), "ids[3]".to_owned()]));
+    }
+
+    #[test]
+    fn a_request_id_is_empty_or_a_hyphenated_uuid() {
+        const ID: &str = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43";
+        let parsed = Uuid::parse_str(ID).expect("a UUID");
+        let upper = ID.to_uppercase();
+        for (text, id) in [("", None), (ID, Some(parsed)), (&upper, Some(parsed))] {
+            assert_eq!(read(|fields| fields.request_id(text)), Ok(id));
+        }
+        let (simple, braces, urn) = (ID.replace('-', ""), format!("{{{ID}}}"), format!("urn:uuid:{ID}"));
+        for text in [&simple, &braces, &urn, "7", &"x".repeat(36)] {
+            assert_eq!(read(|fields| fields.request_id(text)), Err(vec!["request_id".to_owned()]), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_has_the_kind_of_its_only_violation() {
+        let violations = |kinds: &[Kind]| {
+            let mut fields = Fields::default();
+            kinds.iter().for_each(|kind| fields.add(*kind, "field", "must be otherwise"));
+            fields.finish(()).map_err(|invalid| (invalid.kind, invalid.violations.len()))
+        };
+        let self_request = Kind::SelfRequest(UserId::new(1));
+        assert_eq!(violations(&[]), Ok(()));
+        assert_eq!(violations(&[Kind::PageToken]), Err((Kind::PageToken, 1)));
+        assert_eq!(violations(&[self_request]), Err((self_request, 1)));
+        assert_eq!(violations(&[self_request, Kind::PageToken]), Err((Kind::Fields, 2)));
+    }
+}

@@ -102,7 +102,7 @@ impl Fields {
     pub fn page<R: Paged>(&mut self, request: &R, key: &[u8]) -> Page {
         let size = match request.page_size() {
             0 => DEFAULT_SIZE,
-            size if size < 0 => {
+            ..0 => {
                 self.violation("page_size", "must not be negative");
                 DEFAULT_SIZE
             }

@@ -380,3 +380,157 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
 
 #[cfg(test)]
 mod properties;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43";
+    const ANN: UserId = UserId::new(7);
+
+    fn now() -> Time {
+        DateTime::from_timestamp(1_780_000_000, 0).expect("a time")
+    }
+
+    fn ann() -> pb::User {
+        pb::User { id: 7, username: "Ann".to_owned(), ..Default::default() }
+    }
+
+    fn fields(invalid: &Invalid) -> Vec<&str> {
+        invalid.violations.iter().map(|violation| violation.field.as_str()).collect()
+    }
+
+    fn updates(user: pb::User, paths: &[&str]) -> Result<Vec<FieldUpdate>, Invalid> {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let update_mask = Some(prost_types::FieldMask { paths });
+        let request_id = ID.to_owned();
+        let request =
+            pb::UpdateUserRequest { user: Some(user), update_mask, request_id, user_id: 7, expected_revision: 3 };
+        let (command, request_id) = update(&request, &Caller::Operator, &Policy::default(), now())?;
+        assert_eq!(request_id, Uuid::parse_str(ID).ok());
+        let Command::UpdateUser(UserUpdate { id, acting, fields, expected }) = command else { panic!("{command:?}") };
+        assert_eq!((id, acting, expected), (ANN, Some(ANN), Some(Sequence::new(3))));
+        Ok(fields)
+    }
+
+    #[test]
+    fn an_update_has_the_fields_of_its_mask() {
+        let url = |name: &str| format!("https://example.com/{name}");
+        let user = pb::User {
+            real_name: "Ann".to_owned(),
+            bio: "Hello".to_owned(),
+            location: "Rome".to_owned(),
+            birthday: "2000-01-01".to_owned(),
+            description: "Reads".to_owned(),
+            gender: pb::Gender::Female.into(),
+            website: url("website"),
+            avatar: url("avatar"),
+            cover: url("cover"),
+            ..ann()
+        };
+        let birthday = Birthday::parse("2000-01-01", now().date_naive()).expect("a date");
+        for (path, expected) in [
+            ("real_name", FieldUpdate::RealName("Ann".parse().expect("valid"))),
+            ("bio", FieldUpdate::Bio("Hello".parse().expect("valid"))),
+            ("location", FieldUpdate::Location("Rome".parse().expect("valid"))),
+            ("birthday", FieldUpdate::Birthday(birthday)),
+            ("description", FieldUpdate::Description("Reads".parse().expect("valid"))),
+            ("gender", FieldUpdate::Gender(Gender::Female)),
+            ("website", FieldUpdate::Website(url("website").parse().expect("valid"))),
+            ("avatar", FieldUpdate::Avatar(url("avatar").parse().expect("valid"))),
+            ("cover", FieldUpdate::Cover(url("cover").parse().expect("valid"))),
+        ] {
+            assert_eq!(updates(user.clone(), &[path]), Ok(vec![expected]));
+        }
+        assert_eq!(updates(user, &["bio", "cover"]).map(|updates| updates.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_mask_names_fields_that_can_be_updated() {
+        assert_eq!(fields(&updates(ann(), &[]).expect_err("invalid")), ["update_mask"]);
+        for (path, description) in [
+            ("status", "must not name status, which only an operator may change"),
+            ("nothing", "must not name \"nothing\", which is not a field of a user"),
+            ("a\0b\n", "must not name \"ab\", which is not a field of a user"),
+        ] {
+            let invalid = updates(ann(), &["bio", path]).expect_err("invalid");
+            assert_eq!(fields(&invalid), ["update_mask"]);
+            assert_eq!(invalid.violations[0].description, description);
+        }
+        let long = updates(ann(), &[&"x".repeat(1_000)]).expect_err("invalid");
+        assert!(long.violations[0].description.len() < 150, "{long:?}");
+        let user = pb::User { website: "example.com".to_owned(), ..ann() };
+        assert_eq!(fields(&updates(user, &["website"]).expect_err("invalid")), ["user.website"]);
+    }
+
+    #[test]
+    fn an_imported_user_has_an_id() {
+        let request = |user| pb::ImportUsersRequest { user, request_id: String::new() };
+        let import = |user| super::import(&request(user), &Policy::default(), now());
+        let (id, profile) = import(Some(ann())).expect("valid");
+        assert_eq!((id, profile.username.as_str()), (ANN, "Ann"));
+        let invalid = import(Some(pb::User { id: 0, ..ann() })).expect_err("invalid");
+        assert_eq!(fields(&invalid), ["user.id"]);
+        assert_eq!(fields(&import(None).expect_err("invalid")), ["user"]);
+    }
+
+    #[test]
+    fn requests_are_parsed_with_all_their_fields() {
+        use pb::get_user_request::Key;
+        let id = Uuid::parse_str(ID).ok();
+        let request = pb::CreateUserRequest { user: Some(ann()), request_id: ID.to_owned() };
+        assert_eq!(create(&request, &Policy::default(), now()).map(|(_, id)| id), Ok(id));
+        let request = pb::DeleteUserRequest { id: 7, request_id: ID.to_owned() };
+        assert_eq!(delete(&request), Ok((Command::DeleteUser(ANN), id)));
+        let revision = Sequence::new(9);
+        let get =
+            |user| key(&pb::GetUserRequest { key: user, min_revision: 9, ..Default::default() }, &Policy::default());
+        assert_eq!(get(Some(Key::Id(7))), Ok((UserKey::Id(ANN), UserView::Full, revision)));
+        assert_eq!(
+            get(Some(Key::Username("Ann".to_owned()))),
+            Ok((UserKey::Name("ann".to_owned()), UserView::Full, revision))
+        );
+        assert_eq!(get(None).map_err(|invalid| invalid.violations[0].field.clone()), Err("key".to_owned()));
+        let request = pb::BatchGetUsersRequest { ids: vec![7, 1], min_revision: 9, ..Default::default() };
+        assert_eq!(ids(&request), Ok((vec![ANN, UserId::new(1)], UserView::Full, revision)));
+        let request = pb::ListUsersRequest { page_size: 3, ..Default::default() };
+        assert_eq!(page(&request, b"key").map(|(_, page)| page.size), Ok(3));
+    }
+
+    #[test]
+    fn a_user_is_encoded_as_a_message() {
+        let user = Profile { bio: "Hello".parse().expect("valid"), ..Profile::default() }.into_user(ANN, None, now());
+        assert_eq!(pb::User::decode(encode(&user)), Ok(pb::User::from(&user)));
+        assert_eq!(encoded(&CachedUser::from(user.clone()), UserView::Full), encode(&user));
+    }
+
+    #[test]
+    fn the_response_to_an_import_has_all_values() {
+        let refusal = |position, username_taken, violations| ImportRefusal { position, username_taken, violations };
+        let violation = ("user.email".to_owned(), "must be an e-mail address".to_owned());
+        let refusals = vec![refusal(1, true, vec![]), refusal(4, false, vec![violation])];
+        let summary = ImportSummary { created: 1, updated: 2, unchanged: 3, refused: 4, refusals };
+        let field_violations = vec![pb::FieldViolation {
+            field: "user.email".to_owned(),
+            description: "must be an e-mail address".to_owned(),
+        }];
+        let (taken, invalid) = (pb::ErrorReason::UsernameTaken.into(), pb::ErrorReason::InvalidFields.into());
+        let expected = pb::ImportUsersResponse {
+            created: 1,
+            updated: 2,
+            unchanged: 3,
+            refused: 4,
+            refusals: vec![
+                pb::ImportRefusal { position: 1, reason: taken, field_violations: vec![] },
+                pb::ImportRefusal { position: 4, reason: invalid, field_violations },
+            ],
+            revision: 9,
+        };
+        assert_eq!(import_response(&summary, Sequence::new(9)), expected);
+        let outcome = Outcome::ImportFinished(summary);
+        let revision = Sequence::new(9);
+        assert_eq!(pb::ImportUsersResponse::of(&Executed { revision, outcome }), Some(expected));
+        let other = Executed { revision, outcome: Outcome::UserDeleted };
+        assert_eq!(pb::ImportUsersResponse::of(&other), None);
+    }
+}

@@ -37,7 +37,7 @@ impl PostgresConfig {
     /// `sslrootcert` names a file of certificates to trust instead of the system's.
     pub(super) fn parse(url: &str) -> Result<Self, Cause> {
         let (rest, mode, roots) = take_tls_parameters(url)?;
-        let mut config: tokio_postgres::Config = rest.parse()?;
+        let mut config: tokio_postgres::Config = rest.parse().map_err(|error| reason(error, url))?;
         config.application_name("kith");
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(SILENCE);
@@ -118,6 +118,14 @@ fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<Path
     }
     let rest = if others.is_empty() { base.to_owned() } else { format!("{base}?{}", others.join("&")) };
     Ok((rest, mode, roots))
+}
+
+/// Returns the reason why the driver refuses a URL, such as an unknown parameter. The driver's own message lacks it.
+fn reason(error: tokio_postgres::Error, url: &str) -> Cause {
+    // With an `@` after the question mark, both are probably part of a password, and so is the parameter's name.
+    let has_question_mark_in_password = url.split_once('?').is_some_and(|(_, query)| query.contains('@'));
+    let message = error.to_string();
+    error.into_source().filter(|_| !has_question_mark_in_password).unwrap_or_else(|| message.into())
 }
 
 fn any_certificate() -> Result<ClientConfig, Cause> {
@@ -202,5 +210,18 @@ mod tests {
     fn an_unknown_mode_is_refused() {
         let error = PostgresConfig::parse("postgres://h/d?sslmode=verify-ca").err().expect("refused");
         assert!(error.to_string().contains("verify-ca"), "{error}");
+    }
+
+    #[test]
+    fn an_error_names_the_parameter_but_no_part_of_a_password() {
+        for (url, expected) in [
+            ("postgres://h/d?colour=1", "unknown option `colour`"),
+            ("postgres://h/d?connect_timeout=soon", "invalid value for option `connect_timeout`"),
+            ("postgres://h:port/d", "invalid value for option `port`"),
+            ("postgres://kith:hunter@2?canary=1@h/d", "invalid connection string"),
+        ] {
+            let error = PostgresConfig::parse(url).err().expect("refused");
+            assert_eq!(error.to_string(), expected, "{url}");
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! Input that nobody sends by mistake: each field of each request with each kind of wrong value, and with values at
-//! the edge that are right. A wrong field is named, alone or together with all others that are wrong, and nothing is
-//! changed; nothing whatsoever makes the service fail.
+//! Input that nobody sends by mistake: each field of each request with each kind of wrong value, and with valid values
+//! at the limits. An error names a wrong field, alone or together with all others that are wrong. Nothing is changed.
+//! No input makes the service fail.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +17,7 @@ use crate::cases;
 use crate::harness::app::fields;
 use crate::harness::{App, refused};
 
-/// A change of a request, and the values that it is tried with.
+/// How to set a field of a request, and the values to try.
 struct Field<R> {
     name: &'static str,
     good: Vec<Change<R>>,
@@ -29,7 +29,7 @@ struct Change<R> {
     make: Box<dyn Fn(&mut R) + Send + Sync>,
 }
 
-/// The values of one kind that are right and those that are wrong.
+/// Valid and invalid values of one kind.
 struct Values<T> {
     good: Vec<T>,
     bad: Vec<T>,
@@ -55,7 +55,7 @@ fn field<R: 'static, T: Debug + Clone + Send + Sync + 'static>(
 /// The largest id: 2^53 - 1.
 const LARGEST: i64 = 9_007_199_254_740_991;
 
-/// A required id. Of the right ones none is anybody's.
+/// A required id. No user has any of the valid ones.
 fn id() -> Values<i64> {
     Values { good: vec![LARGEST, 1_000_000], bad: vec![0, -1, i64::MIN, i64::from(i32::MIN), LARGEST + 1, i64::MAX] }
 }
@@ -71,7 +71,7 @@ fn ids() -> Values<Vec<i64>> {
     }
 }
 
-/// A revision. None but the first is reached.
+/// A revision. Only the first is reached.
 fn revision() -> Values<i64> {
     Values { good: vec![0], bad: vec![-1, i64::MIN] }
 }
@@ -106,7 +106,7 @@ fn request_id() -> Values<String> {
     }
 }
 
-/// A number of an enum with values up to `last`; those in `refused` are known and still wrong here.
+/// A number of an enum with values up to `last`. Those in `refused` are known and still invalid here.
 fn number(last: i32, refused: &[i32]) -> Values<i32> {
     let good = (0..=last).filter(|value| !refused.contains(value)).collect();
     Values { good, bad: [&[-1, last + 1, i32::MIN, i32::MAX], refused].concat() }
@@ -249,16 +249,16 @@ macro_rules! page {
     };
 }
 
-/// A user whom no other test row has.
+/// A user that no other row of the tables has.
 fn fresh() -> pb::User {
     static LAST: AtomicI64 = AtomicI64::new(1_000);
     let id = LAST.fetch_add(1, Ordering::SeqCst);
     pb::User { id, username: format!("user-{id}"), ..Default::default() }
 }
 
-/// Tries a call with each value of each field, one at a time, and then with everything wrong.
+/// Makes a call with each value of each field, one at a time, and then with everything wrong.
 ///
-/// What is right may still find nobody, and so end with NOT_FOUND.
+/// A valid call may still end with NOT_FOUND.
 async fn probe<R, T>(
     app: &App,
     base: impl Fn() -> R,
@@ -288,7 +288,7 @@ async fn probe<R, T>(
             assert_eq!(app.revision().await, before, "{rpc}, {name} = {value}");
         }
     }
-    // Every field wrong at once, in each way.
+    // Every field is wrong, in each way.
     let most = table.iter().map(|field| field.bad.len()).max().unwrap();
     for round in 0..most {
         let before = app.revision().await;
@@ -322,7 +322,7 @@ cases! {
         let mut table = profile!();
         table.push(field("request_id", request_id(), |it: &mut pb::CreateUserRequest, value| it.request_id = value));
         let base = || pb::CreateUserRequest { user: Some(fresh()), request_id: String::new() };
-        // Names at the edge are taken once they were used.
+        // A username at the limit can be used only once.
         let create = async |request: pb::CreateUserRequest| {
             let created = app.users().create_user(request).await?;
             let id = created.get_ref().user.as_ref().unwrap().id;
@@ -341,7 +341,7 @@ cases! {
         let mut table = profile!();
         table.push(field("user.id", id(), |it: &mut pb::ImportUsersRequest, value| user(it).id = value));
         let base = || pb::ImportUsersRequest { user: Some(fresh()), request_id: String::new() };
-        // A refused row, told as if it were a call.
+        // A refused row has the same violations as a call.
         let import = async |row: pb::ImportUsersRequest| {
             let id = row.user.as_ref().unwrap().id;
             let response = app.users().import_users(tokio_stream::iter([row])).await?;
@@ -439,7 +439,7 @@ cases! {
             field("request_id", request_id(), |it, value| it.request_id = value),
         ];
         probed!(app, requests.send_connection_request, base(), table).await;
-        // The message is also stored and told as it was.
+        // The message is also stored and returned unchanged.
         for message in text(500, true).good {
             let (from_user_id, to_user_id) =
                 (app.user(&fresh().username).await, app.user(&fresh().username).await);
@@ -450,7 +450,7 @@ cases! {
         }
     }
 
-    async fn what_is_done_with_requests(app: App) {
+    async fn actions_on_requests(app: App) {
         macro_rules! transitions {
             ($($method:ident: $request:ident),+) => {$(
                 let base = || pb::$request { id: 9_000_000, user_id: 9_000_001, ..Default::default() };
@@ -590,7 +590,7 @@ cases! {
             field("other_user_id", id(), |it, value| it.other_user_id = value),
         ];
         probed!(app, events.list_events, base(), table).await;
-        // An epoch is any text; one that is not this feed's is another's, and is told so whole.
+        // An epoch is any text. The error for another feed's epoch has no field.
         for epoch in ["x", "\u{1}", "é👋", "' OR 1=1 --", &"A".repeat(100_000)] {
             let request = pb::ListEventsRequest { epoch: epoch.to_owned(), ..Default::default() };
             let details = refused(app.events().list_events(request).await, Code::FailedPrecondition, ErrorReason::WrongEpoch);
@@ -621,7 +621,7 @@ cases! {
     }
 }
 
-/// A request whose name is no text.
+/// A request whose username is not valid UTF-8.
 #[derive(Clone, PartialEq, prost::Message)]
 struct NoText {
     #[prost(bytes = "vec", tag = "2")]

@@ -1,4 +1,4 @@
-//! Does a caller who goes away leave anything behind?
+//! Does a caller that goes away leave anything behind?
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ const USERS: i64 = 46;
 const CALLS: i64 = USERS * (USERS - 1) / 2;
 const TASKS: u64 = 16;
 
-/// How often calls ended in each way.
+/// The number of calls that ended in each way.
 #[derive(Debug, Default)]
 struct Tally {
     acknowledged: AtomicI64,
@@ -30,7 +30,7 @@ struct Tally {
 
 cases! {
     #[with(|settings| (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None))]
-    async fn callers_who_go_away_leave_nothing_behind(app: App) {
+    async fn callers_that_go_away_leave_nothing_behind(app: App) {
         println!("seed {SEED}");
         for number in 0..USERS {
             app.user(&format!("user-{number}")).await;
@@ -42,7 +42,7 @@ cases! {
         for task in 0..TASKS {
             let mut rng = StdRng::seed_from_u64(SEED + task);
             let (pairs, acknowledged, tally) = (Arc::clone(&pairs), Arc::clone(&acknowledged), Arc::clone(&tally));
-            // A connection each: HTTP/2 ends one on which too many calls are dropped before they are looked at.
+            // A separate connection: HTTP/2 closes one on which too many calls are dropped before they are handled.
             let channel = Channel::from_shared(app.address.clone()).expect("an address").connect_lazy();
             tasks.spawn(async move {
                 loop {
@@ -57,7 +57,7 @@ cases! {
                     let mut reads = pb::connection_service_client::ConnectionServiceClient::new(channel.clone());
                     let (yields, pause) = (rng.random_range(0..50_u32), Duration::from_micros(rng.random_range(0..4_000)));
                     let call = tokio::spawn(async move {
-                        // A read goes the same way, so that its connection is left in the middle too.
+                        // A read is dropped too, so that its database connection is abandoned as well.
                         let read = pb::ListConnectionsRequest { user_id: from_user_id, ..Default::default() };
                         let (sent, _read) = tokio::join!(requests.send_connection_request(request), reads.list_connections(read));
                         sent.map(|sent| sent.into_inner().connection_request.expect("a request").id)
@@ -93,11 +93,12 @@ cases! {
             done.expect("a task that ends well");
         }
         println!("{:?}: {tally:?}", app.database.engine);
-        let [kept, dropped, timed_out] = [&tally.acknowledged, &tally.dropped, &tally.timed_out].map(|count| count.load(Ordering::SeqCst));
-        assert_eq!(kept + dropped + timed_out, CALLS);
-        assert!(kept > 200 && dropped > 200 && timed_out > 20, "{tally:?}");
+        let counts = [&tally.acknowledged, &tally.dropped, &tally.timed_out];
+        let [succeeded, dropped, timed_out] = counts.map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(succeeded + dropped + timed_out, CALLS);
+        assert!(succeeded > 200 && dropped > 200 && timed_out > 20, "{tally:?}");
 
-        // It still serves; and what was in the queue before this has been carried out now.
+        // The service still works, and everything that was queued before has been executed now.
         let last = app.user("last").await;
         assert_nothing_is_open(&app).await;
         let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
@@ -113,9 +114,9 @@ cases! {
         }
         assert_eq!(reads.join_all().await.into_iter().filter(Result::is_ok).count(), 100);
         let events = invariants::check(&app.database).await;
-        // One for each user and each request, whether its caller heard of it or not.
+        // One for each user and each request, whether its caller received the response or not.
         let requests = app.database.number("SELECT count(*) AS value FROM connection_requests").await;
-        assert!(requests >= kept, "{requests} of {kept}");
+        assert!(requests >= succeeded, "{requests} of {succeeded}");
         assert_eq!(events, USERS + 1 + requests);
     }
 }
@@ -123,7 +124,7 @@ cases! {
 async fn assert_nothing_is_open(app: &crate::harness::App) {
     match app.database.engine {
         Engine::Sqlite => {
-            // At once or not at all.
+            // Completely or not at all.
             let mut outside = database::sqlite(app.database.path());
             let begin = "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK";
             diesel::connection::SimpleConnection::batch_execute(&mut outside, begin).expect("no open transaction");
@@ -132,9 +133,12 @@ async fn assert_nothing_is_open(app: &crate::harness::App) {
             let open = "SELECT count(*) AS value FROM pg_stat_activity \
                         WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
             assert_eq!(app.database.number(open).await, 0);
-            let kept = "SELECT count(*) AS value FROM pg_stat_activity \
+            let connections = "SELECT count(*) AS value FROM pg_stat_activity \
                         WHERE datname = current_database() AND application_name = 'kith'";
-            assert!(app.database.number(kept).await > 1, "the service has no connections, and so nothing was shown");
+            assert!(
+                app.database.number(connections).await > 1,
+                "the service has no connections, so the test proves nothing"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Does `kith check` find what is broken and nothing else, mend what it may, and does `kith restore-epoch` make a feed
-//! of its own?
+//! Does `kith check` find all damage and nothing else, and repair what it may? Does `kith restore-epoch` start a new
+//! feed?
 
 mod planted;
 
@@ -35,7 +35,7 @@ async fn delete(app: &App, id: i64) {
     app.users().delete_user(pb::DeleteUserRequest { id, request_id: String::new() }).await.expect("no user");
 }
 
-/// Does everything that the rules know, most of it to user 2, a minute apart.
+/// Makes every kind of change, mostly to user 2, one minute apart.
 async fn busy(app: &App) {
     for id in 1..=14 {
         assert_eq!(app.user(&format!("user-{id}")).await, id);
@@ -89,7 +89,7 @@ async fn busy(app: &App) {
     app.moderate(13, "another", pb::UserStatus::Approved).await;
 }
 
-/// A database in which everything has happened, and that nobody uses any more.
+/// A database with every kind of change, which no server uses any more.
 async fn used(engine: Engine) -> Database {
     let app = App::start(engine).await;
     busy(&app).await;
@@ -97,7 +97,7 @@ async fn used(engine: Engine) -> Database {
 }
 
 on_each_engine! {
-    async fn a_busy_database_is_in_order_and_every_check_finds_what_is_planted(engine: Engine) {
+    async fn a_busy_database_passes_and_every_check_finds_its_planted_damage(engine: Engine) {
         let database = used(engine).await;
         let report = check(&database, Repair::Nothing).await;
         assert!(report.is_clean(), "{report:#?}");
@@ -113,11 +113,11 @@ on_each_engine! {
             assert!(checked.rows.iter().any(|row| row.contains(words)), "no {words:?} in {checked:#?}");
             seen.insert(name);
         }
-        // None is vacuous.
+        // No check is vacuous.
         assert_eq!(seen, report.checks.iter().map(|checked| checked.name).collect());
     }
 
-    async fn what_is_left_of_a_feed_still_proves_its_rows(engine: Engine) {
+    async fn the_rest_of_a_feed_still_proves_its_rows(engine: Engine) {
         let database = used(engine).await;
         let copy = database.copy().await;
         let whole = check(&copy, Repair::Nothing).await;
@@ -127,7 +127,7 @@ on_each_engine! {
             assert!(report.is_clean(), "without the first {removed}: {report:#?}");
             assert_eq!((report.oldest.get(), report.revision), (removed + 1, whole.revision));
         }
-        // Rows that are older than what is left, which tells of their end.
+        // Rows older than the first stored event, which records their deletion.
         let removed = whole.revision.get() - 15;
         for (breaks, words) in [
             ("UPDATE connection_requests SET position = 1 WHERE from_user_id = 12", "from user 12 to user 2"),
@@ -142,7 +142,7 @@ on_each_engine! {
         }
     }
 
-    async fn many_violations_are_counted_and_some_of_them_told(engine: Engine) {
+    async fn many_violations_are_counted_and_some_of_them_reported(engine: Engine) {
         let database = Database::migrated(engine).await;
         let rows: Vec<_> = (1..=50).map(|id| format!("({id})")).collect();
         database.execute(&format!("INSERT INTO user_counts (user_id) VALUES {}", rows.join(", "))).await;
@@ -179,7 +179,7 @@ on_each_engine! {
             before.push(database.values(query).await);
         }
         let report = check(&database, Repair::Counts).await;
-        // Its one unviewed request is now said to be viewed: the counts follow the rows, whatever these say.
+        // Its one unviewed request is marked as viewed: counts are computed from the rows, whatever they contain.
         assert_eq!(found(&report, COUNTS).rows, ["user 2: connections 9 -> 2"]);
         assert_eq!(found(&report, COUNTS_THERE).rows, ["user 6: no counts -> counts"]);
         assert_eq!(found(&report, COUNTS_OF_SOMEBODY).rows, ["user 99: counts of nobody -> none"]);
@@ -205,7 +205,7 @@ on_each_engine! {
     }
 }
 
-/// Sends to user 1 and cancels, again and again.
+/// Sends to user 1 and cancels, repeatedly.
 async fn come_and_go(clients: Clients, user: i64, end: Arc<AtomicBool>) -> i64 {
     let mut sent = 0;
     while !end.load(Ordering::SeqCst) {
@@ -241,7 +241,7 @@ cases! {
             let checked = found(&report, COUNTS);
             assert_eq!((checked.violations, checked.repaired), (USERS, USERS), "{checked:#?}");
             assert!(checked.rows.iter().any(|row| row.starts_with("user 1: ")), "{checked:#?}");
-            // Whatever the server wrote, each moment of it is in order.
+            // The database is consistent at each moment, whatever the server writes.
             let report = check(&app.database, Repair::Nothing).await;
             assert!(report.is_clean(), "{report:#?}");
         }
@@ -251,13 +251,13 @@ cases! {
         assert!(check(&app.database, Repair::Nothing).await.is_clean());
     }
 
-    // Also one that has counted before, and keeps what it knows between its commits.
+    // Also a server that has cached counts from its earlier commits.
     async fn a_server_goes_on_from_the_repaired_counts(app: App) {
         for id in 1..=4 {
             assert_eq!(app.user(&format!("user-{id}")).await, id);
         }
         app.database.execute("UPDATE user_counts SET requests_sent = 1000 WHERE user_id = 1").await;
-        // One that has not cached the counts yet.
+        // A server that has not cached the counts yet.
         let app = app.another(|_| {}).await;
         refused(app.try_send(1, 2).await, Code::ResourceExhausted, ErrorReason::LimitReached);
         assert_eq!(found(&check(&app.database, Repair::Counts).await, COUNTS).repaired, 1);
@@ -266,7 +266,7 @@ cases! {
     }
 }
 
-/// It said so and nothing else, and did not serve or change anything.
+/// Asserts that the command printed only this, and neither served nor changed anything.
 #[track_caller]
 fn refuses(ended: &Ended, words: &[&str]) {
     assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
@@ -276,7 +276,7 @@ fn refuses(ended: &Ended, words: &[&str]) {
     }
 }
 
-/// A page of one of the users whom user 1 blocks.
+/// A page of the users whom user 1 blocks.
 async fn blocked(kith: &Kith, page_token: &str) -> Result<pb::ListBlockedUsersResponse, Status> {
     let page_token = page_token.to_owned();
     let request = pb::ListBlockedUsersRequest { user_id: 1, page_size: 1, page_token, ..Default::default() };
@@ -290,7 +290,7 @@ async fn end(kith: Kith) {
 }
 
 on_each_engine! {
-    async fn the_program_tells_what_it_found_and_exits_accordingly(engine: Engine) {
+    async fn the_program_reports_its_findings_and_exits_accordingly(engine: Engine) {
         let database = used(engine).await;
         let url = format!("--database-url={}", database.url);
         let run = async |args: &[&str]| run(&[&["check", &url], args].concat()).await;
@@ -351,14 +351,14 @@ on_each_engine! {
         kith.clients().block(1, 3).await;
         let token = blocked(&kith, "").await.expect("a page").next_page_token;
         end(kith).await;
-        // Another server alone takes it.
+        // Only another server accepts it.
         let kith = Kith::serve(&database.url, &[]).await;
         assert_eq!(blocked(&kith, &token).await.expect("a page").blocks.len(), 1);
         end(kith).await;
 
         let feed = "SELECT epoch AS value FROM feed UNION ALL SELECT token_key FROM feed";
         let head = "SELECT last_sequence || '-' || last_assigned_user_id AS value FROM feed";
-        let (before, kept) = (database.values(feed).await, database.values(head).await);
+        let (before, head_before) = (database.values(feed).await, database.values(head).await);
         let url = format!("--database-url={}", database.url);
         let ended = run(&["restore-epoch", &url]).await;
         assert!(ended.status.success(), "{ended:#?}");
@@ -370,7 +370,7 @@ on_each_engine! {
             assert_eq!(text(before).len(), text(after).len());
             assert!(text(after).bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{after:?}");
         }
-        assert_eq!(database.values(head).await, kept);
+        assert_eq!(database.values(head).await, head_before);
 
         let kith = Kith::serve(&database.url, &[]).await;
         let details = refused(blocked(&kith, &token).await, Code::InvalidArgument, ErrorReason::InvalidPageToken);

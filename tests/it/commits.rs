@@ -1,4 +1,4 @@
-//! What becomes of a commit on PostgreSQL that is cut off, that arrives late, or that another server comes before?
+//! The outcome of a commit on PostgreSQL that loses its connection, arrives late, or follows another server's.
 
 use chrono::TimeDelta;
 use kith::proto::v1::get_user_request::Key;
@@ -6,12 +6,12 @@ use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Options};
 use tonic::Code;
 
-use crate::faults::{sent, tells_nothing, users, with_id};
+use crate::faults::{reveals_nothing, sent, users, with_id};
 use crate::harness::clients::Clients;
 use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::{App, Database, Engine, invariants, refused, until};
 
-/// A service that reaches its database by way of a proxy, with users 1, 2, …
+/// A service that connects to its database through a proxy, with users 1, 2, …
 pub async fn behind_a_proxy(number: i64) -> (Proxy, App) {
     let database = Database::migrated(Engine::Postgres).await;
     let proxy = Proxy::before(&database);
@@ -26,7 +26,7 @@ pub async fn behind_a_proxy(number: i64) -> (Proxy, App) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_answer_is_lost_is_settled() {
+async fn the_outcome_of_a_commit_whose_response_is_lost_is_looked_up() {
     const ROUNDS: i64 = 20;
     let (proxy, app) = behind_a_proxy(ROUNDS * 2 + 2).await;
     let mut to = 2;
@@ -34,11 +34,11 @@ async fn a_commit_whose_answer_is_lost_is_settled() {
         for cut in [Cut::AfterCommit, Cut::BeforeCommit] {
             to += 1;
             if round % 2 == 0 {
-                // So that the next one finds everything cached.
+                // So that the next round finds everything cached.
                 app.send(2, to).await;
             }
             proxy.next(cut);
-            // Whether it had taken place, or was made again, the caller need not know.
+            // The caller need not know whether it was committed the first time or the second.
             let id = app.send(1, to).await;
             assert_eq!(app.request(id, 1).await.expect("a request").to_user.expect("a user").id, to);
         }
@@ -48,8 +48,8 @@ async fn a_commit_whose_answer_is_lost_is_settled() {
     invariants::check(&app.database).await;
 }
 
-/// What was sent on a connection that is lost may still be on its way when its outcome is looked up. PostgreSQL waits for
-/// it for `idle_in_transaction_session_timeout`, and the look-up for PostgreSQL.
+/// What was sent on a lost connection may still arrive while its outcome is looked up. PostgreSQL waits for it until
+/// `idle_in_transaction_session_timeout`, and the look-up waits for PostgreSQL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_arrives_after_it_was_settled_changes_nothing() {
     const ROUNDS: i64 = 2;
@@ -66,20 +66,20 @@ async fn a_commit_that_arrives_after_it_was_settled_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_cannot_be_settled_is_told_as_unknown_and_its_repetition_tells() {
+async fn a_commit_that_cannot_be_looked_up_has_an_unknown_outcome_and_its_repetition_returns_it() {
     const ROUNDS: i64 = 10;
     let (proxy, app) = behind_a_proxy(ROUNDS + 1).await;
     for to in 2..=ROUNDS + 1 {
         let send = with_id(1, to);
         proxy.next(Cut::AfterCommitAndDown);
         let lost = app.requests().send_connection_request(send.clone()).await;
-        tells_nothing(lost, Code::Unavailable, ErrorReason::OutcomeUnknown);
-        // Nothing reaches the database: certainly not done.
+        reveals_nothing(lost, Code::Unavailable, ErrorReason::OutcomeUnknown);
+        // Nothing reaches the database, so nothing was committed.
         let refused = app.requests().send_connection_request(with_id(to, 1)).await;
-        tells_nothing(refused, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+        reveals_nothing(refused, Code::Unavailable, ErrorReason::DatabaseUnavailable);
         proxy.next(Cut::Never);
-        let first = app.requests().send_connection_request(send.clone()).await.expect("an answer").into_inner();
-        let again = app.requests().send_connection_request(send).await.expect("an answer").into_inner();
+        let first = app.requests().send_connection_request(send.clone()).await.expect("a response").into_inner();
+        let again = app.requests().send_connection_request(send).await.expect("a response").into_inner();
         assert_eq!(first, again);
     }
     assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS);
@@ -87,12 +87,12 @@ async fn a_commit_that_cannot_be_settled_is_told_as_unknown_and_its_repetition_t
     invariants::check(&app.database).await;
 }
 
-/// A request is sent at one server, and its receiver deleted at another before it is decided.
+/// One server sends a request. Another deletes its receiver before the request is decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_that_another_server_comes_before_is_decided_anew() {
     let (proxy, app) = behind_a_proxy(4).await;
     let other = app.another(|_| {}).await;
-    // So that this one knows all that it needs of 1 and 2.
+    // So that the first server has users 1 and 2 cached.
     app.send(1, 3).await;
     app.send(4, 2).await;
     let mut users = other.users();
@@ -103,13 +103,13 @@ async fn a_send_that_another_server_comes_before_is_decided_anew() {
     invariants::check(&app.database).await;
 }
 
-/// A request is accepted at one server, and cancelled at another before it is decided.
+/// One server accepts a request. Another cancels it before that is decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
     let (proxy, app) = behind_a_proxy(3).await;
     let other = app.another(|_| {}).await;
     let id = app.send(1, 2).await;
-    // So that no count would come below zero.
+    // So that no count would become negative.
     app.send(1, 3).await;
     app.send(3, 2).await;
     let (accepted, cancelled) = tokio::join!(app.accept(id, 2), proxy.hold().meanwhile(other.cancel(id, 1)));
@@ -118,7 +118,7 @@ async fn an_acceptance_that_another_server_comes_before_is_decided_anew() {
     invariants::check(&app.database).await;
 }
 
-/// A request id is used at one server for a send, and at another, before it is decided, for what changes nothing.
+/// One server sends with a request id. Before that is decided, another uses the id for a call that changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_that_another_server_takes_before_is_refused() {
     let (proxy, app) = behind_a_proxy(2).await;
@@ -135,9 +135,9 @@ async fn a_request_id_that_another_server_takes_before_is_refused() {
     invariants::check(&app.database).await;
 }
 
-/// A batch follows one of the same server, whose head another server replaces in between.
+/// A batch follows one of the same server, but another server has changed the head in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_follows_a_batch_that_another_server_comes_before_is_decided_anew() {
+async fn a_batch_that_follows_another_servers_is_decided_on_new_data() {
     let (proxy, app) = behind_a_proxy(4).await;
     let other = app.another(|_| {}).await;
     let (id, theirs) = (app.send(1, 2).await, app.send(3, 4).await);
@@ -155,12 +155,12 @@ async fn what_follows_a_batch_that_another_server_comes_before_is_decided_anew()
     invariants::check(&app.database).await;
 }
 
-/// A server has read a user, but not their counts, when another server suspends them.
+/// A server has a user cached, but not their counts, when another server suspends them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_to_a_user_whom_another_server_suspended_is_refused() {
     let (_proxy, app) = behind_a_proxy(3).await;
     let other = app.another(|_| {}).await;
-    // So that it knows the head, and 2 from a read.
+    // So that the first server has the head cached, and user 2 from a read.
     other.send(1, 3).await;
     other.users().get_user(pb::GetUserRequest { key: Some(Key::Id(2)), ..Default::default() }).await.expect("a user");
     app.moderate(2, "user-2", pb::UserStatus::Blocked).await;

@@ -1,4 +1,4 @@
-//! Does the state stay legal whatever happens at the same time, on one server and on three?
+//! Does the state stay legal under concurrency, on one server and on three?
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,9 +15,9 @@ use crate::harness::process::Cluster;
 use crate::harness::{Database, Engine, invariants, refused};
 use crate::on_each_engine;
 
-/// Rounds of each race of two.
+/// Rounds of each race.
 const PAIRS: i64 = 100;
-/// Without the limit on sends an hour, which these would reach.
+/// Without the limits on sends, which these tests would reach.
 const UNLIMITED: [&str; 2] = ["--max-sends-per-hour=0", "--max-sends-per-pair=0"];
 
 /// A cluster with users 1, 2, … `users`.
@@ -88,7 +88,7 @@ async fn remove(clients: &Clients, user_id: i64, other_user_id: i64) -> Result<(
     clients.remove(user_id, other_user_id).await.map(drop)
 }
 
-/// Runs two calls at once for each pair `(1, 2), (3, 4), …`, all pairs at the same time; what the two answered.
+/// Makes two concurrent calls for each pair `(1, 2), (3, 4), …`, all pairs concurrently. Returns both results.
 async fn race<A, B, FutureA, FutureB>(
     cluster: &Cluster,
     one: impl Fn(Clients, i64, i64) -> FutureA,
@@ -103,10 +103,10 @@ where
     let mut rounds = JoinSet::new();
     for pair in 0..PAIRS {
         let (low, high, round) = (pair * 2 + 1, pair * 2 + 2, usize::try_from(pair).unwrap());
-        // Each starts first in half of the rounds, on another server than the other.
+        // Each of the two starts first in half of the rounds, on different servers.
         let one = tokio::spawn(one(cluster.clients(round), low, high));
         let other = tokio::spawn(other(cluster.clients(round + 1), low, high));
-        rounds.spawn(async move { (low, one.await.expect("an answer"), other.await.expect("an answer")) });
+        rounds.spawn(async move { (low, one.await.expect("a response"), other.await.expect("a response")) });
     }
     let rounds = rounds.join_all().await;
     assert_eq!(rounds.len(), usize::try_from(PAIRS).unwrap());
@@ -148,7 +148,7 @@ on_each_engine! {
     async fn no_request_and_no_connection_gets_past_a_block(engine: Engine) {
         let cluster = cluster(engine, PAIRS * 2).await;
         let database = &cluster.database;
-        // The receiver blocks the sender: the sender sees a request that waits, whichever was first.
+        // The receiver blocks the sender. The sender sees a pending request, whichever came first.
         let rounds = race(
             &cluster,
             |clients, low, high| async move { send(&clients, low, high, "").await },
@@ -161,7 +161,7 @@ on_each_engine! {
         }
         assert_eq!((requests_in(database, "SILENCED").await, requests_in(database, "PENDING").await), (PAIRS, 0));
         invariants::check(database).await;
-        // The sender blocks too, and asks once more: nothing of the request is left, or it is refused.
+        // The sender blocks too, and sends again: the request is deleted, or the send is refused.
         let rounds = race(
             &cluster,
             |clients, low, high| async move { send(&clients, low, high, "").await },
@@ -170,7 +170,7 @@ on_each_engine! {
         .await;
         for (_, sent, blocked) in rounds {
             blocked.expect("a block");
-            // Before the block the request from above still waited.
+            // Before the block, the request from above was still pending.
             let code = sent.expect_err("a refusal").code();
             assert!(matches!(code, Code::AlreadyExists | Code::FailedPrecondition), "{code:?}");
         }
@@ -178,7 +178,7 @@ on_each_engine! {
         invariants::check(database).await;
     }
 
-    async fn a_block_ends_what_is_accepted_at_the_same_time(engine: Engine) {
+    async fn a_block_ends_a_connection_that_is_accepted_at_the_same_time(engine: Engine) {
         let cluster = cluster(engine, PAIRS * 2).await;
         let ids = Arc::new(Mutex::new(BTreeMap::new()));
         for pair in 0..PAIRS {
@@ -268,16 +268,16 @@ on_each_engine! {
         invariants::check(&cluster.database).await;
     }
 
-    async fn a_hundred_requests_with_one_request_id_get_one_answer(engine: Engine) {
+    async fn a_hundred_requests_with_one_request_id_get_one_response(engine: Engine) {
         let cluster = cluster(engine, 2).await;
         let mut calls = JoinSet::new();
         for call in 0..100 {
             let clients = cluster.clients(call);
             calls.spawn(async move { send(&clients, 1, 2, "0b5a4c1e-97d2-4f0e-8a63-5d1c2b7e9f40").await });
         }
-        let answers: Vec<_> = calls.join_all().await.into_iter().map(|answer| answer.expect("an answer")).collect();
-        assert_eq!(answers.len(), 100);
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+        let responses: Vec<_> = calls.join_all().await.into_iter().map(|response| response.expect("a response")).collect();
+        assert_eq!(responses.len(), 100);
+        assert!(responses.iter().all(|response| *response == responses[0]), "{responses:#?}");
         assert_eq!(events(&cluster.database, "REQUEST_CREATED").await, 1);
         invariants::check(&cluster.database).await;
     }
@@ -312,10 +312,10 @@ on_each_engine! {
     }
 }
 
-/// How often each kind of call was carried out, and refused by the rules.
+/// For each kind of call, how often it was executed and how often the rules refused it.
 type Tally = BTreeMap<&'static str, (u64, u64)>;
 
-/// What the tasks of a storm know of each other's doings, so that they meet.
+/// What the tasks of a storm share, so that they act on the same things.
 #[derive(Default)]
 struct Known {
     /// Request, sender, receiver.
@@ -323,13 +323,13 @@ struct Known {
     blocked: Mutex<Vec<(i64, i64)>>,
 }
 
-/// One of the newest few.
+/// One of the most recent entries.
 fn recent<T: Copy>(all: &Mutex<Vec<T>>, rng: &mut StdRng) -> Option<T> {
     let all = all.lock().unwrap();
     all.get(all.len().saturating_sub(rng.random_range(1..=40))).copied()
 }
 
-/// Random calls of one task; nothing but a refusal by the rules may go wrong.
+/// Random calls of one task. The only errors allowed are refusals by the rules.
 async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64, calls: u64) -> Tally {
     let mut tally = Tally::new();
     for _ in 0..calls {
@@ -338,11 +338,11 @@ async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64,
         let (id, from, to) = recent(&known.sent, &mut rng).unwrap_or((1, one, other));
         let (call, result) = match rng.random_range(0..100) {
             0..30 => ("send", {
-                let answer = send(&clients, one, other, "").await;
-                if answer.is_ok() {
-                    known.sent.lock().unwrap().push((id_of(&answer), one, other));
+                let sent = send(&clients, one, other, "").await;
+                if sent.is_ok() {
+                    known.sent.lock().unwrap().push((id_of(&sent), one, other));
                 }
-                answer.map(drop)
+                sent.map(drop)
             }),
             30..42 => ("accept", accept(&clients, id, to).await.map(drop)),
             42..52 => ("reject", reject(&clients, id, to).await),
@@ -363,7 +363,7 @@ async fn storm(clients: Clients, mut rng: StdRng, known: Arc<Known>, users: i64,
             98.. => ("delete and create", {
                 let deleted = delete(&clients, one).await;
                 if deleted.is_ok() {
-                    // Nobody else creates a user whom this call deleted.
+                    // Nobody else creates the user that this call deleted.
                     clients.create(one).await.expect("a user");
                 }
                 deleted
@@ -400,9 +400,9 @@ mod the_check {
     use super::*;
     use crate::cases;
 
-    // A check that never found anything proves nothing. Those of the library are seen to fail in `check.rs`.
+    // A check that never finds anything proves nothing. `check.rs` shows that those of the library can fail.
     cases! {
-        async fn it_finds_what_is_broken(app: App) {
+        async fn it_finds_violations(app: App) {
             let users = [app.user("ann").await, app.user("bob").await, app.user("cy").await];
             app.connect(users[0], users[1]).await;
             app.send(users[1], users[2]).await;

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::cases;
 use crate::harness::{App, refused};
 
-/// Commits these commands as one batch at the app's time.
+/// Commits these commands in one batch at the app's time.
 async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Executed, Rejection>> {
     let submissions = commands
         .into_iter()
@@ -35,7 +35,7 @@ async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<R
     let replies = submit(app, submissions, Policy::default()).await;
     let fresh = |reply| match reply {
         Reply::Fresh(executed) => *executed,
-        Reply::Stored(_) => panic!("not asked for"),
+        Reply::Stored(_) => panic!("not expected"),
     };
     replies.into_iter().map(|reply| reply.map(fresh)).collect()
 }
@@ -116,7 +116,7 @@ cases! {
         let both = [call(operator.clone(), 2), call(ann.clone(), 3)];
         let replies = submit(&app, both.to_vec(), Policy::default()).await;
         assert!(replies.iter().all(|reply| matches!(reply, Ok(Reply::Fresh(_)))), "{replies:?}");
-        // In the batch that executed them, and later.
+        // In the batch that executed them, and in a later one.
         let first = [4_i64, 5].map(|revision| Ok(Reply::Stored(revision.to_be_bytes().to_vec())));
         assert_eq!(submit(&app, both.to_vec(), Policy::default()).await, first);
         let reused = submit(&app, vec![call(operator.clone(), 3), call(ann.clone(), 2)], Policy::default()).await;
@@ -131,10 +131,10 @@ cases! {
 
     async fn events_about_a_user_have_their_caller_as_the_actor(app: App) {
         let by = |caller, command| Submission { caller, command, idempotency: None };
-        let (ann, place) = (UserId::new(1), "Rome".parse().expect("a place"));
+        let (ann, location) = (UserId::new(1), "Rome".parse().expect("a location"));
         let submissions = vec![
             by(Caller::Operator, create(Some(1), "ann")),
-            by(Caller::User(ann), update(1, FieldUpdate::Location(place))),
+            by(Caller::User(ann), update(1, FieldUpdate::Location(location))),
             by(Caller::System, Command::DeleteUser(ann)),
         ];
         let replies = submit(&app, submissions, Policy::default()).await;
@@ -191,7 +191,7 @@ cases! {
         assert_eq!(app.database.values(changed).await, ["6", "2", "3"].map(|text| Some(text.to_owned())));
     }
 
-    async fn what_a_batch_made_goes_with_the_user_it_deletes(app: App) {
+    async fn a_batch_that_deletes_a_user_deletes_what_it_created_for_them(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
         let block = Command::ActOnUser(UserId::new(2), UserId::new(3), UserAction::Block);
         let connect = [send(1, 2), Command::ActOnRequest(RequestId::new(4), UserId::new(2), RequestAction::Accept(Message::default()))];
@@ -262,7 +262,7 @@ cases! {
         assert_eq!(listed.rows.len(), 1);
     }
 
-    async fn a_due_request_is_gone_at_once_for_whoever_looks(app: App) {
+    async fn an_expired_request_is_gone_immediately_for_every_viewer(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let id = app.send(ann, bob).await;
         app.clock.advance(TimeDelta::days(180) - TimeDelta::microseconds(1));
@@ -281,7 +281,7 @@ cases! {
     }
 
     #[with(|settings| settings.policy.max_sent_requests = Some(2))]
-    async fn what_is_due_makes_room_for_another_request(app: App) {
+    async fn an_expired_request_makes_room_for_another(app: App) {
         let ann = app.user("ann").await;
         let others = [app.user("bob").await, app.user("cy").await, app.user("dee").await, app.user("eve").await];
         app.send(ann, others[0]).await;
@@ -294,7 +294,7 @@ cases! {
         refused(app.try_send(ann, others[3]).await, Code::ResourceExhausted, ErrorReason::LimitReached);
     }
 
-    async fn a_sweep_expires_what_is_due_in_steps(app: App) {
+    async fn a_sweep_expires_requests_in_steps(app: App) {
         let users = 60;
         commit(&app, (1..=users).map(|id| create(Some(id), &format!("user{id}")))).await;
         let pairs: Vec<_> = (1..=users).flat_map(|low| (low + 1..=users).map(move |high| (low, high))).collect();
@@ -306,7 +306,7 @@ cases! {
         assert!(fresh.iter().all(Result::is_ok));
         let mut steps = Vec::new();
         loop {
-            // The events of long ago have steps of their own.
+            // Old events are deleted in separate steps.
             let policy = Policy { event_retention: None, ..Policy::default() };
             let swept = submit(&app, vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
@@ -324,7 +324,7 @@ cases! {
         assert_eq!(app.database.number(expired).await, 1_770);
     }
 
-    async fn a_sweep_deletes_cooldowns_that_are_over_and_old_answers(app: App) {
+    async fn a_sweep_deletes_cooldowns_that_are_over_and_old_responses(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let id = app.send(ann, bob).await;
         app.reject(id, bob).await.expect("rejected");

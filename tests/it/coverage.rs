@@ -1,5 +1,5 @@
-//! Holds the API, its protos and these tests together: what is served is what is described, and what is described
-//! is tested.
+//! Compares the API, its protos and these tests: everything that is served is described, and everything described is
+//! tested.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 use crate::cases;
 use crate::harness::App;
 
-/// Our own files, without what they import.
+/// Our own files, without their imports.
 fn files() -> Vec<FileDescriptorProto> {
     let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
     let ours: Vec<_> = set.file.into_iter().filter(|file| file.package() == "kith.v1").collect();
@@ -44,9 +44,9 @@ impl Rpc {
 fn rpcs() -> Vec<Rpc> {
     let mut rpcs = Vec::new();
     for file in files() {
-        for (place, service) in file.service.iter().enumerate() {
+        for (index, service) in file.service.iter().enumerate() {
             for (number, method) in service.method.iter().enumerate() {
-                let path = [6, place, 2, number].map(|part| i32::try_from(part).expect("few"));
+                let path = [6, index, 2, number].map(|part| i32::try_from(part).expect("few"));
                 let comment = comment(&file, &path);
                 rpcs.push(Rpc { service: service.name().to_owned(), method: method.clone(), comment });
             }
@@ -58,7 +58,7 @@ fn rpcs() -> Vec<Rpc> {
 
 fn comment(file: &FileDescriptorProto, path: &[i32]) -> String {
     let locations = &file.source_code_info.as_ref().expect("comments").location;
-    locations.iter().find(|location| location.path == path).expect("a place").leading_comments().to_owned()
+    locations.iter().find(|location| location.path == path).expect("a index").leading_comments().to_owned()
 }
 
 fn message(name: &str) -> DescriptorProto {
@@ -92,7 +92,7 @@ fn used_as(reason: &str) -> String {
     format!("ErrorReason::{}", reason.split('_').map(word).collect::<String>())
 }
 
-/// Whether a source uses the name, and not only a longer one that begins with it.
+/// Whether a source uses the name, not just a longer one that begins with it.
 fn uses(source: &str, name: &str) -> bool {
     source
         .match_indices(name)
@@ -121,13 +121,13 @@ fn sources(directory: &Path) -> String {
     all
 }
 
-async fn ask(app: &App, question: v1::server_reflection_request::MessageRequest) -> Vec<u8> {
+async fn reflect(app: &App, request: v1::server_reflection_request::MessageRequest) -> Vec<u8> {
     use v1::server_reflection_response::MessageResponse;
-    let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(request) };
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(app.channel());
-    let mut answers =
+    let mut responses =
         client.server_reflection_info(tokio_stream::iter([request])).await.expect("reflection").into_inner();
-    match answers.message().await.expect("an answer").expect("an answer").message_response {
+    match responses.message().await.expect("a response").expect("a response").message_response {
         Some(MessageResponse::FileDescriptorResponse(found)) => found.file_descriptor_proto.concat(),
         Some(MessageResponse::ListServicesResponse(list)) => {
             list.service.into_iter().map(|service| service.name + "\n").collect::<String>().into_bytes()
@@ -137,15 +137,15 @@ async fn ask(app: &App, question: v1::server_reflection_request::MessageRequest)
 }
 
 cases! {
-    async fn what_is_served_is_what_is_described(app: App) {
+    async fn everything_served_is_described(app: App) {
         use v1::server_reflection_request::MessageRequest;
-        let listed = String::from_utf8(ask(&app, MessageRequest::ListServices(String::new())).await).unwrap();
+        let listed = String::from_utf8(reflect(&app, MessageRequest::ListServices(String::new())).await).unwrap();
         let served: BTreeSet<_> = listed.lines().filter(|name| name.starts_with("kith.")).collect();
         let described: BTreeSet<_> = rpcs().into_iter().map(|rpc| format!("kith.v1.{}", rpc.service)).collect();
         assert_eq!(served, described.iter().map(String::as_str).collect());
         assert!(listed.lines().any(|name| name == "grpc.health.v1.Health"), "{listed}");
         for service in &described {
-            let file = ask(&app, MessageRequest::FileContainingSymbol(service.clone())).await;
+            let file = reflect(&app, MessageRequest::FileContainingSymbol(service.clone())).await;
             let file = FileDescriptorProto::decode(file.as_slice()).unwrap();
             let methods = |services: &[ServiceDescriptorProto]| -> Vec<_> {
                 let of = services.iter().filter(|it| service.ends_with(&format!(".{}", it.name())));
@@ -160,7 +160,7 @@ cases! {
     async fn the_details_of_errors_can_be_looked_up(app: App) {
         use v1::server_reflection_request::MessageRequest;
         for name in ["ErrorInfo", "BadRequest", "RetryInfo"] {
-            let file = ask(&app, MessageRequest::FileContainingSymbol(format!("google.rpc.{name}"))).await;
+            let file = reflect(&app, MessageRequest::FileContainingSymbol(format!("google.rpc.{name}"))).await;
             let file = FileDescriptorProto::decode(file.as_slice()).unwrap();
             assert!(file.message_type.iter().any(|message| message.name() == name));
         }
@@ -173,9 +173,9 @@ cases! {
             message_request: Some(MessageRequest::ListServices(String::new())), ..Default::default()
         };
         let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(app.channel());
-        let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
-        let answer = answers.message().await.unwrap().unwrap();
-        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
+        let mut responses = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+        let response = responses.message().await.unwrap().unwrap();
+        let Some(MessageResponse::ListServicesResponse(list)) = response.message_response else { panic!("{response:?}") };
         assert!(list.service.iter().any(|service| service.name == "kith.v1.UserService"));
     }
 
@@ -241,7 +241,7 @@ fn reads_and_only_reads_say_that_they_have_no_side_effects() {
 }
 
 #[test]
-fn mutations_take_a_request_id_and_every_answer_has_a_revision() {
+fn mutations_take_a_request_id_and_every_response_has_a_revision() {
     for rpc in rpcs() {
         let (request, response) = (short(rpc.method.input_type()), short(rpc.method.output_type()));
         assert_eq!(request, format!("{}Request", rpc.method.name()));
@@ -259,7 +259,7 @@ fn mutations_take_a_request_id_and_every_answer_has_a_revision() {
 }
 
 #[test]
-fn every_read_but_a_watch_answers_at_a_revision_that_its_caller_asks_for() {
+fn every_read_except_a_watch_takes_a_minimum_revision() {
     let source = fs::read_to_string(tests().join("freshness.rs")).expect("a source");
     let mut reads = 0;
     for rpc in rpcs() {
@@ -267,7 +267,7 @@ fn every_read_but_a_watch_answers_at_a_revision_that_its_caller_asks_for() {
         let takes = field_names(short(rpc.method.input_type())).iter().any(|field| field == "min_revision");
         assert_eq!(takes, rpc.is_read() && !name.starts_with("Watch"), "{name}");
         if takes {
-            assert!(uses(&source, &format!(".{}", snake_case(name))), "{name} is not asked in freshness.rs");
+            assert!(uses(&source, &format!(".{}", snake_case(name))), "{name} is not called in freshness.rs");
             reads += 1;
         }
     }
@@ -300,7 +300,7 @@ fn every_read_that_returns_users_takes_a_view_of_them() {
 }
 
 #[test]
-fn watches_and_only_watches_are_streams_of_answers() {
+fn only_watches_are_streams_of_responses() {
     for rpc in rpcs() {
         assert_eq!(rpc.method.server_streaming(), rpc.method.name().starts_with("Watch"), "{}", rpc.method.name());
     }
@@ -349,24 +349,24 @@ fn every_message_field_and_rpc_is_explained() {
     fn explained(file: &FileDescriptorProto, path: &[i32], name: &str) {
         assert!(!comment(file, path).trim().is_empty(), "{name} in {} has no comment", file.name());
     }
-    let number = |place: usize| i32::try_from(place).expect("few");
+    let number = |index: usize| i32::try_from(index).expect("few");
     for file in files() {
-        for (place, message) in file.message_type.iter().enumerate() {
-            explained(&file, &[4, number(place)], message.name());
+        for (index, message) in file.message_type.iter().enumerate() {
+            explained(&file, &[4, number(index)], message.name());
             for (at, field) in message.field.iter().enumerate() {
-                explained(&file, &[4, number(place), 2, number(at)], field.name());
+                explained(&file, &[4, number(index), 2, number(at)], field.name());
             }
         }
-        for (place, item) in file.enum_type.iter().enumerate() {
-            explained(&file, &[5, number(place)], item.name());
+        for (index, item) in file.enum_type.iter().enumerate() {
+            explained(&file, &[5, number(index)], item.name());
             for (at, value) in item.value.iter().enumerate() {
-                explained(&file, &[5, number(place), 2, number(at)], value.name());
+                explained(&file, &[5, number(index), 2, number(at)], value.name());
             }
         }
-        for (place, service) in file.service.iter().enumerate() {
-            explained(&file, &[6, number(place)], service.name());
+        for (index, service) in file.service.iter().enumerate() {
+            explained(&file, &[6, number(index)], service.name());
             for (at, method) in service.method.iter().enumerate() {
-                explained(&file, &[6, number(place), 2, number(at)], method.name());
+                explained(&file, &[6, number(index), 2, number(at)], method.name());
             }
         }
     }

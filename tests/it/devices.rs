@@ -1,5 +1,5 @@
-//! What makes a service fast: memory of users and counts, reads that share a flight, batches that follow each other on
-//! the wire. None of it may show in an answer.
+//! Caches of users and counts, and reads that share a round trip, only make a service faster. They must not change a
+//! response.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::harness::clients::Clients;
 use crate::harness::{App, Database, Engine, invariants};
 use crate::{cases, on_each_engine};
 
-/// What a user's list of received requests tells of its senders.
+/// The names of the senders in a user's list of received requests.
 async fn bios_of_senders(app: &App, user: i64) -> Vec<String> {
     received(app, user).await.into_iter().map(|request| request.from_user.expect("a sender").bio).collect()
 }
 
-/// The oldest first.
+/// Oldest first.
 async fn received(app: &App, user_id: i64) -> Vec<pb::ConnectionRequest> {
     let direction = pb::ConnectionRequestDirection::Received.into();
     let request = pb::ListConnectionRequestsRequest { user_id, direction, ..Default::default() };
@@ -43,7 +43,7 @@ cases! {
         }
     }
 
-    async fn a_user_who_comes_back_is_the_new_one_on_every_server(app: App) {
+    async fn a_user_who_is_created_again_is_the_new_one_on_every_server(app: App) {
         let other = app.another(|_| {}).await;
         for id in [1, 2] {
             app.create(id).await.expect("a user");
@@ -61,13 +61,13 @@ cases! {
         }
     }
 
-    async fn counts_hold_when_servers_take_turns(app: App) {
+    async fn counts_are_exact_when_servers_commit_alternately(app: App) {
         const USERS: i64 = 12;
         let other = app.another(|_| {}).await;
         for id in 1..=USERS {
             app.create(id).await.expect("a user");
         }
-        // Each has kept the counts of all, and the other one changes them.
+        // Both have cached all counts, and the other server changes them.
         for (number, to) in (2..=USERS).enumerate() {
             let server = if number % 2 == 0 { &app } else { &other };
             server.send(1, to).await;
@@ -107,9 +107,9 @@ on_each_engine! {
     }
 }
 
-/// Batches follow each other without a pause on one server; another one gets its turn all the same.
+/// One server commits batch after batch without a pause. Another server still gets to commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_server_does_not_keep_the_others_from_writing() {
+async fn a_busy_server_does_not_prevent_others_from_writing() {
     const USERS: i64 = 40;
     let database = Database::migrated(Engine::Postgres).await;
     let options = Options { migrate: false, ..Options::default() };

@@ -1,4 +1,4 @@
-//! What do callers get when the database fails, is slow, or is lost; and what is left when all is well again?
+//! What do callers receive when the database fails, is slow, or is lost? What is the state afterwards?
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,9 +37,9 @@ const UNKNOWN: Fault = Fault::Fails(|| StoreError::OutcomeUnknown(CAUSE.into()))
 const INTERNAL: Fault = Fault::Fails(|| StoreError::Internal(CAUSE.into()));
 const CORRUPT: Fault = Fault::Fails(|| StoreError::Corrupt { column: "canary", value: CAUSE.to_owned() });
 
-/// An error as [`refused`] wants it, which tells nothing of what is behind the service.
+/// Checks an error with [`refused`]. It must reveal nothing of the service's internals.
 #[track_caller]
-pub fn tells_nothing<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
+pub fn reveals_nothing<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
     if let Err(status) = &result {
         let all = format!("{} {} {:?}", status.message(), String::from_utf8_lossy(status.details()), status.metadata());
         let all = all.to_lowercase();
@@ -86,24 +86,24 @@ async fn a_call_ends_with_its_deadline_and_its_change_may_still_be_made() {
     let send = with_id(1, 2);
     let mut request = Request::new(send.clone());
     request.set_timeout(Duration::from_millis(50));
-    let answer = requests.send_connection_request(request).await;
-    tells_nothing(answer, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
-    // Its commit had begun, and goes on without it: the same request_id tells.
+    let response = requests.send_connection_request(request).await;
+    reveals_nothing(response, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    // Its commit had begun, and continues without it. The same request_id returns the outcome.
     store.commits(Fault::None);
-    requests.send_connection_request(send).await.expect("the answer");
+    requests.send_connection_request(send).await.expect("the response");
     assert_eq!(sent(&app.database).await, 1);
 
     store.reads(Fault::Blocks);
     let mut users = UserServiceClient::with_origin(channel, origin);
     let mut request = Request::new(key(1));
     request.set_timeout(Duration::from_millis(50));
-    tells_nothing(users.get_user(request).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    reveals_nothing(users.get_user(request).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
     store.reads(Fault::None);
     users.get_user(key(1)).await.expect("a user");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_waits_for_its_batch_is_cancelled_at_its_deadline() {
+async fn a_call_that_waits_for_its_batch_is_removed_from_the_queue_at_its_deadline() {
     let (app, store) =
         Faulty::app(Engine::Sqlite, |settings| settings.max_call_time = Duration::from_millis(300)).await;
     users(&app, 3).await;
@@ -114,11 +114,11 @@ async fn a_call_that_waits_for_its_batch_is_cancelled_at_its_deadline() {
         async move { requests.send_connection_request(send(1, 2)).await }
     });
     store.begun(before + 1).await;
-    // This one waits behind it, longer than the server lets any call.
-    tells_nothing(app.try_send(2, 3).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
-    tells_nothing(first.await.unwrap(), Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    // This one waits behind it, longer than the server allows any call.
+    reveals_nothing(app.try_send(2, 3).await, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+    reveals_nothing(first.await.unwrap(), Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
     store.commits(Fault::None);
-    // What comes later is committed later; by then it is settled what became of both.
+    // Later commands are committed later. By then both outcomes are certain.
     app.send(1, 3).await;
     let made = "SELECT from_user_id || '-' || to_user_id AS value FROM connection_requests ORDER BY id";
     let made: Vec<_> = app.database.values(made).await.into_iter().flatten().collect();
@@ -141,29 +141,29 @@ async fn a_full_queue_refuses_at_once() {
         let mut requests = app.requests();
         calls.spawn(async move { requests.send_connection_request(send(1, to)).await });
     }
-    // The refusals come while the store is still stuck.
+    // The refusals arrive while the store is still blocked.
     for _ in 0..CALLS - PLACES {
-        let answer = calls.join_next().await.unwrap().unwrap();
-        tells_nothing(answer, Code::ResourceExhausted, ErrorReason::Overloaded);
+        let response = calls.join_next().await.unwrap().unwrap();
+        reveals_nothing(response, Code::ResourceExhausted, ErrorReason::Overloaded);
     }
-    // Reads are not held up.
+    // Reads are not delayed.
     app.users().get_user(key(1)).await.expect("a user");
     store.commits(Fault::None);
     first.await.unwrap().expect("a request");
     let rest = calls.join_all().await;
-    assert_eq!((rest.len(), rest.iter().filter(|answer| answer.is_ok()).count()), (PLACES, PLACES));
+    assert_eq!((rest.len(), rest.iter().filter(|response| response.is_ok()).count()), (PLACES, PLACES));
     assert_eq!(sent(&app.database).await, i64::try_from(PLACES).unwrap() + 1);
 }
 
 on_each_engine! {
-    async fn each_fault_of_the_store_has_its_own_answer(engine: Engine) {
+    async fn each_fault_of_the_store_has_its_own_error(engine: Engine) {
         use ErrorReason::{DatabaseUnavailable, InternalFault, OutcomeUnknown};
         let (app, store) = Faulty::app(engine, |_| {}).await;
         users(&app, 2).await;
         store.take_batches();
         for (fault, code, reason, attempts) in [
             (UNAVAILABLE, Code::Unavailable, DatabaseUnavailable, 3),
-            // Never tried again: it may have been done.
+            // Never retried: it may have been committed.
             (UNKNOWN, Code::Unavailable, OutcomeUnknown, 1),
             (REFUSED, Code::Internal, InternalFault, 3),
             (INTERNAL, Code::Internal, InternalFault, 1),
@@ -175,7 +175,7 @@ on_each_engine! {
                 let message = status.as_ref().expect_err("a fault").message();
                 assert_eq!(message, "internal error; its cause is in the server's log");
             }
-            tells_nothing(status, code, reason);
+            reveals_nothing(status, code, reason);
             assert_eq!(store.take_batches(), vec![1; attempts], "{reason:?}");
         }
         store.commits(Fault::None);
@@ -192,12 +192,12 @@ on_each_engine! {
             let status = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2, ..Default::default() };
             let request = pb::GetConnectionRequestRequest { id: 1, user_id: 1, ..Default::default() };
             let blocked = pb::ListBlockedUsersRequest { user_id: 1, ..Default::default() };
-            tells_nothing(app.users().get_user(key(1)).await, code, reason);
-            tells_nothing(app.users().list_users(page).await, code, reason);
-            tells_nothing(app.connections().get_connection_counts(counts).await, code, reason);
-            tells_nothing(app.connections().get_connection_status(status).await, code, reason);
-            tells_nothing(app.requests().get_connection_request(request).await, code, reason);
-            tells_nothing(app.blocks().list_blocked_users(blocked).await, code, reason);
+            reveals_nothing(app.users().get_user(key(1)).await, code, reason);
+            reveals_nothing(app.users().list_users(page).await, code, reason);
+            reveals_nothing(app.connections().get_connection_counts(counts).await, code, reason);
+            reveals_nothing(app.connections().get_connection_status(status).await, code, reason);
+            reveals_nothing(app.requests().get_connection_request(request).await, code, reason);
+            reveals_nothing(app.blocks().list_blocked_users(blocked).await, code, reason);
         }
         store.reads(Fault::None);
         app.send(1, 2).await;
@@ -210,7 +210,7 @@ on_each_engine! {
         let (app, store) = Faulty::app(engine, |_| {}).await;
         users(&app, CALLS * 2).await;
         store.commits(Fault::Poison("poison", || StoreError::Refused(CAUSE.into())));
-        // Batches form by themselves; a round in which none had company shows nothing.
+        // Batches form by timing. A round without a batch of several commands proves nothing.
         let (mut rounds, mut shared) = (0, false);
         while !shared {
             rounds += 1;
@@ -222,23 +222,23 @@ on_each_engine! {
                 let message = if from == CALLS / 2 { "poison" } else { "hello" }.to_owned();
                 calls.spawn(async move {
                     let request = pb::SendConnectionRequestRequest { message, ..send(from, from + CALLS) };
-                    let answer = requests.send_connection_request(request).await;
-                    if let Ok(answer) = &answer {
-                        let id = answer.get_ref().connection_request.as_ref().unwrap().id;
+                    let response = requests.send_connection_request(request).await;
+                    if let Ok(response) = &response {
+                        let id = response.get_ref().connection_request.as_ref().unwrap().id;
                         let request = pb::CancelConnectionRequestRequest { id, user_id: from, ..Default::default() };
                         cancels.cancel_connection_request(request).await.expect("a cancellation");
                     }
-                    (from, answer)
+                    (from, response)
                 });
             }
-            for (from, answer) in calls.join_all().await {
+            for (from, response) in calls.join_all().await {
                 if from == CALLS / 2 {
-                    tells_nothing(answer, Code::Internal, ErrorReason::InternalFault);
+                    reveals_nothing(response, Code::Internal, ErrorReason::InternalFault);
                 } else {
-                    answer.expect("a request");
+                    response.expect("a request");
                 }
             }
-            // The whole batch three times, and the poison three times alone.
+            // The whole batch three times, then the poison three times alone.
             let batches = store.take_batches();
             shared = batches.windows(3).any(|tries| tries[0] > 1 && tries.iter().all(|size| *size == tries[0]));
         }
@@ -252,13 +252,13 @@ async fn health_follows_the_database_and_the_process_does_not() {
     let mut health = HealthClient::new(app.channel());
     let mut check = async |service: &str| {
         let service = service.to_owned();
-        health.check(HealthCheckRequest { service }).await.expect("an answer").into_inner().status()
+        health.check(HealthCheckRequest { service }).await.expect("a response").into_inner().status()
     };
-    until("a first answer", async || check(SERVICES[0]).await == ServingStatus::Serving).await;
+    until("a first response", async || check(SERVICES[0]).await == ServingStatus::Serving).await;
     for (fault, status) in [
         (UNAVAILABLE, ServingStatus::NotServing),
         (Fault::None, ServingStatus::Serving),
-        // As bad: no answer at all.
+        // No response at all counts as failure too.
         (Fault::Blocks, ServingStatus::NotServing),
         (Fault::None, ServingStatus::Serving),
     ] {
@@ -278,18 +278,18 @@ async fn watchers_are_sent_away_from_a_database_that_is_lost_and_not_before() {
         fill(&app.database, 2_000, "800", false).await;
         let mut live = app.watch(now(100)).await;
         let mut idle = app.watch(now(300_000)).await;
-        // This one has so much before it that it is behind for as long as it is not read.
+        // This one has so many events to read that it stays behind as long as nobody reads its stream.
         let mut behind = app.watch(from(0, 100)).await;
         store.reads(fault);
         let begun = Instant::now();
         for watching in [&mut live, &mut idle, &mut behind] {
             let end: Result<(), Status> = Err(watching.end().await);
-            tells_nothing(end, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+            reveals_nothing(end, Code::Unavailable, ErrorReason::DatabaseUnavailable);
             assert!(begun.elapsed() > Duration::from_secs(4), "too soon: {:?}", begun.elapsed());
         }
-        // Who comes now is not kept waiting for ever either.
+        // A new watcher does not wait for ever either.
         let late = app.try_watch(from(0, 100)).await.map(drop);
-        tells_nothing(late, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+        reveals_nothing(late, Code::Unavailable, ErrorReason::DatabaseUnavailable);
         store.reads(Fault::None);
         assert_eq!(app.watch(from(0, 100)).await.until(2_002).await.len(), 2_002);
     }
@@ -307,7 +307,7 @@ async fn a_database_that_fails_for_a_moment_only_delays_watchers() {
     fill(&app.database, 20_000, "800", false).await;
     let mut live = app.watch(now(300_000)).await;
     let mut behind = app.watch(from(0, 300_000)).await;
-    let mut told = behind.next().await.events.len();
+    let mut received = behind.next().await.events.len();
     for _ in 0..3 {
         store.reads(COUNTED);
         app.send(1, 2).await;
@@ -320,8 +320,8 @@ async fn a_database_that_fails_for_a_moment_only_delays_watchers() {
         assert_eq!(live.next().await.events.len(), 1);
     }
     let end = app.revision().await;
-    told += behind.until(end).await.len();
-    assert_eq!(i64::try_from(told).unwrap(), end);
+    received += behind.until(end).await.len();
+    assert_eq!(i64::try_from(received).unwrap(), end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,7 +335,7 @@ async fn connections_that_postgresql_ends_are_replaced() {
         let pids = app.database.values(&format!("SELECT pid AS value {ours}")).await;
         let pids = pids.into_iter().flatten().collect::<Vec<_>>().join(",");
         ended += app.database.number(&format!("SELECT count(pg_terminate_backend(pid)) AS value {ours}")).await;
-        // Of these: what waits for changes connects again by itself.
+        // Only those: the connection that listens reconnects automatically.
         let left = format!("SELECT count(*) AS value {ours} AND pid = ANY('{{{pids}}}')");
         until("their end", async || app.database.number(&left).await == 0).await;
         let mut reads = JoinSet::new();
@@ -354,7 +354,7 @@ async fn connections_that_postgresql_ends_are_replaced() {
 }
 
 on_each_engine! {
-    async fn what_was_acknowledged_survives_a_kill(engine: Engine) {
+    async fn acknowledged_writes_survive_a_kill(engine: Engine) {
         const KILLS: usize = 5;
         const USERS: i64 = 200;
         const SEED: u64 = 20_261_125;
@@ -383,8 +383,8 @@ on_each_engine! {
                     loop {
                         let (from, to) = pairs.lock().unwrap().pop().expect("a pair");
                         // The first failure is the kill.
-                        let Ok(answer) = requests.send_connection_request(send(from, to)).await else { return };
-                        acknowledged.lock().unwrap().insert(answer.into_inner().connection_request.unwrap().id);
+                        let Ok(response) = requests.send_connection_request(send(from, to)).await else { return };
+                        acknowledged.lock().unwrap().insert(response.into_inner().connection_request.unwrap().id);
                     }
                 });
             }
@@ -394,7 +394,7 @@ on_each_engine! {
             lost += tasks.join_all().await.len();
         }
         assert_eq!(lost, KILLS * 16);
-        // One more start: what a kill left behind is mended, and it serves.
+        // After another start the server recovers what the kill left, and serves.
         let kith = Kith::serve(&database.url, &args).await;
         let (from_user_id, to_user_id) = pairs.lock().unwrap().pop().unwrap();
         let last = kith.clients().requests().send_connection_request(send(from_user_id, to_user_id)).await;
@@ -409,9 +409,9 @@ on_each_engine! {
     }
 }
 
-/// A database that stands still while a server sweeps.
+/// A database that is suspended while a server sweeps.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_ends_although_its_sweep_is_not_answered() {
+async fn a_server_ends_although_its_sweep_gets_no_response() {
     let (_app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
     store.commits(Fault::Blocks);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -424,9 +424,9 @@ async fn a_server_ends_although_its_sweep_is_not_answered() {
     ended.expect("a server").expect("a good end");
 }
 
-/// PostgreSQL carries out what was sent to it, whether or not somebody waits for it.
+/// PostgreSQL executes what was sent to it, whether or not a client waits for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_read_that_was_given_up_keeps_its_place_until_it_has_ended() {
+async fn an_abandoned_long_read_holds_its_slot_until_it_has_ended() {
     let app = App::start(Engine::Postgres).await;
     let mut locker = connect(&app.database.url).await;
     let lock = locker.transaction().await.expect("a transaction");
@@ -434,7 +434,7 @@ async fn a_long_read_that_was_given_up_keeps_its_place_until_it_has_ended() {
     for _ in 0..4 {
         let mut list = Request::new(pb::ListUsersRequest::default());
         list.set_timeout(Duration::from_millis(100));
-        app.users().list_users(list).await.expect_err("no answer in time");
+        app.users().list_users(list).await.expect_err("no response in time");
     }
     until("a refusal", async || {
         let list = app.users().list_users(pb::ListUsersRequest::default()).await;

@@ -1,4 +1,4 @@
-//! What the tests stand on: databases, servers, clients, and a clock that can be turned.
+//! What the tests build on: databases, servers, clients, and a clock that a test sets.
 
 pub mod app;
 pub mod clients;
@@ -20,7 +20,7 @@ pub use self::database::{Database, Engine};
 
 use std::time::{Duration, Instant};
 
-/// Polls until it holds.
+/// Polls until the condition holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds().await {
@@ -29,9 +29,9 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Declares cases that run on each engine, each as a test of its own: `name::sqlite` and `name::postgres`.
+/// Declares cases that run on each engine, each as two tests: `name::sqlite` and `name::postgres`.
 ///
-/// A case takes an [`App`], or with `with = |settings| …` one whose settings were changed.
+/// A case takes an [`App`]. With `with = |settings| …` its settings are changed first.
 #[macro_export]
 macro_rules! cases {
     ($($(#[with($change:expr)])? async fn $name:ident($app:ident: App) $body:block)+) => {$(
@@ -61,7 +61,7 @@ macro_rules! cases {
     )+};
 }
 
-/// Declares cases that need more, or less, than a service in this process: on each engine, each a test of its own.
+/// Declares cases that need something other than a service in this process. Each runs on each engine, as two tests.
 #[macro_export]
 macro_rules! on_each_engine {
     ($(async fn $name:ident($engine:ident: Engine) $body:block)+) => {$(

@@ -8,12 +8,12 @@ use prost::Message;
 use crate::cases;
 use crate::harness::App;
 
-/// Enough for more than two pages of users, 20 kB each.
+/// Enough for more than two pages of users of 20 kB.
 const USERS: i64 = 400;
 const LARGEST: usize = 7 << 19;
 const PAGE: i32 = 1_000;
 
-/// Everybody has a biography of the largest size: characters of four bytes.
+/// Gives every user a bio of the maximum size, in characters of four bytes.
 async fn large_users(app: &App) {
     let bio = "\u{1F600}".repeat(5_000);
     let row = |id| pb::ImportUsersRequest {
@@ -25,7 +25,7 @@ async fn large_users(app: &App) {
     assert_eq!(imported.created, USERS);
 }
 
-/// Reads a list to its end; returns the ids of its users, in order.
+/// Reads a list to its end. Returns the ids of its users, in order.
 async fn all<M: Message>(
     mut page: impl AsyncFnMut(String) -> M,
     read: impl Fn(&M) -> (Vec<i64>, String),
@@ -119,7 +119,7 @@ cases! {
     async fn a_batch_of_large_users_names_those_that_it_leaves_out(app: App) {
         large_users(&app).await;
         let (mut ids, mut found, mut calls): (Vec<i64>, Vec<i64>, _) = ((1..=USERS).collect(), Vec::new(), 0);
-        // One that does not exist, in the middle.
+        // An id in the middle that does not exist.
         ids.insert(3, 9_999);
         while !ids.is_empty() {
             let request = pb::BatchGetUsersRequest { ids: ids.clone(), ..Default::default() };

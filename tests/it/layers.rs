@@ -1,10 +1,10 @@
-//! Dependencies run one way: each module uses only those that it may.
+//! Dependencies run one way: each module uses only those that it may use.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module with those that it may use; the first of them depends on nothing of ours.
+/// Each module with those that it may use. The first depends on no other.
 const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("proto", &[]),
@@ -21,7 +21,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("command", &["clock", "config", "proto", "server", "store", "telemetry"]),
 ];
 
-/// The modules of ours that a module's files name.
+/// The modules of this crate that a module's files name.
 fn uses(module: &str) -> BTreeSet<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![source.join(format!("{module}.rs"))];
@@ -49,7 +49,7 @@ fn each_module_uses_only_those_below_it() {
 }
 
 #[test]
-fn every_module_has_its_place() {
+fn every_module_is_listed() {
     let root = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs")).expect("a source");
     let declared: BTreeSet<_> =
         root.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();

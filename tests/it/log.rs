@@ -1,26 +1,26 @@
-//! What the log has of calls: nothing of those that succeed, and one line with the cause for each that fails.
+//! The log of calls: nothing for those that succeed, and one line with the cause for each that fails.
 
 use kith::proto::v1::{self as pb, ErrorReason};
 use tonic::Code;
 
-use crate::faults::tells_nothing;
+use crate::faults::reveals_nothing;
 use crate::harness::process::Kith;
 use crate::harness::{Database, Engine};
 
-/// The lines of these calls.
+/// The log lines of these calls.
 fn lines<'a>(log: &'a str, call: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(call)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_call_is_one_line_with_its_cause_which_its_caller_does_not_receive() {
+async fn a_failed_call_logs_one_line_with_its_cause_which_its_caller_does_not_receive() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &[]).await;
     let ann = kith.clients().user("ann").await;
     database.execute("ALTER TABLE blocks RENAME TO canary").await;
     let list = pb::ListBlockedUsersRequest { user_id: ann, ..Default::default() };
     let failed = kith.clients().blocks().list_blocked_users(list.clone()).await;
-    tells_nothing(failed, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+    reveals_nothing(failed, Code::Unavailable, ErrorReason::DatabaseUnavailable);
     let invalid = pb::ListBlockedUsersRequest { user_id: 0, ..list };
     assert!(kith.clients().blocks().list_blocked_users(invalid).await.is_err());
     kith.signal("TERM");
@@ -33,7 +33,7 @@ async fn a_failed_call_is_one_line_with_its_cause_which_its_caller_does_not_rece
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_error_that_ends_a_stream_is_one_line_too() {
+async fn the_error_that_ends_a_stream_is_logged_in_one_line_too() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &["--log-level=kith=debug"]).await;
     kith.clients().user("ann").await;
@@ -47,7 +47,7 @@ async fn the_error_that_ends_a_stream_is_one_line_too() {
             Err(status) => break status,
         }
     };
-    tells_nothing(Err::<(), _>(ended), Code::FailedPrecondition, ErrorReason::WrongEpoch);
+    reveals_nothing(Err::<(), _>(ended), Code::FailedPrecondition, ErrorReason::WrongEpoch);
     kith.signal("TERM");
     let log = kith.wait().await.log;
     assert!(lines(&log, "/kith.v1.UserService/CreateUser")[..].iter().all(|line| line.contains("call done")), "{log}");

@@ -1,6 +1,6 @@
-//! The tests of the whole: one binary, so that it is linked once.
+//! Tests of the whole program, in one binary, so that it is linked once.
 //!
-//! `rpc/` has a file for each RPC; `conformance` holds both engines to one behaviour; the other files each have one
+//! `rpc/` has a file for each RPC; `conformance` checks that both engines behave the same; each other file answers one
 //! question about the whole. `harness/` starts what they need.
 
 #![allow(unreachable_pub, reason = "a test binary has no public")]

@@ -16,9 +16,9 @@ const CONNECTED_TOO: i64 = 2;
 const RECEIVER: i64 = 3;
 const SENDER: i64 = 4;
 const BLOCKER: i64 = 5;
-/// The users of rows that nobody touches.
-const KEPT: std::ops::Range<i64> = 1_000..2_000;
-/// The users of rows that come and go.
+/// The users of rows that never change.
+const PERMANENT: std::ops::Range<i64> = 1_000..2_000;
+/// The users of rows that are added and removed.
 const PASSING: std::ops::Range<i64> = 5_000..5_050;
 const PAGE: i32 = 7;
 
@@ -34,7 +34,7 @@ async fn import(clients: &Clients, ids: impl Iterator<Item = i64>) {
     assert_eq!(done.created, expected);
 }
 
-/// Puts a row with this user into every list and takes it out again.
+/// Adds a row with this user to every list and removes it again.
 async fn come_and_go(clients: &Clients, user: i64) {
     let (received, sent) = (clients.send(user, RECEIVER).await, clients.send(SENDER, user).await);
     clients.connect(user, CONNECTED).await;
@@ -49,7 +49,7 @@ async fn come_and_go(clients: &Clients, user: i64) {
     import(clients, std::iter::once(user)).await;
 }
 
-/// Reads a list to its end: the users of its rows.
+/// Reads a list to its end. Returns the users of its rows.
 async fn read(app: &App, what: &str, expected: &str, mut page: impl AsyncFnMut(String) -> (Vec<i64>, String)) {
     let (mut read, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
@@ -63,14 +63,14 @@ async fn read(app: &App, what: &str, expected: &str, mut page: impl AsyncFnMut(S
         token = next;
     }
     let once: HashSet<_> = read.iter().copied().collect();
-    // With a viewer, a row that is gone may come back into the other section before that is read; no kept one can.
-    assert!(once.len() == read.len() || what == "connections with a viewer", "{what}: a row was told twice");
-    read.retain(|user| KEPT.contains(user));
+    // With a viewer, a removed row may return in the other section before that is read. A permanent row cannot.
+    assert!(once.len() == read.len() || what == "connections with a viewer", "{what}: a row was received twice");
+    read.retain(|user| PERMANENT.contains(user));
     let expected = app.database.values(expected).await.into_iter().flatten();
-    let expected: Vec<i64> = expected.map(|id| id.parse().unwrap()).filter(|id| KEPT.contains(id)).collect();
-    assert_eq!(expected.len(), KEPT.count());
+    let expected: Vec<i64> = expected.map(|id| id.parse().unwrap()).filter(|id| PERMANENT.contains(id)).collect();
+    assert_eq!(expected.len(), PERMANENT.count());
     assert_eq!(read, expected, "{what}: in another order, or with rows missing");
-    assert!(pages >= KEPT.count() / usize::try_from(PAGE).unwrap(), "{what}: {pages} pages");
+    assert!(pages >= PERMANENT.count() / usize::try_from(PAGE).unwrap(), "{what}: {pages} pages");
 }
 
 async fn read_requests(app: &App, user_id: i64, direction: Direction, expected: &str) {
@@ -101,7 +101,7 @@ async fn read_connections(app: &App, user_id: i64, viewer_user_id: i64) {
     .await;
 }
 
-/// Reads the feed to its moving end: every event once, and in the last page up to the revision that it tells.
+/// Reads the feed to its moving end: every event once, and the last page up to its revision.
 async fn read_events(app: &App) {
     let mut request = pb::ListEventsRequest { page_size: 97, ..Default::default() };
     let (mut last, mut pages) = (0, 0);
@@ -109,7 +109,7 @@ async fn read_events(app: &App) {
         let page = app.events().list_events(request.clone()).await.unwrap().into_inner();
         pages += 1;
         for event in page.events {
-            assert_eq!(event.sequence, last + 1, "an event is missing, or was told twice");
+            assert_eq!(event.sequence, last + 1, "an event is missing, or was received twice");
             last = event.sequence;
         }
         if page.next_page_token.is_empty() {
@@ -118,7 +118,7 @@ async fn read_events(app: &App) {
         }
         request.page_token = page.next_page_token;
     }
-    assert!(last >= 6 * i64::try_from(KEPT.count()).unwrap() && pages > 50, "{last} events on {pages} pages");
+    assert!(last >= 6 * i64::try_from(PERMANENT.count()).unwrap() && pages > 50, "{last} events on {pages} pages");
 }
 
 cases! {
@@ -127,16 +127,16 @@ cases! {
         settings.policy.max_sent_requests = None;
         settings.policy.cooldown = None;
     })]
-    async fn every_list_tells_each_row_once_while_others_write(app: App) {
+    async fn every_list_returns_each_row_once_while_others_write(app: App) {
         let clients = Clients(app.channel());
-        import(&clients, (1..=BLOCKER).chain(KEPT).chain(PASSING)).await;
+        import(&clients, (1..=BLOCKER).chain(PERMANENT).chain(PASSING)).await;
         let mut rows = JoinSet::new();
-        for user in KEPT {
+        for user in PERMANENT {
             let clients = clients.clone();
             rows.spawn(async move {
                 clients.send(user, RECEIVER).await;
                 clients.send(SENDER, user).await;
-                // From either side, so that each page is of both.
+                // In both directions, so that each page has both.
                 let (from, to) = if user % 2 == 0 { (user, CONNECTED) } else { (CONNECTED, user) };
                 clients.connect(from, to).await;
                 let (from, to) = if user % 3 == 0 { (user, CONNECTED_TOO) } else { (CONNECTED_TOO, user) };
@@ -144,7 +144,7 @@ cases! {
                 clients.block(BLOCKER, user).await;
             });
         }
-        assert_eq!(rows.join_all().await.len(), KEPT.count());
+        assert_eq!(rows.join_all().await.len(), PERMANENT.count());
 
         let (stop, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut writers = JoinSet::new();
@@ -164,7 +164,7 @@ cases! {
         read_requests(&app, RECEIVER, Direction::Received, "SELECT from_user_id AS value FROM connection_requests WHERE to_user_id = 3 ORDER BY position DESC").await;
         read_requests(&app, SENDER, Direction::Sent, "SELECT to_user_id AS value FROM connection_requests WHERE from_user_id = 4 ORDER BY id DESC").await;
         read_connections(&app, CONNECTED, 0).await;
-        // With a viewer who shares them all: one section, by the other statement.
+        // With a viewer who shares all of them: one section, by the other statement.
         read_connections(&app, CONNECTED, CONNECTED_TOO).await;
         read(&app, "blocks", "SELECT other_user_id AS value FROM blocks WHERE user_id = 5 ORDER BY position DESC", async |page_token| {
             let request = pb::ListBlockedUsersRequest { user_id: BLOCKER, page_size: PAGE, page_token, ..Default::default() };
@@ -182,7 +182,7 @@ cases! {
         read(&app, "mutual connections", mutual, async |page_token| {
             let request = pb::ListMutualConnectionsRequest { user_id: CONNECTED, other_user_id: CONNECTED_TOO, page_size: PAGE, page_token, ..Default::default() };
             let page = app.connections().list_mutual_connections(request).await.unwrap().into_inner();
-            assert!(page.total >= i64::try_from(KEPT.count()).unwrap());
+            assert!(page.total >= i64::try_from(PERMANENT.count()).unwrap());
             (page.users.into_iter().map(|user| user.id).collect(), page.next_page_token)
         })
         .await;

@@ -1,8 +1,8 @@
 //! Does every statement find its rows by an index, in a database of a million requests?
 //!
-//! Asked of PostgreSQL itself: its counters of sequential scans, and of rows read, while every RPC is called more
-//! often than it takes to settle on a generic plan. What SQLite makes of the same queries is a test in `src/store/`:
-//! its plans do not depend on the rows.
+//! PostgreSQL's own counters show it: sequential scans, and rows read, while every RPC is called more often than it
+//! takes to settle on a generic plan. A test in `src/store/` checks SQLite's plans of the same queries, which do not
+//! depend on the rows.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use kith::store::{self, Options};
 use crate::harness::watching::from;
 use crate::harness::{App, Database, Engine, database};
 
-/// More often than the five times after which PostgreSQL considers a plan for any values.
+/// More than the five executions after which PostgreSQL considers a generic plan.
 const TIMES: i64 = 8;
 /// A user with 30,000 connections.
 const POPULAR: i64 = 1;
@@ -88,10 +88,10 @@ const SEED: &str = "
     ANALYZE;
 ";
 
-/// What PostgreSQL has counted: scans of whole tables by name, and rows of requests that were looked at.
+/// PostgreSQL's counters: sequential scans by table, and rows of requests that were read.
 async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
     let client = database::connect(url).await;
-    // Connections tell what they counted when they end, if not before.
+    // A connection reports its counters when it ends, if not before.
     let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                 AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -109,7 +109,7 @@ async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
     (scans.iter().map(|row| (row.get(0), row.get(1))).collect(), read)
 }
 
-/// Runs calls through a service of their own; fails if a table was scanned. How many rows of requests were looked at.
+/// Makes calls through a separate service. Fails if a table was scanned. Returns the number of request rows read.
 async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> i64 {
     let (scans, read) = counters(url).await;
     assert_eq!(scans.len(), 6);
@@ -161,7 +161,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
     assert!(read < TIMES * 1_000, "{read} rows were looked at");
     let read = scans_nothing("look-ups", url, async |app| look_ups(app).await).await;
     assert!(read < TIMES * 2_000, "{read} rows were looked at");
-    // These look at all connections of the user, by index; and the other end of each, by its key.
+    // These read all connections of the user by index, and the other end of each by its key.
     scans_nothing("lists with a viewer", url, async |app| lists_with_a_viewer(app).await).await;
 
     let read = scans_nothing("changes of pairs", url, async |app| changes(app).await).await;
@@ -243,7 +243,7 @@ async fn feed(app: &App) {
         let all = pb::ListEventsRequest { page_size: 1_000, ..Default::default() };
         for (request, found) in [
             (pb::ListEventsRequest { after_sequence: end - 1_000, ..all.clone() }, 1_000),
-            // Named 20 times as the other, and once as the first.
+            // 20 times as the other user, and once as the first.
             (pb::ListEventsRequest { user_ids: vec![700 + round], ..all.clone() }, 21),
             (pb::ListEventsRequest { viewer_user_id: 700 + round, ..all.clone() }, 1),
             (pb::ListEventsRequest { user_id: 700, other_user_id: 701, ..all }, 1),

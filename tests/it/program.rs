@@ -1,4 +1,4 @@
-//! Does the program do what an operator expects: start, tell what is wrong, migrate, drain, end?
+//! Does the program do what an operator expects: start, report errors, migrate, drain, end?
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -30,7 +30,7 @@ fn create(username: &str) -> pb::CreateUserRequest {
 
 type Import = JoinHandle<Result<Response<pb::ImportUsersResponse>, Status>>;
 
-/// An import of three rows that goes on until its sender is dropped. The service knows of it when this returns.
+/// An import of three rows that continues until its sender is dropped. The service has received it when this returns.
 async fn import_under_way(
     clients: &Clients,
     sender: &Sender<pb::ImportUsersRequest>,
@@ -42,12 +42,12 @@ async fn import_under_way(
         let user = pb::User { id, username: name.to_owned(), ..Default::default() };
         sender.send(pb::ImportUsersRequest { user: Some(user), ..Default::default() }).await.expect("a listener");
     }
-    // On the same connection: what it answers came after the import's beginning.
+    // On the same connection: its response follows the start of the import.
     clients.users().create_user(create("ann")).await.expect("a user");
     import
 }
 
-/// It ended before it served, and said why in one line that names the setting.
+/// Asserts that it ended before it served, with one line that names the setting.
 #[track_caller]
 fn failed(ended: &Ended, words: &[&str]) {
     assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:#?}");
@@ -63,7 +63,7 @@ fn failed(ended: &Ended, words: &[&str]) {
 async fn without_arguments_it_serves_from_a_file_beside_it() {
     let directory = TempDir::with_prefix("kith-test-").unwrap();
     let mut alone = command(&[]);
-    // The port is not the default one, which another program may have.
+    // Not the default port, which another program may use.
     alone.current_dir(directory.path()).env("KITH_LISTEN", "127.0.0.1:0");
     let kith = Kith::start(alone).await;
     kith.clients().users().create_user(create("ann")).await.expect("a user");
@@ -92,7 +92,7 @@ on_each_engine! {
         assert_eq!(invariants::check(&database).await, 3);
     }
 
-    async fn migrating_is_a_step_of_its_own_when_asked_to_be(engine: Engine) {
+    async fn migrating_can_be_a_separate_step(engine: Engine) {
         let database = Database::empty(engine).await;
         let url = format!("--database-url={}", database.url);
         let refused = run(&["serve", "--listen=127.0.0.1:0", &url, "--migrate=false"]).await;
@@ -133,12 +133,12 @@ on_each_engine! {
         }
     }
 
-    async fn a_signal_ends_it_well_whoever_is_connected(engine: Engine) {
+    async fn a_signal_ends_it_cleanly_with_any_open_connections(engine: Engine) {
         const DRAIN: Duration = Duration::from_secs(2);
         for signal in ["TERM", "INT"] {
             let database = Database::migrated(engine).await;
             let kith = Kith::serve(&database.url, &["--drain-time=2s"]).await;
-            // One who never says anything, one who does no more, and one in the middle of a call.
+            // A connection that sends nothing, one that only opens HTTP/2, and one in the middle of a call.
             let mut silent = TcpStream::connect(&kith.address).await.unwrap();
             let clients = kith.clients();
             let (sender, rows) = tokio::sync::mpsc::channel(1);
@@ -148,17 +148,17 @@ on_each_engine! {
             let ended = kith.wait().await;
             assert!(ended.status.success(), "{ended:#?}");
             assert!(ended.log.contains("draining open calls") && ended.log.contains("server stopped"), "{ended:#?}");
-            // Generous: what this is about would last for ever.
+            // Generous: without the limit it would last for ever.
             assert!(begun.elapsed() < DRAIN * 10, "{:?}", begun.elapsed());
             import.await.unwrap().expect_err("a call that was cut");
             drop(sender);
-            // To the end of what it was sent; cut off or closed is the same.
+            // Reads to the end. Cut off and closed count the same.
             _ = silent.read_to_end(&mut Vec::new()).await;
             invariants::check(&database).await;
         }
     }
 
-    async fn a_call_under_way_is_answered_before_the_end(engine: Engine) {
+    async fn a_call_in_progress_completes_before_the_end(engine: Engine) {
         let database = Database::migrated(engine).await;
         let kith = Kith::serve(&database.url, &[]).await;
         let (sender, rows) = tokio::sync::mpsc::channel(1);
@@ -170,8 +170,8 @@ on_each_engine! {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         drop(sender);
-        let answer = import.await.unwrap().expect("an answer").into_inner();
-        assert_eq!(answer.created + answer.updated + answer.unchanged + answer.refused, 3);
+        let response = import.await.unwrap().expect("a response").into_inner();
+        assert_eq!(response.created + response.updated + response.unchanged + response.refused, 3);
         let ended = kith.wait().await;
         assert!(ended.status.success() && !ended.log.contains("aborting open calls"), "{ended:#?}");
         invariants::check(&database).await;
@@ -185,11 +185,12 @@ async fn wrong_settings_end_it_before_it_listens() {
     let missing = format!("--database-url=sqlite://{}", directory.path().join("no/such/kith.db").display());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = format!("--listen={}", taken.local_addr().unwrap());
-    // Bound and let go: nobody listens there.
+    // A port that nobody listens on.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let unreachable = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith");
     let mode = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith?sslmode=verify-ca");
     let port = format!("--database-url=postgres://kith:{PASSWORD}@localhost:port/kith");
+    let unknown = format!("--database-url=postgres://kith:{PASSWORD}@{free}/kith?colour=1");
     let listen = "--listen=127.0.0.1:0";
     for (args, words) in [
         (vec![&*file, &*in_use], vec!["--listen", "in use"]),
@@ -198,7 +199,9 @@ async fn wrong_settings_end_it_before_it_listens() {
         (vec![listen, &*missing], vec!["--database-url", "no/such/kith.db"]),
         (vec![listen, &*unreachable], vec!["--database-url", &*free.to_string().leak(), "refused"]),
         (vec![listen, &*mode], vec!["--database-url", "verify-ca"]),
-        (vec![listen, &*port], vec!["--database-url"]),
+        (vec![listen, &*port], vec!["--database-url", "port"]),
+        (vec![listen, &*unknown], vec!["--database-url", "colour"]),
+        (vec![listen, "--database-url=postgres://kith:pass@word?hunter2-canary=1@db/kith"], vec!["--database-url"]),
         (vec![listen, "--database-url=postgres://kith:?hunter2-canary@db/kith"], vec!["--database-url", "no value"]),
         (vec![listen, &*file, "--drain-time=soon"], vec!["--drain-time"]),
         (vec![listen, &*file, "--max-call-time=0s"], vec!["--max-call-time", "1ms"]),
@@ -209,7 +212,7 @@ async fn wrong_settings_end_it_before_it_listens() {
     ] {
         failed(&run(&args).await, &words);
     }
-    // The same from the environment, which names the same setting.
+    // The same from the environment. The error names the same setting.
     let mut from_environment = command(&[listen]);
     from_environment.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
     failed(&run_command(from_environment).await, &["--database-url"]);
@@ -224,14 +227,14 @@ async fn wrong_settings_end_it_before_it_listens() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_log_has_the_password() {
     let database = Database::empty(Engine::Postgres).await;
-    // The server trusts everyone, whatever the password.
+    // The server accepts any password.
     let authority = database.url.find("://").unwrap() + 3;
-    let place = database.url[authority..].find('@').map_or(authority, |at| authority + at + 1);
+    let start = database.url[authority..].find('@').map_or(authority, |at| authority + at + 1);
     if postgres::server().certificate.is_none() {
         println!("skipped: the given server may ask for its own password");
         return;
     }
-    let url = format!("postgres://postgres:{PASSWORD}@{}", &database.url[place..]);
+    let url = format!("postgres://postgres:{PASSWORD}@{}", &database.url[start..]);
     let kith = Kith::serve(&url, &["--log-level=trace"]).await;
     kith.clients().users().create_user(create("ann")).await.expect("a user");
     kith.signal("TERM");
@@ -259,14 +262,14 @@ async fn the_feed_is_watched_as_lines_of_json() {
     });
     assert_eq!(line, expected);
     assert_eq!(all.line().await["kind"], "REQUEST_REJECTED");
-    // By kind, whatever its case; by user; for a viewer.
+    // By kind, in any case; by user; for a viewer.
     let mut created = watch(&["--after=0", "--kind=user_created", "--kind", "USER_DELETED"]);
     assert_eq!((created.number("sequence").await, created.number("sequence").await), (1, 2));
     let mut anns = watch(&["--after=0", &format!("--viewer={ann}")]);
     assert_eq!((anns.number("sequence").await, anns.number("sequence").await), (1, 3));
     let mut bobs = watch(&["--after=0", &format!("--user={bob}")]);
     assert_eq!((bobs.number("sequence").await, bobs.number("sequence").await), (2, 3));
-    // From now on: it tells when that is.
+    // From the current end: it prints its position.
     let mut now = watch(&["--heartbeats"]);
     assert_eq!(now.number("revision").await, 4);
     let cy = clients.user("cy").await;
@@ -278,7 +281,7 @@ async fn the_feed_is_watched_as_lines_of_json() {
 }
 
 on_each_engine! {
-    async fn a_watch_goes_on_over_restarts_and_crashes_without_missing_or_doubling_a_line(engine: Engine) {
+    async fn a_watch_continues_over_restarts_and_crashes_without_missing_or_repeating_a_line(engine: Engine) {
         let database = Database::migrated(engine).await;
         let mut kith = Kith::serve(&database.url, &[]).await;
         let listen = format!("--listen={}", kith.address);
@@ -289,14 +292,14 @@ on_each_engine! {
             for user in 0..5 {
                 kith.clients().user(&format!("user-{round}-{user}")).await;
                 made += 1;
-                // The last two of each round may be told by this server or by the next.
+                // Either server may report the last two of each round.
                 if user < 3 {
                     assert_eq!(printer.number("sequence").await, made);
                 }
             }
             kith.signal(if round % 2 == 0 { "TERM" } else { "KILL" });
             kith.wait().await;
-            // Meanwhile there is nobody: it says so and tries again.
+            // In between no server runs: it says so and retries.
             printer.says("watch interrupted, resuming in 1s").await;
             kith = Kith::start(command(&[&listen, &url])).await;
             assert_eq!((printer.number("sequence").await, printer.number("sequence").await), (made - 1, made));
@@ -305,14 +308,14 @@ on_each_engine! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_ends_well_when_its_output_is_closed_and_badly_when_its_place_is_lost() {
+async fn a_watch_succeeds_when_its_output_is_closed_and_fails_when_its_position_is_lost() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &["--event-retention=1h"]).await;
     let clients = kith.clients();
     for name in ["ann", "bob", "cy"] {
         clients.user(name).await;
     }
-    // As `kith watch | head -n 1` closes it.
+    // Closed as `kith watch | head -n 1` would.
     let server = format!("--server=http://{}", kith.address);
     let mut child = command(&["watch", &server, "--after=0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -346,19 +349,19 @@ async fn a_watch_ends_well_when_its_output_is_closed_and_badly_when_its_place_is
     }
 }
 
-/// `kith watch` of the server at this address.
+/// Runs `kith watch` against the server at this address.
 fn watch(address: &str, args: &[&str]) -> Printer {
     let server = format!("--server=http://{address}");
     Printer::start(command(&[&["watch", &server], args].concat()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_is_asked_by_the_program_itself() {
+async fn the_program_can_query_a_servers_health() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &[]).await;
     let address = format!("--address={}", kith.address);
     let deadline = Instant::now() + Duration::from_secs(30);
-    // The first answer of the database comes a moment after the listening.
+    // The database's first response comes a moment after the server listens.
     while !run(&["healthcheck", &address]).await.status.success() {
         assert!(Instant::now() < deadline, "never healthy");
     }
@@ -367,14 +370,14 @@ async fn health_is_asked_by_the_program_itself() {
     failed(&run(&["healthcheck", &address, "--service=no.such.Service"]).await, &[]);
     kith.crash().await;
     failed(&run(&["healthcheck", &address]).await, &["refused"]);
-    // One who accepts and says nothing.
+    // A server that accepts connections and never responds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("--address={}", silent.local_addr().unwrap());
     failed(&run(&["healthcheck", &address, "--timeout=200ms"]).await, &["200ms"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_line_to_postgresql_is_encrypted_and_the_server_verified_as_asked() {
+async fn the_connection_to_postgresql_is_encrypted_and_the_server_verified_as_configured() {
     let Some(certificate) = &postgres::server().certificate else {
         println!("skipped: the given server's certificate is not known");
         return;
@@ -409,13 +412,13 @@ async fn the_line_to_postgresql_is_encrypted_and_the_server_verified_as_asked() 
         format!("?sslmode=verify-full&sslrootcert={}", other.display()),
         format!("?sslmode=verify-full&sslrootcert={}", empty.display()),
         "?sslmode=verify-full&sslrootcert=/no/such/file".to_owned(),
-        // The system's roots do not know it.
+        // The system's root certificates do not include it.
         "?sslmode=verify-full".to_owned(),
     ] {
         let url = format!("--database-url={}{parameters}", database.url);
         failed(&run(&["--listen=127.0.0.1:0", &url]).await, &["--database-url"]);
     }
-    // The right certificate, but it is for another name.
+    // The right certificate, but for another name.
     let by_number = database.url.replace("@localhost:", "@127.0.0.1:");
     assert_ne!(by_number, database.url);
     let url = format!("--database-url={by_number}?sslmode=verify-full&sslrootcert={certificate}");

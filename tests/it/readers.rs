@@ -1,4 +1,4 @@
-//! Does every reader of the feed get every event once, in order, whatever happens meanwhile?
+//! Does every reader of the feed receive every event once, in order, whatever happens?
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +23,10 @@ use crate::on_each_engine;
 
 const USERS: i64 = 100;
 const WRITERS: u64 = 24;
-/// After each so many events the writers rest, and what the readers know is compared with the tables.
+/// The number of checkpoints. At each the writers pause, and the readers' state is compared with the tables.
 const CHECKPOINTS: i64 = 4;
 
-/// How many events are written: few in every test run, 100,000 in `make soak`.
+/// The number of events to write: few in every test run, 100,000 in `make soak`.
 fn events() -> i64 {
     env::var("KITH_TEST_FEED_EVENTS").map_or(2_000, |number| number.parse().expect("a number"))
 }
@@ -36,50 +36,50 @@ fn held_open() -> Duration {
     Duration::from_secs(if events() >= 100_000 { 10 } else { 2 })
 }
 
-/// How a reader reads.
+/// The behaviour of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
-    /// One stream from the beginning to the end.
+    /// Reads one stream from the beginning to the end.
     Stays,
-    /// Leaves after some messages, and resumes on the next server.
+    /// Ends its stream after some messages, and resumes on the next server.
     Leaves,
     /// Reads nothing until the feed is far ahead, again and again.
     Lags,
-    /// Is killed at any moment, with what it has read and not noted; resumes from its notes.
+    /// Is killed at any moment, and loses what it has not saved; resumes from the saved state.
     IsKilled,
 }
 
-/// A reader with what it knows.
+/// A reader and its state.
 struct Reader {
     habit: Habit,
     clients: Vec<Clients>,
     notes: Arc<Mutex<Fold>>,
-    /// How far the notes go.
+    /// The sequence up to which the state is saved.
     noted: watch::Sender<i64>,
-    /// How far the writers are, roughly.
+    /// The approximate sequence that the writers have reached.
     head: watch::Receiver<i64>,
     rng: StdRng,
 }
 
 impl Reader {
-    /// Reads for ever; ends with what is wrong, if anything is.
+    /// Reads for ever. Ends with a description of what is wrong, if anything is.
     async fn run(mut self) -> String {
         for attempt in 0.. {
             let clients = self.clients[attempt % self.clients.len()].clone();
             match self.read(&clients).await {
                 Ok(()) => {}
-                // The server was killed: the transport says so, without the details that an answer has.
+                // The server was killed: the transport's error lacks the details that the server's errors have.
                 Err(Ended::Lost(status)) if status.details().is_empty() => {}
                 Err(Ended::Lost(status)) => return format!("{:?} ended: {status:?}", self.habit),
                 Err(Ended::Wrong(wrong)) => return format!("{:?}: {wrong}", self.habit),
             }
-            // When the test ends, all that it calls may fail without waiting: here it can be ended itself.
+            // At the end of the test all calls may fail without waiting. This lets the task be aborted.
             yield_now().await;
         }
         unreachable!("the attempts have no end")
     }
 
-    /// Reads until it leaves.
+    /// Reads until its behaviour ends the stream.
     async fn read(&mut self, clients: &Clients) -> Result<(), Ended> {
         let mut last = *self.noted.borrow();
         let mut stream = clients.try_watch(from(last, 200)).await.map_err(Ended::Lost)?;
@@ -91,19 +91,19 @@ impl Reader {
         };
         if self.habit == Habit::Lags {
             let far = last + self.rng.random_range(100..700);
-            // Unless that never comes: the writers rest.
+            // With a time limit: the writers may have paused.
             let _rest = timeout(Duration::from_secs(1), self.head.wait_for(|head| *head > far)).await;
         }
         while left > 0 {
             let message = stream.message().await.map_err(Ended::Lost)?;
             left -= 1;
-            // Who is killed has read a little more than they noted, and reads that again.
+            // Before a kill it has read a little more than it saved, and will read that again.
             if self.habit == Habit::IsKilled && left < 3 {
                 continue;
             }
             last = self.note(&message).map_err(Ended::Wrong)?;
             if message.revision != last {
-                return Err(Ended::Wrong(format!("told of {} at {last}", message.revision)));
+                return Err(Ended::Wrong(format!("a message has revision {} at {last}", message.revision)));
             }
         }
         Ok(())
@@ -122,7 +122,7 @@ enum Ended {
     Wrong(String),
 }
 
-/// One random change between two random users; what the rules refuse is refused.
+/// Makes one random change between two random users. The rules may refuse it.
 async fn change(clients: &Clients, rng: &mut StdRng) {
     let one = rng.random_range(1..=USERS);
     let other = (one + rng.random_range(1..USERS) - 1) % USERS + 1;
@@ -142,12 +142,12 @@ async fn change(clients: &Clients, rng: &mut StdRng) {
             let request = pb::UnblockUserRequest { user_id: one, other_user_id: other, ..Default::default() };
             _ = clients.blocks().unblock_user(request).await;
         }
-        answer => {
+        number => {
             let Ok(received) = clients.requests().list_connection_requests(request).await else { return };
             let requests = received.into_inner().connection_requests;
             let Some(request) = requests.get(rng.random_range(0..requests.len().max(1))) else { return };
             let sender = request.from_user.as_ref().map_or(0, |user| user.id);
-            match answer {
+            match number {
                 56..72 => _ = clients.accept(request.id, one).await,
                 72..86 => _ = clients.reject(request.id, one).await,
                 86..92 => _ = clients.mark_viewed(request.id, one).await,
@@ -163,7 +163,7 @@ async fn create_users(clients: &Clients) {
     }
 }
 
-/// Servers under load, and readers of all habits.
+/// Servers under load, and one reader of each kind.
 struct Load {
     clients: Vec<Clients>,
     database: Arc<Database>,
@@ -171,7 +171,7 @@ struct Load {
     readers: Vec<Running>,
 }
 
-/// A reader that reads: what it knows, how far, and how it ends.
+/// A running reader: its state, how far that is, and how it ends.
 struct Running {
     notes: Arc<Mutex<Fold>>,
     noted: watch::Receiver<i64>,
@@ -179,7 +179,7 @@ struct Running {
 }
 
 impl Load {
-    /// Over servers that have their users.
+    /// Starts the readers of servers whose users exist.
     fn start(clients: Vec<Clients>, database: Arc<Database>) -> Self {
         let head = watch::Sender::new(0);
         let habits = [Habit::Stays, Habit::Leaves, Habit::Lags, Habit::IsKilled];
@@ -189,15 +189,15 @@ impl Load {
             let mut servers = clients.clone();
             servers.rotate_left(number % clients.len());
             let rng = StdRng::seed_from_u64(u64::try_from(number).unwrap());
-            let (kept, head) = (Arc::clone(&notes), head.subscribe());
+            let (state, head) = (Arc::clone(&notes), head.subscribe());
             let reader = Reader { habit, clients: servers, notes, noted, head, rng };
-            Running { notes: kept, noted: seen, task: tokio::spawn(reader.run()) }
+            Running { notes: state, noted: seen, task: tokio::spawn(reader.run()) }
         });
         let readers = readers.collect();
         Self { clients, database, head, readers }
     }
 
-    /// Writes until there are so many events; answers how many there are.
+    /// Writes until there are this many events. Returns their number.
     async fn write_until(&self, events: i64) -> i64 {
         let enough = Arc::new(AtomicBool::new(false));
         let mut writers = JoinSet::new();
@@ -231,11 +231,11 @@ impl Load {
         self.database.number("SELECT last_sequence AS value FROM feed").await
     }
 
-    /// What is wrong when all readers have read so far.
+    /// Returns what is wrong after all readers have reached this revision.
     async fn wrong_at(&mut self, revision: i64) -> Vec<String> {
         let mut wrong = invariants::violations(&self.database).await;
         for Running { notes, noted, task } in &mut self.readers {
-            // Without what `wait_for` answers, which would keep the reader from noting more.
+            // Discards the result of `wait_for`: it holds a lock that would stop the reader.
             let reached = async { noted.wait_for(|noted| *noted >= revision).await.is_ok() };
             tokio::select! {
                 true = reached => {
@@ -253,7 +253,7 @@ impl Load {
 }
 
 on_each_engine! {
-    async fn every_reader_gets_every_event_once_and_in_order(engine: Engine) {
+    async fn every_reader_receives_every_event_once_and_in_order(engine: Engine) {
         let Cluster { mut servers, database } = Cluster::start(engine, &["--max-sends-per-hour=0", "--max-sends-per-pair=0"]).await;
         let database = Arc::new(database);
         create_users(&servers[0].clients()).await;
@@ -264,7 +264,7 @@ on_each_engine! {
                 hold_the_head_open(&load).await;
             }
             if engine == Engine::Postgres && checkpoint == 3 {
-                // With its readers' streams and its writers' calls under way.
+                // While its readers' streams and its writers' calls are in progress.
                 let more = load.last_sequence().await + 200;
                 tokio::join!(load.write_until(more), servers.remove(2).crash());
                 load.clients.remove(2);
@@ -276,7 +276,7 @@ on_each_engine! {
     }
 }
 
-/// Another writer takes the head, writes, and commits only much later, while all servers want to write.
+/// Another writer locks the head, writes, and commits much later, while all servers want to write.
 async fn hold_the_head_open(load: &Load) {
     let mut other = connect(&load.database.url).await;
     let transaction = other.transaction().await.expect("a transaction");
@@ -298,14 +298,14 @@ async fn hold_the_head_open(load: &Load) {
     tokio::join!(hold, load.write_until(before + 100));
 }
 
-/// The same with the head not locked, and nothing else that keeps a sequence from being given twice: the checks above
-/// must see it. Otherwise they prove nothing.
+/// The same without the lock on the head, and without the constraints that reject a duplicate sequence: the checks
+/// above must notice. Otherwise they prove nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_lock_on_the_head_the_same_checks_fail() {
     let app = App::start(Engine::Postgres).await;
     create_users(&app).await;
     let database = Database::at(&app.database.url, Engine::Postgres);
-    // What is selected from a function is not locked by FOR UPDATE.
+    // FOR UPDATE does not lock rows that come from a function.
     database
         .execute(
             "ALTER TABLE events DROP CONSTRAINT events_pkey;
@@ -338,7 +338,7 @@ async fn without_the_lock_on_the_head_the_same_checks_fail() {
     panic!("{events} events without the lock, and nothing was found");
 }
 
-/// Locks a table until what somebody begins waits for it, with the head taken; stops that server, and unlocks.
+/// Locks a table until a call waits for it that has locked the head; suspends that server, and unlocks the table.
 async fn stand_still<T>(
     server: &Kith,
     database: &Database,
@@ -364,8 +364,8 @@ where
     (begun, pid)
 }
 
-/// A server that stands still in the middle of its transaction holds up the others until the database ends it. Its
-/// batch is void then, and is tried again when it wakes.
+/// A server that is suspended in its transaction delays the others until the database ends the transaction. Its batch
+/// is rolled back then, and retried when the server resumes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_in_its_transaction_does_not_stop_the_others() {
     let Cluster { servers, database } = Cluster::start(Engine::Postgres, &["--max-call-time=60s"]).await;
@@ -390,13 +390,13 @@ async fn a_server_that_stands_still_in_its_transaction_does_not_stop_the_others(
     invariants::check(&database).await;
 }
 
-/// Most batches are saved by one statement, which ends whatever becomes of the server.
+/// Most batches are saved by one statement, which completes even if the server is suspended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stands_still_while_it_saves_holds_up_nobody() {
     let Cluster { servers, database } = Cluster::start(Engine::Postgres, &["--max-call-time=60s"]).await;
     let (stuck, other) = (servers[0].clients(), servers[1].clients());
     let [ann, bob, eve] = [stuck.user("ann").await, stuck.user("bob").await, stuck.user("eve").await];
-    // The statement is prepared by its first use.
+    // The first use prepares the statement.
     stuck.try_send(bob, eve).await.expect("sent");
 
     let sending = {
@@ -410,7 +410,7 @@ async fn a_server_that_stands_still_while_it_saves_holds_up_nobody() {
     assert_eq!(database.number(&idle).await, 1, "and nothing had to be ended");
 
     servers[0].signal("CONT");
-    let told = sending.await.expect("a call").expect("it was saved").into_inner();
-    assert!(told.revision < sent.revision, "before what came after it");
+    let saved = sending.await.expect("a call").expect("it was saved").into_inner();
+    assert!(saved.revision < sent.revision, "before what came after it");
     invariants::check(&database).await;
 }

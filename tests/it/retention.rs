@@ -1,4 +1,4 @@
-//! Is what is kept for a time deleted when its time is over, all of it and nothing else?
+//! Is everything that is stored for a limited time deleted afterwards, and nothing else?
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::{cases, on_each_engine};
 const EVENTS: &str = "SELECT count(*) AS value FROM events";
 const ANSWERS: &str = "SELECT count(*) AS value FROM request_ids";
 
-/// So many old events and kept answers, and one of each that is not old. The tests' clock begins at 1,780,000,000.
-async fn seed(database: &Database, events: usize, answers: usize) {
+/// Many old events and stored responses, and one of each that is not old. The tests' clock begins at 1,780,000,000.
+async fn seed(database: &Database, events: usize, responses: usize) {
     let time = |seconds: i64| match database.engine {
         Engine::Sqlite => format!("{seconds}000000"),
         Engine::Postgres => format!("to_timestamp({seconds})"),
@@ -22,13 +22,13 @@ async fn seed(database: &Database, events: usize, answers: usize) {
     let numbers =
         |count: usize| format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= {count})");
     let many_events = numbers(events);
-    let many_answers = numbers(answers);
+    let many_responses = numbers(responses);
     let sql = format!(
         "BEGIN; \
          {many_events} INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
          SELECT i, i / 4096, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
-         {many_answers} INSERT INTO request_ids (caller, id, fingerprint, response, created) \
-         SELECT 'operator', 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {answers} THEN {young} ELSE {old} END FROM n; \
+         {many_responses} INSERT INTO request_ids (caller, id, fingerprint, response, created) \
+         SELECT 'operator', 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {responses} THEN {young} ELSE {old} END FROM n; \
          UPDATE feed SET last_sequence = {last}, last_time = {young}; COMMIT;"
     );
     database.execute(&sql).await;
@@ -42,23 +42,23 @@ async fn served(database: Database, change: fn(&mut kith::server::Settings)) -> 
 
 on_each_engine! {
     async fn a_sweep_goes_on_until_nothing_old_is_left(engine: Engine) {
-        for (events, answers) in [(9_000, 0), (0, 2_200), (4_100, 1_700)] {
+        for (events, responses) in [(9_000, 0), (0, 2_200), (4_100, 1_700)] {
             let database = Database::migrated(engine).await;
-            seed(&database, events, answers).await;
-            // The sweep at the start is the only one.
+            seed(&database, events, responses).await;
+            // No sweep runs except the one at the start.
             let app = served(database, |settings| settings.sweep_interval = Duration::from_secs(3_600)).await;
             until("the end of the sweep", async || {
                 app.database.number(EVENTS).await == 1 && app.database.number(ANSWERS).await == 1
             })
             .await;
-            // The next event follows: what was deleted is not forgotten.
+            // The next event follows. Its sequence continues after the deleted ones.
             app.user("ann").await;
             let newest = app.database.number("SELECT max(sequence) AS value FROM events").await;
             assert_eq!(newest, i64::try_from(events).unwrap() + 2);
         }
     }
 
-    async fn with_retention_switched_off_every_event_is_kept(engine: Engine) {
+    async fn without_a_retention_every_event_is_stored(engine: Engine) {
         let database = Database::migrated(engine).await;
         seed(&database, 100, 600).await;
         let app = served(database, |settings| settings.policy.event_retention = None).await;
@@ -67,7 +67,7 @@ on_each_engine! {
     }
 }
 
-/// Sends at user 1's, from 2, 3, …: their ids.
+/// Sends requests to user 1 from 2, 3, …. Returns their ids.
 async fn sent_to_first(app: &App, users: i64) -> Vec<i64> {
     for id in 1..=users {
         assert_eq!(app.user(&format!("user-{id}")).await, id);
@@ -79,7 +79,7 @@ async fn sent_to_first(app: &App, users: i64) -> Vec<i64> {
     ids
 }
 
-/// The requests that wait, as they are stored.
+/// The pending requests, as they are stored.
 async fn stored(app: &App) -> Vec<i64> {
     let stored = app.database.values("SELECT id AS value FROM connection_requests ORDER BY id").await;
     stored.into_iter().flatten().map(|id| id.parse().expect("an id")).collect()
@@ -93,7 +93,7 @@ cases! {
             Engine::Sqlite => format!("created + {}", days * 86_400_000_000),
             Engine::Postgres => format!("created + interval '{days} days'"),
         };
-        // The first of all, and the last but one; the others a day apart.
+        // The first and the last but one; the others one day apart.
         let dates = ids.iter().zip([300, 1, 2, 400, 3]);
         let dates: String = dates.map(|(id, days)| format!(" WHEN {id} THEN {}", day(days))).collect();
         app.database.execute(&format!("UPDATE connection_requests SET created = CASE id {dates} END")).await;
@@ -111,7 +111,7 @@ cases! {
             assert_eq!(app.counts(1).await[1], i64::try_from(left.len()).unwrap(), "at once, after {after}");
             until(&format!("{left:?} after {after}"), async || stored(&app).await == left).await;
         }
-        // With the last of them gone, the next one is found all the same.
+        // After the last of them is gone, the next one is still found.
         let next = app.send(2, 1).await;
         app.clock.advance(TimeDelta::days(180));
         until("the end of the next one", async || !stored(&app).await.contains(&next)).await;
@@ -131,14 +131,14 @@ cases! {
     }
 
     #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
-    async fn an_event_is_kept_for_its_time_and_no_longer(app: App) {
+    async fn an_event_is_stored_until_its_retention_ends(app: App) {
         app.user("ann").await;
         app.clock.advance(TimeDelta::days(10));
         app.user("bob").await;
         let oldest = "SELECT min(sequence) AS value FROM events";
         for (more, gone) in [(TimeDelta::days(20) - TimeDelta::microseconds(1), 0), (TimeDelta::microseconds(1), 1)] {
             app.clock.advance(more);
-            // A sweep that began after the clock was turned has ended when a second one has.
+            // After the second sweep since the clock was set has ended, the first one has too.
             for round in 0..2 {
                 let done = format!("{ANSWERS} WHERE id = 'old-{gone}-{round}'");
                 let old = if app.database.engine == Engine::Sqlite { "0" } else { "to_timestamp(0)" };

@@ -1,4 +1,4 @@
-//! A file for each RPC: what it does, each reason it fails with, its limits, and its repetition.
+//! A file for each RPC: its effect, each reason for which it fails, its limits, and its repetition.
 
 mod accept_connection_request;
 mod batch_get_connection_statuses;
@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::App;
 
-/// A request id, as a caller gives it.
+/// A request id, as a caller sends it.
 const REQUEST_ID: &str = "0f6a3f4e-6f0b-4a65-8d0e-3a8f4f0c2b17";
 
 /// A few new users.
@@ -48,7 +48,7 @@ async fn people<const N: usize>(app: &App) -> [i64; N] {
     ids
 }
 
-/// A great many new users, in the order of their ids.
+/// Creates many users, in the order of their ids.
 async fn crowd(app: &App, count: i64) -> Vec<i64> {
     let ids: Vec<i64> = (100_000..100_000 + count).collect();
     let row = |id: i64| pb::ImportUsersRequest {
@@ -61,7 +61,7 @@ async fn crowd(app: &App, count: i64) -> Vec<i64> {
     ids
 }
 
-/// Makes calls at the same time; there are too many to wait for each.
+/// Makes many calls concurrently.
 async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(calls: impl IntoIterator<Item = F>) {
     let mut under_way: JoinSet<T> = calls.into_iter().collect();
     while let Some(done) = under_way.join_next().await {
@@ -90,8 +90,8 @@ pub fn full_user(id: i64, username: &str) -> pb::User {
     }
 }
 
-/// Makes a call with a request id, then something else, then the call again: the first answer comes again and
-/// nothing changes. Answers the first answer, and the refusal of another call with the same request id.
+/// Makes a call with a request id, then another call, then the first again: it returns the first response, and nothing
+/// changes. Returns that response, and the error of a different call with the same request id.
 macro_rules! repeated {
     ($app:ident.$client:ident().$method:ident($request:expr), other: $other:expr, meanwhile: $meanwhile:expr) => {{
         let mut request = $request;
@@ -130,48 +130,48 @@ macro_rules! pages {
     }};
 }
 
-/// Asks a list that has more than one row for its second page with altered tokens, and other lists with the good
-/// one: all the answers.
+/// Requests the second page of a list with altered tokens, and pages of other lists with the good token. Returns all
+/// results.
 macro_rules! wrong_tokens {
     ($app:ident.$client:ident().$method:ident($request:expr), others: [$($other:expr),* $(,)?]) => {{
         let mut request = $request;
         request.page_size = 1;
         let good = $app.$client().$method(request.clone()).await.unwrap().into_inner().next_page_token;
         assert!(!good.is_empty(), "there is a second page");
-        let mut answers = Vec::new();
+        let mut results = Vec::new();
         let mut changed = good.clone().into_bytes();
         changed[5] = if changed[5] == b'A' { b'B' } else { b'A' };
         for wrong in [String::from_utf8(changed).unwrap(), good[1..].to_owned(), format!("{good}A"), "\0".to_owned(),
             "page 2".to_owned(), "A".repeat(10_000)]
         {
             request.page_token = wrong;
-            answers.push($app.$client().$method(request.clone()).await);
+            results.push($app.$client().$method(request.clone()).await);
         }
         $(
             let mut other = $other;
             other.page_token = good.clone();
-            answers.push($app.$client().$method(other).await);
+            results.push($app.$client().$method(other).await);
         )*
         request.page_token = good;
         request.page_size = 7;
         assert!($app.$client().$method(request).await.is_ok(), "the size may change from page to page");
-        answers
+        results
     }};
 }
 
-/// Asks a list of more than 1,000 rows for pages of many sizes; the refusals of those below 0.
+/// Requests pages of many sizes of a list of more than 1,000 rows. Returns the errors for those below 0.
 macro_rules! page_sizes {
     ($app:ident.$client:ident().$method:ident($request:expr).$items:ident) => {{
         let mut request = $request;
-        for (asked, given) in [(0, 20), (1, 1), (999, 999), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
-            request.page_size = asked;
+        for (size, given) in [(0, 20), (1, 1), (999, 999), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
+            request.page_size = size;
             let response = $app.$client().$method(request.clone()).await.unwrap().into_inner();
-            assert_eq!(response.$items.len(), given, "{asked}");
+            assert_eq!(response.$items.len(), given, "{size}");
             assert!(!response.next_page_token.is_empty());
         }
         let mut refusals = Vec::new();
-        for asked in [-1, i32::MIN] {
-            request.page_size = asked;
+        for size in [-1, i32::MIN] {
+            request.page_size = size;
             refusals.push($app.$client().$method(request.clone()).await);
         }
         refusals

@@ -1,4 +1,4 @@
-//! What do watchers cost, and what becomes of them when the database is another one?
+//! What do watchers cost, and what happens to them when the database is replaced?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,14 +45,14 @@ on_each_engine! {
             app.user(&format!("user-{number}")).await;
         }
         assert_eq!(watchers.join_all().await.len(), 1_000);
-        // One for each commit, and one now and then when nothing is heard.
+        // One read for each commit, and one now and then without a notification.
         let reads = store.event_reads() - before;
         assert!(reads < 200, "{reads} reads for 20 commits and 1,000 watchers");
     }
 }
 
-/// What slow watchers cost at most: the parts of the feed that are held for them (7 MB), and for each stream what the
-/// transport buffers. `docs/operations.md` says so.
+/// The maximum cost of slow watchers: the parts of the feed that are held for them (7 MB), and the transport's buffers
+/// for each stream. `docs/operations.md` has these figures.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
@@ -72,7 +72,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
             pb::ImportUsersRequest { user: Some(user), request_id: String::new() }
         });
         let import = tokio::spawn(async move { clients.users().import_users(tokio_stream::iter(rows)).await });
-        // While it is written, and not behind: whoever stops does not hold this one up.
+        // Concurrently with the writes: the stopped watchers do not delay this one.
         while known.sequence < until {
             let message = reader.next().await;
             message.events.iter().for_each(|event| known.add(event).expect("the next event"));
@@ -84,7 +84,7 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
     let before = memory(&kith);
     let mut stopped = Vec::new();
     for number in 0..STOPPED {
-        // A connection each: those who stop reading on one connection stop each other.
+        // A separate connection: streams that nobody reads stop the others on their connection.
         let clients = kith.fresh_clients();
         let after = if number % 2 == 0 { Some(0) } else { None };
         let request = WatchEventsRequest { after_sequence: after, ..Default::default() };
@@ -95,13 +95,13 @@ async fn watchers_that_stop_reading_cost_little_and_delay_nobody() {
     }
     let grown = memory(&kith).saturating_sub(before);
     assert!(grown < 24 << 20, "{STOPPED} watchers that do not read cost {grown} bytes");
-    // They missed nothing: one of each kind goes on where it stopped.
+    // They missed nothing: one of each kind continues where it stopped.
     for (watching, first) in stopped.iter_mut().zip([1, 2 * ROUND + 1]) {
         assert_eq!(sequences(&watching.until(5 * ROUND).await), (first..=5 * ROUND).collect::<Vec<_>>());
     }
 }
 
-/// What a server has in memory, in bytes.
+/// The resident memory of a server in bytes.
 #[cfg(target_os = "linux")]
 fn memory(kith: &Kith) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", kith.pid())).expect("a process");
@@ -110,21 +110,21 @@ fn memory(kith: &Kith) -> u64 {
 }
 
 on_each_engine! {
-    async fn after_a_restore_old_places_are_refused(engine: Engine) {
+    async fn after_a_restore_old_positions_are_refused(engine: Engine) {
         let database = Database::migrated(engine).await;
         let kith = Kith::serve(&database.url, &[]).await;
         kith.clients().user("ann").await;
-        let (epoch, _) = place(&kith.clients(), None, "").await.expect("a place");
+        let (epoch, _) = position(&kith.clients(), None, "").await.expect("a position");
         kith.signal("TERM");
         assert!(kith.wait().await.status.success());
         let backup = database.copy().await;
 
-        // What the backup does not have.
+        // Events that are missing from the backup.
         let kith = Kith::serve(&database.url, &[]).await;
         for name in ["bob", "eve"] {
             kith.clients().user(name).await;
         }
-        let (same, last) = place(&kith.clients(), None, "").await.expect("a place");
+        let (same, last) = position(&kith.clients(), None, "").await.expect("a position");
         assert_eq!((&same, last), (&epoch, 3), "a restart is no restore");
         drop(kith);
 
@@ -132,29 +132,29 @@ on_each_engine! {
         assert!(restored.status.success(), "{restored:?}");
         let kith = Kith::serve(&backup.url, &[]).await;
         let clients = kith.clients();
-        // Beyond the end, and known by that alone.
-        let refusal = place(&clients, Some(last), "").await;
+        // Beyond the end, which is enough to recognise it.
+        let refusal = position(&clients, Some(last), "").await;
         refused(refusal, Code::FailedPrecondition, ErrorReason::WrongEpoch);
-        // The restored database reaches the same place with other events.
+        // The restored database reaches the same sequence with other events.
         for name in ["zoe", "max", "kim"] {
             clients.user(name).await;
         }
-        let refusal = place(&clients, Some(last), &epoch).await;
+        let refusal = position(&clients, Some(last), &epoch).await;
         let details = refused(refusal, Code::FailedPrecondition, ErrorReason::WrongEpoch);
-        let (new, _) = place(&clients, Some(last), "").await.expect("a place, for who kept no epoch");
+        let (new, _) = position(&clients, Some(last), "").await.expect("a position, without an epoch");
         assert_eq!(details.error_info().expect("info").metadata["epoch"], new);
         assert_ne!(new, epoch);
     }
 
-    async fn who_stops_reading_takes_no_turn_at_the_table_from_the_others(engine: Engine) {
+    async fn watchers_that_stop_reading_do_not_delay_reads_of_the_table_by_others(engine: Engine) {
         const EVENTS: i64 = 10_000;
         let app = App::start(engine).await;
-        // The events that follow have the time of this one, and are not due.
+        // The following events have the time of this one, so they are not expired.
         app.user("ann").await;
         fill(&app.database, EVENTS - 1, "800", false).await;
         let mut stopped = Vec::new();
         for _ in 0..8 {
-            // A connection each, on which there is room for a part of that.
+            // A separate connection with a buffer for only a part of the events.
             let endpoint = Channel::from_shared(app.address.clone()).expect("an address");
             let channel = endpoint.initial_stream_window_size(4_096).connect_lazy();
             stopped.push(Clients(channel).watch(from(0, 15_000)).await);
@@ -165,7 +165,7 @@ on_each_engine! {
         }
     }
 
-    async fn who_watches_while_the_database_is_replaced_is_told(engine: Engine) {
+    async fn a_watch_ends_with_an_error_when_the_database_is_replaced(engine: Engine) {
         let app = App::start(engine).await;
         app.user("ann").await;
         let mut watching = app.watch(from(0, 15_000)).await;
@@ -176,15 +176,15 @@ on_each_engine! {
 }
 
 /// The epoch and the revision at which a watch begins.
-async fn place(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
+async fn position(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
     let request = WatchEventsRequest { after_sequence, epoch: epoch.to_owned(), ..Default::default() };
     let first = clients.try_watch(request).await?.message().await?;
     Ok((first.epoch, first.revision))
 }
 
-/// Without being asked: the reader asks once a second anyway, which would hide that nobody tells it.
+/// Tests the notification itself: the reader also reads once a second, which would hide that none arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_hears_of_the_others_commits_again_after_it_lost_the_connection_that_listens() {
+async fn a_server_is_notified_of_commits_by_others_again_after_it_lost_its_listening_connection() {
     let one = App::start(Engine::Postgres).await;
     let other = one.another(|_| {}).await;
     let mut changes = one.store.changes();
@@ -200,10 +200,10 @@ async fn a_server_hears_of_the_others_commits_again_after_it_lost_the_connection
     assert_eq!(ended, 2);
     let mut watching = one.watch(from(0, 15_000)).await;
     other.user("bob").await;
-    assert_eq!(sequences(&watching.until(2).await), [1, 2], "the reader asks although nobody tells it");
+    assert_eq!(sequences(&watching.until(2).await), [1, 2], "the reader reads without a notification");
 
     until("both servers listen again", async || listeners().await == 2).await;
-    // Told once more that they listen again; only then does a change come from a commit.
+    // The store also reports that it listens again. Only the change after that comes from a commit.
     changes.mark_unchanged();
     other.user("eve").await;
     changes.changed().await.expect("a store");
@@ -214,7 +214,7 @@ fn mutual(user_id: i64, other_user_id: i64) -> pb::ListMutualConnectionsRequest 
     pb::ListMutualConnectionsRequest { user_id, other_user_id, ..Default::default() }
 }
 
-/// The feed has a connection of its own: long reads that use all of theirs neither delay it nor end watches.
+/// The feed has a separate connection: long reads that use all of theirs neither delay it nor end watches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_receive_events_while_every_long_read_is_stuck_on_postgresql() {
     let app = App::with(Engine::Postgres, |settings| settings.sweep_interval = Duration::from_secs(3_600)).await;
@@ -230,7 +230,7 @@ async fn watchers_receive_events_while_every_long_read_is_stuck_on_postgresql() 
         let mut connections = app.connections();
         lists.spawn(async move { connections.list_mutual_connections(mutual(1, 2)).await });
     }
-    // They use all of the connections once another long read finds none.
+    // They use all connections once another long read is refused.
     until("a refusal", async || {
         let list = app.users().list_users(pb::ListUsersRequest::default()).await;
         list.is_err_and(|status| status.code() == Code::ResourceExhausted)
@@ -244,7 +244,7 @@ async fn watchers_receive_events_while_every_long_read_is_stuck_on_postgresql() 
     lists.join_all().await;
 }
 
-/// The same on SQLite, where nothing can hold a read up but other reads.
+/// The same on SQLite, where only other reads can delay a read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_receive_events_before_long_reads_that_came_earlier_on_sqlite() {
     const CONNECTED: i64 = 20_000;
@@ -262,7 +262,7 @@ async fn watchers_receive_events_before_long_reads_that_came_earlier_on_sqlite()
     };
     app.database.execute(&format!("{}; {}", connections(1), connections(2))).await;
     let mut watching = app.watch(from(2, 300_000)).await;
-    // Looks at all connections and finds none.
+    // Examines all connections and returns none.
     let mutual = pb::MutualFilter::Excluded.into();
     let excluded = pb::ListConnectionsRequest { user_id: 1, viewer_user_id: 2, mutual, ..Default::default() };
     let (mut lists, done) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
@@ -273,7 +273,7 @@ async fn watchers_receive_events_before_long_reads_that_came_earlier_on_sqlite()
             done.fetch_add(1, Ordering::SeqCst);
         });
     }
-    // The first of them is done, and so the others are in the queue.
+    // After the first of them has ended, the others are in the queue.
     lists.join_next().await.expect("a list").expect("no panic");
     app.user("cy").await;
     assert_eq!(sequences(&watching.next().await.events), [3]);

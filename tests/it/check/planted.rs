@@ -1,12 +1,12 @@
-//! What breaks the database that `used` makes: at least one thing for each check, so that none is vacuous.
+//! Damage to the database that `used` creates: at least one kind for each check, so that none is vacuous.
 
 use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE};
 
-/// Columns of a user that say nothing here.
+/// Columns of a user that do not matter here.
 const REST: &str = "real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender, \
                     status, website, avatar, cover, changed";
 
-/// Each with the check that it breaks, and what that says of it.
+/// The damage, the check that finds it, and what the check reports.
 pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let sent = |by: i64, change: &str| {
         format!("UPDATE connection_requests SET {change} WHERE from_user_id = {by} AND to_user_id = 2")
@@ -106,7 +106,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (created, sent(3, "created = (SELECT min(time) FROM events)"), "from user 3 to user 2"),
         (times, sent(1, "viewed = created"), "from user 1 to user 2 has another time than its events: viewed"),
         (times, sent(3, "viewed = NULL"), "from user 3 to user 2 has another time than its events: viewed"),
-        // Silenced by a block, which is no view.
+        // Silenced by a block, which is not a view.
         (times, sent(12, "viewed = created"), "from user 12 to user 2 has another time than its events: viewed"),
         (times, sent(4, "rejected = created"), "from user 4 to user 2 has another time than its events: rejected"),
         (times, sent(6, "accepted = created"), "from user 6 to user 2 has another time than its events: accepted"),

@@ -20,7 +20,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::clients::Clients;
 use super::database::{Database, Engine};
 
-/// A running service and all that a test needs to use it. It ends when this is dropped.
+/// A running service and everything that a test needs to use it. It ends when this is dropped.
 pub struct App {
     pub database: Database,
     pub store: Arc<dyn Store>,
@@ -39,7 +39,7 @@ impl Deref for App {
     }
 }
 
-/// A clock that stands still until it is turned.
+/// A clock that stands still until a test advances it.
 #[derive(Clone)]
 pub struct TestClock(Arc<AtomicI64>);
 
@@ -69,19 +69,19 @@ impl App {
         Self::with(engine, |_| {}).await
     }
 
-    /// The same with other settings.
+    /// The same with changed settings.
     pub async fn with(engine: Engine, change: impl FnOnce(&mut Settings)) -> Self {
         Self::with_options(engine, options(), change).await
     }
 
-    /// The same with other ways to use the database.
+    /// The same with changed options of the store.
     pub async fn with_options(engine: Engine, options: Options, change: impl FnOnce(&mut Settings)) -> Self {
         let database = Database::migrated(engine).await;
         let store = store::connect(&database.url(), options).await.expect("a store");
         Self::over(database, store, change).await
     }
 
-    /// A service over a store of the test's own making.
+    /// A service over a store that the test created.
     pub async fn over(database: Database, store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Self {
         let clock = TestClock::new();
         let mut settings = Settings { clock: clock.clock(), ..Settings::default() };
@@ -95,14 +95,14 @@ impl App {
         Self { database, store, clock, address, clients: Clients(channel), stop: Some(stop) }
     }
 
-    /// Another service on the same database, with a clock of its own.
+    /// Another service on the same database, with a separate clock.
     pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
         let store = store::connect(&self.database.url(), options()).await;
         let database = Database::at(&self.database.url, self.database.engine);
         Self::over(database, store.expect("a store"), change).await
     }
 
-    /// Tells the service to end; what is under way goes on.
+    /// Starts the shutdown of the service. Calls in progress continue.
     pub fn stop(&mut self) {
         self.stop = None;
     }
@@ -117,8 +117,8 @@ impl App {
     }
 }
 
-/// How the services of this process use their databases. With `KITH_TEST_DEVICES=off` without the devices that only make
-/// them faster, and with `small` with so little memory that they forget all the time.
+/// The store's options. With `KITH_TEST_DEVICES=off` they switch off everything that only makes a service faster; with
+/// `small` they leave it so little memory that caches drop entries all the time.
 pub fn options() -> Options {
     match std::env::var("KITH_TEST_DEVICES").as_deref() {
         Err(_) | Ok("on") => Options { migrate: false, ..Options::default() },
@@ -136,7 +136,7 @@ pub fn with_little_memory() -> Options {
     Options { migrate: false, user_cache: 4 << 10, read_batch_max: 2, ..Options::default() }
 }
 
-/// The details of an error that was expected, with this code and this reason.
+/// The details of an expected error with this code and this reason.
 #[track_caller]
 pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: ErrorReason) -> ErrorDetails {
     let status = result.expect_err("a refusal");
@@ -154,7 +154,7 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason
     details
 }
 
-/// The fields that an error names as wrong, in its order.
+/// The fields that an error reports, in its order.
 pub fn fields(details: &ErrorDetails) -> Vec<&str> {
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     violations.iter().map(|violation| violation.field.as_str()).collect()

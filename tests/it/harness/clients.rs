@@ -34,9 +34,9 @@ impl Clients {
         EventServiceClient::new(self.0.clone())
     }
 
-    // --- what many tests do ---
+    // --- calls that many tests make ---
 
-    /// A new user, of whom only the name matters.
+    /// Creates a user of whom only the name matters. Returns the id.
     pub async fn user(&self, username: &str) -> i64 {
         let user = pb::User { username: username.to_owned(), ..Default::default() };
         let request = pb::CreateUserRequest { user: Some(user), request_id: String::new() };
@@ -44,13 +44,13 @@ impl Clients {
         response.user.expect("a user").id
     }
 
-    /// A new user with this id.
+    /// Creates a user with this id.
     pub async fn create(&self, id: i64) -> Result<(), Status> {
         let user = pb::User { id, username: format!("user-{id}"), ..Default::default() };
         self.users().create_user(pb::CreateUserRequest { user: Some(user), ..Default::default() }).await.map(drop)
     }
 
-    /// Changes what a user says of themselves.
+    /// Changes a user's bio.
     pub async fn update(&self, id: i64, bio: &str) {
         let user = pb::User { id, bio: bio.to_owned(), ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned()] });
@@ -58,7 +58,7 @@ impl Clients {
         self.users().update_user(request).await.expect("a user");
     }
 
-    /// Imports a user with another status than before.
+    /// Imports a user with another status.
     pub async fn moderate(&self, id: i64, username: &str, status: pb::UserStatus) {
         let user = pb::User { id, username: username.to_owned(), status: status.into(), ..Default::default() };
         let row = pb::ImportUsersRequest { user: Some(user), request_id: String::new() };
@@ -66,7 +66,7 @@ impl Clients {
         assert_eq!(response.refused, 0);
     }
 
-    /// A request of `from` to `to`; answers its id.
+    /// Sends a request. Returns its id.
     pub async fn send(&self, from: i64, to: i64) -> i64 {
         self.try_send(from, to).await.expect("a request").into_inner().connection_request.expect("a request").id
     }
@@ -114,7 +114,7 @@ impl Clients {
         self.requests().mark_connection_request_viewed(request).await
     }
 
-    /// Connects two users; answers the request's id.
+    /// Connects two users. Returns the request's id.
     pub async fn connect(&self, one: i64, other: i64) -> i64 {
         let id = self.send(one, other).await;
         self.accept(id, other).await.expect("a connection");
@@ -140,7 +140,7 @@ impl Clients {
         self.connections().remove_connection(request).await
     }
 
-    /// A request as a viewer sees it; 0 is an operator.
+    /// A request as a viewer sees it. 0 is an operator.
     pub async fn request(&self, id: i64, user_id: i64) -> Result<pb::ConnectionRequest, Status> {
         let request = pb::GetConnectionRequestRequest { id, user_id, ..Default::default() };
         let response = self.requests().get_connection_request(request).await?.into_inner();

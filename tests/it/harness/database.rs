@@ -19,7 +19,7 @@ pub enum Engine {
     Postgres,
 }
 
-/// A database that nobody else uses.
+/// A database for one test.
 pub struct Database {
     pub url: String,
     pub engine: Engine,
@@ -41,7 +41,7 @@ impl Database {
         }
     }
 
-    /// A database with tables; on PostgreSQL a copy of one, which is quicker than to make them.
+    /// A database with tables. On PostgreSQL a copy of a prepared one, which is faster than the migrations.
     pub async fn migrated(engine: Engine) -> Self {
         overdue::watch();
         match engine {
@@ -59,12 +59,12 @@ impl Database {
         }
     }
 
-    /// A database that is there already, and is somebody else's to delete.
+    /// An existing database, which somebody else deletes.
     pub fn at(url: &str, engine: Engine) -> Self {
         Self { url: url.to_owned(), engine, _directory: None }
     }
 
-    /// Another database with all that is in this one, on which no service may be running.
+    /// A copy of this database. No service may be running on it.
     pub async fn copy(&self) -> Self {
         match self.engine {
             Engine::Sqlite => {
@@ -103,22 +103,22 @@ impl Database {
         self.url.strip_prefix("sqlite://").expect("a SQLite database")
     }
 
-    /// The texts in the column `value` of what a query answers. For checks from outside the service.
+    /// The texts in the column `value` of a query's rows. For checks from outside the service.
     pub async fn values(&self, query: &str) -> Vec<Option<String>> {
-        let sql = format!("SELECT CAST(value AS text) AS value FROM ({query}) AS asked");
+        let sql = format!("SELECT CAST(value AS text) AS value FROM ({query}) AS result");
         match self.engine {
             Engine::Sqlite => sqlite_values(self.path(), &sql),
             Engine::Postgres => postgres_values(&self.url, &sql).await,
         }
     }
 
-    /// The one number that a query answers in its column `value`.
+    /// The single number in the column `value` of a query's result.
     pub async fn number(&self, query: &str) -> i64 {
         let values = self.values(query).await;
         values[0].as_deref().expect("a number").parse().expect("a number")
     }
 
-    /// Runs statements that answer nothing.
+    /// Runs statements without a result.
     pub async fn execute(&self, sql: &str) {
         match self.engine {
             Engine::Sqlite => sqlite(self.path()).batch_execute(sql).expect("valid SQL"),
@@ -142,7 +142,7 @@ async fn template() -> &'static str {
         .await
 }
 
-/// Waits until nobody is connected: connections that were given up end by themselves, but not at once.
+/// Waits until nobody is connected. Dropped connections end some time later.
 async fn unused(name: &str) {
     let left = format!("SELECT count(*)::text AS value FROM pg_stat_activity WHERE datname = '{name}'");
     while postgres_values(&server().url("postgres"), &left).await[0].as_deref() != Some("0") {
@@ -150,10 +150,10 @@ async fn unused(name: &str) {
     }
 }
 
-/// A connection of the test's own.
+/// A separate connection of the test.
 pub async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("a connection");
-    // It ends with the client.
+    // Ends with the client.
     tokio::spawn(connection);
     client
 }
@@ -167,14 +167,14 @@ async fn postgres_values(url: &str, sql: &str) -> Vec<Option<String>> {
     rows.iter().map(|row| row.get("value")).collect()
 }
 
-/// A connection of the test's own.
+/// A separate connection of the test.
 pub fn sqlite(path: &str) -> SqliteConnection {
     let mut conn = SqliteConnection::establish(path).expect("a connection");
     conn.batch_execute("PRAGMA busy_timeout = 30000").expect("valid SQL");
     conn
 }
 
-#[expect(clippy::disallowed_methods, reason = "asked once each")]
+#[expect(clippy::disallowed_methods, reason = "run once each")]
 fn sqlite_values(path: &str, sql: &str) -> Vec<Option<String>> {
     #[derive(QueryableByName)]
     struct Row {

@@ -1,4 +1,4 @@
-//! A store that fails when it is told to.
+//! A store that fails when a test says so.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,26 +19,26 @@ use tokio::sync::watch;
 use super::app::{App, options};
 use super::database::{Database, Engine};
 
-/// What a broken database says of itself. No caller may ever see any of it.
+/// The error text of a broken database. No caller may ever see any of it.
 pub const CAUSE: &str = "canary: SELECT secret FROM /var/lib/kith at postgres://kith:hunter2@db (diesel)";
 
-/// What becomes of a read or a commit.
+/// The outcome of a read or a commit.
 #[derive(Clone, Copy)]
 pub enum Fault {
     None,
-    /// It waits until the fault is another one.
+    /// Waits until another fault is set.
     Blocks,
     Fails(fn() -> StoreError),
-    /// A batch with the command that sends this message fails.
+    /// Fails a batch that contains the send with this message.
     Poison(&'static str, fn() -> StoreError),
 }
 
-/// A store over a real one.
+/// A store that wraps a real one.
 pub struct Faulty {
     inner: Arc<dyn Store>,
     reads: watch::Sender<Fault>,
     commits: watch::Sender<Fault>,
-    /// The sizes of the batches that were tried, without sweeps.
+    /// The sizes of the attempted batches, without sweeps.
     batches: Mutex<Vec<usize>>,
     begun: watch::Sender<usize>,
     sweeps_begun: watch::Sender<usize>,
@@ -47,7 +47,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// A service over such a store; its first sweep is done, so that only the test's commands are committed.
+    /// A service over such a store. Its first sweep is done, so that only the test's commands are committed.
     pub async fn app(engine: Engine, change: impl FnOnce(&mut kith::server::Settings)) -> (App, Arc<Self>) {
         let database = Database::migrated(engine).await;
         let inner = store::connect(&database.url(), options()).await.expect("a store");
@@ -74,27 +74,27 @@ impl Faulty {
         self.commits.send_replace(fault);
     }
 
-    /// The sizes of the batches since the last time this was asked.
+    /// The sizes of the batches since the previous call.
     pub fn take_batches(&self) -> Vec<usize> {
         std::mem::take(&mut self.batches.lock().expect("a lock"))
     }
 
-    /// Waits until so many batches have been tried from the start.
+    /// Waits until this many batches have been attempted since the start.
     pub async fn begun(&self, batches: usize) {
         self.begun.subscribe().wait_for(|begun| *begun >= batches).await.expect("a batch");
     }
 
-    /// Waits until so many sweeps have begun from the start.
+    /// Waits until this many sweeps have begun since the start.
     pub async fn sweeps_begun(&self, sweeps: usize) {
         self.sweeps_begun.subscribe().wait_for(|begun| *begun >= sweeps).await.expect("a sweep");
     }
 
-    /// How many batches have been tried from the start.
+    /// The number of batches attempted since the start.
     pub fn begun_so_far(&self) -> usize {
         *self.begun.borrow()
     }
 
-    /// How often events were read from the start.
+    /// The number of reads of events since the start.
     pub fn event_reads(&self) -> usize {
         self.event_reads.load(Ordering::Relaxed)
     }

@@ -1,11 +1,11 @@
-//! What must hold of a database whatever was done to it: what `kith check` proves of any, and what can be told only
-//! while no event was removed from the feed.
+//! Invariants of a database after any history: what `kith check` verifies for every database, and what can only be
+//! verified while no event has been deleted from the feed.
 
 use kith::store::{self, Repair};
 
 use super::database::Database;
 
-/// What is asked beyond the library's checks: a name, and a query for what breaks it.
+/// Invariants beyond the library's checks: a name, and a query for violations.
 const QUERIES: [(&str, &str); 3] = [
     (
         "the feed is whole: 1, 2, … n",
@@ -33,7 +33,7 @@ const QUERIES: [(&str, &str); 3] = [
     ),
 ];
 
-/// What is broken; empty if nothing is.
+/// The violations. Empty if there are none.
 pub async fn violations(database: &Database) -> Vec<String> {
     let report = store::check(&database.url(), Repair::Nothing).await.expect("a report");
     let broken = report.checks.iter().filter(|checked| !checked.holds());
@@ -47,7 +47,7 @@ pub async fn violations(database: &Database) -> Vec<String> {
     found
 }
 
-/// Fails if anything is broken; answers how many events there are, so that a caller can tell that there were some.
+/// Fails if an invariant is violated. Returns the number of events, so that a caller can assert that there were some.
 pub async fn check(database: &Database) -> i64 {
     let found = violations(database).await;
     assert!(found.is_empty(), "{found:#?}");

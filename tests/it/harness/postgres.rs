@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL server, started once for the test process and ended with it.
+//! A temporary PostgreSQL server, started once for the test process. It ends with the process.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -8,16 +8,16 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-/// Names a server to use in the place of a throw-away one: `postgres://…` with the right to create databases.
+/// Names a server to use instead of a temporary one: `postgres://…` with the right to create databases.
 const URL: &str = "KITH_TEST_POSTGRES_URL";
 
-/// Where a server is.
+/// The location of a server.
 pub struct Server {
     /// The URL up to the database's name, with a slash at its end.
     pub base: String,
     /// What follows the database's name.
     pub parameters: String,
-    /// The certificate that a throw-away server shows; `None` for a server of the user's.
+    /// The certificate of a temporary server; `None` for the user's server.
     pub certificate: Option<PathBuf>,
 }
 
@@ -74,7 +74,7 @@ fn start() -> Server {
         .current_dir(&dir));
 
     let server = stepped_down(&bin.join("postgres"));
-    // The watchdog reads a pipe that only this process holds: when it ends, however it does, so does the server.
+    // The watchdog reads a pipe that only this process holds open. The server ends with this process, even after a kill.
     let script = r#"dir=$1; shift; "$@" & pid=$!; read -r _; kill -INT $pid; wait $pid; rm -rf "$dir""#;
     let mut watchdog = Command::new("sh");
     watchdog.args(["-c", script, "sh"]).arg(&dir).arg(server.get_program()).args(server.get_args());
@@ -82,7 +82,7 @@ fn start() -> Server {
     for setting in [
         "listen_addresses=localhost".to_owned(),
         "max_connections=400".to_owned(),
-        // The machine is not switched off during a test; a killed server is as safe without.
+        // Only a power cut could lose data without fsync, not a kill of the server.
         "fsync=off".to_owned(),
         "shared_buffers=256MB".to_owned(),
         "ssl=on".to_owned(),
@@ -100,7 +100,7 @@ fn start() -> Server {
         .stderr(log)
         .spawn()
         .expect("a watchdog");
-    // The pipe stays open for as long as the process lives.
+    // The pipe stays open as long as this process lives.
     let mut pipe = child.stdin.expect("a pipe");
     pipe.flush().expect("an open pipe");
     std::mem::forget(pipe);

@@ -1,4 +1,4 @@
-//! A `kith` that prints lines until it is ended, such as `kith watch`.
+//! A `kith` that prints lines until it ends, such as `kith watch`.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::process::{Ended, Log, PATIENCE};
 
-/// A running command and what it prints. It is killed when this is dropped.
+/// A running command and its output. It is killed when this is dropped.
 pub struct Printer {
     child: Child,
     lines: Log,
@@ -32,19 +32,19 @@ impl Printer {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
-    /// The number in a field of the next line.
+    /// The number in a field of the next line of output.
     pub async fn number(&mut self, field: &str) -> i64 {
         let line = self.line().await;
         line[field].as_i64().unwrap_or_else(|| panic!("no {field} in {line}"))
     }
 
-    /// Waits until it says this on standard error.
+    /// Waits until standard error has these words.
     pub async fn says(&mut self, words: &str) {
         let said = timeout(PATIENCE, self.log.after(words)).await.expect("words in time");
         assert!(said.is_some(), "no {words:?} in {}", self.log.text());
     }
 
-    /// Waits for its end; the lines that were not read, and how it ended.
+    /// Waits for the end. Returns the unread lines and the exit status.
     pub async fn wait(mut self) -> (Vec<String>, Ended) {
         let status = wait(&mut self.child).await;
         let (log, _) = std::mem::replace(&mut self.log, Log::none()).whole();
@@ -56,7 +56,7 @@ impl Printer {
 
 impl Drop for Printer {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is what they are for.
+        // Both fail if it has ended, which is fine.
         _ = self.child.kill();
         _ = self.child.wait();
     }

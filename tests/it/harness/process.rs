@@ -1,4 +1,4 @@
-//! The program itself, as an operator runs it: a process with a command line, a log and signals.
+//! The program as an operator runs it: a process with a command line, a log and signals.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,14 +12,14 @@ use tonic::transport::Channel;
 use super::clients::Clients;
 use super::database::{Database, Engine};
 
-/// How long anything outside may take before the test gives up.
+/// The maximum time for anything outside this process.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `kith`. It is killed when this is dropped.
 pub struct Kith {
     child: Child,
     log: Log,
-    /// Where it listens, as `HOST:PORT`.
+    /// Its address, as `HOST:PORT`.
     pub address: String,
     channel: Channel,
 }
@@ -28,22 +28,22 @@ pub struct Kith {
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
-    /// All that it wrote to standard error.
+    /// Its standard error.
     pub log: String,
-    /// All that it wrote to standard output.
+    /// Its standard output.
     pub output: String,
 }
 
 pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
-    /// How many lines there are; closed at the log's end.
+    /// The number of lines. Closed at the end of the log.
     count: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
     /// Reads standard output, so that the program never waits for a reader.
     output: Option<JoinHandle<String>>,
 }
 
-/// The program with these arguments, and no settings from this process's environment.
+/// The program with these arguments, and without settings from this process's environment.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KITH_")) {
@@ -53,7 +53,7 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs a `kith` that ends by itself.
+/// Runs a `kith` to its end.
 pub async fn run(args: &[&str]) -> Ended {
     run_command(command(args)).await
 }
@@ -65,7 +65,7 @@ pub async fn run_command(mut command: Command) -> Ended {
 }
 
 impl Kith {
-    /// Starts a server on a database, on a free port; ready when this returns.
+    /// Starts a server for a database, on a free port, and waits until it is ready.
     pub async fn serve(url: &str, args: &[&str]) -> Self {
         let database = format!("--database-url={url}");
         let all: Vec<&str> = ["--listen=127.0.0.1:0", &database].into_iter().chain(args.iter().copied()).collect();
@@ -77,7 +77,7 @@ impl Kith {
         Self::try_start(command).await.unwrap_or_else(|ended| panic!("kith ended before it listened: {ended:#?}"))
     }
 
-    /// The same; answers how it ended if it did so before it listened.
+    /// The same. Returns how it ended if it did so before it listened.
     pub async fn try_start(mut command: Command) -> Result<Self, Ended> {
         let (child, mut log) = spawn(&mut command);
         match tokio::time::timeout(PATIENCE, log.after("listening on ")).await.expect("kith starts in time") {
@@ -97,7 +97,7 @@ impl Kith {
         Clients(self.channel())
     }
 
-    /// Clients on a connection of their own.
+    /// Clients with a separate connection.
     pub fn fresh_clients(&self) -> Clients {
         Clients(Channel::from_shared(format!("http://{}", self.address)).expect("an address").connect_lazy())
     }
@@ -106,7 +106,7 @@ impl Kith {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
@@ -133,7 +133,7 @@ impl Kith {
         Ended { status, log, output }
     }
 
-    /// Kills it as a crash would.
+    /// Kills it, as in a crash.
     pub async fn crash(self) -> Ended {
         self.signal("KILL");
         self.wait().await
@@ -142,7 +142,7 @@ impl Kith {
 
 impl Drop for Kith {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is what they are for.
+        // Both fail if it has ended, which is fine.
         _ = self.child.kill();
         _ = self.child.wait();
     }
@@ -167,14 +167,14 @@ fn spawn(command: &mut Command) -> (Child, Log) {
 }
 
 impl Log {
-    /// All lines that are written to a pipe, as they come.
+    /// All lines that are written to a pipe.
     pub(super) fn of(pipe: impl Read + Send + 'static) -> Self {
         let (sender, count) = watch::channel(0);
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&lines);
+        let shared = Arc::clone(&lines);
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines() {
-                let mut lines = kept.lock().expect("a lock");
+                let mut lines = shared.lock().expect("a lock");
                 lines.push(line.unwrap_or_else(|error| format!("(not text: {error})")));
                 sender.send_replace(lines.len());
             }
@@ -190,7 +190,7 @@ impl Log {
         self.lines.lock().expect("a lock").join("\n")
     }
 
-    /// What follows these words in the first line that has them; `None` if the log ends without.
+    /// Waits for a line with these words and returns the rest of it; `None` if the log ends without one.
     pub(super) async fn after(&mut self, words: &str) -> Option<String> {
         let mut seen = 0;
         loop {
@@ -205,14 +205,14 @@ impl Log {
         }
     }
 
-    /// The line of this number, from 0 on; `None` if it ends before.
+    /// Waits for the line with this number, from 0; `None` if the log ends before.
     pub(super) async fn line(&mut self, number: usize) -> Option<String> {
-        // An error means that it has ended, perhaps with this line.
+        // An error means that the log has ended, perhaps with this line.
         _ = self.count.wait_for(|count| *count > number).await;
         self.lines.lock().expect("a lock").get(number).cloned()
     }
 
-    /// All of it, and of the output, once their writer has ended.
+    /// The complete log and output, after their writer has ended.
     pub(super) fn whole(mut self) -> (String, String) {
         self.reader.take().into_iter().for_each(|reader| reader.join().expect("a log"));
         let output = self.output.take().map(|output| output.join().expect("an output")).unwrap_or_default();
@@ -220,7 +220,7 @@ impl Log {
     }
 }
 
-/// As many servers on one database as its engine is for: three on PostgreSQL, one on SQLite.
+/// The number of servers that an engine supports for one database: three on PostgreSQL, one on SQLite.
 pub struct Cluster {
     // Before the database: the servers end first.
     pub servers: Vec<Kith>,
@@ -237,7 +237,7 @@ impl Cluster {
         Self { servers, database }
     }
 
-    /// The clients of one of the servers: of another one for each number.
+    /// The clients of one of the servers, chosen by number.
     pub fn clients(&self, number: usize) -> Clients {
         self.servers[number % self.servers.len()].clients()
     }

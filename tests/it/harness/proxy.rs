@@ -1,4 +1,4 @@
-//! A proxy between the service and PostgreSQL: forwards everything, until a test has it cut or hold a transaction.
+//! A proxy between the service and PostgreSQL. It forwards everything, until a test cuts or holds a transaction.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,23 +20,23 @@ pub enum Point {
     Commit,
 }
 
-/// What happens at the next commit, once: it is a statement of its own, after those that save.
+/// What happens once, at the next commit. `COMMIT` is a separate message, after the statements that save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     Never,
-    /// It reaches the server; its answer does not come back.
+    /// The commit reaches the server. The response is lost.
     AfterCommit,
-    /// It does not reach the server.
+    /// The commit does not reach the server.
     BeforeCommit,
-    /// It reaches the server only when the next commit is on its way, and is carried out before that.
+    /// The commit reaches the server only when the next commit is sent, and is executed before that.
     Late,
-    /// As `AfterCommit`; and nobody reaches the server until told otherwise.
+    /// As `AfterCommit`, and no connection reaches the server after that.
     AfterCommitAndDown,
     Down,
 }
 
 pub struct Proxy {
-    /// The database's URL by way of this proxy.
+    /// The database's URL through this proxy.
     pub url: String,
     state: Arc<Mutex<State>>,
 }
@@ -46,31 +46,31 @@ struct State {
     cuts: usize,
     late: Option<Late>,
     to_hold: Option<(oneshot::Sender<()>, Receiver<()>)>,
-    /// What passes, while a test records it.
+    /// The messages that pass, while a test records them.
     record: Option<Vec<Passed>>,
     connections: usize,
     latency: Duration,
 }
 
-/// A message that passed the proxy.
+/// A message that passed through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {
     pub connection: usize,
     pub to_server: bool,
     /// Its type. (PostgreSQL manual, "Message Formats")
     pub letter: char,
-    /// What it does to a transaction.
+    /// Its effect on a transaction.
     pub point: Option<Point>,
 }
 
-/// The next transaction waits before it begins, until something else is done.
+/// A transaction that waits before it begins.
 pub struct Held {
     reached: Option<oneshot::Receiver<()>>,
     go_on: Sender<()>,
 }
 
 impl Held {
-    /// Does this once it is on its way, and lets it go on.
+    /// Waits until the transaction is sent, runs `done`, and then lets the transaction continue.
     pub async fn meanwhile<T>(mut self, done: impl Future<Output = T>) -> T {
         self.reached().await;
         let done = done.await;
@@ -78,7 +78,7 @@ impl Held {
         done
     }
 
-    /// Waits until it is on its way.
+    /// Waits until the transaction is sent.
     pub async fn reached(&mut self) {
         let reached = self.reached.take().expect("the first time");
         timeout(PATIENCE, reached).await.expect("a transaction in time").expect("a transaction");
@@ -89,25 +89,25 @@ impl Held {
     }
 }
 
-/// What is still on its way to the server.
+/// The rest of what was sent to the server.
 struct Late {
     server: TcpStream,
     bytes: Vec<u8>,
-    answers: Receiver<()>,
+    responses: Receiver<()>,
 }
 
 impl Late {
-    /// The server may have closed the connection, and then nothing comes back.
+    /// The server may have closed the connection. Then there is no response.
     fn arrive(mut self) {
-        while self.answers.try_recv().is_ok() {}
+        while self.responses.try_recv().is_ok() {}
         if self.server.write_all(&self.bytes).is_ok() {
-            _ = self.answers.recv();
+            _ = self.responses.recv();
         }
     }
 }
 
 impl Proxy {
-    /// A proxy before the server of this database.
+    /// A proxy in front of the server of this database.
     pub fn before(database: &Database) -> Self {
         let authority = database.url.find("://").expect("a URL") + 3;
         let end = authority + database.url[authority..].find('/').expect("a database's name");
@@ -151,22 +151,22 @@ impl Proxy {
         Held { reached: Some(reached), go_on }
     }
 
-    /// From now on everything from the server takes at least so long, as on a slow network.
+    /// Delays everything from the server by this time, as on a slow network.
     pub fn set_latency(&self, latency: Duration) {
         self.state.lock().expect("a lock").latency = latency;
     }
 
-    /// Records the messages that pass from now on.
+    /// Records the messages that pass after this call.
     pub fn record(&self) {
         self.state.lock().expect("a lock").record = Some(Vec::new());
     }
 
-    /// What passed since.
+    /// The messages since the recording began.
     pub fn recorded(&self) -> Vec<Passed> {
         self.state.lock().expect("a lock").record.take().expect("a record")
     }
 
-    /// How often it has cut.
+    /// The number of cuts so far.
     pub fn cuts(&self) -> usize {
         self.state.lock().expect("a lock").cuts
     }
@@ -183,22 +183,22 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
         state.connections
     };
     let (mut from_server, mut to_client, recording) = (clone(server), clone(client), Arc::clone(state));
-    let (answered, answers) = channel();
+    let (responded, responses) = channel();
     std::thread::spawn(move || {
-        // Each has a letter, also the first.
+        // All messages of a server have a type, even the first.
         let mut messages = Messages { has_started: true, ..Messages::default() };
         copy(&mut from_server, |bytes| {
             let latency = recording.lock().expect("a lock").latency;
             std::thread::sleep(latency);
             note(&recording, connection, false, &messages.read(bytes));
-            // Nobody may want to know, and the client may be cut off.
-            _ = answered.send(());
+            // The receiver may be gone, and the client may be cut off.
+            _ = responded.send(());
             _ = to_client.write_all(bytes);
             true
         });
         _ = to_client.shutdown(Shutdown::Both);
     });
-    let mut answers = Some(answers);
+    let mut responses = Some(responses);
     let (mut from_client, mut to_server, state) = (clone(client), clone(server), Arc::clone(state));
     let cut_off = clone(client);
     std::thread::spawn(move || {
@@ -223,13 +223,13 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
             if next == Cut::Never || next == Cut::Down {
                 return to_server.write_all(bytes).is_ok();
             }
-            // Before the server can answer.
+            // Before the server can respond.
             _ = cut_off.shutdown(Shutdown::Both);
             let end = at.filter(|_| next != Cut::AfterCommit && next != Cut::AfterCommitAndDown).unwrap_or(bytes.len());
             to_server.write_all(&bytes[..end]).expect("a server");
             if next == Cut::Late {
-                let (server, answers) = (clone(&to_server), answers.take().expect("the first cut"));
-                state.lock().expect("a lock").late = Some(Late { server, bytes: bytes[end..].to_vec(), answers });
+                let (server, responses) = (clone(&to_server), responses.take().expect("the first cut"));
+                state.lock().expect("a lock").late = Some(Late { server, bytes: bytes[end..].to_vec(), responses });
                 is_late = true;
             }
             false
@@ -248,13 +248,13 @@ fn note(state: &Mutex<State>, connection: usize, to_server: bool, messages: &[Me
     }
 }
 
-/// Reads the messages that go one way on a connection. (PostgreSQL manual, "Message Formats": `Parse` prepares a
-/// statement under a name, `Bind` and `Execute` run it, `Sync` ends what belongs together.)
+/// Parses the messages of one direction of a connection. (PostgreSQL manual, "Message Formats": `Parse` prepares a
+/// statement under a name, `Bind` and `Execute` run it, `Sync` ends a group of messages.)
 #[derive(Default)]
 struct Messages {
-    /// A message of which the rest has not come yet.
+    /// The beginning of an incomplete message.
     rest: Vec<u8>,
-    /// Whether the first message of a client has passed, which has no letter.
+    /// Whether the client's first message has passed, which has no type.
     has_started: bool,
     /// The names of prepared statements that begin or commit a transaction.
     prepared: HashMap<Vec<u8>, Point>,
@@ -263,12 +263,12 @@ struct Messages {
 struct Message {
     letter: u8,
     point: Option<Point>,
-    /// Where it begins among the bytes that were read.
+    /// Its offset in the bytes that were read.
     at: usize,
 }
 
 impl Messages {
-    /// The messages that end among these bytes.
+    /// The messages that end in these bytes.
     fn read(&mut self, bytes: &[u8]) -> Vec<Message> {
         let before = self.rest.len();
         self.rest.extend(bytes);
@@ -306,7 +306,7 @@ impl Messages {
                 self.prepared.extend(point.map(|point| (first.to_vec(), point)));
                 None
             }
-            // The name of the portal, which is empty, and that of the statement.
+            // The name of the portal, which is empty, and the name of the statement.
             b'B' => self.prepared.get(second).copied(),
             _ => None,
         }
@@ -324,7 +324,7 @@ fn take(state: &Mutex<State>) -> Cut {
     next
 }
 
-/// Until its end, or until what it is given to says no.
+/// Copies until the connection ends or `to` returns false.
 fn copy(from: &mut TcpStream, mut to: impl FnMut(&[u8]) -> bool) {
     let mut buffer = vec![0; 65_536];
     while let Ok(length) = from.read(&mut buffer) {

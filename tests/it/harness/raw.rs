@@ -1,4 +1,4 @@
-//! A channel that sends what it is given and does no more: no deadline of its own, above all.
+//! A channel that only sends what it is given. In particular it enforces no deadline.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ impl RawChannel {
         let origin: Uri = address.parse().expect("an address");
         let socket = TcpStream::connect(origin.authority().expect("a host").as_str()).await.expect("a connection");
         let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(socket)).await.expect("HTTP/2");
-        // It ends with the channel.
+        // Ends with the channel.
         tokio::spawn(connection);
         (Self(sender), origin)
     }

@@ -1,4 +1,4 @@
-//! Watches of the feed, and events in words.
+//! Watches of the feed, and events as text.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tonic::{Status, Streaming};
 use super::clients::Clients;
 use super::database::Database;
 
-/// How long a message may take before the test gives up.
+/// The maximum time for a message.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A watch that has begun. It ends when this is dropped.
+/// A watch. It ends when this is dropped.
 pub struct Watching(Streaming<pb::WatchEventsResponse>);
 
 impl Clients {
@@ -22,14 +22,14 @@ impl Clients {
         Ok(Watching(watch?.into_inner()))
     }
 
-    /// A watch whose first message was read: it tells the place.
+    /// Starts a watch and reads its first message, which only has the position.
     pub async fn watch(&self, request: pb::WatchEventsRequest) -> Watching {
         let mut watching = self.try_watch(request).await.expect("a watch");
         assert_eq!(watching.next().await.events, []);
         watching
     }
 
-    /// All events that are kept, as they are listed.
+    /// All stored events, read in pages.
     pub async fn list_events(&self, request: pb::ListEventsRequest) -> Vec<pb::Event> {
         let mut request = pb::ListEventsRequest { page_size: 1_000, ..request };
         let mut events = Vec::new();
@@ -45,7 +45,7 @@ impl Clients {
 }
 
 impl Watching {
-    /// The next message, or how the watch ended.
+    /// The next message, or the error that ended the watch.
     pub async fn message(&mut self) -> Result<pb::WatchEventsResponse, Status> {
         let message = timeout(PATIENCE, self.0.message()).await.expect("a message in time");
         message.map(|message| message.expect("a watch has no end but an error"))
@@ -55,8 +55,8 @@ impl Watching {
         self.message().await.expect("a message")
     }
 
-    /// The next message that is no heartbeat.
-    pub async fn told(&mut self) -> pb::WatchEventsResponse {
+    /// The next message that is not a heartbeat.
+    pub async fn next_events(&mut self) -> pb::WatchEventsResponse {
         loop {
             let message = self.next().await;
             if !message.events.is_empty() {
@@ -65,7 +65,7 @@ impl Watching {
         }
     }
 
-    /// All events until the feed was read up to this revision.
+    /// All events up to this revision.
     pub async fn until(&mut self, revision: i64) -> Vec<pb::Event> {
         let mut events = Vec::new();
         loop {
@@ -77,7 +77,7 @@ impl Watching {
         }
     }
 
-    /// How the watch ends, whatever is told before.
+    /// The error that ends the watch. Earlier messages are skipped.
     pub async fn end(&mut self) -> Status {
         let end = async {
             loop {
@@ -90,24 +90,24 @@ impl Watching {
     }
 }
 
-/// From this place on, with so many milliseconds between heartbeats.
+/// A watch from this position, with this many milliseconds between heartbeats.
 pub fn from(after_sequence: i64, heartbeat: i64) -> pb::WatchEventsRequest {
     pb::WatchEventsRequest { after_sequence: Some(after_sequence), ..now(heartbeat) }
 }
 
-/// From now on.
+/// A watch from the current end.
 pub fn now(heartbeat: i64) -> pb::WatchEventsRequest {
     let nanos = i32::try_from(heartbeat % 1_000 * 1_000_000).expect("less than a second");
     let heartbeat = prost_types::Duration { seconds: heartbeat / 1_000, nanos };
     pb::WatchEventsRequest { heartbeat_interval: Some(heartbeat), ..Default::default() }
 }
 
-/// The places of events in the feed.
+/// The sequences of events.
 pub fn sequences(events: &[pb::Event]) -> Vec<i64> {
     events.iter().map(|event| event.sequence).collect()
 }
 
-/// What an event says, such as `REQUEST_REJECTED (BLOCKED) 1-2 by 2`.
+/// An event as text, such as `REQUEST_REJECTED (BLOCKED) 1-2 by 2`.
 pub fn words(event: &pb::Event) -> String {
     let mut text = event.kind().as_str_name().replace("EVENT_KIND_", "");
     if event.cause() != pb::EventCause::Unspecified {
@@ -127,8 +127,8 @@ pub fn all_words(events: &[pb::Event]) -> Vec<String> {
     events.iter().map(words).collect()
 }
 
-/// Writes many events into the feed, as one commit or each in one of its own: changes of a user, whose id is told by an
-/// expression of `i`, the number of the event from 0 on.
+/// Writes many events into the feed, in one commit or in one each: updates of a user, whose id is an expression of `i`,
+/// the number of the event from 0.
 pub async fn fill(database: &Database, count: i64, user: &str, one_commit: bool) {
     let batch = if one_commit { "last_sequence" } else { "last_sequence + i" };
     let sql = format!(

@@ -159,7 +159,7 @@ cases! {
         app.accept(second, bob).await.unwrap();
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let id = app.send(ann, bob).await;
         let other = app.send(cy, bob).await;

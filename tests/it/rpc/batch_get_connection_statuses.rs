@@ -12,7 +12,7 @@ fn request(user_id: i64, other_user_ids: Vec<i64>) -> pb::BatchGetConnectionStat
 }
 
 cases! {
-    async fn each_id_is_answered_in_its_order_as_it_would_be_alone(app: App) {
+    async fn statuses_are_in_the_order_of_the_ids_and_equal_single_ones(app: App) {
         use ConnectionStatus::{Blocked, Connected, None, RequestReceived, RequestRejected, RequestSent, Self_};
         let [ann, bob, cy, dee, eve, fay, gus] = people(&app).await;
         let sent = app.send(ann, bob).await;
@@ -34,12 +34,12 @@ cases! {
             (gus, RequestSent, refused_unseen),
             (bob, RequestSent, sent),
         ];
-        let asked = expected.iter().map(|(id, ..)| *id).collect();
-        let response = app.connections().batch_get_connection_statuses(request(ann, asked)).await.unwrap().into_inner();
+        let ids = expected.iter().map(|(id, ..)| *id).collect();
+        let response = app.connections().batch_get_connection_statuses(request(ann, ids)).await.unwrap().into_inner();
         assert_eq!(response.revision, app.revision().await);
-        let answered: Vec<_> =
+        let statuses: Vec<_> =
             response.statuses.iter().map(|it| (it.other_user_id, it.status(), it.connection_request_id)).collect();
-        assert_eq!(answered, expected);
+        assert_eq!(statuses, expected);
         for (id, status, _) in expected {
             assert_eq!(app.status(ann, id).await, status);
         }

@@ -14,7 +14,7 @@ fn request(ids: Vec<i64>) -> pb::BatchGetUsersRequest {
 }
 
 cases! {
-    async fn users_and_missing_ids_are_answered_in_the_order_asked_and_once(app: App) {
+    async fn users_and_missing_ids_are_in_the_order_of_the_ids_and_occur_once(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let asked = vec![cy, 99, ann, cy, LARGEST, 99, bob, ann];
         let response = app.users().batch_get_users(request(asked)).await.unwrap().into_inner();

@@ -54,7 +54,7 @@ cases! {
         block(&app, ann, bob).await.unwrap();
         refused(app.request(id, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0; 4], [0; 4]));
-        // One that was rejected leaves its wait behind.
+        // A rejected request leaves its cooldown.
         app.unblock(ann, bob).await;
         let id = app.send(ann, bob).await;
         app.reject(id, bob).await.unwrap();
@@ -88,7 +88,7 @@ cases! {
         assert_eq!(app.status(bob, ann).await, ConnectionStatus::Blocked);
     }
 
-    async fn who_is_not_approved_may_still_block(app: App) {
+    async fn a_user_who_is_not_approved_may_still_block(app: App) {
         let [ann, bob] = people(&app).await;
         app.moderate(ann, "ann", UserStatus::Blocked).await;
         app.moderate(bob, "bob", UserStatus::Unregistered).await;
@@ -112,7 +112,7 @@ cases! {
         assert_eq!(fields(&details), ["user_id", "other_user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let (_, reused) = repeated!(
             app.blocks().block_user(request(ann, bob)),

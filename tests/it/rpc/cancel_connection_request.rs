@@ -77,7 +77,7 @@ cases! {
         assert_eq!(app.counts(ann).await, [0, 0, 0, 1]);
     }
 
-    async fn who_is_not_approved_may_still_cancel(app: App) {
+    async fn a_user_who_is_not_approved_may_still_cancel(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         app.moderate(ann, "ann", UserStatus::Blocked).await;
@@ -91,7 +91,7 @@ cases! {
         assert_eq!(fields(&details), ["id", "user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let id = app.send(ann, bob).await;
         let other = app.send(ann, cy).await;

@@ -28,7 +28,7 @@ async fn stored(app: &App, id: i64) -> pb::User {
 }
 
 cases! {
-    async fn every_field_is_stored_and_answered(app: App) {
+    async fn every_field_is_stored_and_returned(app: App) {
         let before = app.revision().await;
         let user = full_user(7, "ann");
         let response = app.users().create_user(request(user.clone())).await.unwrap().into_inner();
@@ -37,7 +37,7 @@ cases! {
         assert_eq!(stored(&app, 7).await, user);
     }
 
-    async fn what_is_left_open_is_filled_in(app: App) {
+    async fn unset_fields_get_their_defaults(app: App) {
         let user = app.users().create_user(named(0, "ann")).await.unwrap().into_inner().user.unwrap();
         let now = Timestamp { seconds: app.clock.now().timestamp(), nanos: 0 };
         let expected = pb::User {
@@ -97,15 +97,15 @@ cases! {
         assert_eq!(app.users().create_user(named(1, "bob")).await.unwrap().into_inner().user.unwrap().id, 1);
     }
 
-    async fn times_are_kept_to_the_microsecond_from_the_first_year_to_the_last(app: App) {
-        for (id, seconds, given, kept) in
+    async fn times_are_stored_to_the_microsecond_from_the_first_year_to_the_last(app: App) {
+        for (id, seconds, given, stored_nanos) in
             [(1, -62_135_596_800, 0, 0), (2, 253_402_300_799, 999_999_999, 999_999_000), (3, -1, 1_999, 1_000)]
         {
             let date_joined = Some(Timestamp { seconds, nanos: given });
             let user = pb::User { date_joined, ..full_user(id, &format!("user-{id}")) };
-            let answer = app.users().create_user(request(user)).await.unwrap().into_inner().user.unwrap();
-            assert_eq!(answer.date_joined, Some(Timestamp { seconds, nanos: kept }));
-            assert_eq!(stored(&app, id).await, answer);
+            let created = app.users().create_user(request(user)).await.unwrap().into_inner().user.unwrap();
+            assert_eq!(created.date_joined, Some(Timestamp { seconds, nanos: stored_nanos }));
+            assert_eq!(stored(&app, id).await, created);
         }
     }
 
@@ -176,7 +176,7 @@ cases! {
         assert_eq!((again.revision, app.revision().await), (first.revision, first.revision + 1));
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let (first, reused) = repeated!(
             app.users().create_user(named(0, "ann")),
             other: named(0, "bob"),
@@ -186,7 +186,7 @@ cases! {
         let details = refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
         assert_eq!(fields(&details), ["request_id"]);
         assert_eq!(details.error_info().unwrap().metadata["request_id"], REQUEST_ID);
-        // The same body in another call is another call.
+        // The same body for another method is a different call.
         let delete = pb::DeleteUserRequest { id: 1, request_id: REQUEST_ID.to_owned() };
         refused(app.users().delete_user(delete).await, Code::InvalidArgument, ErrorReason::RequestIdReused);
         app.clock.advance(chrono::TimeDelta::hours(24));
@@ -194,7 +194,7 @@ cases! {
         assert_eq!(app.users().create_user(late).await.unwrap().into_inner().user.unwrap().id, 2);
     }
 
-    async fn a_refusal_is_not_kept_for_a_repetition(app: App) {
+    async fn an_error_is_not_stored_for_a_repetition(app: App) {
         let ann = app.user("ann").await;
         let create = pb::CreateUserRequest { request_id: REQUEST_ID.to_owned(), ..named(0, "ann") };
         refused(app.users().create_user(create.clone()).await, Code::AlreadyExists, ErrorReason::UsernameTaken);

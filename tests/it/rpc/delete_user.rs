@@ -37,7 +37,7 @@ cases! {
     async fn every_trace_of_the_user_goes(app: App) {
         use ConnectionRequestDirection::{Received, Sent};
         let [ann, bob, cy, dee, eve, fay, gus] = people(&app).await;
-        // Ann goes: connected to bob and cy, asked by dee, asked eve, rejected by fay, blocked by and blocking gus.
+        // Ann is deleted: connected to bob and cy; requests from dee, to eve, and one that fay rejected; blocked by gus and blocking gus.
         app.connect(ann, bob).await;
         app.connect(cy, ann).await;
         app.connect(bob, cy).await;
@@ -100,7 +100,7 @@ cases! {
         }
     }
 
-    async fn who_does_not_exist_is_not_found_nor_is_one_deleted_before(app: App) {
+    async fn a_user_who_does_not_exist_or_was_deleted_is_not_found(app: App) {
         let ann = app.user("ann").await;
         app.users().delete_user(request(ann)).await.unwrap();
         for id in [ann, 99] {
@@ -109,7 +109,7 @@ cases! {
         }
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob] = people(&app).await;
         let (_, reused) = repeated!(
             app.users().delete_user(request(ann)),

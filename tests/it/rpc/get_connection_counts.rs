@@ -47,7 +47,7 @@ cases! {
         assert_eq!(app.counts(ann).await, [0, 0, 0, 1]);
         assert_eq!(app.counts(bob).await, [0; 4]);
         assert_eq!(app.counts(cy).await, [0, 0, 0, 1]);
-        // And are not taken off twice when a change clears them away.
+        // They are not subtracted again when a change deletes them.
         app.send(ann, bob).await;
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([1, 0, 0, 1], [0, 1, 1, 0]));
     }

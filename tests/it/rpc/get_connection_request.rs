@@ -51,7 +51,7 @@ cases! {
         }
     }
 
-    async fn who_takes_no_part_is_answered_as_if_there_were_none(app: App) {
+    async fn to_a_third_party_the_request_does_not_exist(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let id = app.send(ann, bob).await;
         for (id, viewer) in [(id, cy), (id, 99), (id + 1, ann), (id + 1, 0), ((1 << 53) - 1, 0), (ann, ann)] {

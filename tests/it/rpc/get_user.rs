@@ -25,7 +25,7 @@ cases! {
         }
     }
 
-    async fn who_does_not_exist_is_not_found(app: App) {
+    async fn a_user_who_does_not_exist_is_not_found(app: App) {
         app.user("ann").await;
         let refusal = app.users().get_user(by(Key::Id(99))).await;
         let details = refused(refusal, Code::NotFound, ErrorReason::UserNotFound);

@@ -59,7 +59,7 @@ cases! {
             .collect();
         let (mut calls, mut created) = (0, 0);
         while !imports.is_empty() {
-            // None is refused.
+            // No row is refused.
             app.update(ann, &format!("call {calls}")).await;
             calls += 1;
             while let Some(done) = imports.try_join_next() {
@@ -95,14 +95,14 @@ cases! {
         assert_eq!(user(&app, 1).await, expected);
     }
 
-    async fn an_import_keeps_what_the_users_have(app: App) {
+    async fn an_import_changes_no_requests_or_connections(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         app.connect(ann, bob).await;
         imported(&app, vec![row(full_user(ann, "Anna"))]).await;
         assert_eq!(app.counts(ann).await, [0, 0, 0, 1]);
     }
 
-    async fn refused_rows_are_named_and_the_good_ones_kept(app: App) {
+    async fn refused_rows_are_named_and_the_good_ones_stored(app: App) {
         app.user("taken").await;
         let rows = vec![
             named(10, "ann"),
@@ -129,8 +129,8 @@ cases! {
     }
 
     async fn rows_count_in_their_order(app: App) {
-        // Of two rows about one user the later holds; of two users with one name the first has it; and a name that
-        // a row gives up is free for the next.
+        // Of two rows about one user the later one wins. Of two users with the same name the first one gets it. A name
+        // that a row gives up is free for the next.
         for round in 0..10 {
             let id = |number: i64| 1_000 * (round + 1) + number;
             let name = |name: &str| format!("{name}-{round}");
@@ -265,7 +265,7 @@ cases! {
         assert_eq!(app.revision().await, before);
     }
 
-    async fn a_repeated_stream_gets_the_first_answer_and_stores_nothing(app: App) {
+    async fn a_repeated_stream_gets_the_first_response_and_stores_nothing(app: App) {
         let mut rows: Vec<_> = (1..=600).map(|id| named(id, &format!("user-{id}"))).collect();
         rows[300] = named(301, "");
         let rows = with_request_id(rows);

@@ -36,11 +36,11 @@ cases! {
         let newest = &response.blocks[0];
         assert_eq!(newest.user.as_ref().unwrap().username, "cy");
         assert_eq!(newest.created.unwrap().seconds, app.clock.now().timestamp());
-        // Who is blocked is not told.
+        // Blocked users do not see it.
         assert_eq!(users(&app, of(cy)).await, [0; 0]);
     }
 
-    async fn nothing_is_told_twice_or_skipped_while_others_write(app: App) {
+    async fn nothing_is_repeated_or_skipped_while_others_write(app: App) {
         let [ann, bob, cy, dee, eve] = people(&app).await;
         for other in [bob, cy, dee] {
             app.block(ann, other).await;
@@ -72,8 +72,8 @@ cases! {
         let [ann, bob, cy] = people(&app).await;
         app.block(ann, bob).await;
         app.block(ann, cy).await;
-        for answer in wrong_tokens!(app.blocks().list_blocked_users(of(ann)), others: [of(bob)]) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+        for result in wrong_tokens!(app.blocks().list_blocked_users(of(ann)), others: [of(bob)]) {
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
     }

@@ -102,7 +102,7 @@ cases! {
         assert_eq!(ids(&app, of(bob, Direction::Sent)).await, [0; 0]);
     }
 
-    async fn nothing_is_told_twice_or_skipped_while_others_write(app: App) {
+    async fn nothing_is_repeated_or_skipped_while_others_write(app: App) {
         let [ann, bob, cy, dee, eve] = people(&app).await;
         let mut sent = vec![];
         for other in [bob, cy, dee] {
@@ -143,7 +143,7 @@ cases! {
         app.send(bob, ann).await;
         app.send(cy, ann).await;
         let received = of(ann, Direction::Received);
-        for answer in wrong_tokens!(
+        for result in wrong_tokens!(
             app.requests().list_connection_requests(received.clone()),
             others: [
                 of(bob, Direction::Received),
@@ -153,7 +153,7 @@ cases! {
                 pb::ListConnectionRequestsRequest { unviewed_only: true, ..received.clone() },
             ]
         ) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
     }

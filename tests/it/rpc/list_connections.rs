@@ -15,16 +15,16 @@ fn seen_by(user_id: i64, viewer_user_id: i64, mutual: MutualFilter) -> pb::ListC
     pb::ListConnectionsRequest { viewer_user_id, mutual: mutual.into(), ..of(user_id) }
 }
 
-/// The users at the other ends, with pages of every size.
+/// The users at the other ends. The same for every page size.
 async fn users(app: &App, request: pb::ListConnectionsRequest) -> Vec<i64> {
-    let mut answers = vec![];
+    let mut orders = vec![];
     for page_size in [0, 1, 2, 3] {
         let request = pb::ListConnectionsRequest { page_size, ..request.clone() };
         let pages = pages!(app.connections().list_connections(request).connections);
-        answers.push(pages.concat().iter().map(|connection| connection.user.as_ref().unwrap().id).collect::<Vec<_>>());
+        orders.push(pages.concat().iter().map(|connection| connection.user.as_ref().unwrap().id).collect::<Vec<_>>());
     }
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "the page size changes no order: {answers:?}");
-    answers.remove(0)
+    assert!(orders.iter().all(|order| *order == orders[0]), "the page size changes the order: {orders:?}");
+    orders.remove(0)
 }
 
 cases! {
@@ -51,7 +51,7 @@ cases! {
         for other in [bob, cy, dee, eve, fay] {
             app.connect(ann, other).await;
         }
-        // The viewer shares bob and dee; asked eve, which is no connection.
+        // The viewer shares bob and dee, and has sent eve a request, which is not a connection.
         for other in [bob, dee] {
             app.connect(gus, other).await;
         }
@@ -63,7 +63,7 @@ cases! {
         }
         assert_eq!(users(&app, seen_by(ann, gus, Only)).await, [dee, bob]);
         assert_eq!(users(&app, seen_by(ann, gus, Excluded)).await, [fay, eve, cy]);
-        // A viewer does not share themselves; and shares all of their own list.
+        // A viewer is not mutual with themselves, and shares all of their own list.
         assert_eq!(users(&app, seen_by(ann, bob, Any)).await, [fay, eve, dee, cy, bob]);
         for mutual in [Any, Only] {
             assert_eq!(users(&app, seen_by(ann, ann, mutual)).await, [fay, eve, dee, cy, bob]);
@@ -71,7 +71,7 @@ cases! {
         assert_eq!(users(&app, seen_by(ann, ann, Excluded)).await, [0; 0]);
     }
 
-    async fn nothing_is_told_twice_or_skipped_while_others_write(app: App) {
+    async fn nothing_is_repeated_or_skipped_while_others_write(app: App) {
         let [ann, bob, cy, dee, eve] = people(&app).await;
         for other in [bob, cy, dee] {
             app.connect(ann, other).await;
@@ -113,14 +113,14 @@ cases! {
         let [ann, bob, cy] = people(&app).await;
         app.connect(ann, bob).await;
         app.connect(ann, cy).await;
-        for answer in wrong_tokens!(
+        for result in wrong_tokens!(
             app.connections().list_connections(of(ann)),
             others: [of(bob), seen_by(ann, bob, MutualFilter::Any), seen_by(ann, 0, MutualFilter::Any)]
         ) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
-        for answer in wrong_tokens!(
+        for result in wrong_tokens!(
             app.connections().list_connections(seen_by(ann, bob, MutualFilter::Excluded)),
             others: [
                 seen_by(ann, cy, MutualFilter::Excluded),
@@ -128,7 +128,7 @@ cases! {
                 seen_by(ann, bob, MutualFilter::Any),
             ]
         ) {
-            refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+            refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::harness::{App, refused, until};
 
 type Request = pb::ListEventsRequest;
 
-const KEPT: &str = "SELECT count(*) AS value FROM events";
+const STORED: &str = "SELECT count(*) AS value FROM events";
 
 async fn list(app: &App, request: Request) -> Result<pb::ListEventsResponse, Status> {
     app.events().list_events(request).await.map(tonic::Response::into_inner)
@@ -27,16 +27,16 @@ fn between(user_id: i64, other_user_id: i64) -> Request {
     Request { user_id, other_user_id, ..Default::default() }
 }
 
-/// The places of the events, with pages of every size.
-async fn places(app: &App, request: Request) -> Vec<i64> {
-    let mut answers = vec![];
+/// The sequences of the events. The same for every page size.
+async fn positions(app: &App, request: Request) -> Vec<i64> {
+    let mut orders = vec![];
     for page_size in [0, 1, 2, 3] {
         let request = Request { page_size, ..request.clone() };
         let pages = pages!(app.events().list_events(request).events);
-        answers.push(sequences(&pages.concat()));
+        orders.push(sequences(&pages.concat()));
     }
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "the page size changes no order: {answers:?}");
-    answers.remove(0)
+    assert!(orders.iter().all(|order| *order == orders[0]), "the page size changes the order: {orders:?}");
+    orders.remove(0)
 }
 
 cases! {
@@ -65,11 +65,11 @@ cases! {
         let seconds = page.events.iter().map(|event| event.time.unwrap().seconds);
         let now = app.clock.now().timestamp();
         assert_eq!(seconds.collect::<Vec<_>>(), [now - 300, now - 300, now, now, now, now, now]);
-        // As it is watched.
+        // The same as a watch.
         assert_eq!(app.watch(from(0, 1_000)).await.until(7).await, page.events);
     }
 
-    async fn only_what_is_asked_for_is_listed(app: App) {
+    async fn only_selected_events_are_listed(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.connect(ann, bob).await;
         let id = app.send(cy, ann).await;
@@ -106,11 +106,11 @@ cases! {
             (Request { viewer_user_id: cy, ..between(ann, bob) }, vec![]),
             (seen_by(99), vec![]),
         ] {
-            assert_eq!(places(&app, request.clone()).await, expected, "{request:?}");
+            assert_eq!(positions(&app, request.clone()).await, expected, "{request:?}");
         }
     }
 
-    async fn the_last_page_tells_where_to_go_on(app: App) {
+    async fn the_last_page_has_the_position_to_continue_from(app: App) {
         let [ann, bob] = people(&app).await;
         app.connect(ann, bob).await;
         let filtered = Request { user_ids: vec![ann], page_size: 2, ..Default::default() };
@@ -119,7 +119,7 @@ cases! {
         let second = Request { page_token: first.next_page_token, ..filtered.clone() };
         app.user("cy").await;
         let last = list(&app, second).await.unwrap();
-        // Beyond its last event: nothing else that matches is before it.
+        // After the last matching event.
         assert_eq!((sequences(&last.events), last.revision, last.next_page_token.as_str()), (vec![4], 5, ""));
         app.block(ann, bob).await;
         let rest = list(&app, Request { after_sequence: last.revision, epoch: last.epoch.clone(), ..filtered }).await;
@@ -141,13 +141,13 @@ cases! {
         let lengths: Vec<_> = pages.iter().map(Vec::len).collect();
         assert_eq!(sequences(&pages.concat()), [1, 2, 11_004, end]);
         assert!(lengths.len() >= 3 && lengths[0] == 2, "a page looks at so many events and no more: {lengths:?}");
-        // What has an index is found at once, however much is between.
+        // Selections with an index find their events quickly, however many others lie between.
         let request = Request { user_ids: vec![ann], page_size: 10, ..Default::default() };
         let pages = pages!(app.events().list_events(request).events);
         assert_eq!(pages.iter().map(|page| sequences(page)).collect::<Vec<_>>(), [vec![1, 11_003, 11_004, end]]);
         let pages = pages!(app.events().list_events(Request { page_size: 1_000, ..between(bob, ann) }).events);
         assert_eq!(pages.len(), 1);
-        // A page of none: all that was looked at is somebody else's.
+        // An empty page: all examined events are about others.
         let nobody = Request { user_ids: vec![98, 99], ..Default::default() };
         let pages = pages!(app.events().list_events(nobody).events);
         assert!(pages.len() >= 3 && pages.concat().is_empty());
@@ -173,7 +173,7 @@ cases! {
         app.block(ann, bob).await;
         let epoch = list(&app, Request::default()).await.unwrap().epoch;
         let base = Request { viewer_user_id: ann, ..Default::default() };
-        for answer in wrong_tokens!(
+        for result in wrong_tokens!(
             app.events().list_events(base.clone()),
             others: [
                 after(0),
@@ -185,7 +185,7 @@ cases! {
                 Request { user_id: ann, other_user_id: bob, ..base },
             ]
         ) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
     }
@@ -219,12 +219,12 @@ cases! {
     }
 
     #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
-    async fn what_is_kept_no_longer_is_refused_and_not_skipped(app: App) {
+    async fn a_position_before_deleted_events_is_refused(app: App) {
         let [ann, bob, _] = people(&app).await;
         let first = list(&app, Request { page_size: 1, ..Default::default() }).await.unwrap();
         app.clock.advance(TimeDelta::days(31));
         let id = app.connect(ann, bob).await;
-        until("two events", async || app.database.number(KEPT).await == 2).await;
+        until("two events", async || app.database.number(STORED).await == 2).await;
         for request in [
             after(1),
             after(2),
@@ -235,21 +235,21 @@ cases! {
             let details = refused(list(&app, request).await, Code::OutOfRange, ErrorReason::CursorExpired);
             assert_eq!(details.error_info().unwrap().metadata["oldest_sequence"], "4");
         }
-        // 0 is the oldest that is kept; and so is a list without a place.
+        // 0 starts at the oldest stored event, as does a list without a position.
         for request in [Request::default(), after(3), between(ann, bob), Request { user_ids: vec![bob], ..after(0) }] {
-            assert_eq!(places(&app, request).await, [4, 5]);
+            assert_eq!(positions(&app, request).await, [4, 5]);
         }
         app.clock.advance(TimeDelta::days(31));
-        until("an empty feed", async || app.database.number(KEPT).await == 0).await;
+        until("an empty feed", async || app.database.number(STORED).await == 0).await;
         for request in [Request::default(), after(5), between(ann, bob)] {
             let page = list(&app, request).await.unwrap();
             assert_eq!((page.events.len(), page.revision, page.next_page_token.as_str()), (0, 5, ""));
         }
-        // What happened is forgotten, and not what is.
+        // Deleting events does not change the state.
         assert_eq!(app.request(id, ann).await.unwrap().id, id);
     }
 
-    async fn a_place_in_another_feed_is_refused(app: App) {
+    async fn a_position_in_another_feed_is_refused(app: App) {
         people::<3>(&app).await;
         let epoch = list(&app, Request::default()).await.unwrap().epoch;
         let other = "0123456789abcdef".to_owned();

@@ -27,7 +27,7 @@ cases! {
         for (one, other) in [(ann, cy), (ann, dee), (eve, ann), (ann, fay), (bob, eve), (dee, bob), (bob, cy)] {
             app.connect(one, other).await;
         }
-        // A connection of one only, a request to the other, and the two themselves do not count.
+        // A connection of only one of them, a request to the other, and the two themselves do not count.
         app.send(bob, fay).await;
         app.connect(bob, gus).await;
         app.connect(ann, bob).await;
@@ -53,11 +53,11 @@ cases! {
         for (one, other) in [(ann, cy), (ann, dee), (bob, cy), (bob, dee)] {
             app.connect(one, other).await;
         }
-        for answer in wrong_tokens!(
+        for result in wrong_tokens!(
             app.connections().list_mutual_connections(of(ann, bob)),
             others: [of(bob, ann), of(ann, cy)]
         ) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
         let larger = pb::ListMutualConnectionsRequest { page_size: i32::MAX, ..of(ann, bob) };

@@ -31,7 +31,7 @@ cases! {
         assert_eq!(ids(&pages!(app.users().list_users(page(0)).users)), [[500, 1_000, bob, ann]]);
     }
 
-    async fn nobody_is_told_twice_or_skipped_while_others_come_and_go(app: App) {
+    async fn nobody_is_repeated_or_skipped_while_others_come_and_go(app: App) {
         let [ann, bob, cy, dee] = people(&app).await;
         let first = app.users().list_users(page(2)).await.unwrap().into_inner();
         assert_eq!(ids(&[first.users]), [[dee, cy]]);
@@ -53,8 +53,8 @@ cases! {
 
     async fn tokens_cannot_be_altered_or_moved_here_from_another_list(app: App) {
         let [ann, bob, cy] = people(&app).await;
-        for answer in wrong_tokens!(app.users().list_users(page(1)), others: []) {
-            let details = refused(answer, Code::InvalidArgument, ErrorReason::InvalidPageToken);
+        for result in wrong_tokens!(app.users().list_users(page(1)), others: []) {
+            let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidPageToken);
             assert_eq!(fields(&details), ["page_token"]);
         }
         app.block(ann, bob).await;

@@ -59,7 +59,7 @@ cases! {
         assert_eq!(app.counts(ann).await, [0, 1, 0, 0]);
     }
 
-    async fn who_is_not_approved_may_still_view(app: App) {
+    async fn a_user_who_is_not_approved_may_still_view(app: App) {
         let [ann, bob] = people(&app).await;
         app.send(bob, ann).await;
         app.moderate(ann, "ann", UserStatus::Blocked).await;
@@ -79,7 +79,7 @@ cases! {
         assert_eq!(fields(&details), ["user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.send(bob, ann).await;
         let (first, reused) = repeated!(

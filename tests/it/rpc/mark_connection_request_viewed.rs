@@ -29,20 +29,20 @@ cases! {
         assert_eq!(app.request(id, bob).await.unwrap(), seen);
     }
 
-    async fn the_sender_is_not_told(app: App) {
+    async fn the_sender_does_not_see_it(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         let before = app.request(id, ann).await.unwrap();
         app.mark_viewed(id, bob).await.unwrap();
         assert_eq!(app.request(id, ann).await.unwrap(), before);
         assert!(app.request(id, 0).await.unwrap().viewed.is_some());
-        // Nor once they are connected.
+        // Nor after they are connected.
         app.accept(id, bob).await.unwrap();
         assert_eq!(app.request(id, ann).await.unwrap().viewed, None);
     }
 
     #[with(|settings| settings.policy.disclose_views = true)]
-    async fn the_sender_may_be_told_where_the_product_wants_it(app: App) {
+    async fn the_sender_sees_it_if_the_policy_discloses_it(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         let viewed = app.mark_viewed(id, bob).await.unwrap().into_inner().connection_request.unwrap().viewed;
@@ -69,7 +69,7 @@ cases! {
         refused(app.mark_viewed(id, bob).await, Code::NotFound, ErrorReason::RequestNotFound);
     }
 
-    async fn who_is_not_approved_may_still_view(app: App) {
+    async fn a_user_who_is_not_approved_may_still_view(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         app.moderate(bob, "bob", UserStatus::Blocked).await;
@@ -83,7 +83,7 @@ cases! {
         assert_eq!(fields(&details), ["id", "user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let id = app.send(ann, bob).await;
         let other = app.send(cy, bob).await;

@@ -40,7 +40,7 @@ cases! {
     }
 
     #[with(|settings| settings.policy.disclose_rejections = true)]
-    async fn a_sender_may_be_told_where_the_product_wants_it(app: App) {
+    async fn the_sender_sees_it_if_the_policy_discloses_it(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         app.reject(id, bob).await.unwrap();
@@ -75,7 +75,7 @@ cases! {
         assert_eq!(details.error_info().unwrap().metadata["connection_request_id"], id.to_string());
     }
 
-    async fn who_is_not_approved_may_still_reject(app: App) {
+    async fn a_user_who_is_not_approved_may_still_reject(app: App) {
         let [ann, bob] = people(&app).await;
         let id = app.send(ann, bob).await;
         app.moderate(bob, "bob", UserStatus::Blocked).await;
@@ -90,7 +90,7 @@ cases! {
         assert_eq!(fields(&details), ["id", "user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let id = app.send(ann, bob).await;
         let other = app.send(cy, bob).await;

@@ -23,7 +23,7 @@ cases! {
             assert_eq!(app.status(other, who).await, ConnectionStatus::None);
             refused(app.request(id, 0).await, Code::NotFound, ErrorReason::RequestNotFound);
         }
-        // No grudge is kept: they may connect again.
+        // A removal starts no cooldown: they may connect again.
         app.connect(bob, ann).await;
     }
 
@@ -42,7 +42,7 @@ cases! {
         refused(app.remove(bob, cy).await, Code::NotFound, ErrorReason::NotConnected);
     }
 
-    async fn who_is_not_approved_may_still_leave(app: App) {
+    async fn a_user_who_is_not_approved_may_still_leave(app: App) {
         let [ann, bob] = people(&app).await;
         app.connect(ann, bob).await;
         app.moderate(ann, "ann", UserStatus::Blocked).await;
@@ -67,7 +67,7 @@ cases! {
         assert_eq!(fields(&details), ["user_id", "other_user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.connect(ann, bob).await;
         app.connect(ann, cy).await;

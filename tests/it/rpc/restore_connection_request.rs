@@ -44,7 +44,7 @@ cases! {
         assert_eq!(app.counts(bob).await, [0, 1, 1, 0]);
     }
 
-    async fn restoring_what_is_pending_changes_nothing(app: App) {
+    async fn restoring_a_pending_request_changes_nothing(app: App) {
         let [ann, bob] = people(&app).await;
         let id = rejected(&app, ann, bob).await;
         let first = app.restore(id, bob).await.unwrap().into_inner();
@@ -60,7 +60,7 @@ cases! {
         for (id, user) in [(id, cy), (id, 99), (id + 1, bob)] {
             refused(app.restore(id, user).await, Code::NotFound, ErrorReason::RequestNotFound);
         }
-        // The sender gets the same refusal whether there was a rejection or not.
+        // The sender gets the same error whether there was a rejection or not.
         app.restore(id, bob).await.unwrap();
         let again = app.restore(id, ann).await.unwrap_err();
         assert_eq!((again.message(), again.details()), (refusal.message(), refusal.details()));
@@ -104,7 +104,7 @@ cases! {
         assert_eq!(fields(&details), ["id", "user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         let (id, other) = (rejected(&app, ann, bob).await, rejected(&app, cy, bob).await);
         let (_, reused) = repeated!(

@@ -11,7 +11,7 @@ fn request(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestReque
 }
 
 cases! {
-    async fn it_answers_the_whole_request(app: App) {
+    async fn it_returns_the_full_request(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let send = pb::SendConnectionRequestRequest { message: "Hello\n\tBob 👋".to_owned(), ..request(ann, bob) };
         let response = app.requests().send_connection_request(send).await.unwrap().into_inner();
@@ -43,7 +43,7 @@ cases! {
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
     }
 
-    async fn one_who_was_refused_before_asks_and_is_connected(app: App) {
+    async fn a_receiver_who_rejected_the_sender_is_connected_by_a_send(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let first = app.send(ann, bob).await;
         app.reject(first, bob).await.unwrap();
@@ -52,7 +52,7 @@ cases! {
         assert_eq!((app.counts(ann).await, app.counts(bob).await), ([0, 0, 0, 1], [0, 0, 0, 1]));
     }
 
-    async fn a_sender_who_is_blocked_is_not_told_and_the_receiver_neither(app: App) {
+    async fn neither_a_blocked_sender_nor_the_receiver_sees_the_block(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         app.block(bob, ann).await;
         let response = app.try_send(ann, bob).await.unwrap().into_inner();
@@ -90,7 +90,7 @@ cases! {
         assert_eq!(app.revision().await, before);
     }
 
-    async fn nobody_asks_themselves(app: App) {
+    async fn nobody_sends_to_themselves(app: App) {
         let ann = app.user("ann").await;
         let details = refused(app.try_send(ann, ann).await, Code::InvalidArgument, ErrorReason::SelfRequest);
         assert_eq!(fields(&details), ["to_user_id"]);
@@ -114,13 +114,13 @@ cases! {
         }
     }
 
-    async fn a_user_whom_the_sender_blocks_is_not_asked(app: App) {
+    async fn a_send_to_a_user_whom_the_sender_blocks_is_refused(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         app.block(ann, bob).await;
         refused(app.try_send(ann, bob).await, Code::FailedPrecondition, ErrorReason::BlockedByYou);
     }
 
-    async fn a_connection_or_a_request_that_waits_is_not_asked_for_again(app: App) {
+    async fn a_send_is_refused_after_a_connection_or_a_pending_request(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let id = app.send(ann, bob).await;
         let details = refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
@@ -145,7 +145,7 @@ cases! {
     }
 
     #[with(|settings| settings.policy.max_sends_per_hour = Some(2))]
-    async fn sends_have_a_rate_and_the_refusal_tells_when(app: App) {
+    async fn sends_have_a_rate_and_the_error_says_when_to_retry(app: App) {
         let ann = app.user("ann").await;
         let others = [app.user("bob").await, app.user("cy").await, app.user("dee").await];
         app.send(ann, others[0]).await;
@@ -197,7 +197,7 @@ cases! {
     }
 
     #[with(|settings| settings.policy.max_sent_requests = Some(1))]
-    async fn the_first_reason_in_the_documented_order_is_told(app: App) {
+    async fn the_first_reason_in_the_documented_order_is_returned(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
         let send = async |from, to, message: &str| {
@@ -209,7 +209,7 @@ cases! {
         refused(send(99, 99, "\0").await, Code::InvalidArgument, ErrorReason::InvalidFields);
         refused(send(99, 99, "").await, Code::InvalidArgument, ErrorReason::SelfRequest);
         refused(send(ann, 99, "").await, Code::InvalidArgument, ErrorReason::RequestIdReused);
-        // At the limit, but what is true of the pair comes first.
+        // At the limit. The state of the pair is checked first.
         refused(app.try_send(ann, bob).await, Code::AlreadyExists, ErrorReason::RequestPending);
         app.block(bob, ann).await;
         refused(app.try_send(bob, ann).await, Code::FailedPrecondition, ErrorReason::BlockedByYou);
@@ -218,7 +218,7 @@ cases! {
         refused(app.try_send(ann, 99).await, Code::NotFound, ErrorReason::UserNotFound);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();
         let send = pb::SendConnectionRequestRequest { request_id, ..request(ann, bob) };
@@ -234,7 +234,7 @@ cases! {
         refused(forgotten, Code::AlreadyExists, ErrorReason::AlreadyConnected);
     }
 
-    async fn a_repetition_gets_the_first_answer_again_when_nothing_is_left_of_the_request(app: App) {
+    async fn a_repetition_returns_the_first_response_after_the_request_is_gone(app: App) {
         let (ann, bob, cyd) = (app.user("ann").await, app.user("bob").await, app.user("cyd").await);
         app.send(cyd, bob).await;
         let request_id = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43".to_owned();

@@ -35,7 +35,7 @@ cases! {
         app.accept(id, ann).await.unwrap();
     }
 
-    async fn only_the_one_who_blocked_unblocks_and_the_other_learns_nothing(app: App) {
+    async fn only_the_blocking_user_unblocks_and_the_other_learns_nothing(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.block(ann, bob).await;
         let before = app.revision().await;
@@ -55,7 +55,7 @@ cases! {
         refused(unblock(&app, ann, bob).await, Code::NotFound, ErrorReason::NotBlocked);
     }
 
-    async fn who_is_not_approved_may_still_unblock(app: App) {
+    async fn a_user_who_is_not_approved_may_still_unblock(app: App) {
         let [ann, bob] = people(&app).await;
         app.block(ann, bob).await;
         app.moderate(ann, "ann", UserStatus::Blocked).await;
@@ -79,7 +79,7 @@ cases! {
         assert_eq!(fields(&details), ["user_id", "other_user_id", "request_id"]);
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.block(ann, bob).await;
         app.block(ann, cy).await;

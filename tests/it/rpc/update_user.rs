@@ -39,7 +39,7 @@ async fn stored(app: &App, id: i64) -> pb::User {
     app.users().get_user(request).await.unwrap().into_inner().user.unwrap()
 }
 
-/// A user in whom every field differs from `full_user`.
+/// A user whose fields all differ from those of `full_user`.
 fn other_values(id: i64) -> pb::User {
     pb::User {
         id,
@@ -94,7 +94,7 @@ cases! {
             assert_eq!(response.revision, app.revision().await);
             assert_eq!(stored(&app, 7).await, expected);
         }
-        // All at once, to empty: named and unset is emptied.
+        // All fields at once: named and unset means empty.
         let before = app.revision().await;
         let emptied = app.users().update_user(request(pb::User { id: 7, ..Default::default() }, &WRITABLE)).await;
         for path in WRITABLE {
@@ -104,7 +104,7 @@ cases! {
         assert_eq!(app.revision().await, before + 1);
     }
 
-    async fn what_changes_nothing_writes_nothing(app: App) {
+    async fn an_update_without_a_change_writes_nothing(app: App) {
         let user = ann(&app).await;
         let before = app.revision().await;
         let response = app.users().update_user(request(user.clone(), &WRITABLE)).await.unwrap().into_inner();
@@ -247,7 +247,7 @@ cases! {
         }
     }
 
-    async fn every_wrong_field_that_is_named_is_told_and_no_other(app: App) {
+    async fn every_invalid_field_in_the_mask_is_reported_and_no_other(app: App) {
         ann(&app).await;
         let wrong = pb::User {
             id: -7,
@@ -260,7 +260,7 @@ cases! {
             website: "x".to_owned(),
             avatar: "x".to_owned(),
             cover: "x".to_owned(),
-            // Not named, so not read.
+            // Not named in the mask, so not read.
             email: "wrong".to_owned(),
             ..Default::default()
         };
@@ -281,7 +281,7 @@ cases! {
         assert_eq!(details.error_info().unwrap().metadata["user_id"], "7");
     }
 
-    async fn a_repetition_gets_the_first_answer_again(app: App) {
+    async fn a_repetition_returns_the_first_response(app: App) {
         let user = ann(&app).await;
         let (first, reused) = repeated!(
             app.users().update_user(request(other_values(7), &["bio"])),

@@ -12,9 +12,9 @@ use crate::harness::app::fields;
 use crate::harness::watching::{all_words, fill, from, now, sequences};
 use crate::harness::{App, refused, until};
 
-/// Longer than any test: only what happens is told.
+/// Longer than any test: no heartbeats, only events.
 const RARELY: i64 = 300_000;
-const KEPT: &str = "SELECT count(*) AS value FROM events";
+const STORED: &str = "SELECT count(*) AS value FROM events";
 
 async fn refusal(app: &App, request: pb::WatchEventsRequest) -> Result<(), Status> {
     app.try_watch(request).await.map(drop)
@@ -24,8 +24,8 @@ fn kinds(kinds: &[EventKind]) -> Vec<i32> {
     kinds.iter().map(|kind| i32::from(*kind)).collect()
 }
 
-/// Deletes a user to whom so many others have asked: a commit of one more events.
-async fn delete_who_was_asked_by(app: &App, count: i64) -> (i64, Vec<i64>) {
+/// Deletes a user who has this many received requests: a commit of one event more.
+async fn delete_user_with_requests_from(app: &App, count: i64) -> (i64, Vec<i64>) {
     let ann = app.user("ann").await;
     let others = crowd(app, count).await;
     at_once(others.iter().map(|other| {
@@ -39,7 +39,7 @@ async fn delete_who_was_asked_by(app: &App, count: i64) -> (i64, Vec<i64>) {
     (before, others)
 }
 
-/// How many events each message has, and whether it says that its commit continues; up to this revision.
+/// The number of events in each message, and whether its commit continues; up to this revision.
 async fn messages(app: &App, request: pb::WatchEventsRequest, until: i64) -> Vec<(usize, bool)> {
     let mut watching = app.watch(request).await;
     let mut messages = Vec::new();
@@ -53,7 +53,7 @@ async fn messages(app: &App, request: pb::WatchEventsRequest, until: i64) -> Vec
 }
 
 cases! {
-    async fn the_first_message_comes_at_once_and_tells_the_place(app: App) {
+    async fn the_first_message_arrives_immediately_with_the_position(app: App) {
         people::<3>(&app).await;
         for (after_sequence, revision) in [(None, 3), (Some(0), 0), (Some(1), 1), (Some(3), 3)] {
             let request = pb::WatchEventsRequest { after_sequence, ..now(RARELY) };
@@ -65,7 +65,7 @@ cases! {
         }
     }
 
-    async fn from_now_on_only_what_comes_is_told(app: App) {
+    async fn a_watch_from_the_end_receives_only_new_events(app: App) {
         let [ann, bob] = people(&app).await;
         let mut watching = app.watch(now(RARELY)).await;
         app.clock.advance(TimeDelta::minutes(5));
@@ -89,7 +89,7 @@ cases! {
         assert_eq!(all_words(&message.events), [format!("CONNECTION_CREATED {ann}-{bob} by {bob}")]);
     }
 
-    async fn from_any_place_all_that_follows_is_told_once(app: App) {
+    async fn a_watch_from_any_position_receives_all_following_events_once(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.connect(ann, bob).await;
         app.connect(bob, cy).await;
@@ -99,9 +99,9 @@ cases! {
         for after in 0..=11 {
             let end = app.revision().await;
             let mut watching = app.watch(from(after, RARELY)).await;
-            let told = if after == end { vec![] } else { watching.until(end).await };
-            assert_eq!(sequences(&told), (after + 1..=end).collect::<Vec<_>>());
-            // And goes on with what comes.
+            let received = if after == end { vec![] } else { watching.until(end).await };
+            assert_eq!(sequences(&received), (after + 1..=end).collect::<Vec<_>>());
+            // And continues with new events.
             app.unblock(ann, bob).await;
             app.block(ann, bob).await;
             assert_eq!(sequences(&watching.until(end + 2).await), [end + 1, end + 2]);
@@ -122,7 +122,7 @@ cases! {
             let message = watching.next().await;
             assert_eq!((message.events.len(), message.revision), (1, 7));
         }
-        // From the middle of a commit: the rest of it.
+        // From the middle of a commit: its remaining events.
         let message = app.watch(from(5, RARELY)).await.next().await;
         assert_eq!((all_words(&message.events), message.continues), (block[1..].to_vec(), false));
         live = app.watch(from(5, RARELY)).await;
@@ -131,15 +131,15 @@ cases! {
 
     async fn a_commit_that_is_too_large_for_a_message_goes_on_in_the_next(app: App) {
         let mut everything = app.watch(now(RARELY)).await;
-        let (before, others) = delete_who_was_asked_by(&app, 600).await;
+        let (before, others) = delete_user_with_requests_from(&app, 600).await;
         let end = before + 601;
         assert_eq!(app.revision().await, end);
         let all = everything.until(end).await;
         assert_eq!(sequences(&all), (1..=end).collect::<Vec<_>>());
         assert_eq!(messages(&app, from(before, RARELY), end).await, [(512, true), (89, false)]);
-        // One that begins in the middle is told the rest.
+        // A watch that starts in the middle receives the rest.
         assert_eq!(messages(&app, from(before + 300, RARELY), end).await, [(301, false)]);
-        // A part of it that is all in the first message: it is ended all the same.
+        // A selection that fits into the first message. The last message ends the commit nonetheless.
         let early = pb::WatchEventsRequest { user_ids: others[..2].to_vec(), ..from(before, RARELY) };
         assert_eq!(messages(&app, early, end).await, [(2, true), (0, false)]);
         let late = pb::WatchEventsRequest { user_ids: others[590..].to_vec(), ..from(before, RARELY) };
@@ -148,43 +148,43 @@ cases! {
         assert_eq!(messages(&app, last, end).await, [(1, false)]);
     }
 
-    async fn a_large_commit_is_told_live_as_it_is_told_later(app: App) {
+    async fn a_large_commit_arrives_in_the_same_messages_live_and_later(app: App) {
         let ann = app.user("ann").await;
         let mut everything = app.watch(now(100)).await;
         let about_ann = pb::WatchEventsRequest { user_ids: vec![ann], ..now(100) };
         let mut about_ann = app.watch(about_ann).await;
         let as_ann = pb::WatchEventsRequest { viewer_user_id: ann, ..now(100) };
         let mut as_ann = app.watch(as_ann).await;
-        // Every third event is about Ann, and none of the end.
+        // Every third event is about Ann, and none at the end.
         fill(&app.database, 900, &format!("CASE i % 3 WHEN 0 THEN {ann} ELSE 800 END"), true).await;
         fill(&app.database, 600, "800", false).await;
-        let (mut told, mut ends) = (0, Vec::new());
-        while told < 900 {
-            let message = everything.told().await;
-            told += message.events.len();
+        let (mut received, mut ends) = (0, Vec::new());
+        while received < 900 {
+            let message = everything.next_events().await;
+            received += message.events.len();
             ends.push(message.continues);
         }
-        assert_eq!((told, ends.pop(), ends.contains(&false)), (900, Some(false), false));
+        assert_eq!((received, ends.pop(), ends.contains(&false)), (900, Some(false), false));
         for watching in [&mut about_ann, &mut as_ann] {
-            let mut told = Vec::new();
+            let mut received = Vec::new();
             loop {
                 let message = watching.next().await;
-                told.extend(sequences(&message.events));
-                if told.len() == 300 && !message.continues {
+                received.extend(sequences(&message.events));
+                if received.len() == 300 && !message.continues {
                     break;
                 }
             }
-            assert_eq!(told, (2..902).step_by(3).collect::<Vec<_>>());
+            assert_eq!(received, (2..902).step_by(3).collect::<Vec<_>>());
             assert_eq!(watching.until(1_501).await, []);
         }
         app.update(ann, "more").await;
         for watching in [&mut about_ann, &mut as_ann] {
-            let message = watching.told().await;
+            let message = watching.next_events().await;
             assert_eq!((sequences(&message.events), message.continues), (vec![1_502], false));
         }
     }
 
-    async fn only_what_is_asked_for_is_told(app: App) {
+    async fn only_selected_events_are_received(app: App) {
         let [ann, bob, cy] = people(&app).await;
         app.connect(ann, bob).await;
         let id = app.send(cy, ann).await;
@@ -210,12 +210,12 @@ cases! {
             let request = pb::WatchEventsRequest {
                 user_ids: user_ids.clone(), kinds: kinds(&wanted), viewer_user_id, ..from(0, 100)
             };
-            let told = app.watch(request).await.until(end).await;
-            assert_eq!(sequences(&told), expected, "{user_ids:?} {wanted:?} {viewer_user_id}");
+            let received = app.watch(request).await.until(end).await;
+            assert_eq!(sequences(&received), expected, "{user_ids:?} {wanted:?} {viewer_user_id}");
         }
     }
 
-    async fn heartbeats_come_as_asked_for_and_tell_how_far_the_feed_was_read(app: App) {
+    async fn heartbeats_arrive_at_their_interval_with_the_position_of_the_feed(app: App) {
         let [ann, bob] = people(&app).await;
         let begun = Instant::now();
         let mut often = app.watch(pb::WatchEventsRequest { user_ids: vec![99], ..now(100) }).await;
@@ -226,11 +226,11 @@ cases! {
         assert!(begun.elapsed() >= Duration::from_millis(490), "{:?}", begun.elapsed());
         assert!(rarely.message().now_or_never().is_none());
         let id = app.connect(ann, bob).await;
-        assert_eq!(often.until(4).await, [], "read up to here, and nothing to tell");
+        assert_eq!(often.until(4).await, [], "read up to here, without an event");
         assert_eq!(rarely.next().await.events[0].connection_request_id, id);
     }
 
-    async fn a_watcher_who_reads_what_is_past_is_told_how_far_that_is(app: App) {
+    async fn a_watcher_that_reads_past_events_receives_their_position(app: App) {
         let ann = app.user("ann").await;
         fill(&app.database, 3_000, "800", false).await;
         app.update(ann, "later").await;
@@ -268,25 +268,25 @@ cases! {
     }
 
     #[with(|settings| settings.sweep_interval = Duration::from_millis(20))]
-    async fn what_is_kept_no_longer_is_refused_and_not_skipped(app: App) {
+    async fn a_position_before_deleted_events_is_refused(app: App) {
         people::<3>(&app).await;
         app.clock.advance(TimeDelta::days(31));
         let zoe = app.user("zoe").await;
-        until("one event", async || app.database.number(KEPT).await == 1).await;
+        until("one event", async || app.database.number(STORED).await == 1).await;
         for after in [1, 2] {
             let refusal = refusal(&app, from(after, RARELY)).await;
             let details = refused(refusal, Code::OutOfRange, ErrorReason::CursorExpired);
             assert_eq!(details.error_info().unwrap().metadata["oldest_sequence"], "4");
         }
-        // From the oldest that is kept; and from just before it.
+        // From the oldest stored event, and from just before it.
         for after in [0, 3] {
             let mut watching = app.try_watch(from(after, RARELY)).await.unwrap();
             assert_eq!(watching.next().await.revision, 3);
             assert_eq!(all_words(&watching.next().await.events), [format!("USER_CREATED {zoe} by operator")]);
         }
-        // With nothing left there is still a place to begin.
+        // An empty feed still has a position to start from.
         app.clock.advance(TimeDelta::days(31));
-        until("an empty feed", async || app.database.number(KEPT).await == 0).await;
+        until("an empty feed", async || app.database.number(STORED).await == 0).await;
         let mut watches = Vec::new();
         for request in [from(0, RARELY), from(4, RARELY), now(RARELY)] {
             watches.push(app.try_watch(request).await.unwrap());
@@ -299,7 +299,7 @@ cases! {
         refused(refusal(&app, from(3, RARELY)).await, Code::OutOfRange, ErrorReason::CursorExpired);
     }
 
-    async fn a_place_in_another_feed_is_refused(app: App) {
+    async fn a_position_in_another_feed_is_refused(app: App) {
         people::<3>(&app).await;
         let epoch = app.try_watch(now(RARELY)).await.unwrap().next().await.epoch;
         let other = "0123456789abcdef".to_owned();
@@ -319,7 +319,7 @@ cases! {
         }
     }
 
-    async fn the_end_of_the_server_is_told(app: App) {
+    async fn the_shutdown_of_the_server_ends_a_watch_with_an_error(app: App) {
         let mut app = app;
         let ann = app.user("ann").await;
         let mut all = app.watch(from(0, RARELY)).await;
@@ -338,12 +338,12 @@ cases! {
         let _second = app.watch(now(RARELY)).await;
         refused(refusal(&app, now(RARELY)).await, Code::ResourceExhausted, ErrorReason::Overloaded);
         drop(first);
-        // The service hears of it a moment later.
-        until("a place", async || refusal(&app, now(RARELY)).await.is_ok()).await;
-        until("a place", async || refusal(&app, now(RARELY)).await.is_ok()).await;
-        // Whoever is refused does not keep it.
+        // The service notices a moment later.
+        until("a free slot", async || refusal(&app, now(RARELY)).await.is_ok()).await;
+        until("a free slot", async || refusal(&app, now(RARELY)).await.is_ok()).await;
+        // A refused watch does not hold a slot.
         for _ in 0..5 {
-            until("a place", async || {
+            until("a free slot", async || {
                 refusal(&app, from(99, RARELY)).await.is_err_and(|status| status.code() == Code::FailedPrecondition)
             })
             .await;
@@ -360,6 +360,6 @@ cases! {
             assert_eq!(watching.next().await.events, []);
         }
         app.user("ann").await;
-        assert_eq!(watching.told().await.events.len(), 1);
+        assert_eq!(watching.next_events().await.events.len(), 1);
     }
 }
