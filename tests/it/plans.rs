@@ -71,7 +71,7 @@ const SEED: &str = "
     SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1, false
     FROM generate_series(1, 100000) AS place;
     INSERT INTO request_ids SELECT 'operator', '00000000-0000-4000-8000-' || lpad(id::text, 12, '0'), '', '',
-        to_timestamp(1779999000) FROM generate_series(1, 50000) AS id;
+        to_timestamp(1779999000), '' FROM generate_series(1, 50000) AS id;
     INSERT INTO user_counts (user_id, requests_sent, requests_received, requests_unviewed, connections)
     SELECT id, coalesce(sum(sent), 0), coalesce(sum(received), 0), coalesce(sum(unviewed), 0),
            coalesce(sum(connected), 0)

@@ -27,8 +27,8 @@ async fn seed(database: &Database, events: usize, responses: usize) {
         "BEGIN; \
          {many_events} INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id) \
          SELECT i, i / 4096, CASE WHEN i = {last} THEN {young} ELSE {old} END, i, 'USER_UPDATED', 'OPERATOR', 1 FROM n; \
-         {many_responses} INSERT INTO request_ids (caller, id, fingerprint, response, created) \
-         SELECT 'operator', 'old-' || i, {bytes}, {bytes}, CASE WHEN i > {responses} THEN {young} ELSE {old} END FROM n; \
+         {many_responses} INSERT INTO request_ids (caller, id, fingerprint, response, without_profiles, created) \
+         SELECT 'operator', 'old-' || i, {bytes}, {bytes}, {bytes}, CASE WHEN i > {responses} THEN {young} ELSE {old} END FROM n; \
          UPDATE feed SET last_sequence = {last}, last_time = {young}; COMMIT;"
     );
     database.execute(&sql).await;
@@ -143,8 +143,8 @@ cases! {
                 let done = format!("{ANSWERS} WHERE id = 'old-{gone}-{round}'");
                 let old = if app.database.engine == Engine::Sqlite { "0" } else { "to_timestamp(0)" };
                 let bytes = if app.database.engine == Engine::Sqlite { "x'00'" } else { "'\\x00'::bytea" };
-                app.database.execute(&format!("INSERT INTO request_ids (caller, id, fingerprint, response, created) \
-                    VALUES ('operator', 'old-{gone}-{round}', {bytes}, {bytes}, {old})")).await;
+                app.database.execute(&format!("INSERT INTO request_ids (caller, id, fingerprint, response, without_profiles, created) \
+                    VALUES ('operator', 'old-{gone}-{round}', {bytes}, {bytes}, {bytes}, {old})")).await;
                 until("a sweep", async || app.database.number(&done).await == 0).await;
             }
             assert_eq!(app.database.number(oldest).await, 1 + gone);
