@@ -7,10 +7,13 @@ mod threads;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use diesel::connection::{Connection as _, SimpleConnection};
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use tokio::sync::{oneshot, watch};
 
 use self::checkpoint::Checkpoint;
@@ -136,8 +139,8 @@ const BUSY_TIMEOUT: u32 = 5_000;
 /// FULL: an acknowledged change survives a power failure. Automatic checkpoints are off, because [`Checkpoint`] makes
 /// them. The page cache is 8 MiB: with SQLite's default of 2 MiB, most look-ups in a large database would read a page
 /// from the operating system.
-const SESSION: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                       PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 0;";
+const SESSION: &str = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -8192; \
+                       PRAGMA wal_autocheckpoint = 0;";
 /// Additional settings of readers.
 ///
 /// They map up to 2 GiB of the file into memory instead of copying its pages: a list of 20 took 1.4 to 2.3 times less CPU.
@@ -154,8 +157,25 @@ pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
     // The path comes from a URL, so it is valid UTF-8.
     let name = path.to_string_lossy();
     let mut conn = SqliteConnection::establish(&name).map_err(|error| StoreError::Unavailable(error.into()))?;
-    conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT}; {SESSION}"))?;
+    conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT}"))?;
+    use_wal(&mut conn)?;
+    conn.batch_execute(SESSION)?;
     Ok(conn)
+}
+
+/// Switches the file to a write-ahead log, which it stays with.
+///
+/// While another process does the same on a new file, SQLite fails at once instead of waiting for the lock.
+fn use_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+    let until = Instant::now() + Duration::from_millis(BUSY_TIMEOUT.into());
+    loop {
+        match conn.batch_execute("PRAGMA journal_mode = WAL") {
+            Err(DieselError::DatabaseError(_, info)) if info.message().contains("locked") && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            switched => return Ok(switched?),
+        }
+    }
 }
 
 #[async_trait]
