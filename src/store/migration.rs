@@ -13,7 +13,7 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// The stamps of the migrations before the first release, of which one was made. (Diesel stores them without hyphens.)
-const UNRELEASED: [&str; 2] = ["20261123", "20261124"];
+const UNRELEASED: [&str; 3] = ["20261123", "20261124", "20261125000001"];
 
 /// An arbitrary number that all servers agree on: "kith" in ASCII.
 const LOCK: i64 = 0x6b69_7468;
