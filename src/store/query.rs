@@ -61,14 +61,14 @@ where
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
-/// The numbers of cooldowns and of numbers of ended requests that began at `until` or before, each up to the limit of
+/// The number of cooldowns and of numbers of ended requests that began at `until` or before, of each up to the limit of
 /// one sweep.
-pub(super) fn over_in_pairs<DB: Backend>(until: Stamp) -> Statement<'static, DB, (BigInt, BigInt)>
+pub(super) fn cooled<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
-    let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due), \
+    let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due) + \
                 (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?) AS due)";
     Statement::new(text)
         .bind::<Instant, _>(until)

@@ -106,8 +106,7 @@ pub(super) struct ExpiredEventsRow {
 pub(super) struct SweepRows {
     /// The last of the loaded open requests, if there are more. The outer `None`: requests never expire.
     pub(super) open: Option<Option<RequestId>>,
-    pub(super) cooldowns: i64,
-    pub(super) ended: i64,
+    pub(super) cooled: i64,
     pub(super) replays: i64,
     pub(super) events: ExpiredEventsRow,
 }
@@ -115,14 +114,13 @@ pub(super) struct SweepRows {
 impl SweepRows {
     /// Returns what the sweep may delete at this head.
     pub(super) fn due(self, head: &Head) -> SweepStep {
-        let Self { open, cooldowns, ended, replays, events: ExpiredEventsRow { until, events } } = self;
+        let Self { open, cooled, replays, events: ExpiredEventsRow { until, events } } = self;
         // Without more of them, all open requests were loaded.
         let all = RequestId::new(head.sequence.get());
         SweepStep {
             open_until: open.map(|last| last.unwrap_or(all)),
             events_until: until.map(Sequence::new),
-            cooldowns,
-            ended,
+            cooled,
             events,
             responses: replays,
         }

@@ -136,12 +136,11 @@ impl Ledger {
             self.changes.requests_out_of_order = out_of_order;
         }
         let cooled = self.policy.cooled_before(self.time).unwrap_or(self.time);
-        self.changes.cooldowns_ended = (self.sweep.cooldowns > 0).then_some(cooled);
-        self.changes.ended_over = (self.sweep.ended > 0).then_some(cooled);
+        self.changes.cooled = (self.sweep.cooled > 0).then_some(cooled);
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let SweepStep { open_until: _, events_until: _, cooldowns, ended, events, responses } = self.sweep;
-        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooldowns + ended + events + responses);
+        let SweepStep { open_until: _, events_until: _, cooled, events, responses } = self.sweep;
+        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooled + events + responses);
         Outcome::Swept { rows }
     }
 

@@ -54,10 +54,8 @@ pub struct SweepStep {
     pub open_until: Option<RequestId>,
     /// The newest of the events whose retention has ended.
     pub events_until: Option<Sequence>,
-    /// The number of cooldowns that are over.
-    pub cooldowns: i64,
-    /// The number of counts of ended requests whose time is over.
-    pub ended: i64,
+    /// The number of cooldowns and of numbers of ended requests whose time is over.
+    pub cooled: i64,
     /// The number of events whose retention has ended.
     pub events: i64,
     /// The number of stored responses that have expired.
@@ -153,14 +151,12 @@ pub struct Changes {
     pub cooldowns_put: Vec<(UserId, UserId, Time)>,
     /// Cooldowns to delete: the sender, the receiver.
     pub cooldowns_deleted: Vec<(UserId, UserId)>,
-    /// The time of the newest rejections whose cooldowns to delete, with all older ones.
-    pub cooldowns_ended: Option<Time>,
     /// Numbers of ended requests to insert or replace: the sender, the receiver, the number.
     pub ended_put: Vec<(UserId, UserId, Ended)>,
     /// Numbers of ended requests to delete: the sender, the receiver.
     pub ended_deleted: Vec<(UserId, UserId)>,
-    /// The latest start of the numbers of ended requests to delete, with all earlier ones.
-    pub ended_over: Option<Time>,
+    /// The latest start of the cooldowns and numbers of ended requests to delete, with all earlier ones.
+    pub cooled: Option<Time>,
     /// Changes of counts, ordered by user id. Some are zero, and written so that the time of a commit reveals nothing.
     pub counts: Vec<CountsChange>,
     /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
@@ -186,8 +182,7 @@ impl Changes {
             events_deleted,
             responses,
             responses_deleted,
-            cooldowns_ended,
-            ended_over,
+            cooled,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -213,7 +208,6 @@ impl Changes {
             && events_deleted.is_none()
             && responses.is_empty()
             && responses_deleted.is_none()
-            && cooldowns_ended.is_none()
-            && ended_over.is_none()
+            && cooled.is_none()
     }
 }

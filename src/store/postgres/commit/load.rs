@@ -304,13 +304,13 @@ async fn rare(
         requests.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    let (cooldowns_over, ended_over) = query::over_in_pairs(Stamp(cooled)).get_result(conn).await?;
+    let cooled = query::cooled(Stamp(cooled)).get_result(conn).await?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn).await?,
         None => ExpiredEventsRow::default(),
     };
-    let due = SweepRows { open, cooldowns: cooldowns_over, ended: ended_over, replays, events };
+    let due = SweepRows { open, cooled, replays, events };
     Ok(Rare { requests, blocks, cooldowns, ended, due: Some(due) })
 }
 

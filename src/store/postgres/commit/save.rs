@@ -99,10 +99,9 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         blocks_deleted,
         cooldowns_put,
         cooldowns_deleted,
-        cooldowns_ended,
         ended_put,
         ended_deleted,
-        ended_over,
+        cooled,
         counts,
         events,
         events_deleted,
@@ -120,8 +119,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         create_users(users_created),
         create_counts(users_created),
         responses_deleted.map(delete_responses),
-        cooldowns_ended.map(end_cooldowns),
-        ended_over.map(end_ended),
+        cooled.map(end_cooldowns),
+        cooled.map(end_ended),
     ];
     let rest = [
         delete_requests(requests_deleted),

@@ -168,13 +168,13 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
         add(snapshot, query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn)?)?;
     }
     let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
-    let (cooldowns, ended) = query::over_in_pairs(Stamp(cooled)).get_result(conn)?;
+    let cooled = query::cooled(Stamp(cooled)).get_result(conn)?;
     let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
     let events = match batch.policy.events_until(batch.now) {
         Some(until) => query::expired_events(Stamp(until)).get_result(conn)?,
         None => ExpiredEventsRow::default(),
     };
-    let found = SweepRows { open, cooldowns, ended, replays, events };
+    let found = SweepRows { open, cooled, replays, events };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }

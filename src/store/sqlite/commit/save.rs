@@ -35,10 +35,9 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         blocks_deleted,
         cooldowns_put,
         cooldowns_deleted,
-        cooldowns_ended,
         ended_put,
         ended_deleted,
-        ended_over,
+        cooled,
         counts,
         events,
         events_deleted,
@@ -89,7 +88,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
         run(conn, put.bind::<Instant, _>(Stamp(*since)))?;
     }
-    if let Some(end) = cooldowns_ended {
+    if let Some(end) = cooled {
         let delete = statement!(
             "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
              (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)"
@@ -107,7 +106,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
         run(conn, put.bind::<Instant, _>(Stamp(*since)).bind::<BigInt, _>(*count))?;
     }
-    if let Some(end) = ended_over {
+    if let Some(end) = cooled {
         let delete = statement!(
             "DELETE FROM ended_requests WHERE (from_user_id, to_user_id) IN \
              (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)"
