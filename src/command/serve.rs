@@ -6,7 +6,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
-use crate::clock::Clock;
 use crate::config::Serve;
 use crate::server::{self, Settings};
 use crate::store::{self, Observed, Store};
@@ -27,7 +26,6 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     tracing::info!("listening on {}", listener.local_addr()?);
     let settings = Settings {
         policy: args.policy.policy(),
-        clock: Clock::system(),
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
         sweep_interval: args.sweep_interval,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::clock::DatabaseClock;
 use super::users::{EVENTS_MAX, Mark, UserCache};
 use super::{CachedUser, Listed, Pairs, Store, StoreError, Users};
 use crate::domain::Time;
@@ -83,8 +84,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 /// The store over an engine.
 pub(super) struct Database<E> {
     pub(super) engine: E,
-    /// Shared with the engine's writer.
+    /// Shared with the engine's writer, like the clock.
     pub(super) users: Arc<UserCache>,
+    pub(super) clock: Arc<DatabaseClock>,
     pub(super) token_key: Vec<u8>,
     pub(super) committed: watch::Sender<()>,
 }
@@ -128,6 +130,10 @@ impl<E: Engine> Store for Database<E> {
         let replies = self.engine.commit(batch).await;
         self.committed.send_replace(());
         replies
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {

@@ -14,6 +14,7 @@ mod role;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
@@ -26,10 +27,12 @@ pub(super) use self::commit::{LOCK, TOUCH};
 use self::pool::Pool;
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
+use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
 use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
-use super::schema::Stamp;
+use super::schema::{Instant, Stamp};
+use super::statement::Statement;
 use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
@@ -63,16 +66,18 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let mut conn = open(&config, Role::ShortReads).await?;
     advice::warn(&mut conn).await?;
     let head: FeedRow = query::head().first(&mut conn).await?;
+    let Stamp(time) = Statement::<Pg, Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
+    let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), time));
     let committed = watch::Sender::new(());
     let mut listener = JoinSet::new();
     listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
     let users = Arc::new(UserCache::new(options.user_cache));
-    let pools = Arc::new(Pools::new(&config, options));
+    let pools = Arc::new(Pools::new(&config, &options));
     let max = options.read_batch_max;
     let of = || Arc::clone(&pools);
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let engine = PostgresEngine {
-        writer: Writer::new(config, Arc::clone(&users), WriterState::new(options.user_cache)),
+        writer: Writer::new(config, Arc::clone(&clock), Arc::clone(&users), WriterState::new(options.user_cache)),
         marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
         users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
@@ -80,7 +85,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pools,
         _listener: listener,
     };
-    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed })
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
 }
 
 impl PostgresEngine {

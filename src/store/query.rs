@@ -10,6 +10,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{AsQuery, QueryFragment};
 use diesel::sql_types::{BigInt, Nullable};
 
+use super::clock::TOLERANCE;
 use super::schema::{
     Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
     ended_requests, feed, request_ids, user_counts, users,
@@ -17,6 +18,7 @@ use super::schema::{
 
 use super::statement::Statement;
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
+use crate::domain::Time;
 use crate::domain::id::Sequence;
 use crate::domain::query::Mutual;
 
@@ -38,17 +40,23 @@ pub(super) fn mark() -> _ {
     feed::table.find(1_i64).select((feed::epoch, feed::last_sequence, feed::users_changed))
 }
 
-/// The newest of the oldest events from `until` or before, and their number.
-pub(super) fn expired_events<DB: Backend>(until: Stamp) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
+/// The last of the oldest events that are from `until` or before, and their number.
+///
+/// An event that an error of the clock dated in the past goes with those before it, and one that it dated after `now`
+/// with those after it.
+pub(super) fn expired_events<DB: Backend>(
+    until: Stamp,
+    now: Stamp,
+) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
 where
     Bound<BigInt, i64>: QueryFragment<DB>,
     Bound<Instant, Stamp>: QueryFragment<DB>,
 {
-    // Events are ordered by time too, but the database does not know that. The inner limit keeps it from filtering all
-    // events.
-    let text = "SELECT max(sequence), count(*) FROM \
-                (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) AS oldest WHERE time <= ?";
-    Statement::new(text).bind::<BigInt, _>(SWEEP_EVENTS_LIMIT).bind::<Instant, _>(until)
+    let text = "WITH oldest AS MATERIALIZED (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) \
+                SELECT max(sequence), count(*) FROM oldest WHERE time <= ? AND sequence < coalesce( \
+                    (SELECT min(sequence) FROM oldest WHERE time > ? AND time <= ?), 9223372036854775807)";
+    let text = Statement::new(text).bind::<BigInt, _>(SWEEP_EVENTS_LIMIT).bind::<Instant, _>(until);
+    text.bind::<Instant, _>(until).bind::<Instant, _>(now)
 }
 
 /// The number of responses that were stored at `until` or before, up to the limit of one sweep.
@@ -59,6 +67,41 @@ where
 {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
+/// The number of cooldowns and of numbers of ended requests that begin well after `now`, of each up to the limit of one
+/// sweep.
+pub(super) fn ahead<DB: Backend>(now: Stamp) -> Statement<'static, DB, BigInt>
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?) AS ahead) + \
+                (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?) AS ahead)";
+    let future = Stamp(now.0 + TOLERANCE);
+    Statement::new(text)
+        .bind::<Instant, _>(future)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
+        .bind::<Instant, _>(future)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
+/// Sets the cooldowns that begin well after `now` to begin now, and the numbers of ended requests.
+pub(super) fn begin_now<'a, DB: Backend>(now: Time) -> [Statement<'a, DB>; 2]
+where
+    Bound<BigInt, i64>: QueryFragment<DB>,
+    Bound<Instant, Stamp>: QueryFragment<DB>,
+{
+    let texts = [
+        "UPDATE cooldowns SET since = ? WHERE (from_user_id, to_user_id) IN \
+         (SELECT from_user_id, to_user_id FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?)",
+        "UPDATE ended_requests SET since = ? WHERE (from_user_id, to_user_id) IN \
+         (SELECT from_user_id, to_user_id FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?)",
+    ];
+    texts.map(|text| {
+        let statement = Statement::new(text).bind::<Instant, _>(Stamp(now));
+        statement.bind::<Instant, _>(Stamp(now + TOLERANCE)).bind::<BigInt, _>(SWEEP_LIMIT)
+    })
 }
 
 /// The number of cooldowns and of numbers of ended requests that began at `until` or before, of each up to the limit of

@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use self::checkpoint::Checkpoint;
 use self::commit::Writer;
 use self::threads::{Threads, Work};
+use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Rows, StoredCounts};
 use super::feed::{self, EventRow};
 use super::row::{
@@ -63,14 +64,17 @@ pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngi
     let head: FeedRow = query::head().first(&mut conn)?;
     drop(conn);
     let users = Arc::new(UserCache::new(options.user_cache));
+    let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
+    let state = WriterState::new(options.user_cache);
     let (short, long) = options.short_and_long();
     let engine = SqliteEngine {
-        writer: writer(path, Writer { state: WriterState::new(options.user_cache), users: Arc::clone(&users) })?,
+        writer: writer(path, Writer { state, clock: Arc::clone(&clock), users: Arc::clone(&users) })?,
         short: readers("kith-read", path, short)?,
         long: readers("kith-read-long", path, long)?,
         feed: readers("kith-read-feed", path, 1)?,
     };
-    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed: watch::Sender::new(()) })
+    let committed = watch::Sender::new(());
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
 }
 
 /// Runs a read in one snapshot on one of the threads.

@@ -10,6 +10,7 @@
 mod bad_input;
 mod cancellation;
 mod check;
+mod clocks;
 mod commits;
 mod concurrency;
 mod conformance;

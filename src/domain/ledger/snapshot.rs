@@ -31,6 +31,8 @@ pub struct Head {
 /// The data loaded for a batch, as listed by its [`Needs`](crate::domain::command::Needs).
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// The time of the database's clock at which the batch is decided.
+    pub now: Time,
     /// The head of the feed before the batch.
     pub head: Head,
     /// The needed users that exist.
@@ -56,6 +58,8 @@ pub struct SweepStep {
     pub events_until: Option<Sequence>,
     /// The number of cooldowns and of numbers of ended requests whose time is over.
     pub cooled: i64,
+    /// The number of cooldowns and of numbers of ended requests that begin in the future, by an error of the clock.
+    pub ahead: i64,
     /// The number of events whose retention has ended.
     pub events: i64,
     /// The number of stored responses that have expired.
@@ -157,6 +161,8 @@ pub struct Changes {
     pub ended_deleted: Vec<(UserId, UserId)>,
     /// The latest start of the cooldowns and numbers of ended requests to delete, with all earlier ones.
     pub cooled: Option<Time>,
+    /// The time at which cooldowns and numbers of ended requests shall begin that begin well after it.
+    pub ahead: Option<Time>,
     /// Changes of counts, ordered by user id. Some are zero, and written so that the time of a commit reveals nothing.
     pub counts: Vec<CountsChange>,
     /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
@@ -183,6 +189,7 @@ impl Changes {
             responses,
             responses_deleted,
             cooled,
+            ahead,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -209,5 +216,6 @@ impl Changes {
             && responses.is_empty()
             && responses_deleted.is_none()
             && cooled.is_none()
+            && ahead.is_none()
     }
 }

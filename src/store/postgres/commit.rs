@@ -48,6 +48,7 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
 use crate::store::StoreError;
+use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
 use crate::store::query;
 use crate::store::row::{FeedHead, FeedRow};
@@ -74,6 +75,7 @@ const ROLLBACK: &str = "ROLLBACK";
 /// Commits batches, one at a time.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
+    clock: Arc<DatabaseClock>,
     users: Arc<UserCache>,
     session: Mutex<Session>,
 }
@@ -87,8 +89,13 @@ struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<UserCache>, state: WriterState) -> Self {
-        Self { config, users, session: Mutex::new(Session { conn: None, state }) }
+    pub(super) fn new(
+        config: Arc<PostgresConfig>,
+        clock: Arc<DatabaseClock>,
+        users: Arc<UserCache>,
+        state: WriterState,
+    ) -> Self {
+        Self { config, clock, users, session: Mutex::new(Session { conn: None, state }) }
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
@@ -97,7 +104,7 @@ impl Writer {
             Some(conn) => conn,
             None => self.connect().await?,
         };
-        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.users, batch).await?;
+        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, &self.users, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match save::save_and_commit(&conn, &before, &changes, batch_id).await {

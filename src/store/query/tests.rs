@@ -98,7 +98,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
         feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
-        expired_events::<Sqlite>(now) => "events",
+        expired_events::<Sqlite>(now, now) => "events",
         cooled::<Sqlite>(now) => "cooldowns_since (since<?)",
         cooled::<Sqlite>(now) => "ended_requests_since (since<?)",
         ended(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",

@@ -17,24 +17,26 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
 use crate::store::StoreError;
+use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
 use crate::store::users::UserCache;
 use crate::store::writer::WriterState;
 
 type Replies = Vec<Result<Reply, Rejection>>;
 
-/// The writer's cached state, and the user cache that it shares with reads.
+/// The writer's cached state, the clock, and the user cache that it shares with reads.
 pub(super) struct Writer {
     pub(super) state: WriterState,
+    pub(super) clock: Arc<DatabaseClock>,
     pub(super) users: Arc<UserCache>,
 }
 
 impl Writer {
     pub(super) fn commit(&mut self, conn: &mut SqliteConnection, batch: &Batch) -> Result<Replies, StoreError> {
-        let Self { state, users } = self;
+        let Self { state, clock, users } = self;
         let (batch_id, mut is_saved) = (new_batch_id(), false);
         let committed = conn.immediate_transaction(|conn| {
-            let Loaded { before, snapshot } = load::load(conn, state, users, batch)?;
+            let Loaded { before, snapshot } = load::load(conn, state, clock, users, batch)?;
             let (replies, changes) = ledger::run(batch, snapshot);
             if !changes.is_empty(&before.head) {
                 save::save(conn, &changes, batch_id)?;

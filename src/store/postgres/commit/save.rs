@@ -20,7 +20,7 @@ use crate::domain::user::User;
 use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::Statement;
-use crate::store::{SWEEP_LIMIT, StoreError, feed};
+use crate::store::{SWEEP_LIMIT, StoreError, feed, query};
 
 type Write<'a> = Statement<'a, Pg>;
 
@@ -102,6 +102,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         ended_put,
         ended_deleted,
         cooled,
+        ahead,
         counts,
         events,
         events_deleted,
@@ -122,6 +123,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         cooled.map(end_cooldowns),
         cooled.map(end_ended),
     ];
+    let first = first.into_iter().chain(ahead.iter().copied().flat_map(query::begin_now).map(Some));
     let rest = [
         delete_requests(requests_deleted),
         create_requests(requests_created),
@@ -141,7 +143,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         put_responses(responses),
     ];
     let rest = rest.into_iter().flatten().collect();
-    (first.into_iter().flatten().collect(), move_head(before, head, batch_id).followed_by(rest))
+    (first.flatten().collect(), move_head(before, head, batch_id).followed_by(rest))
 }
 
 /// Writes the head and notifies listeners.

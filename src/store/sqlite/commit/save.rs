@@ -13,7 +13,7 @@ use crate::domain::user::User;
 use crate::store::row::{actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::{CacheKey, Statement, statement};
-use crate::store::{SWEEP_LIMIT, StoreError, feed};
+use crate::store::{SWEEP_LIMIT, StoreError, feed, query};
 
 type Write<'a, Key> = Statement<'a, Sqlite, (), Key>;
 
@@ -38,6 +38,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         ended_put,
         ended_deleted,
         cooled,
+        ahead,
         counts,
         events,
         events_deleted,
@@ -112,6 +113,9 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
              (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)"
         );
         run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
+    }
+    for begin_now in ahead.iter().copied().flat_map(query::begin_now) {
+        run(conn, begin_now)?;
     }
     counts.iter().try_for_each(|counts| change_counts(conn, counts))?;
     events.iter().try_for_each(|event| create_event(conn, event, batch_id))?;
