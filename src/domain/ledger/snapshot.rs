@@ -9,6 +9,7 @@ use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Ended, Pair, Request};
+use crate::domain::policy::Policy;
 use crate::domain::user::User;
 
 /// The head of the feed: the row that every batch locks and updates.
@@ -105,6 +106,20 @@ impl Snapshot {
         if let Some(key) = PairKey::of(from, to) {
             self.pair(key).side_mut(from).cooldown = Some(since);
         }
+    }
+
+    /// Returns the sender and the receiver of each loaded request that expires now, and counts among those that ended.
+    ///
+    /// The number of those that ended before must be loaded too.
+    pub fn counted_when_expired(&self, policy: &Policy) -> Vec<(UserId, UserId)> {
+        let counts = |request: &&Request| {
+            let ended = Ended { since: request.created, count: 1 };
+            request.state.is_open()
+                && policy.has_expired(request.created, self.now)
+                && policy.still_counted(Some(ended), self.now).is_some()
+        };
+        let requests = self.pairs.values().filter_map(|pair| pair.request.as_ref());
+        requests.filter(counts).map(|request| (request.from, request.to)).collect()
     }
 
     fn pair(&mut self, key: PairKey) -> &mut Pair {

@@ -23,13 +23,17 @@ use crate::store::row::{
     BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
     PairRow, RequestRow, SweepRows, UserRow, member,
 };
-use crate::store::schema::{Instant, Stamp, connection_requests, feed, request_ids, user_counts, users};
+use crate::store::schema::{
+    Instant, Stamp, connection_requests, ended_requests, feed, request_ids, user_counts, users,
+};
 use crate::store::statement::{Statement, statement};
 use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
+
+type EndedSql = <ended_requests::table as AsQuery>::SqlType;
 
 /// The head, and the time.
 type LockedSql = (<feed::table as AsQuery>::SqlType, Instant);
@@ -145,6 +149,8 @@ pub(super) async fn lock_and_load(
     for row in oldest_sent(conn, batch, &needs, &snapshot).await? {
         snapshot.add_request(row.try_into()?);
     }
+    let pairs = snapshot.counted_when_expired(&batch.policy);
+    ended_between(conn, &pairs).await?.into_iter().for_each(|row| row.add_to(&mut snapshot));
     Ok(Loaded { before, snapshot })
 }
 
@@ -334,6 +340,20 @@ async fn rare(
     };
     let due = SweepRows { open, cooled, ahead, replays, events };
     Ok(Rare { requests, blocks, cooldowns, ended, due: Some((due, examined)) })
+}
+
+/// Reads the numbers of ended requests of these senders to these receivers.
+async fn ended_between(mut conn: &AsyncPgConnection, pairs: &[(UserId, UserId)]) -> Result<Vec<EndedRow>, StoreError> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (from, to): (Vec<i64>, Vec<i64>) = pairs.iter().map(|(from, to)| (from.get(), to.get())).unzip();
+    let load: Statement<'_, Pg, EndedSql, _> = statement!(
+        "SELECT ? FROM unnest(?, ?) AS pair (one, other) \
+         JOIN ended_requests ON from_user_id = pair.one AND to_user_id = pair.other"
+    );
+    let load = load.part(ended_requests::all_columns).bind::<Array<BigInt>, _>(from).bind::<Array<BigInt>, _>(to);
+    Ok(load.load(&mut conn).await?)
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.

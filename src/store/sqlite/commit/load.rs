@@ -112,6 +112,9 @@ pub(super) fn load(
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
     load_oldest_sent(conn, &mut snapshot, batch, &needs)?;
+    for (from, to) in snapshot.counted_when_expired(&batch.policy) {
+        add_ended(&mut snapshot, query::ended(from.get(), to.get()).load(conn)?);
+    }
     Ok(Loaded { before, snapshot })
 }
 
