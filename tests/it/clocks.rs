@@ -1,6 +1,10 @@
 //! Clocks that are wrong, or were: a past error never binds the present, and what cannot be undone waits.
 
+use std::fs;
+use std::path::PathBuf;
+use std::process;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chrono::TimeDelta;
 use kith::domain::caller::Caller;
@@ -13,7 +17,9 @@ use tonic::Code;
 
 use crate::cases;
 use crate::harness::app::{TestClock, options};
-use crate::harness::{App, Database, invariants, refused};
+use crate::harness::clients::Clients;
+use crate::harness::process::{Kith, command, run};
+use crate::harness::{App, Database, Engine, invariants, refused, until};
 
 /// Another server of the same database whose clock differs by this much.
 async fn server_off_by(app: &App, by: TimeDelta) -> App {
@@ -53,7 +59,7 @@ async fn numbers(app: &App, query: &str) -> Vec<i64> {
     values.into_iter().flatten().map(|value| value.parse().expect("a number")).collect()
 }
 
-async fn users<const N: usize>(app: &App) -> [i64; N] {
+async fn users<const N: usize>(app: &Clients) -> [i64; N] {
     let mut ids = [0; N];
     for (number, id) in ids.iter_mut().enumerate() {
         *id = app.user(&format!("user-{number}")).await;
@@ -63,6 +69,68 @@ async fn users<const N: usize>(app: &App) -> [i64; N] {
 
 fn seconds(time: Option<prost_types::Timestamp>) -> i64 {
     time.expect("a time").seconds
+}
+
+/// A program whose clock is wrong from its start, by an offset such as `+200d`.
+fn program_off_by(offset: &str, url: &str, args: &[&str]) -> process::Command {
+    let mut command = command(&[&["--listen=127.0.0.1:0", "--database-url", url], args].concat());
+    // The stopwatch stays right, as on a machine whose clock was set.
+    command.env("LD_PRELOAD", faketime()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    command
+}
+
+fn faketime() -> PathBuf {
+    let libraries = fs::read_dir("/usr/lib").expect("a folder").map(|entry| entry.expect("an entry").path());
+    let folders = libraries.chain(["/usr/lib".into(), "/usr/local/lib".into()]);
+    let found = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    found.expect("libfaketime; scripts/install-test-tools installs it, or apt-get install libfaketime")
+}
+
+/// One send by a server whose clock is 200 days ahead, which sweeps all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_200_days_ahead_neither_expires_requests_nor_stops_time() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    let sweeping = ["--sweep-interval=10ms", "--log-level=kith=debug"];
+    let right = Kith::serve(&database.url, &sweeping).await;
+    let [ann, bob, cy] = users(&right.clients()).await;
+    let id = right.clients().send(ann, bob).await;
+    right.crash().await;
+
+    let ahead = Kith::start(program_off_by("+200d", &database.url, &sweeping)).await;
+    let early = ahead.clients().send(cy, bob).await;
+    let commits = async |kith: &Kith| kith.log().matches("method=\"commit\"").count();
+    until("five sweeps", async || commits(&ahead).await > 6).await;
+    let ended = ahead.crash().await;
+    assert!(ended.log.contains("the newest event is old"), "{}", ended.log);
+
+    let right = Kith::serve(&database.url, &sweeping).await;
+    let clients = right.clients();
+    assert_eq!(clients.request(id, bob).await.expect("a request").id, id);
+    until("five sweeps", async || commits(&right).await > 5).await;
+    let sent = clients.request(clients.send(bob, ann).await, ann).await.expect("a connection");
+    let now = i64::try_from(SystemTime::UNIX_EPOCH.elapsed().expect("a time").as_secs()).expect("a time");
+    assert!((now - seconds(sent.accepted)).abs() < 3_600, "{sent:?}");
+    let early = clients.request(early, bob).await.expect("a request");
+    assert!(seconds(early.created) > now + 199 * 86_400, "{early:?}");
+    assert_eq!(right.log().matches("the newest event lies in the future").count(), 1, "{}", right.log());
+    right.crash().await;
+    let checked = run(&["check", "--database-url", &database.url]).await;
+    assert_eq!(checked.status.code(), Some(1), "{checked:#?}");
+    let future = "no time lies in the future\n          events: time of ";
+    assert!(checked.output.contains(future) && checked.output.contains("1 of 28 checks FAILED"), "{}", checked.output);
+}
+
+/// The clock of a server does not matter on PostgreSQL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_two_days_ahead_uses_the_clock_of_postgresql() {
+    let database = Database::migrated(Engine::Postgres).await;
+    let ahead = Kith::start(program_off_by("+2d", &database.url, &[])).await;
+    let [ann, bob] = users(&ahead.clients()).await;
+    ahead.clients().send(ann, bob).await;
+    assert!(ahead.log().contains("the clock of this host is not that of the database"), "{}", ahead.log());
+    let wrong = "SELECT count(*) AS value FROM events WHERE abs(extract(epoch FROM time - clock_timestamp())) > 3600";
+    assert_eq!(database.number(wrong).await, 0);
+    assert!(run(&["check", "--database-url", &database.url]).await.status.success());
 }
 
 cases! {
