@@ -8,7 +8,7 @@ use crate::config::Check;
 use crate::store::{self, Checked, Repair, Report};
 
 pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
-    start_log(&args.common)?;
+    let _log = start_log(&args.common)?;
     let url = &args.common.database_url;
     tracing::info!(database = %url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };

@@ -11,7 +11,7 @@ use crate::server::{self, Settings};
 use crate::store::{self, Observed, Store};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
-    start_log(&args.common)?;
+    let _log = start_log(&args.common)?;
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));

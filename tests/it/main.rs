@@ -35,6 +35,7 @@ mod retention;
 mod rpc;
 mod semantics;
 mod story;
+mod surroundings;
 mod user_views;
 mod usernames;
 mod watchers;
