@@ -37,3 +37,4 @@ mod story;
 mod user_views;
 mod usernames;
 mod watchers;
+mod worlds;
