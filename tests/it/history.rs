@@ -93,9 +93,14 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
 pub async fn sweep(app: &App) {
+    sweep_by(app, &Policy::default()).await;
+}
+
+/// The same by another policy.
+pub async fn sweep_by(app: &App, policy: &Policy) {
     loop {
         let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
-        let policy = Policy { event_retention: None, ..Policy::default() };
+        let policy = Policy { event_retention: None, ..policy.clone() };
         let batch = Batch { submissions, policy: Arc::new(policy) };
         let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {

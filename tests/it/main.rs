@@ -39,3 +39,4 @@ mod surroundings;
 mod user_views;
 mod usernames;
 mod watchers;
+mod worlds;

@@ -103,7 +103,7 @@ async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situat
 }
 
 /// The rows of counts that the last commit wrote.
-async fn written(app: &App) -> i64 {
+pub async fn written(app: &App) -> i64 {
     app.database.number("SELECT count(*) AS value FROM user_counts WHERE xmin = (SELECT xmin FROM feed)").await
 }
 

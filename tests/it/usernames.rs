@@ -68,7 +68,7 @@ cases! {
     #[with(|settings| settings.policy.usernames = UsernameRule::Open)]
     async fn open_names_still_have_rules(app: App) {
         let ann = app.user("ann").await;
-        for name in ["", " ann", "ann ", "a b", "a\u{7}", "a\u{202e}b", "annשלום", "\u{301}", "👋", "a/b"] {
+        for name in ["", " ann", "ann ", "a b", "a\u{7}", "a\u{202e}b", "annשלום", "\u{301}", "👋", "a/b", "e\u{301}\u{301}"] {
             for refusal in [create(&app, name).await.map(drop), rename(&app, ann, name).await.map(drop)] {
                 let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
                 assert_eq!(fields(&details), ["user.username"], "{name:?}");

@@ -1,5 +1,6 @@
 //! A service in this process, over a real socket, with the clients that `tonic` generates from the proto.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -184,6 +185,16 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason
         _ => {}
     }
     details
+}
+
+/// Everything that a caller receives with an error, as text.
+pub fn described(status: &Status) -> String {
+    let details = status.get_error_details();
+    // In the order of its keys: on the connection they have none.
+    let metadata: Option<BTreeMap<_, _>> = details.error_info().map(|info| info.metadata.clone().into_iter().collect());
+    let reason = details.error_info().map(|info| (&info.reason, &info.domain));
+    let rest = (details.retry_info(), details.bad_request());
+    format!("{:?}: {:?} {reason:?} {metadata:?} {rest:?}", status.code(), status.message())
 }
 
 /// The fields that an error reports, in its order.
