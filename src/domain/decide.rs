@@ -279,6 +279,12 @@ mod tests {
     }
 
     #[test]
+    fn limits_have_names_in_the_metadata_of_errors() {
+        let limits = [Limit::SentRequests, Limit::Connections, Limit::SendsPerHour, Limit::SendsPerPair];
+        assert_eq!(limits.map(Limit::name), ["sent_requests", "connections", "sends_per_hour", "sends_per_pair"]);
+    }
+
+    #[test]
     fn without_a_lifetime_nothing_expires() {
         let policy = Policy { lifetime: None, ..Policy::default() };
         assert_eq!(expire_at(&rejected(), &policy, 100_000), None);
