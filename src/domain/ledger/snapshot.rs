@@ -265,6 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_expires_counts_if_it_was_sent_within_the_time_of_a_cooldown() {
+        let policy = Policy { lifetime: Some(chrono::TimeDelta::days(10)), ..Policy::default() };
+        for (state, created, counts) in [
+            (RequestState::Pending, day(-9), false),
+            (RequestState::Pending, day(-10), true),
+            (RequestState::Rejected, day(-29), true),
+            (RequestState::Pending, day(-30), false),
+            (RequestState::Connected, day(-10), false),
+        ] {
+            let loaded = snapshot(&[Request { created, ..request(7, BOB, ANN, state) }]);
+            let expected = if counts { vec![(BOB, ANN)] } else { vec![] };
+            assert_eq!(loaded.counted_when_expired(&policy), expected, "{state:?}, {created}");
+        }
+    }
+
+    #[test]
     fn a_change_of_counts_is_zero_without_a_change_of_the_window() {
         let (zero, one) = (Counts::default(), Counts { connections: 1, ..Counts::default() });
         let sends = Some(SendWindow::default());
