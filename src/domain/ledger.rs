@@ -166,3 +166,6 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

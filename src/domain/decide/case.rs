@@ -350,3 +350,6 @@ fn check_limit(
         Some(_) | None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

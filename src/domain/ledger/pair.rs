@@ -189,3 +189,6 @@ impl Ledger {
         self.changes.events.push(event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,87 @@ impl Changes {
             && ahead.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::command::{EncodedResponse, IdempotencyKey};
+    use crate::domain::ledger::tests::{ANN, BOB, day, key, nth, request, run, send, snapshot};
+    use crate::domain::pair::{RequestState, Side};
+
+    #[test]
+    fn loaded_rows_come_together_as_one_pair() {
+        let request = request(7, BOB, ANN, RequestState::Silenced);
+        let block = Block { created: day(-1), position: nth(0) };
+        let ended = Ended { since: day(-3), count: 2 };
+        let mut snapshot = Snapshot::default();
+        snapshot.add_request(request.clone());
+        snapshot.add_block(ANN, BOB, block);
+        snapshot.add_ended(BOB, ANN, ended);
+        snapshot.add_cooldown(BOB, ANN, day(-2));
+        let expected = Pair {
+            request: Some(request),
+            low: Side { block: Some(block), ..Side::default() },
+            high: Side { cooldown: Some(day(-2)), ended: Some(ended), ..Side::default() },
+            ..Pair::empty(key(ANN, BOB))
+        };
+        assert_eq!(snapshot.pairs, HashMap::from([(expected.key, expected.clone())]));
+        let mut loaded = Snapshot::default();
+        loaded.add(expected);
+        assert_eq!(loaded.pairs, snapshot.pairs);
+    }
+
+    #[test]
+    fn a_request_that_expires_counts_if_it_was_sent_within_the_time_of_a_cooldown() {
+        let policy = Policy { lifetime: Some(chrono::TimeDelta::days(10)), ..Policy::default() };
+        for (state, created, counts) in [
+            (RequestState::Pending, day(-9), false),
+            (RequestState::Pending, day(-10), true),
+            (RequestState::Rejected, day(-29), true),
+            (RequestState::Pending, day(-30), false),
+            (RequestState::Connected, day(-10), false),
+        ] {
+            let loaded = snapshot(&[Request { created, ..request(7, BOB, ANN, state) }]);
+            let expected = if counts { vec![(BOB, ANN)] } else { vec![] };
+            assert_eq!(loaded.counted_when_expired(&policy), expected, "{state:?}, {created}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_counts_is_zero_without_a_change_of_the_window() {
+        let (zero, one) = (Counts::default(), Counts { connections: 1, ..Counts::default() });
+        let sends = Some(SendWindow::default());
+        for (change, sends, is_zero) in
+            [(zero, None, true), (one, None, false), (zero, sends, false), (one, sends, false)]
+        {
+            assert_eq!(CountsChange { user: ANN, change, sends }.is_zero(), is_zero, "{change:?}, {sends:?}");
+        }
+    }
+
+    #[test]
+    fn each_change_that_comes_alone_is_something_to_save() {
+        let head = Head { sequence: nth(0), ..Head::default() };
+        let nothing = || Changes { head, ..Changes::default() };
+        let (_, sent) = run(snapshot(&[]), [send(ANN, BOB)]);
+        let response = IdempotentResponse {
+            key: IdempotencyKey { caller: "operator".to_owned(), id: uuid::Uuid::nil() },
+            fingerprint: [0; 32],
+            encoded: EncodedResponse { response: vec![], without_profiles: vec![] },
+            created: day(0),
+            actor: None,
+            users: (None, None),
+        };
+        assert!(nothing().is_empty(&head));
+        for changes in [
+            Changes { head: Head { swept: RequestId::new(7), ..head }, ..nothing() },
+            Changes { events: sent.events, ..nothing() },
+            Changes { events_deleted: Some(nth(0)), ..nothing() },
+            Changes { responses: vec![response], ..nothing() },
+            Changes { responses_deleted: Some(day(-1)), ..nothing() },
+            Changes { cooled: Some(day(-30)), ..nothing() },
+            Changes { ahead: Some(day(0)), ..nothing() },
+        ] {
+            assert!(!changes.is_empty(&head), "{changes:?}");
+        }
+    }
+}
