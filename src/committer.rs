@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -59,6 +60,8 @@ pub struct Committer {
     /// Slots for bulk callers. They are fewer than the queue's, so that other callers always find room.
     bulk_slots: Arc<Semaphore>,
     closing: Arc<Notify>,
+    /// Whether the last batch was committed.
+    is_well: Arc<AtomicBool>,
 }
 
 impl Committer {
@@ -67,8 +70,15 @@ impl Committer {
         let (queue, commands) = mpsc::channel(capacity);
         let closing = Arc::new(Notify::new());
         let bulk_slots = Arc::new(Semaphore::new(capacity.div_ceil(BULK_SHARE)));
-        let task = tokio::spawn(run(Worker { store, policy }, commands, Arc::clone(&closing)));
-        (Self { queue, bulk_slots, closing }, task)
+        let is_well = Arc::new(AtomicBool::new(true));
+        let worker = Worker { store, policy, is_well: Arc::clone(&is_well) };
+        let task = tokio::spawn(run(worker, commands, Arc::clone(&closing)));
+        (Self { queue, bulk_slots, closing, is_well }, task)
+    }
+
+    /// Whether the last batch was committed. True before the first one.
+    pub fn is_well(&self) -> bool {
+        self.is_well.load(Ordering::Relaxed)
     }
 
     /// Closes the queue. The task ends when the commands in it are committed, even if handles remain.
@@ -149,6 +159,7 @@ async fn run(worker: Worker, mut queue: mpsc::Receiver<(Submission, Responder)>,
 struct Worker {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
+    is_well: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -166,7 +177,9 @@ impl Worker {
     /// So one bad command does not fail the others.
     async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        match self.commit_with_retries(&batch).await {
+        let committed = self.commit_with_retries(&batch).await;
+        self.is_well.store(committed.is_ok(), Ordering::Relaxed);
+        match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
                 let mut results = Vec::with_capacity(batch.submissions.len());

@@ -28,6 +28,7 @@ use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorde
 use crate::domain::selection::Selection;
 use crate::domain::view::Viewer;
 use crate::store::{Store, StoreError};
+use crate::task::persistent;
 
 /// The maximum number of events per read of the table.
 const EVENTS_PER_READ: usize = 512;
@@ -64,8 +65,9 @@ impl Feed {
     ) -> (Self, JoinHandle<()>) {
         let updates = broadcast::Sender::new(UPDATES_BUFFERED);
         let watched = Arc::new(Notify::new());
-        let reader = Reader::new(Arc::clone(&store), updates.clone(), Arc::clone(&watched));
-        let task = tokio::spawn(reader.run(stopped.clone()));
+        let reader = Arc::new(Reader::new(Arc::clone(&store), updates.clone(), Arc::clone(&watched)));
+        let stop = stopped.clone();
+        let task = tokio::spawn(persistent("feed reader", move || Arc::clone(&reader).run(stop.clone())));
         let watcher_permits = Arc::new(Semaphore::new(max_watchers));
         let read_permits = Arc::new(Semaphore::new(CONCURRENT_READS));
         (Self { store, policy, updates, watched, watcher_permits, read_permits, stopped }, task)

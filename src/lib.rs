@@ -23,4 +23,5 @@ pub mod proto;
 pub mod server;
 pub mod service;
 pub mod store;
+pub mod task;
 pub mod telemetry;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,6 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use self::call::CallLayer;
+use self::health::Health;
 use crate::committer::Committer;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
@@ -38,6 +40,7 @@ use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
 use crate::service::user::Users;
 use crate::store::Store;
+use crate::task::persistent;
 
 /// Names of the gRPC services that depend on the database.
 pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT];
@@ -66,6 +69,13 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Time that a client has to respond to a ping. Then the connection is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The error when no more writes can be served.
+const COMMITTER_ENDED: &str =
+    "the task that commits writes has ended, which is a bug; the server cannot go on without it";
+
+/// The error that ends a server.
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// Settings of the server.
 #[derive(Clone, Debug)]
@@ -104,21 +114,43 @@ impl Default for Settings {
 ///
 /// Open calls have [`Settings::drain_time`] to finish. Then the queued writes have the same time to be committed.
 ///
+/// Tasks that panic begin anew. Without the one that commits no write can be served, so its end is that of the server:
+/// whoever supervises the process can start it again.
+///
 /// # Errors
 ///
-/// If the transport fails.
+/// If the transport fails, or if the task that commits ends.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn Store>,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> Result<(), Failure> {
+    let policy = Arc::new(settings.policy.clone());
+    let commits = Committer::start(Arc::clone(&store), policy, settings.max_queued_writes);
+    serve_with(commits, listener, store, settings, shutdown).await
+}
+
+/// The same with a committer and its task.
+async fn serve_with(
+    (committer, mut committing): (Committer, JoinHandle<()>),
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Failure> {
     let policy = Arc::new(settings.policy);
-    let (committer, committing) = Committer::start(Arc::clone(&store), Arc::clone(&policy), settings.max_queued_writes);
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let watching = tokio::spawn(health::follow(reporter.clone(), Arc::clone(&store), stopped.clone()));
-    let sweeping = tokio::spawn(sweep::run(committer.clone(), settings.sweep_interval, stopped.clone()));
+    let watching = {
+        let health = Health { reporter: reporter.clone(), store: Arc::clone(&store), committer: committer.clone() };
+        let stopped = stopped.clone();
+        tokio::spawn(persistent("health", move || health.clone().follow(stopped.clone())))
+    };
+    let sweeping = {
+        let (committer, interval, stopped) = (committer.clone(), settings.sweep_interval, stopped.clone());
+        tokio::spawn(persistent("sweep", move || sweep::run(committer.clone(), interval, stopped.clone())))
+    };
 
     let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
 
@@ -142,10 +174,13 @@ pub async fn serve(
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, wait(stopped)),
     );
-    tokio::select! {
+    let ended = tokio::select! {
         result = &mut serving => return result.map_err(Into::into),
-        () = shutdown => {}
-    }
+        failure = &mut committing => Err(COMMITTER_ENDED.into()).inspect_err(|error: &Failure| {
+            tracing::error!(failure = failure.err().map(|error| error.to_string()), "{error}");
+        }),
+        () = shutdown => Ok(()),
+    };
     tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
     report_not_serving(&reporter).await;
     // Fails if all receivers have already stopped.
@@ -159,11 +194,11 @@ pub async fn serve(
     drop(serving);
     let _tasks = tokio::join!(watching, sweeping, reading);
     committer.close();
-    if timeout(settings.drain_time, committing).await.is_err() {
+    if ended.is_ok() && timeout(settings.drain_time, committing).await.is_err() {
         tracing::warn!("database did not respond within the drain time; dropping unacknowledged writes");
     }
     tracing::info!("server stopped");
-    Ok(())
+    ended
 }
 
 /// Delays the next accept after a failed one.
@@ -214,3 +249,6 @@ async fn report_not_serving(reporter: &HealthReporter) {
 async fn wait(mut stopped: watch::Receiver<bool>) {
     let _closed = stopped.wait_for(|stopped| *stopped).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
     let _first = not_queued.set(writer.error_counter());
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
+    // A panic is a line of the log like any other. The default would write it to standard error, and wait for a reader.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     // Fails if a log is already running, as in tests that share a process. The first one stays in use.
     let _already_started = match format {
         LogFormat::Text => subscriber.try_init(),

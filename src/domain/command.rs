@@ -48,6 +48,8 @@ pub enum Command {
     ActOnUser(UserId, UserId, UserAction),
     /// Deletes expired requests, cooldowns, events and responses: a bounded number of each.
     Sweep,
+    /// Writes the head of the feed as it is. It shows whether the database takes writes.
+    Probe,
 }
 
 impl Command {
@@ -64,7 +66,8 @@ impl Command {
             | Self::ImportTogether(_)
             | Self::FinishImport(_)
             | Self::DeleteUser(_)
-            | Self::Sweep => None,
+            | Self::Sweep
+            | Self::Probe => None,
         }
     }
 }
@@ -302,6 +305,7 @@ impl Needs {
             }
             Command::ActOnUser(user, other, _) => self.add_pair(*user, *other),
             Command::Sweep => self.sweep = true,
+            Command::Probe => {}
         }
     }
 
@@ -409,6 +413,7 @@ mod tests {
                 Needs { users: [ANN, BOB].into(), pairs: [pair].into(), ..none() },
             ),
             (vec![Command::Sweep], Needs { sweep: true, ..none() }),
+            (vec![Command::Probe], none()),
         ] {
             assert_eq!(Needs::of(&batch(commands.clone())), expected, "{commands:?}");
         }

@@ -137,6 +137,10 @@ impl Ledger {
             Command::MarkAllViewed(user) => self.mark_all_viewed(*user)?,
             Command::ActOnUser(user, other, action) => self.act_on_user(*user, *other, *action)?,
             Command::Sweep => self.sweep(),
+            Command::Probe => {
+                self.changes.probed = true;
+                Outcome::Probed
+            }
         };
         Ok(Executed { revision: self.head.sequence, outcome })
     }

@@ -66,6 +66,8 @@ pub enum Outcome {
         /// The number of rows that were expired or deleted.
         rows: i64,
     },
+    /// The head was written again.
+    Probed,
 }
 
 impl Outcome {
@@ -87,6 +89,7 @@ impl Outcome {
             | Self::Unblocked { status: _ }
             | Self::UserImported(_)
             | Self::UsersImported(_)
+            | Self::Probed
             | Self::ImportFinished(_)
             | Self::UserDeleted
             | Self::Swept { rows: _ } => (actor, None),

@@ -69,7 +69,7 @@ impl Reader {
     }
 
     /// Runs until `stopped` becomes true.
-    pub(super) async fn run(self, mut stopped: watch::Receiver<bool>) {
+    pub(super) async fn run(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         tokio::select! {
             () = self.read() => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}

@@ -1,16 +1,21 @@
-//! Health by `grpc.health.v1`: each service has the health of the database.
+//! Health by `grpc.health.v1`: a service is SERVING while its reads and writes can succeed.
 //!
 //! The process itself (the empty service name) is SERVING as long as it runs.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::SERVICES;
+use crate::committer::{CommitError, Committer};
+use crate::domain::caller::Caller;
+use crate::domain::command::{Command, Submission};
 use crate::store::Store;
 
 /// Interval between checks of the database.
@@ -18,26 +23,56 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Time that the database has to respond to a check.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Checks the database and updates the health of all services, until `stopped` is true.
-pub(super) async fn follow(reporter: HealthReporter, store: Arc<dyn Store>, mut stopped: watch::Receiver<bool>) {
-    let mut previous = None;
-    loop {
-        let serves = matches!(timeout(TIMEOUT, store.revision()).await, Ok(Ok(_)));
-        if previous != Some(serves) {
-            match (previous, serves) {
-                (None, _) => {}
-                (Some(_), true) => tracing::warn!("database is responding again; health is SERVING"),
-                (Some(_), false) => tracing::warn!("database is not responding; health is NOT_SERVING"),
+/// What the health of the services depends on.
+#[derive(Clone)]
+pub(super) struct Health {
+    pub(super) reporter: HealthReporter,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) committer: Committer,
+}
+
+impl Health {
+    /// Checks the database and updates the health of all services, until `stopped` is true.
+    pub(super) async fn follow(self, mut stopped: watch::Receiver<bool>) {
+        let mut previous = None;
+        loop {
+            let (reads, writes) = (self.can_read().await, self.can_write().await);
+            let serves = reads && writes;
+            if previous != Some(serves) {
+                match (previous, serves) {
+                    (None, true) => {}
+                    (_, true) => tracing::warn!("reads and writes succeed again; health is SERVING"),
+                    (_, false) => tracing::warn!(reads, writes, "reads or writes fail; health is NOT_SERVING"),
+                }
+                let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+                for service in SERVICES {
+                    self.reporter.set_service_status(service, status).await;
+                }
+                previous = Some(serves);
             }
-            let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-            for service in SERVICES {
-                reporter.set_service_status(service, status).await;
+            tokio::select! {
+                () = sleep(INTERVAL) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => return,
             }
-            previous = Some(serves);
         }
-        tokio::select! {
-            () = sleep(INTERVAL) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+    }
+
+    async fn can_read(&self) -> bool {
+        // A panic is logged where it happens.
+        let read = AssertUnwindSafe(self.store.revision()).catch_unwind();
+        matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
+    }
+
+    /// Whether the last commit succeeded, or another one does now that changes nothing.
+    async fn can_write(&self) -> bool {
+        if self.committer.is_well() {
+            return true;
+        }
+        let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
+        match timeout(TIMEOUT, self.committer.submit(submission)).await {
+            // A full queue says nothing of the database.
+            Ok(Ok(_) | Err(CommitError::Overloaded)) => true,
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 }

@@ -98,6 +98,7 @@ impl WriterState {
             ended_deleted: _,
             cooled: _,
             ahead: _,
+            probed: _,
             events: _,
             events_deleted: _,
             responses: _,

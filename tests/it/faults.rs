@@ -261,6 +261,8 @@ async fn health_follows_the_database_and_the_process_does_not() {
         // No response at all counts as failure too.
         (Fault::Blocks, ServingStatus::NotServing),
         (Fault::None, ServingStatus::Serving),
+        (Fault::Panics, ServingStatus::NotServing),
+        (Fault::None, ServingStatus::Serving),
     ] {
         store.reads(fault);
         for service in SERVICES {
@@ -268,6 +270,28 @@ async fn health_follows_the_database_and_the_process_does_not() {
         }
         assert_eq!(check("").await, ServingStatus::Serving);
     }
+    // Reads succeed, and writes do not. Once they do, health finds out by itself.
+    for fault in [UNAVAILABLE, Fault::Panics] {
+        store.commits(fault);
+        app.create(1).await.expect_err("no write");
+        until("an end of health", async || check(SERVICES[0]).await == ServingStatus::NotServing).await;
+        store.commits(Fault::None);
+        until("health", async || check(SERVICES[0]).await == ServingStatus::Serving).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_feed_that_panics_begins_anew() {
+    let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    users(&app, 2).await;
+    let mut live = app.watch(now(100)).await;
+    live.next().await;
+    let before = store.event_reads();
+    store.reads(Fault::Panics);
+    let id = app.send(1, 2).await;
+    until("a read", async || store.event_reads() > before).await;
+    store.reads(Fault::None);
+    assert_eq!(live.until(id).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

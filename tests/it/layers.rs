@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("proto", &[]),
+    ("task", &[]),
     ("clock", &["domain"]),
-    ("store", &["clock", "domain"]),
+    ("store", &["clock", "domain", "task"]),
     ("committer", &["domain", "store"]),
-    ("feed", &["domain", "store"]),
+    ("feed", &["domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
     ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store"]),
-    ("server", &["committer", "domain", "error", "feed", "proto", "service", "store"]),
+    ("server", &["committer", "domain", "error", "feed", "proto", "service", "store", "task"]),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
     ("command", &["clock", "config", "proto", "server", "store", "telemetry"]),

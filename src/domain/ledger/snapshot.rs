@@ -192,6 +192,8 @@ pub struct Changes {
     pub responses_deleted: Option<Time>,
     /// The newest event to delete, with all older ones.
     pub events_deleted: Option<Sequence>,
+    /// Whether to write the head even if nothing else is to be saved.
+    pub probed: bool,
 }
 
 impl Changes {
@@ -205,6 +207,7 @@ impl Changes {
             responses_deleted,
             cooled,
             ahead,
+            probed,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -232,6 +235,7 @@ impl Changes {
             && responses_deleted.is_none()
             && cooled.is_none()
             && ahead.is_none()
+            && !probed
     }
 }
 

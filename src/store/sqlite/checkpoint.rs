@@ -5,6 +5,7 @@
 //! is left to copy. (SQLite manual, "Write-Ahead Logging", sections 2.1 and 3.)
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +60,8 @@ impl Checkpoint {
         let (mut conn, running) = (open(path)?, Arc::clone(&copying));
         let thread = std::thread::Builder::new().name("kith-checkpoint".to_owned()).spawn(move || {
             for () in work {
-                copy(&mut conn);
+                // Without an end of this copy, the writer would never request another one.
+                let _panic = catch_unwind(AssertUnwindSafe(|| copy(&mut conn)));
                 running.store(false, Ordering::Release);
             }
         });

@@ -92,19 +92,22 @@ impl<J> Drop for Threads<J> {
 /// Runs jobs until the store is dropped.
 fn run<J>(
     jobs: &Mutex<Receiver<J>>,
-    mut conn: SqliteConnection,
+    conn: SqliteConnection,
     open: &impl Fn() -> Result<SqliteConnection, StoreError>,
     serve: &impl Fn(&mut SqliteConnection, J),
 ) {
+    let mut idle = Some(conn);
     loop {
         // One idle thread waits for the next job, the others wait for the lock.
         let Ok(job) = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        // A job without a connection is dropped, which fails its caller.
+        let opened = idle.take().map_or_else(open, Ok);
+        let opened = opened.inspect_err(|error| {
+            tracing::error!(error = error as &dyn Error, "cannot reopen the database after a panic");
+        });
         // A job that panics fails only its caller. The connection may be inside a transaction, so it is replaced.
-        if catch_unwind(AssertUnwindSafe(|| serve(&mut conn, job))).is_err() {
-            match open() {
-                Ok(fresh) => conn = fresh,
-                Err(error) => tracing::error!(error = &error as &dyn Error, "cannot reopen the database after a panic"),
-            }
-        }
+        idle = opened
+            .ok()
+            .and_then(|mut conn| catch_unwind(AssertUnwindSafe(|| serve(&mut conn, job))).is_ok().then_some(conn));
     }
 }

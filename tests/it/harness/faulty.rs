@@ -29,6 +29,7 @@ pub enum Fault {
     /// Waits until another fault is set.
     Blocks,
     Fails(fn() -> StoreError),
+    Panics,
     /// Fails a batch that contains the send with this message.
     Poison(&'static str, fn() -> StoreError),
 }
@@ -105,6 +106,7 @@ impl Faulty {
         let fault = *reads.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
         match fault {
             Fault::Fails(error) => Err(error()),
+            Fault::Panics => panic!("this is a test"),
             Fault::None | Fault::Blocks | Fault::Poison(..) => Ok(&*self.inner),
         }
     }
@@ -121,8 +123,11 @@ impl Store for Faulty {
             self.swept.send_replace(true);
             return swept;
         }
-        self.batches.lock().expect("a lock").push(batch.submissions.len());
-        self.begun.send_modify(|begun| *begun += 1);
+        // Health probes at moments of its own.
+        if !batch.submissions.iter().any(|submission| matches!(submission.command, Command::Probe)) {
+            self.batches.lock().expect("a lock").push(batch.submissions.len());
+            self.begun.send_modify(|begun| *begun += 1);
+        }
         let mut commits = self.commits.subscribe();
         let fault = *commits.wait_for(|fault| !matches!(fault, Fault::Blocks)).await.expect("a sender");
         let has = |words: &str| {
@@ -132,6 +137,7 @@ impl Store for Faulty {
         };
         match fault {
             Fault::Fails(error) => Err(error()),
+            Fault::Panics => panic!("this is a test"),
             Fault::Poison(words, error) if has(words) => Err(error()),
             Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch).await,
         }

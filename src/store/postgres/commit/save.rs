@@ -108,6 +108,8 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         events_deleted,
         responses,
         responses_deleted,
+        // The head is written in any case.
+        probed: _,
         // For the writer's cache.
         members: _,
     } = changes;

@@ -44,6 +44,8 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         events_deleted,
         responses,
         responses_deleted,
+        // The head is written in any case.
+        probed: _,
         // For the writer's cache.
         members: _,
     } = changes;
