@@ -1,10 +1,8 @@
 //! Rows and queries of the event feed.
 
-use diesel::backend::Backend;
-use diesel::internal::derives::as_expression::Bound;
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::query_builder::AsQuery;
 use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 
@@ -13,7 +11,7 @@ use uuid::Uuid;
 
 use super::row::FeedRow;
 use super::schema::{Stamp, events};
-use super::statement::Statement;
+use super::statement::{SharedStatement, Statement};
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::query::{FeedSlice, Recorded};
@@ -122,15 +120,7 @@ pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Ite
 ///
 /// An event names a user in one of two columns. Each column has its own index, and no event has the same user in both.
 /// (`CROSS JOIN` makes SQLite iterate over its left side first.)
-pub(super) fn of_user_in<DB: Backend>(
-    (first, last): (i64, i64),
-    user: i64,
-    after: i64,
-    limit: i64,
-) -> Statement<'static, DB, EventsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
+pub(super) fn of_user_in((first, last): (i64, i64), user: i64, after: i64, limit: i64) -> SharedStatement<EventsSql> {
     let text = "WITH RECURSIVE stretches (number) AS ( \
                     SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
                 ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id, silenced \

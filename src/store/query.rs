@@ -3,11 +3,9 @@
 //! Every list is ordered by a unique column and continues after a value of it, so that concurrent writes cause neither
 //! skipped nor repeated rows.
 
-use diesel::backend::Backend;
 use diesel::dsl::{auto_type, case_when, count_star, exists};
-use diesel::internal::derives::as_expression::Bound;
 use diesel::prelude::*;
-use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::query_builder::AsQuery;
 use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
@@ -15,7 +13,7 @@ use super::schema::{
     ended_requests, feed, request_ids, user_counts, users,
 };
 
-use super::statement::Statement;
+use super::statement::{SharedStatement, Statement};
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
 use crate::domain::id::Sequence;
 use crate::domain::query::Mutual;
@@ -39,11 +37,7 @@ pub(super) fn mark() -> _ {
 }
 
 /// The newest of the oldest events from `until` or before, and their number.
-pub(super) fn expired_events<DB: Backend>(until: Stamp) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn expired_events(until: Stamp) -> SharedStatement<(Nullable<BigInt>, BigInt)> {
     // Events are ordered by time too, but the database does not know that. The inner limit keeps it from filtering all
     // events.
     let text = "SELECT max(sequence), count(*) FROM \
@@ -52,22 +46,14 @@ where
 }
 
 /// The number of responses that were stored at `until` or before, up to the limit of one sweep.
-pub(super) fn expired_responses<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn expired_responses(until: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
 /// The number of cooldowns and of numbers of ended requests that began at `until` or before, of each up to the limit of
 /// one sweep.
-pub(super) fn cooled<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn cooled(until: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due) + \
                 (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?) AS due)";
     Statement::new(text)
@@ -245,7 +231,7 @@ pub(super) fn expired_out_of_order(until: Stamp, limit: i64) -> _ {
 /// The creation time of the open request that expires next.
 ///
 /// Shows whether any request has expired that was not swept yet.
-pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Instant>> {
+pub(super) fn oldest_open() -> SharedStatement<Nullable<Instant>> {
     Statement::new(
         "SELECT min(created) FROM ( \
              SELECT created FROM ( \
@@ -264,11 +250,7 @@ pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Inst
 ///
 /// Reads all open requests of the user. One statement, so that a request that a concurrent sweep deletes is not
 /// subtracted twice.
-pub(super) fn counts_without_expired_requests<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn counts_without_expired_requests(user: i64, until: Stamp) -> SharedStatement<CountsSql> {
     let text = "SELECT user_id, requests_sent - sent.due, requests_received - received.due, \
                 requests_unviewed - received.unviewed, connections, sends, sends_since \
                 FROM user_counts CROSS JOIN ( \
@@ -358,15 +340,7 @@ fn shared_with(viewer: i64) -> _ {
     )
 }
 
-pub(super) fn connections_page<DB: Backend>(
-    user: i64,
-    mutual: Mutual,
-    before: i64,
-    limit: i64,
-) -> Statement<'static, DB, ConnectionsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
+pub(super) fn connections_page(user: i64, mutual: Mutual, before: i64, limit: i64) -> SharedStatement<ConnectionsSql> {
     let mut statement = Statement::new(match mutual {
         Mutual::Any => connections_sql!(),
         Mutual::With(_) => connections_sql!("EXISTS"),

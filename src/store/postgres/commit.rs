@@ -36,7 +36,6 @@ mod save;
 use std::error::Error;
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Mutex;
@@ -52,7 +51,7 @@ use crate::store::feed::new_batch_id;
 use crate::store::query;
 use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
-use crate::store::statement::Statement;
+use crate::store::statement::PgStatement;
 use crate::store::tls::PostgresConfig;
 use crate::store::users::UserCache;
 use crate::store::writer::WriterState;
@@ -149,6 +148,6 @@ impl Writer {
 /// It is a prepared statement like all others, because these are sent in the order in which they are first polled.
 /// `batch_execute` would overtake those that are not prepared yet.
 async fn control(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
-    Statement::<Pg>::new(text).execute(&mut conn).await?;
+    PgStatement::<()>::new(text).execute(&mut conn).await?;
     Ok(())
 }

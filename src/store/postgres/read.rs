@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
 use diesel::sql_types::{Array, BigInt};
@@ -20,7 +19,7 @@ use crate::domain::user::User;
 use crate::store::engine::StoredCounts;
 use crate::store::row::{BlockRow, CountsRow, MarkRow, RequestRow, UserRow};
 use crate::store::schema::{Stamp, blocks, connection_requests, user_counts, users};
-use crate::store::statement::Statement;
+use crate::store::statement::PgStatement;
 use crate::store::tls::PostgresConfig;
 use crate::store::users::Mark;
 use crate::store::{Options, Pairs, StoreError, query};
@@ -168,7 +167,7 @@ async fn requests_of_pairs(
     }
     let text = "SELECT ? FROM unnest(?, ?) AS key (low, high) \
                 JOIN connection_requests ON low_user_id = key.low AND high_user_id = key.high";
-    let load = Statement::<Pg, RequestsSql>::new(text)
+    let load = PgStatement::<RequestsSql>::new(text)
         .part(connection_requests::all_columns)
         .bind::<Array<BigInt>, _>(low)
         .bind::<Array<BigInt>, _>(high);
@@ -186,7 +185,7 @@ async fn blocks_of(
     }
     let text = "SELECT ? FROM unnest(?, ?) AS key (one, other) \
                 JOIN blocks ON blocks.user_id = key.one AND blocks.other_user_id = key.other";
-    let load = Statement::<Pg, BlocksSql>::new(text)
+    let load = PgStatement::<BlocksSql>::new(text)
         .part(blocks::all_columns)
         .bind::<Array<BigInt>, _>(users)
         .bind::<Array<BigInt>, _>(others);

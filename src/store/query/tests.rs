@@ -1,6 +1,7 @@
 //! How SQLite would find the rows of each query.
 
 use diesel::debug_query;
+use diesel::query_builder::QueryFragment;
 use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 
@@ -77,16 +78,16 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         all_received(1) => "connection_requests_received (to_user_id=?)",
         next_open(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
         expired_out_of_order(now, 1) => "connection_requests_out_of_order (created<?)",
-        oldest_open::<Sqlite>() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
-        oldest_open::<Sqlite>() => "connection_requests USING INDEX connection_requests_out_of_order",
-        counts_without_expired_requests::<Sqlite>(1, now) => "connection_requests_sent (from_user_id=?)",
-        counts_without_expired_requests::<Sqlite>(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
+        oldest_open() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
+        oldest_open() => "connection_requests USING INDEX connection_requests_out_of_order",
+        counts_without_expired_requests(1, now) => "connection_requests_sent (from_user_id=?)",
+        counts_without_expired_requests(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
         member(1) => "users USING INTEGER PRIMARY KEY",
         member_by_name(String::new()) => "(username_key=?)",
-        connections_page::<Sqlite>(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
-        connections_page::<Sqlite>(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
-        connections_page::<Sqlite>(1, Mutual::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
-        connections_page::<Sqlite>(1, Mutual::Without(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+        connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
+        connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
+        connections_page(1, Mutual::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
+        connections_page(1, Mutual::Without(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
         connections_shared_total(1, 2) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
         block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
         blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
@@ -96,15 +97,15 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
-        expired_events::<Sqlite>(now) => "events",
-        cooled::<Sqlite>(now) => "cooldowns_since (since<?)",
-        cooled::<Sqlite>(now) => "ended_requests_since (since<?)",
+        feed::of_user_in((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
+        expired_events(now) => "events",
+        cooled(now) => "cooldowns_since (since<?)",
+        cooled(now) => "ended_requests_since (since<?)",
         ended(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",
         ended_of(1) => "PRIMARY KEY (from_user_id=?)",
         ended_to(1) => "ended_requests_to (to_user_id=?)",
-        expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
+        expired_responses(now) => "request_ids_created (created<?)",
     }
     assert_eq!(plans, 51);
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
@@ -22,7 +21,7 @@ use crate::store::row::{
     PairRow, RequestRow, SweepRows, UserRow, member,
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
-use crate::store::statement::{Statement, statement};
+use crate::store::statement::{PgStatement, statement};
 use crate::store::users::UserCache;
 use crate::store::writer::{Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
@@ -148,7 +147,7 @@ async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) ->
         return Ok(Vec::new());
     }
     let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
-    let load: Statement<'_, Pg, PairSql, _> = statement!(
+    let load: PgStatement<'_, PairSql, _> = statement!(
         "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
          low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
          FROM unnest(?, ?) AS pair (low, high) \
@@ -176,7 +175,7 @@ async fn pairs_by_request(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let load: Statement<'_, Pg, PairSql, _> = statement!(
+    let load: PgStatement<'_, PairSql, _> = statement!(
         "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
          low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
          FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
@@ -240,7 +239,7 @@ async fn ids_in_use(mut conn: &AsyncPgConnection, unassigned: usize) -> Result<H
     }
     let runs = candidates(UserId::default(), unassigned);
     let (first, last): (Vec<i64>, Vec<i64>) = runs.iter().map(|run| (*run.start(), *run.end())).unzip();
-    let load: Statement<'_, Pg, BigInt, _> = statement!(
+    let load: PgStatement<'_, BigInt, _> = statement!(
         "SELECT users.id FROM feed CROSS JOIN unnest(?, ?) AS run (first, last) \
          JOIN users ON users.id BETWEEN last_assigned_user_id + run.first AND last_assigned_user_id + run.last"
     );
@@ -256,7 +255,7 @@ async fn stored_responses(
         return Ok(Vec::new());
     }
     let (callers, ids): (Vec<_>, Vec<_>) = keys.iter().map(|key| (key.caller.as_str(), key.id.to_string())).unzip();
-    let load: Statement<'_, Pg, ResponsesSql, _> =
+    let load: PgStatement<'_, ResponsesSql, _> =
         statement!("SELECT ? FROM request_ids JOIN unnest(?, ?) AS key (caller, id) USING (caller, id)");
     let load = load.part(request_ids::all_columns).bind::<Array<Text>, _>(callers).bind::<Array<Text>, _>(ids);
     Ok(load.load(&mut conn).await?)
@@ -327,7 +326,7 @@ async fn oldest_sent(
     let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| !senders.is_empty()) else {
         return Ok(Vec::new());
     };
-    let load: Statement<'_, Pg, RequestsSql, _> = statement!(
+    let load: PgStatement<'_, RequestsSql, _> = statement!(
         "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
              SELECT ? FROM connection_requests \
              WHERE from_user_id = sender.id AND state IN ('PENDING', 'SILENCED', 'REJECTED') \

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
@@ -19,10 +18,10 @@ use crate::domain::pair::{Block, Ended, Request};
 use crate::domain::user::User;
 use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
-use crate::store::statement::Statement;
+use crate::store::statement::PgStatement;
 use crate::store::{SWEEP_LIMIT, StoreError, feed};
 
-type Write<'a> = Statement<'a, Pg>;
+type Write<'a> = PgStatement<'a>;
 
 type Bigints = Array<BigInt>;
 type MaybeBigints = Array<Nullable<BigInt>>;

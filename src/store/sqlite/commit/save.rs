@@ -2,7 +2,6 @@
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
-use diesel::sqlite::Sqlite;
 
 use crate::domain::command::IdempotentResponse;
 use crate::domain::event::Event;
@@ -12,10 +11,10 @@ use crate::domain::pair::{Block, Ended, Request};
 use crate::domain::user::User;
 use crate::store::row::{actor_columns, gender_name, user_status_name};
 use crate::store::schema::{Instant, Stamp};
-use crate::store::statement::{CacheKey, Statement, statement};
+use crate::store::statement::{CacheKey, SqliteStatement, statement};
 use crate::store::{SWEEP_LIMIT, StoreError, feed};
 
-type Write<'a, Key> = Statement<'a, Sqlite, (), Key>;
+type Write<'a, Key> = SqliteStatement<'a, (), Key>;
 
 /// Saves the changes of a batch. Runs in the transaction in which they were decided.
 pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
