@@ -4,6 +4,7 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod check;
+mod columns;
 mod connect;
 mod engine;
 mod epoch;
