@@ -47,29 +47,41 @@ impl TryFrom<EventRow> for Recorded {
     type Error = StoreError;
 
     fn try_from(row: EventRow) -> Result<Self, StoreError> {
-        let kind = EventKind::from_name(&row.kind).ok_or_else(|| StoreError::corrupt("events.kind", &row.kind))?;
-        let cause = row
-            .cause
+        let EventRow {
+            sequence,
+            time: Stamp(time),
+            batch_id,
+            kind,
+            cause,
+            actor,
+            actor_user_id,
+            user_id,
+            other_user_id,
+            request_id,
+            silenced,
+        } = row;
+        let kind = EventKind::from_name(&kind).ok_or_else(|| StoreError::corrupt("events.kind", &kind))?;
+        let cause = cause
             .as_deref()
             .map(|name| Cause::from_name(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
-        let actor = match (row.actor.as_str(), row.actor_user_id) {
+        let actor = match (actor.as_str(), actor_user_id) {
             ("USER", Some(user)) => Actor::User(UserId::new(user)),
             ("OPERATOR", None) => Actor::Operator,
             ("SYSTEM", None) => Actor::System,
             (other, _) => return Err(StoreError::corrupt("events.actor", other)),
         };
         let event = Event {
-            sequence: Sequence::new(row.sequence),
-            time: row.time.0,
+            sequence: Sequence::new(sequence),
+            time,
             kind,
             cause: cause.transpose()?,
             actor,
-            user: UserId::new(row.user_id),
-            other: row.other_user_id.map(UserId::new),
-            request: row.request_id.map(RequestId::new),
-            silenced: row.silenced,
+            user: UserId::new(user_id),
+            other: other_user_id.map(UserId::new),
+            request: request_id.map(RequestId::new),
+            silenced,
         };
-        Ok(Self { commit: row.batch_id, event })
+        Ok(Self { commit: batch_id, event })
     }
 }
 
