@@ -65,7 +65,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let of = || Arc::clone(&pools);
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let engine = PostgresEngine {
-        writer: Writer::new(config, Arc::clone(&users), WriterState::new(options.user_cache)),
+        writer: Writer::new(config, WriterState::new(options.user_cache, Arc::clone(&users))),
         marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
         users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),

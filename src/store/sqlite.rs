@@ -17,7 +17,7 @@ use diesel::result::Error as DieselError;
 use tokio::sync::{oneshot, watch};
 
 use self::checkpoint::Checkpoint;
-use self::commit::Writer;
+use self::commit::commit;
 use self::threads::{Threads, Work};
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
@@ -58,7 +58,7 @@ pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngi
     let users = Arc::new(UserCache::new(options.user_cache));
     let (short, long) = options.short_and_long();
     let engine = SqliteEngine {
-        writer: writer(path, Writer { state: WriterState::new(options.user_cache), users: Arc::clone(&users) })?,
+        writer: writer(path, WriterState::new(options.user_cache, Arc::clone(&users)))?,
         short: readers("kith-read", path, short)?,
         long: readers("kith-read-long", path, long)?,
         feed: readers("kith-read-feed", path, 1)?,
@@ -97,9 +97,9 @@ fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Jo
     Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
 }
 
-fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
+fn writer(path: &Path, state: WriterState) -> Result<Threads<Write>, StoreError> {
     // Only one thread uses it, so the lock is always free.
-    let state = Arc::new(Mutex::new((writer, Checkpoint::start(path)?)));
+    let state = Arc::new(Mutex::new((state, Checkpoint::start(path)?)));
     let path = path.to_owned();
     let open = move || {
         let mut writer = open(&path)?;
@@ -110,8 +110,8 @@ fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
         if reply.is_closed() {
             return;
         }
-        let (writer, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gone = reply.send(writer.commit(conn, &batch));
+        let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+        let _gone = reply.send(commit(conn, state, &batch));
         checkpoint.committed(conn);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve })

@@ -40,7 +40,6 @@ use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Mutex;
 
-use self::load::Loaded;
 use self::save::NotSaved;
 use super::role::{Role, open};
 use crate::domain::command::{Batch, Reply};
@@ -53,8 +52,7 @@ use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
 use crate::store::statement::PgStatement;
 use crate::store::tls::PostgresConfig;
-use crate::store::users::UserCache;
-use crate::store::writer::WriterState;
+use crate::store::writer::{Loaded, WriterState};
 
 type Replies = Vec<Result<Reply, Rejection>>;
 
@@ -73,7 +71,6 @@ const ROLLBACK: &str = "ROLLBACK";
 /// Commits batches, one at a time.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
-    users: Arc<UserCache>,
     session: Mutex<Session>,
 }
 
@@ -86,8 +83,8 @@ struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>, users: Arc<UserCache>, state: WriterState) -> Self {
-        Self { config, users, session: Mutex::new(Session { conn: None, state }) }
+    pub(super) fn new(config: Arc<PostgresConfig>, state: WriterState) -> Self {
+        Self { config, session: Mutex::new(Session { conn: None, state }) }
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
@@ -96,11 +93,11 @@ impl Writer {
             Some(conn) => conn,
             None => self.connect().await?,
         };
-        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.users, batch).await?;
+        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match save::save_and_commit(&conn, &before, &changes, batch_id).await {
-            Ok(()) => {}
+            Ok(()) => *idle = Some(conn),
             Err(NotSaved::RolledBack(error)) => {
                 *idle = Some(conn);
                 return Err(error);
@@ -110,15 +107,9 @@ impl Writer {
                 if !self.is_committed(&before, batch_id, &error).await? {
                     return Err(error);
                 }
-                self.users.committed(&before.head, &changes);
-                return Ok(replies);
             }
         }
-        *idle = Some(conn);
-        if !changes.is_empty(&before.head) {
-            state.committed(&changes, batch_id);
-            self.users.committed(&before.head, &changes);
-        }
+        state.committed(&before, &changes, batch_id);
         Ok(replies)
     }
 

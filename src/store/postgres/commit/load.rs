@@ -22,8 +22,7 @@ use crate::store::row::{
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{PgStatement, statement};
-use crate::store::users::UserCache;
-use crate::store::writer::{Members, WriterState};
+use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
@@ -45,13 +44,6 @@ type PairSql = (
     Nullable<BigInt>,
 );
 
-/// The rows that a batch is decided from.
-pub(super) struct Loaded {
-    /// The head that was locked.
-    pub(super) before: FeedHead,
-    pub(super) snapshot: Snapshot,
-}
-
 /// Rows that only some kinds of commands need.
 struct Rare {
     requests: Vec<RequestRow>,
@@ -64,10 +56,9 @@ struct Rare {
 pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
     state: &mut WriterState,
-    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
-    let needs = Needs::of(batch);
+    let (profiles, needs) = (Arc::clone(&state.profiles), Needs::of(batch));
     let Needs { users, names, unassigned, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } =
         &needs;
     let (mut members, unknown) = state.find(users.iter().copied());

@@ -11,27 +11,15 @@ use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::{Request, RequestState};
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
-    RequestRow, SweepRows, UserRow, member,
+    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedRow, IdempotentResponseRow, NextOpen, RequestRow,
+    SweepRows, UserRow, member,
 };
 use crate::store::schema::Stamp;
-use crate::store::users::UserCache;
-use crate::store::writer::{Members, WriterState};
+use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
 
-/// The rows that a batch is decided from.
-pub(super) struct Loaded {
-    pub(super) before: FeedHead,
-    pub(super) snapshot: Snapshot,
-}
-
 /// Loads the snapshot of a batch. Runs in the transaction that holds the write lock.
-pub(super) fn load(
-    conn: &mut SqliteConnection,
-    state: &mut WriterState,
-    profiles: &UserCache,
-    batch: &Batch,
-) -> Result<Loaded, StoreError> {
+pub(super) fn load(conn: &mut SqliteConnection, state: &mut WriterState, batch: &Batch) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
     let Needs {
         users,
@@ -103,7 +91,7 @@ pub(super) fn load(
         loaded.extend(row.map(member).transpose()?);
     }
     state.insert(&loaded);
-    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
+    state.profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
     load_oldest_sent(conn, &mut snapshot, batch, &needs)?;
