@@ -12,10 +12,11 @@ use diesel::connection::Connection;
 use diesel::expression::AsExpression;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::Error;
 use diesel::sql_types::SqlType;
 use diesel::sqlite::Sqlite;
 
-/// An SQL text in which each `?` stands for the next part: a value, or columns.
+/// An SQL text in which each `?` stands for the next part: a value, or columns. With more or fewer parts it fails.
 ///
 /// `Part` is a trait object, which decides on which engines the statement runs. `Row` is the SQL type of the returned
 /// rows. `Key` identifies the prepared statement in the cache.
@@ -135,16 +136,15 @@ impl<Part: ?Sized, Row, Key> Statement<Part, Row, Key> {
 
 impl<DB: Backend, Part: QueryFragment<DB> + ?Sized, Row, Key> QueryFragment<DB> for Statement<Part, Row, Key> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let wrong = || Error::QueryBuilderError("a statement has another number of parts than its text".into());
         let mut parts = self.parts.iter();
         for (index, piece) in self.text.split('?').enumerate() {
-            if index > 0
-                && let Some(part) = parts.next()
-            {
-                part.walk_ast(out.reborrow())?;
+            if index > 0 {
+                parts.next().ok_or_else(wrong)?.walk_ast(out.reborrow())?;
             }
             out.push_sql(piece);
         }
-        Ok(())
+        if parts.next().is_none() { Ok(()) } else { Err(wrong()) }
     }
 }
 
@@ -158,3 +158,22 @@ impl<Part: ?Sized, Row, Key> Query for Statement<Part, Row, Key> {
 }
 
 impl<Part: ?Sized, Row, Key, Conn: Connection> diesel::RunQueryDsl<Conn> for Statement<Part, Row, Key> {}
+
+#[cfg(test)]
+mod tests {
+    use diesel::prelude::*;
+    use diesel::sql_types::BigInt;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_with_another_number_of_parts_fails() {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        for (parts, is_complete) in [(1, false), (2, true), (3, false)] {
+            let sum = SqliteStatement::<BigInt>::new("SELECT ? + ?");
+            let sum = (0..parts).fold(sum, |sum, part| sum.bind::<BigInt, _>(part));
+            let result: QueryResult<i64> = sum.get_result(&mut conn);
+            assert_eq!(result.is_ok(), is_complete, "{parts} parts: {result:?}");
+        }
+    }
+}
