@@ -11,6 +11,7 @@ mod epoch;
 mod feed;
 mod migration;
 mod observed;
+mod pair;
 mod postgres;
 mod query;
 mod row;

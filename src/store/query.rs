@@ -9,8 +9,8 @@ use diesel::query_builder::AsQuery;
 use diesel::sql_types::{BigInt, Nullable};
 
 use super::schema::{
-    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
-    ended_requests, feed, request_ids, user_counts, users,
+    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, feed,
+    request_ids, user_counts, users,
 };
 
 use super::statement::{SharedStatement, Statement};
@@ -135,14 +135,8 @@ pub(super) fn requests_received(user: i64, state: &'static str, after: Stamp, be
 /// The requests to a user in one state that were not viewed, most recently changed first.
 #[auto_type]
 pub(super) fn requests_unviewed(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::to_user_id.eq(user))
-        .filter(connection_requests::state.eq(state))
-        .filter(connection_requests::viewed.is_null())
-        .filter(connection_requests::created.gt(after))
-        .filter(connection_requests::position.lt(before))
-        .order(connection_requests::position.desc())
-        .limit(limit)
+    let received: requests_received = requests_received(user, state, after, before, limit);
+    received.filter(connection_requests::viewed.is_null())
 }
 
 /// The open requests that a user sent, most recently sent first.
@@ -160,24 +154,15 @@ pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) ->
 /// The open requests that a user sent, either the rejected ones or the others. For deployments that disclose rejections.
 #[auto_type]
 pub(super) fn requests_sent_and(user: i64, rejected: bool, after: Stamp, before: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::from_user_id.eq(user))
-        .filter(IsOpen)
-        .filter(connection_requests::state.eq("REJECTED").eq(rejected))
-        .filter(connection_requests::created.gt(after))
-        .filter(connection_requests::id.lt(before))
-        .order(connection_requests::id.desc())
-        .limit(limit)
+    let sent: requests_sent = requests_sent(user, after, before, limit);
+    sent.filter(connection_requests::state.eq("REJECTED").eq(rejected))
 }
 
 /// The oldest of the open requests that a user sent.
 #[auto_type]
 pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::from_user_id.eq(user))
-        .filter(IsOpen)
-        .order(connection_requests::id.asc())
-        .limit(limit)
+    let open: all_sent_open = all_sent_open(user);
+    open.order(connection_requests::id.asc()).limit(limit)
 }
 
 // All requests that a user sent: the open ones and the connections have an index each.
@@ -362,7 +347,7 @@ pub(super) fn connections_shared_total(user: i64, viewer: i64) -> _ {
     connections::table.filter(connections::user_id.eq(user)).filter(shared).select(count_star())
 }
 
-// --- blocks, cooldowns and stored responses ---
+// --- blocks and stored responses ---
 
 #[auto_type]
 pub(super) fn block(user: i64, other: i64) -> _ {
@@ -376,46 +361,6 @@ pub(super) fn blocks_page(user: i64, before: i64, limit: i64) -> _ {
         .filter(blocks::position.lt(before))
         .order(blocks::position.desc())
         .limit(limit)
-}
-
-#[auto_type]
-pub(super) fn blocks_by(user: i64) -> _ {
-    blocks::table.filter(blocks::user_id.eq(user))
-}
-
-#[auto_type]
-pub(super) fn blocks_against(user: i64) -> _ {
-    blocks::table.filter(blocks::other_user_id.eq(user))
-}
-
-#[auto_type]
-pub(super) fn cooldown(from: i64, to: i64) -> _ {
-    cooldowns::table.find((from, to))
-}
-
-#[auto_type]
-pub(super) fn cooldowns_of(from: i64) -> _ {
-    cooldowns::table.filter(cooldowns::from_user_id.eq(from))
-}
-
-#[auto_type]
-pub(super) fn cooldowns_by(to: i64) -> _ {
-    cooldowns::table.filter(cooldowns::to_user_id.eq(to))
-}
-
-#[auto_type]
-pub(super) fn ended(from: i64, to: i64) -> _ {
-    ended_requests::table.find((from, to))
-}
-
-#[auto_type]
-pub(super) fn ended_of(from: i64) -> _ {
-    ended_requests::table.filter(ended_requests::from_user_id.eq(from))
-}
-
-#[auto_type]
-pub(super) fn ended_to(to: i64) -> _ {
-    ended_requests::table.filter(ended_requests::to_user_id.eq(to))
 }
 
 #[auto_type]

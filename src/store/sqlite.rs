@@ -21,6 +21,7 @@ use self::commit::commit;
 use self::threads::{Threads, Work};
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
+use super::pair::known_to;
 use super::row::{BlockRow, CountsRow, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::users::{Mark, UserCache};
@@ -30,7 +31,7 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, Sequence, UserId};
-use crate::domain::ledger::Snapshot;
+use crate::domain::pair::Request;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
 
@@ -200,20 +201,16 @@ impl Engine for SqliteEngine {
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
         read(&self.short, move |conn| {
             let revision = mark(conn)?.revision;
-            let mut snapshot = Snapshot::default();
+            let mut pairs = Pairs::new();
             for other in others {
                 let Some(key) = PairKey::of(user, other) else { continue };
                 let request: Option<RequestRow> =
                     query::request_of_pair(key.low().get(), key.high().get()).first(conn).optional()?;
-                if let Some(request) = request {
-                    snapshot.add_request(request.try_into()?);
-                }
+                let request = request.map(Request::try_from).transpose()?;
                 let block: Option<BlockRow> = query::block(user.get(), other.get()).first(conn).optional()?;
-                if let Some(block) = block {
-                    snapshot.add_block(user, other, block.block());
-                }
+                pairs.extend(known_to(user, other, request, block.map(|row| row.block())));
             }
-            Ok(Read { revision, value: snapshot.pairs })
+            Ok(Read { revision, value: pairs })
         })
         .await
     }

@@ -8,7 +8,7 @@ use crate::domain::command::{IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::pair::{Block, Ended, Pair, Request};
+use crate::domain::pair::{Block, Ended, Pair, Request, Side};
 use crate::domain::user::User;
 
 /// The head of the feed: the row that every batch locks and updates.
@@ -82,24 +82,14 @@ impl Snapshot {
         }
     }
 
-    /// Adds a loaded block of `other` by `user` to their pair.
-    pub fn add_block(&mut self, user: UserId, other: UserId, block: Block) {
+    /// Adds a loaded part of what `user` has done to `other` to their pair.
+    pub fn add_side(&mut self, user: UserId, other: UserId, side: Side) {
         if let Some(key) = PairKey::of(user, other) {
-            self.pair(key).side_mut(user).block = Some(block);
-        }
-    }
-
-    /// Adds the loaded number of ended requests of `from` to `to` to their pair.
-    pub fn add_ended(&mut self, from: UserId, to: UserId, ended: Ended) {
-        if let Some(key) = PairKey::of(from, to) {
-            self.pair(key).side_mut(from).ended = Some(ended);
-        }
-    }
-
-    /// Adds a loaded cooldown of requests of `from` to `to` to their pair.
-    pub fn add_cooldown(&mut self, from: UserId, to: UserId, since: Time) {
-        if let Some(key) = PairKey::of(from, to) {
-            self.pair(key).side_mut(from).cooldown = Some(since);
+            let Side { block, cooldown, ended } = side;
+            let known = self.pair(key).side_mut(user);
+            known.block = block.or(known.block);
+            known.cooldown = cooldown.or(known.cooldown);
+            known.ended = ended.or(known.ended);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
-use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 
@@ -15,10 +15,11 @@ use crate::domain::command::{Batch, IdempotencyKey, Member, Needs, RESPONSE_RETE
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
+use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
-    PairRow, RequestRow, SweepRows, UserRow, member,
+    CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow,
+    member,
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
 use crate::store::statement::{PgStatement, statement};
@@ -27,29 +28,10 @@ use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
-/// A request if the pair has one; then the block, the cooldown and the ended requests of its lower and of its higher user.
-type PairSql = (
-    Nullable<BigInt>,
-    Nullable<BigInt>,
-    Nullable<RequestsSql>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-);
-
 /// Rows that only some kinds of commands need.
 struct Rare {
     requests: Vec<RequestRow>,
-    blocks: Vec<BlockRow>,
-    cooldowns: Vec<CooldownRow>,
-    ended: Vec<EndedRow>,
+    sides: Vec<SidePartRow>,
     due: Option<SweepRows>,
 }
 
@@ -88,7 +70,7 @@ pub(super) async fn lock_and_load(
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
 
-    let Rare { requests, blocks, cooldowns, ended, due } = rare;
+    let Rare { requests, sides, due } = rare;
     let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let free_ids = free_ids(before.head.last_assigned, &needs, &in_use);
@@ -102,9 +84,7 @@ pub(super) async fn lock_and_load(
     for row in requests {
         snapshot.add_request(row.try_into()?);
     }
-    blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
-    cooldowns.into_iter().for_each(|row| row.add_to(&mut snapshot));
-    ended.into_iter().for_each(|row| row.add_to(&mut snapshot));
+    sides.into_iter().for_each(|row| row.add_to(&mut snapshot));
 
     // Users that only the loaded pairs named. If another server committed, also all that were cached.
     let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
@@ -130,35 +110,14 @@ async fn lock(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
     Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head())
 }
 
-/// Reads the pairs with these keys, each by a separate look-up.
-///
-/// With `= ANY` on both columns, PostgreSQL may use only one of them and read all requests of that user.
 async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) -> Result<Vec<PairRow>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
-    let load: PgStatement<'_, PairSql, _> = statement!(
-        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
-         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
-         FROM unnest(?, ?) AS pair (low, high) \
-         LEFT JOIN connection_requests ON low_user_id = pair.low AND high_user_id = pair.high \
-         LEFT JOIN blocks AS by_low ON by_low.user_id = pair.low AND by_low.other_user_id = pair.high \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low \
-         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = pair.low AND of_low.to_user_id = pair.high \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = pair.high AND of_high.to_user_id = pair.low \
-         LEFT JOIN ended_requests AS low_ended \
-              ON low_ended.from_user_id = pair.low AND low_ended.to_user_id = pair.high \
-         LEFT JOIN ended_requests AS high_ended \
-              ON high_ended.from_user_id = pair.high AND high_ended.to_user_id = pair.low"
-    );
-    let load = load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(low).bind::<Array<BigInt>, _>(high);
-    Ok(load.load(&mut conn).await?)
+    let (low, high) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
+    Ok(pair::by_keys(low, high).load(&mut conn).await?)
 }
 
-/// Reads the pairs whose requests have these ids.
-///
-/// Returns a row for each id, even if the request does not exist.
 async fn pairs_by_request(
     mut conn: &AsyncPgConnection,
     requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
@@ -166,21 +125,7 @@ async fn pairs_by_request(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let load: PgStatement<'_, PairSql, _> = statement!(
-        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
-         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
-         FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
-         LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
-         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = low_user_id AND of_low.to_user_id = high_user_id \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = high_user_id AND of_high.to_user_id = low_user_id \
-         LEFT JOIN ended_requests AS low_ended \
-              ON low_ended.from_user_id = low_user_id AND low_ended.to_user_id = high_user_id \
-         LEFT JOIN ended_requests AS high_ended \
-              ON high_ended.from_user_id = high_user_id AND high_ended.to_user_id = low_user_id"
-    );
-    let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
-    Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
+    Ok(pair::by_requests(requests.keys().map(|id| id.get()).collect()).load(&mut conn).await?)
 }
 
 /// Reads users with their counts: only the counts of those whose profiles are known.
@@ -263,8 +208,7 @@ async fn rare(
     due: bool,
 ) -> Result<Rare, StoreError> {
     let conn = &mut conn;
-    let (mut requests, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
-    let (mut cooldowns, mut ended): (Vec<CooldownRow>, Vec<EndedRow>) = Default::default();
+    let (mut requests, mut sides): (Vec<RequestRow>, Vec<SidePartRow>) = Default::default();
     for user in unviewed_of {
         let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
         requests.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
@@ -273,15 +217,10 @@ async fn rare(
         requests.extend(query::all_sent_open(user.get()).load(conn).await?);
         requests.extend(query::all_sent_connected(user.get()).load(conn).await?);
         requests.extend(query::all_received(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_by(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_against(user.get()).load(conn).await?);
-        cooldowns.extend(query::cooldowns_of(user.get()).load(conn).await?);
-        cooldowns.extend(query::cooldowns_by(user.get()).load(conn).await?);
-        ended.extend(query::ended_of(user.get()).load(conn).await?);
-        ended.extend(query::ended_to(user.get()).load(conn).await?);
+        sides.extend(pair::sides_of(user.get()).load(conn).await?);
     }
     if !due {
-        return Ok(Rare { requests, blocks, cooldowns, ended, due: None });
+        return Ok(Rare { requests, sides, due: None });
     }
     let mut open = None;
     if let Some(expired) = batch.policy.expired_before(batch.now) {
@@ -301,7 +240,7 @@ async fn rare(
         None => ExpiredEventsRow::default(),
     };
     let due = SweepRows { open, cooled, replays, events };
-    Ok(Rare { requests, blocks, cooldowns, ended, due: Some(due) })
+    Ok(Rare { requests, sides, due: Some(due) })
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.
