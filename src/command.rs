@@ -12,7 +12,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::config::{Cli, Command, Common};
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 
 /// An error that ends the program. It is printed to standard error.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -42,7 +42,7 @@ fn print(text: &str) -> Result<(), Failure> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-fn start_log(common: &Common) -> Result<(), Failure> {
+fn start_log(common: &Common) -> Result<Log, Failure> {
     telemetry::init(&common.log_level, common.log_format)
         .map_err(|error| format!("--log-level {:?}: {error}", common.log_level).into())
 }

@@ -16,7 +16,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::clock::Clock;
 use crate::domain::command::{Batch, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::policy::Policy;
@@ -64,11 +63,11 @@ pub struct Committer {
 
 impl Committer {
     /// Starts the committing task with a queue of `capacity` commands.
-    pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, clock: Clock, capacity: usize) -> (Self, JoinHandle<()>) {
+    pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, capacity: usize) -> (Self, JoinHandle<()>) {
         let (queue, commands) = mpsc::channel(capacity);
         let closing = Arc::new(Notify::new());
         let bulk_slots = Arc::new(Semaphore::new(capacity.div_ceil(BULK_SHARE)));
-        let task = tokio::spawn(run(Worker { store, policy, clock }, commands, Arc::clone(&closing)));
+        let task = tokio::spawn(run(Worker { store, policy }, commands, Arc::clone(&closing)));
         (Self { queue, bulk_slots, closing }, task)
     }
 
@@ -150,7 +149,6 @@ async fn run(worker: Worker, mut queue: mpsc::Receiver<(Submission, Responder)>,
 struct Worker {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
-    clock: Clock,
 }
 
 impl Worker {
@@ -184,7 +182,7 @@ impl Worker {
     }
 
     fn batch(&self, submissions: Vec<Submission>) -> Arc<Batch> {
-        Arc::new(Batch { submissions, policy: Arc::clone(&self.policy), now: self.clock.now() })
+        Arc::new(Batch { submissions, policy: Arc::clone(&self.policy) })
     }
 
     /// Commits a batch, and retries if the database refuses it or is unavailable.

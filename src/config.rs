@@ -262,6 +262,7 @@ impl Serve {
             read_batch_max: number(self.read_batch_max),
             user_cache: u64::from(self.user_cache_mib) << 20,
             migrate: self.migrate,
+            ..Options::default()
         }
     }
 }

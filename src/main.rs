@@ -1,5 +1,6 @@
 //! The `kith` program: parses the command line and runs it.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,7 +16,8 @@ async fn main() -> ExitCode {
     match command::run(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("kith: {error}");
+            // Nobody may be there to read it. The exit status says it too.
+            let _closed = writeln!(std::io::stderr(), "kith: {error}");
             ExitCode::FAILURE
         }
     }

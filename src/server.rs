@@ -20,7 +20,6 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use self::call::CallLayer;
-use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
@@ -73,8 +72,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// Settings of the rules.
     pub policy: Policy,
-    /// The source of the current time.
-    pub clock: Clock,
     /// Maximum writes in the queue. Further ones are refused.
     pub max_queued_writes: usize,
     /// Maximum concurrent event streams. Further ones are refused.
@@ -93,7 +90,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
-            clock: Clock::system(),
             max_queued_writes: 4_096,
             max_watchers: 10_000,
             sweep_interval: Duration::from_secs(60),
@@ -118,8 +114,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let policy = Arc::new(settings.policy);
-    let (committer, committing) =
-        Committer::start(Arc::clone(&store), Arc::clone(&policy), settings.clock.clone(), settings.max_queued_writes);
+    let (committer, committing) = Committer::start(Arc::clone(&store), Arc::clone(&policy), settings.max_queued_writes);
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let watching = tokio::spawn(health::follow(reporter.clone(), Arc::clone(&store), stopped.clone()));
@@ -127,7 +122,7 @@ pub async fn serve(
 
     let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
 
-    let core = Core { store, committer: committer.clone(), policy, clock: settings.clock };
+    let core = Core { store, committer: committer.clone(), policy };
     let mut routes = routes(core, feed);
     routes = routes.add_service(health);
     if settings.reflection {

@@ -19,7 +19,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::clock::Clock;
 use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
@@ -40,14 +39,12 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The state that all services share.
 #[derive(Clone)]
 pub struct Core {
-    /// Serves all reads.
+    /// Serves all reads, and the time.
     pub store: Arc<dyn Store>,
     /// Executes all writes.
     pub committer: Committer,
     /// The limits and lifetimes that the rules apply.
     pub policy: Arc<Policy>,
-    /// The current time.
-    pub clock: Clock,
 }
 
 impl Core {

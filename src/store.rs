@@ -4,6 +4,7 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod check;
+mod clock;
 mod columns;
 mod connect;
 mod engine;
@@ -75,6 +76,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// On an error nothing was stored, except with [`StoreError::OutcomeUnknown`].
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError>;
+
+    /// Returns the current time of the database's clock.
+    ///
+    /// On PostgreSQL it is estimated from the clock's last reading.
+    fn now(&self) -> Time;
 
     /// Returns the newest revision. The health check uses it to see whether the database works.
     async fn revision(&self) -> Result<Sequence, StoreError>;

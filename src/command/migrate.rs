@@ -5,7 +5,7 @@ use crate::config::Migrate;
 use crate::store;
 
 pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
-    start_log(&args.common)?;
+    let _log = start_log(&args.common)?;
     let url = &args.common.database_url;
     let applied = store::migrate(url).await.map_err(|error| serve::database_failure(url, error))?;
     tracing::info!(database = %url, migrations_applied = applied, "database schema is up to date");

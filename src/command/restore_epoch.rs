@@ -5,7 +5,7 @@ use crate::config::RestoreEpoch;
 use crate::store;
 
 pub(super) async fn run(args: RestoreEpoch) -> Result<(), Failure> {
-    start_log(&args.common)?;
+    let _log = start_log(&args.common)?;
     let url = &args.common.database_url;
     let epochs = store::restore_epoch(url).await.map_err(|error| serve::database_failure(url, error))?;
     tracing::info!(database = %url, "started a new epoch");

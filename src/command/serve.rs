@@ -6,13 +6,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
-use crate::clock::Clock;
 use crate::config::Serve;
 use crate::server::{self, Settings};
 use crate::store::{self, Observed, Store};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
-    start_log(&args.common)?;
+    let _log = start_log(&args.common)?;
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
@@ -27,7 +26,6 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     tracing::info!("listening on {}", listener.local_addr()?);
     let settings = Settings {
         policy: args.policy.policy(),
-        clock: Clock::system(),
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
         sweep_interval: args.sweep_interval,

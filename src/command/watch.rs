@@ -35,7 +35,9 @@ pub(super) async fn run(args: config::Watch) -> Result<(), Failure> {
         if !is_temporary(&status) {
             return Err(format!("watch failed: {:?}: {}", status.code(), status.message()).into());
         }
-        eprintln!("kith: watch interrupted, resuming in {RESUME_DELAY:?}: {}", status.message());
+        let line = format!("kith: watch interrupted, resuming in {RESUME_DELAY:?}: {}\n", status.message());
+        // Nobody may be there to read it.
+        let _closed = std::io::stderr().write_all(line.as_bytes());
         tokio::time::sleep(RESUME_DELAY).await;
     }
 }

@@ -214,10 +214,6 @@ pub struct Batch {
     pub submissions: Vec<Submission>,
     /// The settings of the rules.
     pub policy: Arc<Policy>,
-    /// The current time of the clock.
-    ///
-    /// If the newest stored event is later, events get its time instead: the times of events never decrease.
-    pub now: Time,
 }
 
 impl Batch {
@@ -356,7 +352,7 @@ mod tests {
     fn batch(commands: Vec<Command>) -> Batch {
         let submission = |command| Submission { caller: Caller::Operator, command, idempotency: None };
         let submissions = commands.into_iter().map(submission).collect();
-        Batch { submissions, policy: Arc::default(), now: Time::UNIX_EPOCH }
+        Batch { submissions, policy: Arc::default() }
     }
 
     fn send(from: UserId, to: UserId) -> Command {

@@ -76,10 +76,10 @@ pub struct SendWindow {
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
 impl SendWindow {
-    /// Returns the window at `now`: a new, empty one if the hour is over.
+    /// Returns the window at `now`: a new, empty one if the hour is over, or begins later by an error of the clock.
     pub fn at(self, now: Time) -> Self {
         match self.since {
-            Some(since) if now < since + HOUR => self,
+            Some(since) if since <= now && now < since + HOUR => self,
             Some(_) | None => Self { since: Some(now), count: 0 },
         }
     }
@@ -110,6 +110,9 @@ mod tests {
         assert_eq!((window.count, window.remaining(start + TimeDelta::minutes(59))), (2, TimeDelta::minutes(1)));
         let later = start + TimeDelta::hours(1);
         assert_eq!(window.after_send(later), SendWindow { since: Some(later), count: 1 });
+        // The clock was ahead.
+        let earlier = start - TimeDelta::microseconds(1);
+        assert_eq!(window.after_send(earlier), SendWindow { since: Some(earlier), count: 1 });
     }
 
     #[test]

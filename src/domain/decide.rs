@@ -279,6 +279,32 @@ mod tests {
     }
 
     #[test]
+    fn limits_have_names_in_the_metadata_of_errors() {
+        let limits = [Limit::SentRequests, Limit::Connections, Limit::SendsPerHour, Limit::SendsPerPair];
+        assert_eq!(limits.map(Limit::name), ["sent_requests", "connections", "sends_per_hour", "sends_per_pair"]);
+    }
+
+    #[test]
+    fn an_ended_request_counts_with_those_of_the_same_cooldown() {
+        // The request was sent on day 0 and ends on day 10. A cooldown lasts 30 days.
+        let policy = || Policy { lifetime: Some(TimeDelta::days(10)), ..Policy::default() };
+        let ended = |days, count| Some(Ended { since: time(days), count });
+        for (policy, before, after) in [
+            (policy(), None, ended(0, 1)),
+            (policy(), ended(-19, 3), ended(-19, 4)),
+            (policy(), ended(-20, 3), ended(0, 1)),
+            (Policy { max_sends_per_pair: None, ..policy() }, ended(-19, 3), None),
+            (Policy { cooldown: None, ..policy() }, ended(-19, 3), None),
+            (Policy { cooldown: Some(TimeDelta::days(10)), ..policy() }, None, None),
+        ] {
+            let mut pair = rejected();
+            pair.low.ended = before;
+            let expired = expire_at(&pair, &policy, 10).expect("expired");
+            assert_eq!(expired.pair.low.ended, after, "{before:?} with {policy:?}");
+        }
+    }
+
+    #[test]
     fn without_a_lifetime_nothing_expires() {
         let policy = Policy { lifetime: None, ..Policy::default() };
         assert_eq!(expire_at(&rejected(), &policy, 100_000), None);

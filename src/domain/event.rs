@@ -12,7 +12,9 @@ use super::id::{RequestId, Sequence, UserId};
 pub struct Event {
     /// The position in the feed.
     pub sequence: Sequence,
-    /// The time of the change. Never earlier than that of the previous event.
+    /// The time of the change, by the clock of the database.
+    ///
+    /// Somebody may set that clock, so an event can be earlier than the one before it. Only the sequence gives the order.
     pub time: Time,
     /// The kind of change.
     pub kind: EventKind,

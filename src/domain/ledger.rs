@@ -31,7 +31,7 @@ use super::policy::Policy;
 
 /// Decides the commands of a batch in order. Returns the reply to each, and the changes to save.
 pub fn run(batch: &Batch, snapshot: Snapshot) -> (Vec<Result<Reply, Rejection>>, Changes) {
-    let mut ledger = Ledger::open(snapshot, Arc::clone(&batch.policy), batch.now);
+    let mut ledger = Ledger::open(snapshot, Arc::clone(&batch.policy));
     let replies = batch.submissions.iter().map(|submission| ledger.submit(submission)).collect();
     (replies, ledger.close())
 }
@@ -68,9 +68,8 @@ impl<T: Clone> Tracked<T> {
 }
 
 impl Ledger {
-    fn open(snapshot: Snapshot, policy: Arc<Policy>, now: Time) -> Self {
-        let Snapshot { head, members, free_ids, pairs, responses, sweep } = snapshot;
-        let time = now.max(head.time);
+    fn open(snapshot: Snapshot, policy: Arc<Policy>) -> Self {
+        let Snapshot { now: time, head, members, free_ids, pairs, responses, sweep } = snapshot;
         let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
         Self {
@@ -167,3 +166,6 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,3 +156,52 @@ impl Pair {
         [(self.key.low(), self.low), (self.key.high(), self.high)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: UserId = UserId::new(1);
+    const BOB: UserId = UserId::new(2);
+
+    fn request(id: i64, position: i64) -> Request {
+        Request {
+            id: RequestId::new(id),
+            from: BOB,
+            to: ANN,
+            state: RequestState::Silenced,
+            position: Sequence::new(position),
+            message: Message::default(),
+            created: Time::UNIX_EPOCH,
+            viewed: None,
+            rejected: None,
+            accepted: None,
+            reply: Message::default(),
+        }
+    }
+
+    #[test]
+    fn states_have_names_in_the_database() {
+        let names: Vec<_> = RequestState::ALL.iter().map(|state| state.name()).collect();
+        assert_eq!(names, ["PENDING", "SILENCED", "REJECTED", "CONNECTED"]);
+    }
+
+    #[test]
+    fn a_receiver_was_told_of_a_silenced_request_if_it_changed_since_its_creation() {
+        assert!(!request(7, 7).was_told());
+        assert!(request(7, 8).was_told());
+    }
+
+    #[test]
+    fn each_user_of_a_pair_has_a_side() {
+        let key = request(7, 7).key().expect("two users");
+        assert_eq!(Some(key), PairKey::of(ANN, BOB));
+        let side = |second: i64| Side { cooldown: Time::from_timestamp(second, 0), ..Side::default() };
+        let mut pair = Pair::empty(key);
+        *pair.side_mut(ANN) = side(1);
+        *pair.side_mut(BOB) = side(2);
+        assert_eq!((pair.side(ANN), pair.side(BOB)), (&side(1), &side(2)));
+        assert_eq!((pair.low, pair.high), (side(1), side(2)));
+        assert_eq!(pair.sides(), [(ANN, side(1)), (BOB, side(2))]);
+    }
+}

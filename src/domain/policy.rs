@@ -79,8 +79,11 @@ impl Policy {
     }
 
     /// Returns the requests of one user to another that have ended and still count at `now`.
+    ///
+    /// Those that began later by an error of the clock count from now on.
     pub fn still_counted(&self, ended: Option<Ended>, now: Time) -> Option<Ended> {
-        ended.filter(|ended| self.cooled_before(now).is_some_and(|cutoff| ended.since > cutoff))
+        let ended = ended.filter(|ended| self.cooled_before(now).is_some_and(|cutoff| ended.since > cutoff));
+        ended.map(|Ended { since, count }| Ended { since: since.min(now), count })
     }
 
     /// Returns whether a rejection at `rejected` still causes a cooldown at `now`.
@@ -130,6 +133,10 @@ mod tests {
             assert_eq!(policy.in_cooldown(Some(day(0)), now), !is_over, "{now}");
         }
         assert!(!policy.in_cooldown(None, day(1)));
+        let ended = |day_number| Some(Ended { since: day(day_number), count: 3 });
+        for (since, counted) in [(0, None), (1, ended(1)), (5, ended(5)), (200, ended(5))] {
+            assert_eq!(policy.still_counted(ended(since), day(5)), counted, "{since}");
+        }
         let off = Policy { cooldown: None, lifetime: None, ..Policy::default() };
         assert!(!off.has_expired(day(0), day(1_000)) && !off.in_cooldown(Some(day(0)), day(0)));
     }

@@ -128,23 +128,27 @@ mod tests {
     use crate::domain::id::{PairKey, Sequence};
     use crate::domain::pair::Message;
 
-    #[test]
-    fn a_silenced_request_is_pending_for_its_sender_and_nothing_for_its_receiver_whatever_is_disclosed() {
-        let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
-        let key = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
-        let request = Request {
+    fn silenced(key: PairKey, created: Time) -> Request {
+        Request {
             id: RequestId::new(7),
             from: key.low(),
             to: key.high(),
             state: RequestState::Silenced,
             position: Sequence::new(8),
             message: Message::default(),
-            created: time,
+            created,
             viewed: None,
             rejected: None,
             accepted: None,
             reply: Message::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_silenced_request_is_pending_for_its_sender_and_nothing_for_its_receiver_whatever_is_disclosed() {
+        let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
+        let key = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
+        let request = silenced(key, time);
         let pending = Request { state: RequestState::Pending, ..request.clone() };
         let pair = Pair { request: Some(request.clone()), ..Pair::empty(key) };
         for policy in
@@ -155,6 +159,26 @@ mod tests {
             assert_eq!(visible(&request, Viewer::Operator, &policy, time), Some(request.clone()));
             assert_eq!(status(&pair, request.from, &policy, time), (Status::RequestSent, Some(request.id)));
             assert_eq!(status(&pair, request.to, &policy, time), (Status::None, None));
+        }
+    }
+
+    #[test]
+    fn an_expired_request_is_visible_to_nobody_and_a_connection_does_not_expire() {
+        let time = Time::UNIX_EPOCH + chrono::TimeDelta::days(20_000);
+        let policy = Policy { lifetime: Some(chrono::TimeDelta::days(10)), ..Policy::default() };
+        let key = PairKey::of(UserId::new(1), UserId::new(2)).expect("two users");
+        for (state, days, is_visible, expected) in [
+            (RequestState::Pending, 9, true, Status::RequestSent),
+            (RequestState::Pending, 10, false, Status::None),
+            (RequestState::Connected, 10, true, Status::Connected),
+        ] {
+            let request = Request { state, ..silenced(key, time) };
+            let now = time + chrono::TimeDelta::days(days);
+            for viewer in [Viewer::User(key.low()), Viewer::User(key.high()), Viewer::Operator] {
+                assert_eq!(visible(&request, viewer, &policy, now).is_some(), is_visible, "{state:?} for {viewer:?}");
+            }
+            let pair = Pair { request: Some(request), ..Pair::empty(key) };
+            assert_eq!(status(&pair, key.low(), &policy, now).0, expected);
         }
     }
 

@@ -68,7 +68,7 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::GetConnectionStatusResponse>, Status> {
         let (user, other, min_revision) = mapping::status(request.get_ref())?;
         let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, vec![other])).await?;
-        let (status, id) = self.standing(user, other, |key| read.value.get(key), self.0.clock.now());
+        let (status, id) = self.standing(user, other, |key| read.value.get(key), self.0.store.now());
         Ok(Response::new(pb::GetConnectionStatusResponse {
             status: pb::ConnectionStatus::from(status).into(),
             connection_request_id: id.map_or(0, RequestId::get),
@@ -82,7 +82,7 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::BatchGetConnectionStatusesResponse>, Status> {
         let (user, others, min_revision) = mapping::statuses(request.get_ref())?;
         let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, others.clone())).await?;
-        let now = self.0.clock.now();
+        let now = self.0.store.now();
         let status = |other: UserId| {
             let (status, id) = self.standing(user, other, |key| read.value.get(key), now);
             pb::UserConnectionStatus {
@@ -102,7 +102,7 @@ impl ConnectionService for Connections {
         request: Request<pb::GetConnectionCountsRequest>,
     ) -> Result<Response<pb::GetConnectionCountsResponse>, Status> {
         let (user, min_revision) = mapping::counts(request.get_ref())?;
-        let expired = self.0.policy.expired_before(self.0.clock.now());
+        let expired = self.0.policy.expired_before(self.0.store.now());
         let read = self.0.read(&request, min_revision, || self.0.store.counts(user, expired)).await?;
         let counts = read.value.ok_or_else(|| error::user_not_found(user))?;
         Ok(Response::new(pb::GetConnectionCountsResponse {

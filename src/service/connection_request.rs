@@ -89,7 +89,7 @@ impl ConnectionRequestService for ConnectionRequests {
         let (id, viewer, view, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
         let read = || self.0.store.request(id);
         let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
-        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, view, self.0.clock.now()));
+        let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, view, self.0.store.now()));
         Ok(Response::new(pb::GetConnectionRequestResponse {
             connection_request: Some(seen.ok_or(Rejection::RequestNotFound(id))?),
             revision: revision.get(),
@@ -103,7 +103,7 @@ impl ConnectionRequestService for ConnectionRequests {
         let key = self.0.store.token_key();
         let (user, filter, view, page) = mapping::list(request.get_ref(), &self.0.policy, key)?;
         // Read once, so that all rows of the page expire at the same time.
-        let now = self.0.clock.now();
+        let now = self.0.store.now();
         let mut pager = Pager::new(request.get_ref(), &page, key);
         // Without a lifetime, requests never expire.
         let created_after = self.0.policy.expired_before(now).unwrap_or(Time::UNIX_EPOCH);

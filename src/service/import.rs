@@ -95,7 +95,7 @@ async fn stored_response(
 ) -> Result<Option<Reply>, Status> {
     let id = key.id;
     let stored = core.store.idempotent_response(key).await?;
-    let Some(stored) = stored.filter(|stored| stored.is_current(core.clock.now())) else { return Ok(None) };
+    let Some(stored) = stored.filter(|stored| stored.is_current(core.store.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
     while let Some(row) = rows.message().await? {
@@ -155,7 +155,7 @@ impl Import<'_> {
             fields.violation("request_id", "must be in the first message only");
             fields.finish(())?;
         }
-        mapping::import(row, &self.core.policy, self.core.clock.now())
+        mapping::import(row, &self.core.policy, self.core.store.now())
     }
 
     /// Counts a row that was stored, or lets it wait for its username.

@@ -22,7 +22,7 @@ impl UserService for Users {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::CreateUserResponse>, Status> {
-        self.0.write(&request, mapping::create(request.get_ref(), &self.0.policy, self.0.clock.now())?).await
+        self.0.write(&request, mapping::create(request.get_ref(), &self.0.policy, self.0.store.now())?).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
@@ -78,7 +78,7 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.0.policy, self.0.clock.now())?;
+        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.0.policy, self.0.store.now())?;
         self.0.write(&request, command).await
     }
 

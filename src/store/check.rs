@@ -5,13 +5,16 @@
 mod names;
 mod query;
 mod repair;
+mod times;
 
 use std::collections::HashMap;
 
 use self::query::CHECKS;
+use super::clock::TOLERANCE;
 use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::{ResultRow, Session};
 use super::{ConnectError, StoreError};
+use crate::clock::Clock;
 use crate::domain::event::{Cause, EventKind};
 use crate::domain::id::Sequence;
 use crate::domain::pair::RequestState;
@@ -86,13 +89,14 @@ impl Check {
     }
 
     /// The query for the first violating rows and their total number.
-    fn sql(&self, oldest: Sequence, limit: Option<usize>) -> String {
+    fn sql(&self, oldest: Sequence, future: &str, limit: Option<usize>) -> String {
         let Self { with, finds, .. } = self;
         let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
         let sql = format!(
             "{with} SELECT number, said, count(*) OVER () AS total FROM ({finds}) AS found ORDER BY number{limit}"
         );
         sql.replace("{oldest}", &oldest.to_string())
+            .replace("{future}", future)
             .replace("{states}", &quoted(RequestState::ALL.iter().map(|state| state.name())))
             .replace("{kinds}", &quoted(EventKind::ALL.iter().map(|kind| kind.name())))
             .replace("{causes}", &quoted(Cause::ALL.iter().map(|cause| cause.name())))
@@ -106,15 +110,16 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// Checks a database, which may be in use.
 ///
-/// Rows are compared with their events as far back as events are stored.
+/// Rows are compared with their events as far back as events are stored, and times with the clock; on PostgreSQL, the
+/// system's clock stands for that of the database.
 ///
 /// # Errors
 ///
 /// When the database cannot be used, or its tables belong to another version. Violations are not errors: the report has
 /// them.
-pub async fn check(url: &DatabaseUrl, repair: Repair) -> Result<Report, ConnectError> {
+pub async fn check(url: &DatabaseUrl, repair: Repair, clock: &Clock) -> Result<Report, ConnectError> {
     refuse_other_tables(url).await?;
-    let (mut report, broken) = look(url, repair).await?;
+    let (mut report, broken) = look(url, repair, clock).await?;
     // The snapshot has ended. The repair reads again under the lock.
     for (index, ids) in broken {
         let checked = &mut report.checks[index];
@@ -124,8 +129,13 @@ pub async fn check(url: &DatabaseUrl, repair: Repair) -> Result<Report, ConnectE
 }
 
 /// Runs the checks in one snapshot. Also returns the index and the users of each check to repair.
-async fn look(url: &DatabaseUrl, repair: Repair) -> Result<(Report, Vec<(usize, Vec<i64>)>), ConnectError> {
+async fn look(
+    url: &DatabaseUrl,
+    repair: Repair,
+    clock: &Clock,
+) -> Result<(Report, Vec<(usize, Vec<i64>)>), ConnectError> {
     let mut session = Session::read(url).await?;
+    let future = session.later_than(clock, TOLERANCE);
     let mut report = head(&mut session).await?;
     let (mut sizes, mut broken) = (HashMap::new(), Vec::new());
     for (index, check) in CHECKS.iter().enumerate() {
@@ -136,7 +146,8 @@ async fn look(url: &DatabaseUrl, repair: Repair) -> Result<(Report, Vec<(usize, 
             None => size(&mut session, &looks_at).await?,
         };
         sizes.insert(looks_at, examined);
-        let found = session.ask(check.sql(report.oldest, if repairs { None } else { Some(ROWS_SHOWN) })).await?;
+        let found =
+            session.ask(check.sql(report.oldest, &future, if repairs { None } else { Some(ROWS_SHOWN) })).await?;
         if repairs && !found.is_empty() {
             broken.push((index, found.iter().map(|row| row.number).collect()));
         }
@@ -145,6 +156,7 @@ async fn look(url: &DatabaseUrl, repair: Repair) -> Result<(Report, Vec<(usize, 
         tracing::debug!(examined, violations = checked.violations, "{}", checked.name);
         report.checks.push(checked);
     }
+    report.checks.push(times::check(&mut session, &future).await?);
     report.checks.push(names::check(&mut session).await?);
     Ok((report, broken))
 }

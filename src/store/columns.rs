@@ -6,6 +6,7 @@
 use diesel::internal::derives::as_expression::Bound;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 
+use super::clock::TOLERANCE;
 use super::row::{actor_columns, gender_name, user_status_name};
 use super::schema::{Instant, Stamp};
 use super::statement::{IntoPart, PgStatement, SqliteStatement, Statement};
@@ -239,5 +240,24 @@ where
     deletions.into_iter().filter_map(|(text, until)| {
         let until = Stamp(until?);
         Some(Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT))
+    })
+}
+
+/// Returns the updates that let cooldowns and numbers of ended requests begin at `now` that begin well after it.
+pub(super) fn begin_now<Part: ?Sized>(now: Option<Time>) -> impl Iterator<Item = Statement<Part>>
+where
+    Bound<Instant, Stamp>: IntoPart<Part>,
+    Bound<BigInt, i64>: IntoPart<Part>,
+{
+    let texts = [
+        "UPDATE cooldowns SET since = ? WHERE (from_user_id, to_user_id) IN \
+         (SELECT from_user_id, to_user_id FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?)",
+        "UPDATE ended_requests SET since = ? WHERE (from_user_id, to_user_id) IN \
+         (SELECT from_user_id, to_user_id FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?)",
+    ];
+    texts.into_iter().filter_map(move |text| {
+        let now = now?;
+        let statement = Statement::new(text).bind::<Instant, _>(Stamp(now)).bind::<Instant, _>(Stamp(now + TOLERANCE));
+        Some(statement.bind::<BigInt, _>(SWEEP_LIMIT))
     })
 }

@@ -10,6 +10,7 @@ use super::postgres::{self, Role};
 use super::sqlite;
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
+use crate::clock::Clock;
 
 /// The URL of a database: `sqlite://PATH`, or `postgres://…` as in PostgreSQL's own tools.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ pub(super) enum Engine {
 }
 
 /// Options of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The number of connections for reads, at least two.
     ///
@@ -34,17 +35,19 @@ pub struct Options {
     pub user_cache: u64,
     /// Whether to apply pending migrations. If not, a database with pending migrations is refused.
     pub migrate: bool,
+    /// The clock. On PostgreSQL, the system's clock stands for that of the database.
+    pub clock: Clock,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 4, read_batch_max: 32, user_cache: 256 << 20, migrate: true }
+        Self { readers: 4, read_batch_max: 32, user_cache: 256 << 20, migrate: true, clock: Clock::system() }
     }
 }
 
 impl Options {
     /// Returns the number of connections for short reads and for long reads.
-    pub(super) fn short_and_long(self) -> (usize, usize) {
+    pub(super) fn short_and_long(&self) -> (usize, usize) {
         let long = (self.readers / 3).max(1);
         (self.readers.saturating_sub(long).max(1), long)
     }
@@ -99,7 +102,7 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(sqlite::store(&path, options)?)).await?;
+            let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
             Ok(Arc::new(store))
         }
         Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),

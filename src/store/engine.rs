@@ -12,6 +12,7 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::methods::LoadQuery as AsyncLoadQuery;
 use tokio::sync::watch;
 
+use super::clock::DatabaseClock;
 use super::row::{BlockRow, ConnectionRow, CountsRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
 use super::schema::Stamp;
 use super::users::{EVENTS_MAX, Mark, UserCache};
@@ -100,8 +101,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 /// The store over an engine.
 pub(super) struct Database<E> {
     pub(super) engine: E,
-    /// Shared with the engine's writer.
+    /// Shared with the engine's writer, like the clock.
     pub(super) users: Arc<UserCache>,
+    pub(super) clock: Arc<DatabaseClock>,
     pub(super) token_key: Vec<u8>,
     pub(super) committed: watch::Sender<()>,
 }
@@ -154,6 +156,10 @@ impl<E: Engine> Store for Database<E> {
         let replies = self.engine.commit(batch).await;
         self.committed.send_replace(());
         replies
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {

@@ -66,6 +66,10 @@ impl Store for Observed {
         self.observe("commit", self.store.commit(batch)).await
     }
 
+    fn now(&self) -> Time {
+        self.store.now()
+    }
+
     async fn revision(&self) -> Result<Sequence, StoreError> {
         self.observe("revision", self.store.revision()).await
     }

@@ -15,6 +15,9 @@ use crate::domain::pair::{Block, Ended, Pair, Request, Side};
 /// A user's block of another (its time and event), their cooldown, and their ended requests (since when, how many).
 type SideSql = (Nullable<Instant>, Nullable<BigInt>, Nullable<Instant>, Nullable<Instant>, Nullable<BigInt>);
 
+/// The columns of [`SidePartRow`].
+type SidePartSql = (BigInt, BigInt, SideSql);
+
 /// The columns of [`pair_sql!`].
 type PairSql =
     (Nullable<BigInt>, Nullable<BigInt>, Nullable<<connection_requests::table as AsQuery>::SqlType>, SideSql, SideSql);
@@ -170,7 +173,7 @@ impl SidePartRow {
 }
 
 /// What a user has done to others and others to the user: a row for each block, cooldown and number of ended requests.
-pub(super) fn sides_of(user: i64) -> SharedStatement<(BigInt, BigInt, SideSql)> {
+pub(super) fn sides_of(user: i64) -> SharedStatement<SidePartSql> {
     let text = "SELECT user_id, other_user_id, created, position, CAST(NULL AS timestamptz), \
                        CAST(NULL AS timestamptz), CAST(NULL AS bigint) FROM blocks WHERE user_id = ? \
                 UNION ALL SELECT user_id, other_user_id, created, position, NULL, NULL, NULL \
@@ -184,6 +187,32 @@ pub(super) fn sides_of(user: i64) -> SharedStatement<(BigInt, BigInt, SideSql)> 
                 UNION ALL SELECT from_user_id, to_user_id, NULL, NULL, NULL, since, requests \
                           FROM ended_requests WHERE to_user_id = ?";
     (0..6).fold(Statement::new(text), |statement, _branch| statement.bind::<BigInt, _>(user))
+}
+
+/// The SQL that reads numbers of ended requests as [`SidePartRow`]s.
+macro_rules! ended_sql {
+    ($from:literal) => {
+        concat!(
+            "SELECT from_user_id, to_user_id, CAST(NULL AS timestamptz), CAST(NULL AS bigint), \
+             CAST(NULL AS timestamptz), since, requests FROM ",
+            $from
+        )
+    };
+}
+
+/// The number of ended requests of one user to another.
+pub(super) fn ended(from: i64, to: i64) -> SqliteStatement<'static, SidePartSql, impl CacheKey> {
+    let load = statement!(ended_sql!("ended_requests WHERE from_user_id = ? AND to_user_id = ?"));
+    load.bind::<BigInt, _>(from).bind::<BigInt, _>(to)
+}
+
+/// The numbers of ended requests of these senders to these receivers.
+pub(super) fn ended_between(from: Vec<i64>, to: Vec<i64>) -> PgStatement<'static, SidePartSql, impl CacheKey> {
+    let load = statement!(ended_sql!(
+        "unnest(?, ?) AS pair (one, other) \
+         JOIN ended_requests ON from_user_id = pair.one AND to_user_id = pair.other"
+    ));
+    load.bind::<Array<BigInt>, _>(from).bind::<Array<BigInt>, _>(to)
 }
 
 /// Returns what a user may know of their pair with another: the request, and the user's own block. `None`: nothing.

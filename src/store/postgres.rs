@@ -25,9 +25,12 @@ use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
+use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::row::FeedRow;
+use super::schema::{Instant, Stamp};
+use super::statement::PgStatement;
 use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
@@ -56,16 +59,18 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let mut conn = open(&config, Role::ShortReads).await?;
     advice::warn(&mut conn).await?;
     let head: FeedRow = query::head().first(&mut conn).await?;
+    let Stamp(time) = PgStatement::<Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
+    let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), time));
     let committed = watch::Sender::new(());
     let mut listener = JoinSet::new();
     listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
     let users = Arc::new(UserCache::new(options.user_cache));
-    let pools = Arc::new(Pools::new(&config, options));
+    let pools = Arc::new(Pools::new(&config, &options));
     let max = options.read_batch_max;
     let of = || Arc::clone(&pools);
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let engine = PostgresEngine {
-        writer: Writer::new(config, WriterState::new(options.user_cache, Arc::clone(&users))),
+        writer: Writer::new(config, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users))),
         marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
         users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
@@ -73,7 +78,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pools,
         _listener: listener,
     };
-    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed })
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
 }
 
 impl PostgresEngine {

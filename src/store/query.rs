@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
 use diesel::sql_types::{BigInt, Nullable};
 
+use super::clock::TOLERANCE;
 use super::schema::{
     Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, feed,
     request_ids, user_counts, users,
@@ -36,19 +37,35 @@ pub(super) fn mark() -> _ {
     feed::table.find(1_i64).select((feed::epoch, feed::last_sequence, feed::users_changed))
 }
 
-/// The newest of the oldest events from `until` or before, and their number.
-pub(super) fn expired_events(until: Stamp) -> SharedStatement<(Nullable<BigInt>, BigInt)> {
-    // Events are ordered by time too, but the database does not know that. The inner limit keeps it from filtering all
-    // events.
-    let text = "SELECT max(sequence), count(*) FROM \
-                (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) AS oldest WHERE time <= ?";
-    Statement::new(text).bind::<BigInt, _>(SWEEP_EVENTS_LIMIT).bind::<Instant, _>(until)
+/// The last of the oldest events that are from `until` or before, and their number.
+///
+/// An event that an error of the clock dated in the past goes with those before it, and one that it dated after `now`
+/// with those after it.
+pub(super) fn expired_events(until: Stamp, now: Stamp) -> SharedStatement<(Nullable<BigInt>, BigInt)> {
+    let text = "WITH oldest AS MATERIALIZED (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) \
+                SELECT max(sequence), count(*) FROM oldest WHERE time <= ? AND sequence < coalesce( \
+                    (SELECT min(sequence) FROM oldest WHERE time > ? AND time <= ?), 9223372036854775807)";
+    let text = Statement::new(text).bind::<BigInt, _>(SWEEP_EVENTS_LIMIT).bind::<Instant, _>(until);
+    text.bind::<Instant, _>(until).bind::<Instant, _>(now)
 }
 
 /// The number of responses that were stored at `until` or before, up to the limit of one sweep.
 pub(super) fn expired_responses(until: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
+}
+
+/// The number of cooldowns and of numbers of ended requests that begin well after `now`, of each up to the limit of one
+/// sweep.
+pub(super) fn ahead(now: Stamp) -> SharedStatement<BigInt> {
+    let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?) AS ahead) + \
+                (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?) AS ahead)";
+    let future = Stamp(now.0 + TOLERANCE);
+    Statement::new(text)
+        .bind::<Instant, _>(future)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
+        .bind::<Instant, _>(future)
+        .bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
 /// The number of cooldowns and of numbers of ended requests that began at `until` or before, of each up to the limit of

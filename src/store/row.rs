@@ -107,6 +107,7 @@ pub(super) struct SweepRows {
     /// The last of the loaded open requests, if there are more. The outer `None`: requests never expire.
     pub(super) open: Option<Option<RequestId>>,
     pub(super) cooled: i64,
+    pub(super) ahead: i64,
     pub(super) replays: i64,
     pub(super) events: ExpiredEventsRow,
 }
@@ -114,13 +115,14 @@ pub(super) struct SweepRows {
 impl SweepRows {
     /// Returns what the sweep may delete at this head.
     pub(super) fn due(self, head: &Head) -> SweepStep {
-        let Self { open, cooled, replays, events: ExpiredEventsRow { until, events } } = self;
+        let Self { open, cooled, ahead, replays, events: ExpiredEventsRow { until, events } } = self;
         // Without more of them, all open requests were loaded.
         let all = RequestId::new(head.sequence.get());
         SweepStep {
             open_until: open.map(|last| last.unwrap_or(all)),
             events_until: until.map(Sequence::new),
             cooled,
+            ahead,
             events,
             responses: replays,
         }

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::TimeDelta;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -11,6 +12,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
 use super::connect::{DatabaseUrl, Engine, blocking};
 use super::{ConnectError, StoreError, postgres, sqlite};
+use crate::clock::Clock;
 
 /// Begins one snapshot for all queries. They read whole tables, so they have no time limit. PostgreSQL plans them freely,
 /// but without nested loops: without statistics, as after a restore, it underestimates their cost and would scan one
@@ -70,6 +72,20 @@ impl Session {
         }
     }
 
+    /// Returns the time that lies `by` later than now, as SQL.
+    ///
+    /// On PostgreSQL, the system's clock stands for that of the database.
+    pub(super) fn later_than(&self, clock: &Clock, by: TimeDelta) -> String {
+        let later = clock.now() + by;
+        match self {
+            Self::Sqlite(_) => later.timestamp_micros().to_string(),
+            Self::Postgres(_) if clock.is_system() => {
+                format!("(clock_timestamp() + interval '{} seconds')", by.num_seconds())
+            }
+            Self::Postgres(_) => format!("TIMESTAMPTZ '{}'", later.to_rfc3339()),
+        }
+    }
+
     /// Begins a change and locks the head of the feed: until it is committed, no server commits a batch.
     pub(super) async fn lock(&mut self) -> Result<(), ConnectError> {
         let begin = match self {
@@ -82,7 +98,7 @@ impl Session {
     /// Replaces the head of the feed, so that writers drop their cached counts.
     pub(super) async fn touch(&mut self) -> Result<(), ConnectError> {
         let touch = match self {
-            Self::Sqlite(_) => "UPDATE feed SET last_time = last_time + 1;",
+            Self::Sqlite(_) => "UPDATE feed SET last_batch_id = random();",
             Self::Postgres(_) => postgres::TOUCH,
         };
         self.execute(touch.to_owned()).await

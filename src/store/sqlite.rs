@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use self::checkpoint::Checkpoint;
 use self::commit::commit;
 use self::threads::{Threads, Work};
+use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::pair::known_to;
@@ -51,20 +52,22 @@ pub(super) struct SqliteEngine {
 }
 
 /// Opens a migrated file.
-pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngine>, StoreError> {
+pub(super) fn store(path: &Path, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
     let mut conn = open(path)?;
     options::warn_if_slower(&mut conn)?;
     let head: FeedRow = query::head().first(&mut conn)?;
     drop(conn);
     let users = Arc::new(UserCache::new(options.user_cache));
+    let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
     let engine = SqliteEngine {
-        writer: writer(path, WriterState::new(options.user_cache, Arc::clone(&users)))?,
+        writer: writer(path, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)))?,
         short: readers("kith-read", path, short)?,
         long: readers("kith-read-long", path, long)?,
         feed: readers("kith-read-feed", path, 1)?,
     };
-    Ok(Database { engine, users, token_key: head.token_key.into_bytes(), committed: watch::Sender::new(()) })
+    let committed = watch::Sender::new(());
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
 }
 
 /// Runs a read in one snapshot on one of the threads.
@@ -98,7 +101,7 @@ fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Jo
     Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
 }
 
-fn writer(path: &Path, state: WriterState) -> Result<Threads<Write>, StoreError> {
+fn writer(path: &Path, clock: Arc<DatabaseClock>, state: WriterState) -> Result<Threads<Write>, StoreError> {
     // Only one thread uses it, so the lock is always free.
     let state = Arc::new(Mutex::new((state, Checkpoint::start(path)?)));
     let path = path.to_owned();
@@ -112,7 +115,7 @@ fn writer(path: &Path, state: WriterState) -> Result<Threads<Write>, StoreError>
             return;
         }
         let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gone = reply.send(commit(conn, state, &batch));
+        let _gone = reply.send(commit(conn, state, &clock, &batch));
         checkpoint.committed(conn);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve })

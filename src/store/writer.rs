@@ -110,6 +110,7 @@ impl WriterState {
             ended_put: _,
             ended_deleted: _,
             cooled: _,
+            ahead: _,
             events: _,
             events_deleted: _,
             responses: _,

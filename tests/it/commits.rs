@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use kith::proto::v1::get_user_request::Key;
 use kith::proto::v1::{self as pb, ErrorReason};
-use kith::store::{self, Options};
+use kith::store::Options;
 use tonic::Code;
 
 use crate::faults::{reveals_nothing, sent, users, with_id};
@@ -15,9 +15,8 @@ use crate::harness::{App, Database, Engine, invariants, refused, until};
 pub async fn behind_a_proxy(number: i64) -> (Proxy, App) {
     let database = Database::migrated(Engine::Postgres).await;
     let proxy = Proxy::before(&database);
-    let url = proxy.url.parse().expect("a URL");
-    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
-    let app = App::over(database, store, |settings| {
+    let options = Options { migrate: false, ..Options::default() };
+    let app = App::at(database, &proxy.url, options, |settings| {
         (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None)
     })
     .await;

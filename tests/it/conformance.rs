@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use kith::clock::Clock;
 use kith::committer::{CommitError, Committer};
 use kith::domain::caller::Caller;
 use kith::domain::command::{
@@ -41,7 +40,7 @@ async fn commit(app: &App, commands: impl IntoIterator<Item = Command>) -> Vec<R
 }
 
 async fn submit(app: &App, submissions: Vec<Submission>, policy: Policy) -> Vec<Result<Reply, Rejection>> {
-    let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
+    let batch = Batch { submissions, policy: Arc::new(policy) };
     app.store.commit(Arc::new(batch)).await.expect("a commit")
 }
 
@@ -145,9 +144,7 @@ cases! {
 
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
-        let now = app.clock.now();
-        let (committer, _task) =
-            Committer::start(Arc::clone(&app.store), Arc::default(), Clock::from_fn(move || now), 8);
+        let (committer, _task) = Committer::start(Arc::clone(&app.store), Arc::default(), 8);
         let encode: fn(&Executed) -> Option<EncodedResponse> = |_| panic!("this is a test");
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let bad = committer.submit(Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) });
@@ -215,12 +212,6 @@ cases! {
         assert_eq!(app.revision().await, 4);
     }
 
-    async fn the_time_of_events_never_runs_backwards(app: App) {
-        commit(&app, [create(Some(1), "ann")]).await;
-        app.clock.advance(TimeDelta::hours(-5));
-        commit(&app, [create(Some(2), "bob")]).await;
-        assert_eq!(app.database.number("SELECT count(DISTINCT time) AS value FROM events").await, 1);
-    }
 
     async fn an_assigned_id_never_comes_back(app: App) {
         let first = app.user("ann").await;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kith::proto::v1 as pb;
-use kith::store::{self, Options};
+use kith::store::Options;
 use tokio::task::JoinSet;
 
 use crate::harness::app::with_little_memory;
@@ -113,8 +113,8 @@ async fn a_busy_server_does_not_prevent_others_from_writing() {
     const USERS: i64 = 40;
     let database = Database::migrated(Engine::Postgres).await;
     let options = Options { migrate: false, ..Options::default() };
-    let store = store::connect(&database.url(), options).await.expect("a store");
-    let busy = App::over(database, store, |settings| {
+    let url = database.url.clone();
+    let busy = App::at(database, &url, options, |settings| {
         (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None);
         settings.policy.cooldown = None;
     })

@@ -29,7 +29,7 @@ async fn one_history_has_one_outcome() {
     // What makes a service fast changes no answer, on or off or with hardly any memory.
     for (seed, options) in [(1, options()), (2, without_devices()), (3, with_little_memory())] {
         println!("seed {seed}");
-        let sqlite = start(Engine::Sqlite, options).await;
+        let sqlite = start(Engine::Sqlite, options.clone()).await;
         let postgres = start(Engine::Postgres, options).await;
         let mut model = Model::default();
         for _ in 0..USERS {
@@ -93,10 +93,15 @@ async fn compare_feeds(sqlite: &App, postgres: &App, (mut later, middle): (Copy,
 
 /// Ends for good what time has ended: until then it does not show, and the feed does not tell it yet.
 pub async fn sweep(app: &App) {
+    sweep_by(app, &Policy::default()).await;
+}
+
+/// The same by another policy.
+pub async fn sweep_by(app: &App, policy: &Policy) {
     loop {
         let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
-        let policy = Policy { event_retention: None, ..Policy::default() };
-        let batch = Batch { submissions, policy: Arc::new(policy), now: app.clock.now() };
+        let policy = Policy { event_retention: None, ..policy.clone() };
+        let batch = Batch { submissions, policy: Arc::new(policy) };
         let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {
             [Ok(Reply::Fresh(executed))] if executed.outcome == Outcome::Swept { rows: 0 } => return,

@@ -10,6 +10,7 @@
 mod bad_input;
 mod cancellation;
 mod check;
+mod clocks;
 mod commits;
 mod concurrency;
 mod conformance;
@@ -34,6 +35,8 @@ mod retention;
 mod rpc;
 mod semantics;
 mod story;
+mod surroundings;
 mod user_views;
 mod usernames;
 mod watchers;
+mod worlds;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kith::store::{self, Options};
+use kith::store::Options;
 
 use crate::commits::behind_a_proxy;
 use crate::harness::proxy::{Passed, Point, Proxy};
@@ -103,7 +103,7 @@ async fn send_and_cancel(proxy: &Proxy, app: &App, other: i64, situation: Situat
 }
 
 /// The rows of counts that the last commit wrote.
-async fn written(app: &App) -> i64 {
+pub async fn written(app: &App) -> i64 {
     app.database.number("SELECT count(*) AS value FROM user_counts WHERE xmin = (SELECT xmin FROM feed)").await
 }
 
@@ -144,9 +144,9 @@ async fn an_answer_by_a_third_party_takes_the_same_traffic_whether_the_request_e
     for number in 1..=ROUNDS {
         requests.push(app.send(2 * number, 2 * number + 1).await);
     }
-    let url = proxy.url.parse().expect("a URL");
-    let store = store::connect(&url, Options { migrate: false, ..Options::default() }).await.expect("a store");
-    let fresh = App::over(Database::at(&app.database.url, Engine::Postgres), store, |settings| {
+    let (database, options) =
+        (Database::at(&app.database.url, Engine::Postgres), Options { migrate: false, ..Options::default() });
+    let fresh = App::at(database, &proxy.url, options, |settings| {
         settings.sweep_interval = Duration::from_secs(3_600);
     })
     .await;

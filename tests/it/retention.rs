@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use kith::store::{self, Options};
+use kith::store::Options;
 
 use crate::harness::{App, Database, Engine, until};
 use crate::{cases, on_each_engine};
@@ -35,9 +35,8 @@ async fn seed(database: &Database, events: usize, responses: usize) {
 }
 
 async fn served(database: Database, change: fn(&mut kith::server::Settings)) -> App {
-    let store =
-        store::connect(&database.url(), Options { migrate: false, ..Options::default() }).await.expect("a store");
-    App::over(database, store, change).await
+    let url = database.url.clone();
+    App::at(database, &url, Options { migrate: false, ..Options::default() }, change).await
 }
 
 on_each_engine! {

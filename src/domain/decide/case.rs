@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use super::{Decision, Limit, Moment, Party, Rejection};
+use crate::domain::Time;
 use crate::domain::event::{Actor, Cause, EventKind};
 use crate::domain::id::{RequestId, UserId};
 use crate::domain::pair::{Block, Ended, Message, Pair, Request, RequestState};
@@ -89,8 +90,8 @@ impl Case<'_> {
                 let after = Request {
                     state: RequestState::Rejected,
                     position: self.moment.next,
-                    viewed: request.viewed.or(Some(self.moment.time)),
-                    rejected: Some(self.moment.time),
+                    viewed: request.viewed.or(Some(self.time_for(request))),
+                    rejected: Some(self.time_for(request)),
                     ..request.clone()
                 };
                 let mut decision = self.change(EventKind::RequestRejected, None, request, after);
@@ -140,7 +141,7 @@ impl Case<'_> {
         if request.viewed.is_some() {
             return Ok(self.unchanged());
         }
-        let after = Request { viewed: Some(self.moment.time), ..request.clone() };
+        let after = Request { viewed: Some(self.time_for(request)), ..request.clone() };
         Ok(self.change(EventKind::RequestViewed, None, request, after))
     }
 
@@ -228,9 +229,9 @@ impl Case<'_> {
         let after = Request {
             state: RequestState::Connected,
             position: self.moment.next,
-            viewed: request.viewed.or(Some(self.moment.time)),
+            viewed: request.viewed.or(Some(self.time_for(request))),
             rejected: None,
-            accepted: Some(self.moment.time),
+            accepted: Some(self.time_for(request)),
             reply: reply.clone(),
             ..request.clone()
         };
@@ -295,6 +296,11 @@ impl Case<'_> {
         check_limit(self.policy.max_connections, party.counts.connections, Limit::Connections, party.id, None)
     }
 
+    /// Returns the present as a time of `request`: never before its creation, which a wrong clock may have dated ahead.
+    fn time_for(&self, request: &Request) -> Time {
+        self.moment.time.max(request.created)
+    }
+
     fn as_actor(&self) -> Actor {
         Actor::User(self.actor.id)
     }
@@ -344,3 +350,6 @@ fn check_limit(
         Some(_) | None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,4 +65,10 @@ mod tests {
         assert_eq!(free(3, &[2, 4]), [1, 3, 5]);
         assert_eq!(free(1, &[1, 2, 3, 5, 9]), [17]);
     }
+
+    #[test]
+    fn there_is_a_further_id_for_each_user_that_the_batch_may_create_itself() {
+        let needs = Needs { unassigned: 2, users: [1, 2, 3].map(UserId::new).into(), ..Needs::default() };
+        assert_eq!(free_ids(UserId::new(0), &needs, &HashSet::new()).len(), 2 + 3);
+    }
 }

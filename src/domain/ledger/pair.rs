@@ -137,10 +137,11 @@ impl Ledger {
         }
         let cooled = self.policy.cooled_before(self.time).unwrap_or(self.time);
         self.changes.cooled = (self.sweep.cooled > 0).then_some(cooled);
+        self.changes.ahead = (self.sweep.ahead > 0).then_some(self.time);
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let SweepStep { open_until: _, events_until: _, cooled, events, responses } = self.sweep;
-        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooled + events + responses);
+        let SweepStep { open_until: _, events_until: _, cooled, ahead, events, responses } = self.sweep;
+        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooled + ahead + events + responses);
         Outcome::Swept { rows }
     }
 
@@ -188,3 +189,6 @@ impl Ledger {
         self.changes.events.push(event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Ended, Pair, Request, Side};
+use crate::domain::policy::Policy;
 use crate::domain::user::User;
 
 /// The head of the feed: the row that every batch locks and updates.
@@ -31,6 +32,8 @@ pub struct Head {
 /// The data loaded for a batch, as listed by its [`Needs`](crate::domain::command::Needs).
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// The time of the database's clock at which the batch is decided.
+    pub now: Time,
     /// The head of the feed before the batch.
     pub head: Head,
     /// The needed users that exist.
@@ -56,6 +59,8 @@ pub struct SweepStep {
     pub events_until: Option<Sequence>,
     /// The number of cooldowns and of numbers of ended requests whose time is over.
     pub cooled: i64,
+    /// The number of cooldowns and of numbers of ended requests that begin in the future, by an error of the clock.
+    pub ahead: i64,
     /// The number of events whose retention has ended.
     pub events: i64,
     /// The number of stored responses that have expired.
@@ -91,6 +96,20 @@ impl Snapshot {
             known.cooldown = cooldown.or(known.cooldown);
             known.ended = ended.or(known.ended);
         }
+    }
+
+    /// Returns the sender and the receiver of each loaded request that expires now, and counts among those that ended.
+    ///
+    /// The number of those that ended before must be loaded too.
+    pub fn counted_when_expired(&self, policy: &Policy) -> Vec<(UserId, UserId)> {
+        let counts = |request: &&Request| {
+            let ended = Ended { since: request.created, count: 1 };
+            request.state.is_open()
+                && policy.has_expired(request.created, self.now)
+                && policy.still_counted(Some(ended), self.now).is_some()
+        };
+        let requests = self.pairs.values().filter_map(|pair| pair.request.as_ref());
+        requests.filter(counts).map(|request| (request.from, request.to)).collect()
     }
 
     fn pair(&mut self, key: PairKey) -> &mut Pair {
@@ -147,6 +166,8 @@ pub struct Changes {
     pub ended_deleted: Vec<(UserId, UserId)>,
     /// The latest start of the cooldowns and numbers of ended requests to delete, with all earlier ones.
     pub cooled: Option<Time>,
+    /// The time at which cooldowns and numbers of ended requests shall begin that begin well after it.
+    pub ahead: Option<Time>,
     /// Changes of counts, ordered by user id. Some are zero, and written so that the time of a commit reveals nothing.
     pub counts: Vec<CountsChange>,
     /// Users after the batch, if the batch changed or created them. Not saved, but cached by the writer.
@@ -173,6 +194,7 @@ impl Changes {
             responses,
             responses_deleted,
             cooled,
+            ahead,
             // A change of one of these comes with an event or with a change of the head.
             users_deleted: _,
             users_created: _,
@@ -199,5 +221,90 @@ impl Changes {
             && responses.is_empty()
             && responses_deleted.is_none()
             && cooled.is_none()
+            && ahead.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::command::{EncodedResponse, IdempotencyKey};
+    use crate::domain::ledger::tests::{ANN, BOB, day, key, nth, request, run, send, snapshot};
+    use crate::domain::pair::RequestState;
+
+    #[test]
+    fn loaded_rows_come_together_as_one_pair() {
+        let request = request(7, BOB, ANN, RequestState::Silenced);
+        let block = Block { created: day(-1), position: nth(0) };
+        let ended = Ended { since: day(-3), count: 2 };
+        let mut snapshot = Snapshot::default();
+        snapshot.add_request(request.clone());
+        snapshot.add_side(ANN, BOB, Side { block: Some(block), ..Side::default() });
+        snapshot.add_side(BOB, ANN, Side { ended: Some(ended), ..Side::default() });
+        snapshot.add_side(BOB, ANN, Side { cooldown: Some(day(-2)), ..Side::default() });
+        let expected = Pair {
+            request: Some(request),
+            low: Side { block: Some(block), ..Side::default() },
+            high: Side { cooldown: Some(day(-2)), ended: Some(ended), ..Side::default() },
+            ..Pair::empty(key(ANN, BOB))
+        };
+        assert_eq!(snapshot.pairs, HashMap::from([(expected.key, expected.clone())]));
+        let mut loaded = Snapshot::default();
+        loaded.add(expected);
+        assert_eq!(loaded.pairs, snapshot.pairs);
+    }
+
+    #[test]
+    fn a_request_that_expires_counts_if_it_was_sent_within_the_time_of_a_cooldown() {
+        let policy = Policy { lifetime: Some(chrono::TimeDelta::days(10)), ..Policy::default() };
+        for (state, created, counts) in [
+            (RequestState::Pending, day(-9), false),
+            (RequestState::Pending, day(-10), true),
+            (RequestState::Rejected, day(-29), true),
+            (RequestState::Pending, day(-30), false),
+            (RequestState::Connected, day(-10), false),
+        ] {
+            let loaded = snapshot(&[Request { created, ..request(7, BOB, ANN, state) }]);
+            let expected = if counts { vec![(BOB, ANN)] } else { vec![] };
+            assert_eq!(loaded.counted_when_expired(&policy), expected, "{state:?}, {created}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_counts_is_zero_without_a_change_of_the_window() {
+        let (zero, one) = (Counts::default(), Counts { connections: 1, ..Counts::default() });
+        let sends = Some(SendWindow::default());
+        for (change, sends, is_zero) in
+            [(zero, None, true), (one, None, false), (zero, sends, false), (one, sends, false)]
+        {
+            assert_eq!(CountsChange { user: ANN, change, sends }.is_zero(), is_zero, "{change:?}, {sends:?}");
+        }
+    }
+
+    #[test]
+    fn each_change_that_comes_alone_is_something_to_save() {
+        let head = Head { sequence: nth(0), ..Head::default() };
+        let nothing = || Changes { head, ..Changes::default() };
+        let (_, sent) = run(snapshot(&[]), [send(ANN, BOB)]);
+        let response = IdempotentResponse {
+            key: IdempotencyKey { caller: "operator".to_owned(), id: uuid::Uuid::nil() },
+            fingerprint: [0; 32],
+            encoded: EncodedResponse { response: vec![], without_profiles: vec![] },
+            created: day(0),
+            actor: None,
+            users: (None, None),
+        };
+        assert!(nothing().is_empty(&head));
+        for changes in [
+            Changes { head: Head { swept: RequestId::new(7), ..head }, ..nothing() },
+            Changes { events: sent.events, ..nothing() },
+            Changes { events_deleted: Some(nth(0)), ..nothing() },
+            Changes { responses: vec![response], ..nothing() },
+            Changes { responses_deleted: Some(day(-1)), ..nothing() },
+            Changes { cooled: Some(day(-30)), ..nothing() },
+            Changes { ahead: Some(day(0)), ..nothing() },
+        ] {
+            assert!(!changes.is_empty(&head), "{changes:?}");
+        }
     }
 }

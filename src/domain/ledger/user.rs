@@ -163,3 +163,172 @@ impl Ledger {
         sequence
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::command::Command;
+    use crate::domain::ledger::Snapshot;
+    use crate::domain::ledger::tests::{
+        ANN, BOB, CY, NOBODY, day, key, kinds, nth, profile, request, run, send, snapshot,
+    };
+    use crate::domain::pair::{Block, Request, RequestState, Side};
+    use crate::domain::user::FieldUpdate;
+
+    fn create(id: Option<UserId>, username: &str) -> Command {
+        Command::CreateUser(Box::new(Profile { id, ..profile(username) }))
+    }
+
+    fn import(id: UserId, username: &str) -> Command {
+        Command::ImportUser(id, Box::new(profile(username)))
+    }
+
+    fn rename(id: UserId, username: &str) -> UserUpdate {
+        let fields = vec![FieldUpdate::Username(username.parse().unwrap())];
+        UserUpdate { id, acting: None, fields, expected: None }
+    }
+
+    fn taken(username: &str) -> Result<Outcome, Rejection> {
+        Err(Rejection::UsernameTaken(username.to_owned()))
+    }
+
+    /// The id of the created user.
+    fn created(outcome: &Result<Outcome, Rejection>) -> UserId {
+        match outcome {
+            Ok(Outcome::UserCreated(user)) => user.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn created_users_get_ids_that_no_user_has() {
+        let [first, second, third] = [11, 12, 13].map(UserId::new);
+        let before = Snapshot { free_ids: vec![first, second, third], ..snapshot(&[]) };
+        let commands = [create(None, "dan"), create(Some(second), "eve"), create(None, "fay"), create(None, "guy")];
+        let ([dan, eve, fay, guy], changes) = run(before, commands);
+        assert_eq!([dan, eve, fay].map(|outcome| created(&outcome)), [first, second, third]);
+        assert_eq!(guy, Err(Rejection::NoIdLeft));
+        assert_eq!((changes.head.last_assigned, changes.head.sequence), (third, nth(3)));
+        let ([exists], _) = run(snapshot(&[]), [create(Some(ANN), "dan")]);
+        assert_eq!(exists, Err(Rejection::UserExists(ANN)));
+    }
+
+    #[test]
+    fn a_username_is_free_if_no_other_user_has_it_now() {
+        let update = |id, username| Command::UpdateUser(rename(id, username));
+        let dan = UserId::new(4);
+        // The second command of each, after the first.
+        for (first, second, is_free) in [
+            (Command::Sweep, create(Some(dan), "Ann"), false),
+            (Command::Sweep, import(dan, "Ann"), false),
+            (Command::Sweep, update(BOB, "Ann"), false),
+            (Command::Sweep, import(ANN, "Ann"), true),
+            (Command::Sweep, update(ANN, "Ann"), true),
+            (update(ANN, "eve"), update(BOB, "Ann"), true),
+            (update(ANN, "Ann"), update(BOB, "Ann"), false),
+            (Command::DeleteUser(ANN), update(BOB, "Ann"), true),
+            (update(CY, "eve"), update(BOB, "Eve"), false),
+        ] {
+            let ([_, outcome], _) = run(snapshot(&[]), [first.clone(), second.clone()]);
+            assert_eq!(outcome.is_ok(), is_free, "{second:?} after {first:?}");
+        }
+    }
+
+    #[test]
+    fn users_who_exchanged_their_names_have_them() {
+        let exchange = Command::ImportTogether(vec![(ANN, profile("bob")), (BOB, profile("ann"))]);
+        let commands = [exchange, import(CY, "ann"), import(CY, "bob")];
+        let ([exchanged, ann, bob], changes) = run(snapshot(&[]), commands);
+        assert_eq!(exchanged, Ok(Outcome::UsersImported(vec![Some(Imported::Updated); 2])));
+        assert_eq!((ann, bob), (taken("ann"), taken("bob")));
+        assert!(changes.users_updated.iter().all(|user| user.date_joined == day(-9)), "unset fields stay as they are");
+        let mut renamed = changes.users_renamed;
+        renamed.sort_unstable();
+        assert_eq!(renamed, [ANN, BOB]);
+    }
+
+    #[test]
+    fn an_update_is_of_the_acting_user_and_of_the_expected_revision() {
+        // Users were last changed by event 50.
+        let conflict = || Err(Rejection::Conflict { user: ANN, changed: Sequence::new(50) });
+        for (acting, expected, result) in [
+            (None, None, Ok(Actor::Operator)),
+            (Some(ANN), None, Ok(Actor::User(ANN))),
+            (Some(BOB), None, Err(Rejection::NotTheUser(ANN))),
+            (None, Some(49), conflict()),
+            (None, Some(50), Ok(Actor::Operator)),
+            (None, Some(51), Ok(Actor::Operator)),
+        ] {
+            let update = UserUpdate { acting, expected: expected.map(Sequence::new), ..rename(ANN, "eve") };
+            let ([outcome], changes) = run(snapshot(&[]), [Command::UpdateUser(update.clone())]);
+            let actor = outcome.map(|_| changes.events[0].actor);
+            assert_eq!(actor, result, "{update:?}");
+        }
+        let ([unknown], _) = run(snapshot(&[]), [Command::UpdateUser(rename(NOBODY, "eve"))]);
+        assert_eq!(unknown, Err(Rejection::UserNotFound(NOBODY)));
+    }
+
+    #[test]
+    fn a_user_changes_with_an_event_or_not_at_all() {
+        let before = snapshot(&[]).head;
+        let dan = UserId::new(4);
+        for (command, imported, kinds_of_events, (changed, users_changed)) in [
+            (import(ANN, "ann"), Imported::Unchanged, vec![], (Sequence::new(50), before.users_changed)),
+            (import(ANN, "eve"), Imported::Updated, vec![EventKind::UserUpdated], (nth(1), nth(1))),
+            (import(dan, "dan"), Imported::Created, vec![EventKind::UserCreated], (nth(1), before.users_changed)),
+        ] {
+            let ([outcome], changes) = run(snapshot(&[]), [command.clone()]);
+            assert_eq!(outcome, Ok(Outcome::UserImported(imported)));
+            assert_eq!(kinds(&changes), kinds_of_events, "{command:?}");
+            assert_eq!(changes.head.users_changed, users_changed, "{command:?}");
+            let saved = changes.users_created.iter().map(|(user, _)| user).chain(&changes.users_updated);
+            assert!(saved.clone().all(|user| user.changed == changed) && saved.count() == changes.events.len());
+        }
+    }
+
+    #[test]
+    fn a_changed_user_keeps_their_counts() {
+        let before = || snapshot(&[request(7, ANN, BOB, RequestState::Pending)]);
+        let (_, changes) = run(before(), [import(ANN, "eve")]);
+        let [member] = &changes.members[..] else { panic!("{changes:?}") };
+        assert_eq!(member.counts, before().members[0].counts);
+        assert_eq!(changes.counts, []);
+    }
+
+    #[test]
+    fn with_a_user_everything_between_them_and_others_ends() {
+        let dan = UserId::new(4);
+        let mut before = snapshot(&[
+            request(7, ANN, BOB, RequestState::Silenced),
+            request(8, CY, ANN, RequestState::Connected),
+            request(9, CY, BOB, RequestState::Pending),
+            Request { created: day(-180), ..request(10, dan, ANN, RequestState::Pending) },
+        ]);
+        let block = Block { created: day(-2), position: Sequence::new(5) };
+        before.add_side(BOB, ANN, Side { block: Some(block), ..Side::default() });
+        let commands = [Command::DeleteUser(ANN), Command::DeleteUser(ANN), send(BOB, ANN)];
+        let ([deleted, again, sent], changes) = run(before, commands);
+        assert_eq!((deleted, again), (Ok(Outcome::UserDeleted), Err(Rejection::UserNotFound(ANN))));
+        assert_eq!(sent, Err(Rejection::UserNotFound(ANN)));
+        let cause = Some(Cause::UserDeleted);
+        let events: Vec<_> =
+            changes.events.iter().map(|event| (event.kind, event.cause, event.user, event.other)).collect();
+        assert_eq!(
+            events,
+            [
+                (EventKind::RequestCancelled, cause, ANN, Some(BOB)),
+                (EventKind::UserUnblocked, cause, BOB, Some(ANN)),
+                (EventKind::ConnectionRemoved, cause, CY, Some(ANN)),
+                (EventKind::RequestExpired, None, dan, Some(ANN)),
+                (EventKind::UserDeleted, None, ANN, None),
+            ]
+        );
+        let sequences: Vec<_> = changes.events.iter().map(|event| event.sequence).collect();
+        assert_eq!(sequences, [1, 2, 3, 4, 5].map(nth));
+        assert_eq!(changes.head.users_changed, nth(5));
+        assert_eq!(changes.requests_deleted, [key(ANN, BOB), key(ANN, CY), key(ANN, dan)]);
+        assert_eq!((changes.blocks_deleted, changes.users_deleted), (vec![(BOB, ANN)], vec![ANN]));
+        let counted: Vec<_> = changes.counts.iter().map(|counts| (counts.user, counts.change.connections)).collect();
+        assert_eq!(counted, [(BOB, 0), (CY, -1), (dan, 0)], "the counts of the deleted user go with them");
+    }
+}

@@ -11,6 +11,8 @@ use super::{TextError, invalid};
 
 /// The maximum number of characters of a username.
 pub const USERNAME_MAX: usize = 255;
+/// The maximum number of nonspacing marks in a row. More would cover the text around the name.
+const MARKS_MAX: usize = 4;
 /// Letters that are not visible. Names that differ only in them would look the same.
 const INVISIBLE: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
 
@@ -71,6 +73,11 @@ fn open(text: &str) -> Result<Username, TextError> {
     if name.is_empty() || name.chars().count() > USERNAME_MAX || starts_with_mark || !name.chars().all(allowed) {
         return invalid(format!("must be 1 to {USERNAME_MAX} letters and digits of any script, or - _ . @ + '"));
     }
+    if has_stacked_marks(&name) {
+        return invalid(format!(
+            "must not have more than {MARKS_MAX} marks on a letter, or the same mark twice in a row"
+        ));
+    }
     if !has_one_direction(&name) {
         return invalid(
             "must not mix characters written from left to right and from right to left; a name written from right to \
@@ -84,6 +91,25 @@ fn open(text: &str) -> Result<Username, TextError> {
 fn is_mark(c: char) -> bool {
     // Variation selectors and other invisible marks have no combining class.
     canonical_combining_class(c) != 0
+}
+
+/// Whether more than [`MARKS_MAX`] nonspacing marks follow each other, or one follows itself.
+///
+/// These are two conditions of UTS #39, section 5.4. They apply to the decomposed name (form D), in which the marks on a
+/// letter have one order and none is part of the letter. Marks that take space of their own, such as vowels of Indic
+/// scripts, do not count.
+fn has_stacked_marks(name: &str) -> bool {
+    let mut marks: Vec<char> = Vec::new();
+    name.nfd().any(|c| {
+        // The class of the nonspacing and enclosing marks.
+        if bidi_class(c) != BidiClass::NSM {
+            marks.clear();
+            return false;
+        }
+        let repeats = marks.last() == Some(&c);
+        marks.push(c);
+        repeats || marks.len() > MARKS_MAX
+    })
 }
 
 /// Whether the characters are displayed in the order in which they are stored, or all in the reverse order.
@@ -165,6 +191,40 @@ mod tests {
         assert!(name(&"é".repeat(USERNAME_MAX)).is_some());
         assert!(name(&"é".repeat(USERNAME_MAX + 1)).is_none());
         assert!(name(&"e\u{301}".repeat(USERNAME_MAX)).is_some(), "counted in the normal form");
+    }
+
+    #[test]
+    fn marks_may_not_be_stacked() {
+        let four = "x\u{300}\u{301}\u{302}\u{303}";
+        for (text, is_valid) in [
+            (four.to_owned(), true),
+            (four.repeat(20), true),
+            (format!("{four}\u{304}"), false),
+            (format!("a{four}\u{304}b"), false),
+            // A mark that is part of a letter counts, and so does the order of form D: here the two dots are apart.
+            ("\u{1ed1}\u{323}".to_owned(), true),
+            ("\u{1ed1}\u{300}\u{303}\u{304}".to_owned(), false),
+            ("e\u{301}\u{301}".to_owned(), false),
+            ("\u{e9}\u{301}".to_owned(), false),
+            ("e\u{323}\u{301}\u{323}".to_owned(), false),
+            ("e\u{301}\u{323}\u{300}".to_owned(), true),
+            // Nonspacing vowels, which are letters too.
+            ("\u{915}\u{941}\u{941}".to_owned(), false),
+            (format!("a{}", "\u{301}\u{302}".repeat(15)), false),
+            // Names as they are written: Vietnamese, Devanagari, Thai, Hebrew with points, Arabic, Tibetan.
+            ("Nguyễn_Thị_Ánh".to_owned(), true),
+            ("प्रज्ञा".to_owned(), true),
+            ("น้ำผึ้ง".to_owned(), true),
+            ("שָׁלוֹם".to_owned(), true),
+            ("مُحَمَّد".to_owned(), true),
+            ("བསྒྲུབས".to_owned(), true),
+            // Burmese, with five marks on a letter, of which one takes space.
+            ("\u{1019}\u{103c}\u{103e}\u{102f}\u{1036}\u{1037}".to_owned(), true),
+        ] {
+            assert_eq!(name(&text).is_some(), is_valid, "{text:?}");
+        }
+        let error = UsernameRule::Open.parse("e\u{301}\u{301}").expect_err("a mark twice").to_string();
+        assert!(error.contains("same mark twice"), "{error}");
     }
 
     #[test]

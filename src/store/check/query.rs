@@ -5,7 +5,7 @@
 //!
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
-//! older position is not compared. `{states}`, `{kinds}` and `{causes}` stand for the lists of
+//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`, `{kinds}` and `{causes}` stand for the lists of
 //! names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
@@ -82,15 +82,11 @@ pub(super) const CHECKS: &[Check] = &[
                 WHERE last_sequence <> newest",
     },
     Check {
-        name: "time never runs backwards in the feed",
-        looks_at: "events",
+        name: "the head has the time of the newest event",
+        looks_at: "feed",
         with: "",
-        finds: "SELECT sequence AS number, 'event ' || sequence || ' is earlier than the one before' AS said \
-                FROM (SELECT sequence, time, lag(time) OVER (ORDER BY sequence) AS earlier FROM events) AS pairs \
-                WHERE time < earlier \
-                UNION ALL \
-                SELECT last_sequence, 'the head is earlier than the newest event' \
-                FROM feed CROSS JOIN (SELECT max(time) AS newest FROM events) AS ends WHERE last_time < newest",
+        finds: "SELECT last_sequence AS number, 'the head has another time than event ' || last_sequence AS said \
+                FROM feed JOIN events ON sequence = last_sequence WHERE last_time <> time",
     },
     Check {
         name: "the head is one row whose numbers do not pass its end",
@@ -120,10 +116,13 @@ pub(super) const CHECKS: &[Check] = &[
         with: "",
         finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
                        || ' is ' || state || CASE WHEN rejected IS NULL THEN '' ELSE ', rejected' END \
-                       || CASE WHEN accepted IS NULL THEN '' ELSE ', accepted' END AS said \
+                       || CASE WHEN accepted IS NULL THEN '' ELSE ', accepted' END \
+                       || CASE WHEN viewed < created OR rejected < created OR accepted < created \
+                               THEN ' before it was created' ELSE '' END AS said \
                 FROM connection_requests \
                 WHERE state NOT IN ({states}) OR (rejected IS NOT NULL) <> (state = 'REJECTED') \
-                      OR (accepted IS NOT NULL) <> (state = 'CONNECTED')",
+                      OR (accepted IS NOT NULL) <> (state = 'CONNECTED') \
+                      OR viewed < created OR rejected < created OR accepted < created",
     },
     Check {
         name: "the sweep for expired requests left none behind",
@@ -173,22 +172,31 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         name: "each request was viewed, rejected and accepted when its events say",
         looks_at: "connection_requests WHERE id >= {oldest}",
+        // A request is never viewed, rejected or accepted before its creation, even if the clock was set back in between.
         with: "WITH feed_says AS ( \
                    SELECT request_id, \
                           min(CASE WHEN kind IN ('REQUEST_VIEWED', 'REQUEST_REJECTED', 'CONNECTION_CREATED') \
-                                   THEN time END) AS viewed, \
-                          max(CASE WHEN kind = 'REQUEST_REJECTED' THEN time END) AS rejected, \
-                          max(CASE WHEN kind = 'CONNECTION_CREATED' THEN time END) AS accepted \
+                                   THEN sequence END) AS viewed, \
+                          max(CASE WHEN kind = 'REQUEST_REJECTED' THEN sequence END) AS rejected, \
+                          max(CASE WHEN kind = 'CONNECTION_CREATED' THEN sequence END) AS accepted \
                    FROM events WHERE request_id >= {oldest} GROUP BY request_id \
+               ), timed AS ( \
+                   SELECT stored.id, from_user_id, to_user_id, state, stored.viewed, stored.rejected, stored.accepted, \
+                          CASE WHEN viewing.time < created THEN created ELSE viewing.time END AS to_be_viewed, \
+                          CASE WHEN rejecting.time < created THEN created ELSE rejecting.time END AS to_be_rejected, \
+                          CASE WHEN accepting.time < created THEN created ELSE accepting.time END AS to_be_accepted \
+                   FROM connection_requests AS stored \
+                   LEFT JOIN feed_says ON feed_says.request_id = stored.id \
+                   LEFT JOIN events AS viewing ON viewing.sequence = feed_says.viewed \
+                   LEFT JOIN events AS rejecting ON rejecting.sequence = feed_says.rejected \
+                   LEFT JOIN events AS accepting ON accepting.sequence = feed_says.accepted \
+                   WHERE id >= {oldest} \
                ), compared AS ( \
                    SELECT id, from_user_id, to_user_id, \
-                          CASE WHEN stored.viewed IS DISTINCT FROM feed_says.viewed THEN ', viewed' ELSE '' END \
-                          || CASE WHEN state <> 'REJECTED' OR stored.rejected = feed_says.rejected THEN '' \
-                                  ELSE ', rejected' END \
-                          || CASE WHEN stored.accepted IS DISTINCT FROM feed_says.accepted THEN ', accepted' ELSE '' END \
-                          AS wrong \
-                   FROM connection_requests AS stored LEFT JOIN feed_says ON feed_says.request_id = stored.id \
-                   WHERE id >= {oldest} \
+                          CASE WHEN viewed IS DISTINCT FROM to_be_viewed THEN ', viewed' ELSE '' END \
+                          || CASE WHEN state <> 'REJECTED' OR rejected = to_be_rejected THEN '' ELSE ', rejected' END \
+                          || CASE WHEN accepted IS DISTINCT FROM to_be_accepted THEN ', accepted' ELSE '' END AS wrong \
+                   FROM timed \
                )",
         finds: "SELECT id AS number, 'request ' || id || ' from user ' || from_user_id || ' to user ' || to_user_id \
                        || ' has another time than its events:' || substr(wrong, 2) AS said \
@@ -218,29 +226,35 @@ pub(super) const CHECKS: &[Check] = &[
                      ON stored.user_id = feed_says.user_id AND stored.other_user_id = feed_says.other_user_id \
                 WHERE holds = 1 AND stored.user_id IS NULL",
     },
+    // After an error of the clock, times say nothing of the order, and the sweep may have set the cooldown right.
     Check {
         name: "each cooldown began with the last rejection, and not between connected users",
         looks_at: "cooldowns",
         with: "WITH last AS ( \
-                   SELECT user_id, other_user_id, max(time) AS time FROM events \
+                   SELECT user_id, other_user_id, max(sequence) AS sequence FROM events \
                    WHERE kind = 'REQUEST_REJECTED' GROUP BY user_id, other_user_id \
+               ), steps AS ( \
+                   SELECT time, lead(time) OVER (ORDER BY sequence) AS next FROM events \
+               ), feed_says AS ( \
+                   SELECT max(CASE WHEN next < time OR time > {future} THEN 1 ELSE 0 END) AS clock_was_wrong, \
+                          min(time) AS first FROM steps \
                )",
         finds: "SELECT from_user_id AS number, 'the cooldown of user ' || from_user_id || ' for user ' || to_user_id \
                        || CASE WHEN state = 'CONNECTED' THEN ': they are connected' \
                                ELSE ' began at another time than the last rejection' END AS said \
                 FROM ( \
-                    SELECT cooldowns.*, state, last.time AS rejection, \
-                           (SELECT min(time) FROM events) AS first \
-                    FROM cooldowns LEFT JOIN last ON last.user_id = cooldowns.from_user_id \
+                    SELECT cooldowns.*, state, events.time AS rejection, first, clock_was_wrong \
+                    FROM cooldowns CROSS JOIN feed_says LEFT JOIN last ON last.user_id = cooldowns.from_user_id \
                          AND last.other_user_id = cooldowns.to_user_id \
+                    LEFT JOIN events ON events.sequence = last.sequence \
                     LEFT JOIN connection_requests \
                          ON low_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
                                                THEN cooldowns.from_user_id ELSE cooldowns.to_user_id END \
                          AND high_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
                                                  THEN cooldowns.to_user_id ELSE cooldowns.from_user_id END \
                 ) AS stored \
-                WHERE state = 'CONNECTED' \
-                      OR CASE WHEN rejection IS NULL THEN since > first ELSE since <> rejection END",
+                WHERE state = 'CONNECTED' OR clock_was_wrong = 0 \
+                      AND CASE WHEN rejection IS NULL THEN since > first ELSE since <> rejection END",
     },
     Check {
         name: "the users of each cooldown are there",

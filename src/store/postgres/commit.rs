@@ -1,14 +1,16 @@
 //! The commit on PostgreSQL: one transaction for each batch, in two round trips.
 //!
 //! ```text
-//! 1  BEGIN, lock the head of the feed, load what the batch needs     pipelined
+//! 1  BEGIN, lock the head of the feed and read the clock, load what the batch needs     pipelined
 //!    decide, in memory
-//! 2  save, COMMIT                                                    pipelined
+//! 2  save, COMMIT                                                                       pipelined
 //! ```
 //!
 //! **What is locked.** The head of the feed, one row (`SELECT … FOR UPDATE`). Every writer of every server takes it
 //! first, so one batch at a time is decided and saved in the whole cluster. At READ COMMITTED each statement after the
 //! lock sees everything that earlier batches committed. Nothing deadlocks, since nobody locks anything before the head.
+//! The statement that locks the head also reads the database's clock, once it holds the lock. All servers decide by this
+//! time (ADR 10).
 //!
 //! **What is checked.** Users and counts that the writer caches ([`WriterState`]) are valid only if the locked head is
 //! the one that this writer's last commit left; no two batches leave the same head, since each writes a random batch
@@ -46,6 +48,7 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
 use crate::store::StoreError;
+use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
 use crate::store::query;
 use crate::store::row::{FeedHead, FeedRow};
@@ -71,6 +74,7 @@ const ROLLBACK: &str = "ROLLBACK";
 /// Commits batches, one at a time.
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
+    clock: Arc<DatabaseClock>,
     session: Mutex<Session>,
 }
 
@@ -83,8 +87,8 @@ struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>, state: WriterState) -> Self {
-        Self { config, session: Mutex::new(Session { conn: None, state }) }
+    pub(super) fn new(config: Arc<PostgresConfig>, clock: Arc<DatabaseClock>, state: WriterState) -> Self {
+        Self { config, clock, session: Mutex::new(Session { conn: None, state }) }
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
@@ -93,7 +97,7 @@ impl Writer {
             Some(conn) => conn,
             None => self.connect().await?,
         };
-        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, batch).await?;
+        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match save::save_and_commit(&conn, &before, &changes, batch_id).await {

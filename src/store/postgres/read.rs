@@ -58,7 +58,7 @@ pub(super) struct CountsOf {
 }
 
 impl Pools {
-    pub(super) fn new(config: &Arc<PostgresConfig>, options: Options) -> Self {
+    pub(super) fn new(config: &Arc<PostgresConfig>, options: &Options) -> Self {
         let (short, long) = options.short_and_long();
         Self {
             short: Pool::new(Arc::clone(config), Role::ShortReads, short, SHORT_DEPTH),

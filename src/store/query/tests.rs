@@ -97,6 +97,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         pair::sides_of(1) => "cooldowns_to (to_user_id=?)",
         pair::sides_of(1) => "ended_requests USING PRIMARY KEY (from_user_id=?)",
         pair::sides_of(1) => "ended_requests_to (to_user_id=?)",
+        pair::ended(1, 2) => "ended_requests USING PRIMARY KEY (from_user_id=? AND to_user_id=?)",
         block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
         blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
         idempotent_response(String::new(), String::new()) => "PRIMARY KEY (caller=? AND id=?)",
@@ -105,12 +106,12 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         feed::of_user_in((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
         feed::of_user_in((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
-        expired_events(now) => "events",
+        expired_events(now, now) => "events",
         cooled(now) => "cooldowns_since (since<?)",
         cooled(now) => "ended_requests_since (since<?)",
         expired_responses(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 54);
+    assert_eq!(plans, 55);
 }
 
 /// `.cargo/config.toml` says why each matters.

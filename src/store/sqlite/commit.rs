@@ -14,6 +14,7 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
 use crate::store::StoreError;
+use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
 use crate::store::writer::{Loaded, WriterState};
 
@@ -21,11 +22,12 @@ use crate::store::writer::{Loaded, WriterState};
 pub(super) fn commit(
     conn: &mut SqliteConnection,
     state: &mut WriterState,
+    clock: &DatabaseClock,
     batch: &Batch,
 ) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
     let (batch_id, mut is_saved) = (new_batch_id(), false);
     let committed = conn.immediate_transaction(|conn| {
-        let Loaded { before, snapshot } = load::load(conn, state, batch)?;
+        let Loaded { before, snapshot } = load::load(conn, state, clock, batch)?;
         let (replies, changes) = ledger::run(batch, snapshot);
         if !changes.is_empty(&before.head) {
             save::save(conn, &changes, batch_id)?;

@@ -1,8 +1,10 @@
 //! A service in this process, over a real socket, with the clients that `tonic` generates from the proto.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use kith::clock::Clock;
@@ -39,27 +41,49 @@ impl Deref for App {
     }
 }
 
-/// A clock that stands still until a test advances it.
+/// A clock that stands still until a test advances it. It replaces that of the database.
 #[derive(Clone)]
-pub struct TestClock(Arc<AtomicI64>);
+pub struct TestClock(Arc<Ticks>);
+
+struct Ticks {
+    /// In microseconds since 1970.
+    now: AtomicI64,
+    /// The microseconds that have passed.
+    elapsed: AtomicU64,
+}
 
 impl TestClock {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // A recent time, so that dates of birth are in the past.
-        Self(Arc::new(AtomicI64::new(1_780_000_000_000_000)))
+        Self::at(Time::from_timestamp(1_780_000_000, 0).expect("a time"))
+    }
+
+    pub fn at(time: Time) -> Self {
+        Self(Arc::new(Ticks { now: AtomicI64::new(time.timestamp_micros()), elapsed: AtomicU64::new(0) }))
     }
 
     pub fn now(&self) -> Time {
-        Time::from_timestamp_micros(self.0.load(Ordering::SeqCst)).expect("a time")
+        Time::from_timestamp_micros(self.0.now.load(Ordering::SeqCst)).expect("a time")
     }
 
+    /// Lets time pass.
     pub fn advance(&self, by: TimeDelta) {
-        self.0.fetch_add(by.num_microseconds().expect("not for ever"), Ordering::SeqCst);
+        let passed = by.to_std().expect("time does not run backwards").as_micros();
+        self.0.elapsed.fetch_add(u64::try_from(passed).expect("not for ever"), Ordering::SeqCst);
+        self.set_by(by);
     }
 
-    fn clock(&self) -> Clock {
-        let clock = self.clone();
-        Clock::from_fn(move || clock.now())
+    /// Sets the clock ahead, or back, while no time passes.
+    pub fn set_by(&self, by: TimeDelta) {
+        self.0.now.fetch_add(by.num_microseconds().expect("not for ever"), Ordering::SeqCst);
+    }
+
+    /// These options with this clock.
+    pub fn options(&self, mut options: Options) -> Options {
+        let (now, elapsed) = (self.clone(), self.clone());
+        let elapsed = move || Duration::from_micros(elapsed.0.elapsed.load(Ordering::SeqCst));
+        options.clock = Clock::from_fn(move || now.now(), elapsed);
+        options
     }
 }
 
@@ -77,14 +101,25 @@ impl App {
     /// The same with changed options of the store.
     pub async fn with_options(engine: Engine, options: Options, change: impl FnOnce(&mut Settings)) -> Self {
         let database = Database::migrated(engine).await;
-        let store = store::connect(&database.url(), options).await.expect("a store");
-        Self::over(database, store, change).await
+        let url = database.url.clone();
+        Self::at(database, &url, options, change).await
     }
 
-    /// A service over a store that the test created.
-    pub async fn over(database: Database, store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Self {
+    /// A service on a database that the test created, which it reaches by this URL.
+    pub async fn at(database: Database, url: &str, options: Options, change: impl FnOnce(&mut Settings)) -> Self {
         let clock = TestClock::new();
-        let mut settings = Settings { clock: clock.clock(), ..Settings::default() };
+        let store = store::connect(&url.parse().expect("a URL"), clock.options(options)).await.expect("a store");
+        Self::over(database, store, clock, change).await
+    }
+
+    /// A service over a store that the test created with this clock.
+    pub async fn over(
+        database: Database,
+        store: Arc<dyn Store>,
+        clock: TestClock,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut settings = Settings::default();
         change(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -97,9 +132,8 @@ impl App {
 
     /// Another service on the same database, with a separate clock.
     pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
-        let store = store::connect(&self.database.url(), options()).await;
         let database = Database::at(&self.database.url, self.database.engine);
-        Self::over(database, store.expect("a store"), change).await
+        Self::at(database, &self.database.url, options(), change).await
     }
 
     /// Starts the shutdown of the service. Calls in progress continue.
@@ -152,6 +186,16 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason
         _ => {}
     }
     details
+}
+
+/// Everything that a caller receives with an error, as text.
+pub fn described(status: &Status) -> String {
+    let details = status.get_error_details();
+    // In the order of its keys: on the connection they have none.
+    let metadata: Option<BTreeMap<_, _>> = details.error_info().map(|info| info.metadata.clone().into_iter().collect());
+    let reason = details.error_info().map(|info| (&info.reason, &info.domain));
+    let rest = (details.retry_info(), details.bad_request());
+    format!("{:?}: {:?} {reason:?} {metadata:?} {rest:?}", status.code(), status.message())
 }
 
 /// The fields that an error reports, in its order.

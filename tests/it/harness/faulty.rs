@@ -16,7 +16,7 @@ use kith::domain::query::{
 use kith::store::{self, CachedUser, Listed, Pairs, Store, StoreError, Users};
 use tokio::sync::watch;
 
-use super::app::{App, options};
+use super::app::{App, TestClock, options};
 use super::database::{Database, Engine};
 
 /// The error text of a broken database. No caller may ever see any of it.
@@ -50,7 +50,8 @@ impl Faulty {
     /// A service over such a store. Its first sweep is done, so that only the test's commands are committed.
     pub async fn app(engine: Engine, change: impl FnOnce(&mut kith::server::Settings)) -> (App, Arc<Self>) {
         let database = Database::migrated(engine).await;
-        let inner = store::connect(&database.url(), options()).await.expect("a store");
+        let clock = TestClock::new();
+        let inner = store::connect(&database.url(), clock.options(options())).await.expect("a store");
         let store = Arc::new(Self {
             inner,
             reads: watch::channel(Fault::None).0,
@@ -61,7 +62,7 @@ impl Faulty {
             swept: watch::channel(false).0,
             event_reads: AtomicUsize::new(0),
         });
-        let app = App::over(database, Arc::<Self>::clone(&store), change).await;
+        let app = App::over(database, Arc::<Self>::clone(&store), clock, change).await;
         store.swept.subscribe().wait_for(|swept| *swept).await.expect("a sweep");
         (app, store)
     }
@@ -134,6 +135,10 @@ impl Store for Faulty {
             Fault::Poison(words, error) if has(words) => Err(error()),
             Fault::None | Fault::Blocks | Fault::Poison(..) => self.inner.commit(batch).await,
         }
+    }
+
+    fn now(&self) -> Time {
+        self.inner.now()
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {

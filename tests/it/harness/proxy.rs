@@ -1,6 +1,6 @@
 //! A proxy between the service and PostgreSQL. It forwards everything, until a test cuts or holds a transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -53,7 +53,7 @@ struct State {
 }
 
 /// A message that passed through the proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
     pub connection: usize,
     pub to_server: bool,
@@ -61,6 +61,8 @@ pub struct Passed {
     pub letter: char,
     /// Its effect on a transaction.
     pub point: Option<Point>,
+    /// The statement that it prepares, runs or responds to.
+    pub statement: Option<Arc<str>>,
 }
 
 /// A transaction that waits before it begins.
@@ -183,14 +185,16 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
         state.connections
     };
     let (mut from_server, mut to_client, recording) = (clone(server), clone(client), Arc::clone(state));
+    let unanswered = Unanswered::default();
+    let asked = Arc::clone(&unanswered);
     let (responded, responses) = channel();
     std::thread::spawn(move || {
         // All messages of a server have a type, even the first.
-        let mut messages = Messages { has_started: true, ..Messages::default() };
+        let mut messages = Messages { has_started: true, ..Messages::of(unanswered) };
         copy(&mut from_server, |bytes| {
             let latency = recording.lock().expect("a lock").latency;
             std::thread::sleep(latency);
-            note(&recording, connection, false, &messages.read(bytes));
+            note(&recording, connection, false, &messages.read(bytes, Messages::responds));
             // The receiver may be gone, and the client may be cut off.
             _ = responded.send(());
             _ = to_client.write_all(bytes);
@@ -202,18 +206,18 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     let (mut from_client, mut to_server, state) = (clone(client), clone(server), Arc::clone(state));
     let cut_off = clone(client);
     std::thread::spawn(move || {
-        let (mut messages, mut is_late) = (Messages::default(), false);
+        let (mut messages, mut is_late) = (Messages::of(asked), false);
         copy(&mut from_client, |bytes| {
-            let messages = messages.read(bytes);
+            let messages = messages.read(bytes, Messages::asks);
             note(&state, connection, true, &messages);
-            if messages.iter().any(|message| message.point == Some(Point::Begin)) {
+            if messages.iter().any(|message| message.point() == Some(Point::Begin)) {
                 let to_hold = state.lock().expect("a lock").to_hold.take();
                 to_hold.into_iter().for_each(|(on_its_way, go_on)| {
                     on_its_way.send(()).expect("a test that holds it");
                     go_on.recv().expect("the word to go on");
                 });
             }
-            let commit = messages.iter().find(|message| message.point == Some(Point::Commit));
+            let commit = messages.iter().find(|message| message.point() == Some(Point::Commit));
             let at = commit.map(|message| message.at);
             if at.is_some() {
                 let late = state.lock().expect("a lock").late.take();
@@ -242,34 +246,61 @@ fn pass(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
 
 fn note(state: &Mutex<State>, connection: usize, to_server: bool, messages: &[Message]) {
     if let Some(record) = &mut state.lock().expect("a lock").record {
-        let passed =
-            |message: &Message| Passed { connection, to_server, letter: message.letter.into(), point: message.point };
-        record.extend(messages.iter().map(passed));
+        record.extend(messages.iter().map(|message| Passed {
+            connection,
+            to_server,
+            letter: message.letter.into(),
+            point: message.point(),
+            statement: message.statement.clone(),
+        }));
     }
 }
 
 /// Parses the messages of one direction of a connection. (PostgreSQL manual, "Message Formats": `Parse` prepares a
-/// statement under a name, `Bind` and `Execute` run it, `Sync` ends a group of messages.)
-#[derive(Default)]
+/// statement under a name, `Bind` and `Execute` run it, `Sync` ends a group of messages, and `ReadyForQuery` the responses
+/// to it.)
 struct Messages {
     /// The beginning of an incomplete message.
     rest: Vec<u8>,
     /// Whether the client's first message has passed, which has no type.
     has_started: bool,
-    /// The names of prepared statements that begin or commit a transaction.
-    prepared: HashMap<Vec<u8>, Point>,
+    /// The prepared statements by name.
+    prepared: HashMap<Vec<u8>, Arc<str>>,
+    /// The statement of the group that is being sent.
+    current: Option<Arc<str>>,
+    unanswered: Unanswered,
 }
+
+/// The statements of the groups that the server has not responded to.
+type Unanswered = Arc<Mutex<VecDeque<Option<Arc<str>>>>>;
 
 struct Message {
     letter: u8,
-    point: Option<Point>,
+    /// The statement that it prepares, runs or responds to.
+    statement: Option<Arc<str>>,
     /// Its offset in the bytes that were read.
     at: usize,
 }
 
+impl Message {
+    /// Its effect on a transaction.
+    fn point(&self) -> Option<Point> {
+        let statement = self.statement.as_deref().filter(|_| self.letter == b'B')?;
+        match statement.split_ascii_whitespace().next() {
+            Some("BEGIN") => Some(Point::Begin),
+            Some("COMMIT") => Some(Point::Commit),
+            _ => None,
+        }
+    }
+}
+
 impl Messages {
+    fn of(unanswered: Unanswered) -> Self {
+        Self { rest: Vec::new(), has_started: false, prepared: HashMap::new(), current: None, unanswered }
+    }
+
     /// The messages that end in these bytes.
-    fn read(&mut self, bytes: &[u8]) -> Vec<Message> {
+    fn read(&mut self, bytes: &[u8], statement: fn(&mut Self, u8, &[u8]) -> Option<Arc<str>>) -> Vec<Message> {
         let before = self.rest.len();
         self.rest.extend(bytes);
         let (mut at, mut found) = (0, Vec::new());
@@ -282,8 +313,8 @@ impl Messages {
             }
             if std::mem::replace(&mut self.has_started, true) {
                 let (letter, body) = (self.rest[at], self.rest[at + header + 4..end].to_vec());
-                let point = self.point(letter, &body);
-                found.push(Message { letter, point, at: at.saturating_sub(before) });
+                let statement = statement(self, letter, &body);
+                found.push(Message { letter, statement, at: at.saturating_sub(before) });
             }
             at = end;
         }
@@ -291,25 +322,38 @@ impl Messages {
         found
     }
 
-    fn point(&mut self, letter: u8, body: &[u8]) -> Option<Point> {
+    /// The statement of a message to the server.
+    fn asks(&mut self, letter: u8, body: &[u8]) -> Option<Arc<str>> {
         let mut texts = body.split(|byte| *byte == 0);
         let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
         match letter {
             // The name of the statement, and its text.
             b'P' => {
-                let command = second.split(u8::is_ascii_whitespace).next();
-                let point = match command {
-                    Some(b"BEGIN") => Some(Point::Begin),
-                    Some(b"COMMIT") => Some(Point::Commit),
-                    _ => None,
-                };
-                self.prepared.extend(point.map(|point| (first.to_vec(), point)));
-                None
+                let text: Arc<str> = String::from_utf8_lossy(second).into();
+                self.prepared.insert(first.to_vec(), Arc::clone(&text));
+                self.current = Some(text);
             }
             // The name of the portal, which is empty, and the name of the statement.
-            b'B' => self.prepared.get(second).copied(),
-            _ => None,
+            b'B' => self.current = self.prepared.get(second).cloned(),
+            // `Sync`, or statements as text.
+            b'S' | b'Q' => {
+                let statement = self.current.take();
+                self.unanswered.lock().expect("a lock").push_back(statement.clone());
+                return statement;
+            }
+            _ => {}
         }
+        self.current.clone()
+    }
+
+    /// The statement that a message of the server responds to.
+    fn responds(&mut self, letter: u8, _: &[u8]) -> Option<Arc<str>> {
+        let mut unanswered = self.unanswered.lock().expect("a lock");
+        let statement = unanswered.front().cloned().flatten();
+        if letter == b'Z' {
+            unanswered.pop_front();
+        }
+        statement
     }
 }
 

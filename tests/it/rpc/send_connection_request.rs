@@ -4,7 +4,7 @@ use tonic::Code;
 
 use crate::cases;
 use crate::harness::app::fields;
-use crate::harness::refused;
+use crate::harness::{refused, until};
 
 fn request(from_user_id: i64, to_user_id: i64) -> pb::SendConnectionRequestRequest {
     pb::SendConnectionRequestRequest { from_user_id, to_user_id, ..Default::default() }
@@ -194,6 +194,24 @@ cases! {
         for receiver in [bob, cy, dee] {
             app.send(ann, receiver).await;
         }
+    }
+
+    #[with(|settings| {
+        settings.policy.max_sends_per_pair = Some(3);
+        settings.policy.lifetime = Some(chrono::TimeDelta::days(7));
+        settings.sweep_interval = std::time::Duration::from_millis(20);
+    })]
+    async fn requests_that_expire_count_with_those_that_ended_before(app: App) {
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        for _ in 0..2 {
+            let id = app.send(ann, bob).await;
+            app.cancel(id, ann).await.expect("cancelled");
+        }
+        app.send(ann, bob).await;
+        app.clock.advance(chrono::TimeDelta::days(7));
+        let swept = "SELECT count(*) AS value FROM connection_requests";
+        until("the sweep", async || app.database.number(swept).await == 0).await;
+        refused(app.try_send(ann, bob).await, Code::ResourceExhausted, ErrorReason::LimitReached);
     }
 
     #[with(|settings| settings.policy.max_sent_requests = Some(1))]

@@ -15,29 +15,36 @@ use crate::domain::command::{Batch, IdempotencyKey, Member, Needs, RESPONSE_RETE
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
+use crate::domain::policy::Policy;
+use crate::store::clock::{DatabaseClock, Now};
 use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
     CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow,
     member,
 };
-use crate::store::schema::{Instant, Stamp, connection_requests, request_ids, user_counts, users};
+use crate::store::schema::{Instant, Stamp, connection_requests, feed, request_ids, user_counts, users};
 use crate::store::statement::{PgStatement, statement};
 use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
+/// The head, and the time.
+type LockedSql = (<feed::table as AsQuery>::SqlType, Instant);
+
 /// Rows that only some kinds of commands need.
 struct Rare {
     requests: Vec<RequestRow>,
     sides: Vec<SidePartRow>,
-    due: Option<SweepRows>,
+    /// What a sweep deletes, and the requests that it examines.
+    due: Option<(SweepRows, Vec<RequestRow>)>,
 }
 
 pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
     state: &mut WriterState,
+    clock: &DatabaseClock,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let (profiles, needs) = (Arc::clone(&state.profiles), Needs::of(batch));
@@ -46,18 +53,18 @@ pub(super) async fn lock_and_load(
     let (mut members, unknown) = state.find(users.iter().copied());
     let assumed = state.mark();
     let (mut known, unknown) = profiles.get(unknown, &assumed);
-    let (_, before, between, by_id, mut loaded, by_name, in_use, responses, rare) = try_join!(
+    let (_, (before, Now { time: now, may_sweep }), between, by_id, mut loaded, by_name, in_use, responses, rare) = try_join!(
         // `biased` keeps this order on the connection.
         biased;
         control(conn, BEGIN),
-        lock(conn),
+        lock(conn, clock),
         pairs_by_key(conn, pairs),
         pairs_by_request(conn, requests),
         members_by_id(conn, &known, &unknown),
         members_by_name(conn, names),
         ids_in_use(conn, *unassigned),
         stored_responses(conn, responses),
-        rare(conn, batch, all_pairs_of, unviewed_of, *sweep),
+        rare(conn, all_pairs_of, unviewed_of, sweep.then(|| (&*batch.policy, clock.now()))),
     )?;
     let mark = before.mark();
     if !state.validate(&before) {
@@ -70,12 +77,18 @@ pub(super) async fn lock_and_load(
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
 
-    let Rare { requests, sides, due } = rare;
-    let sweep = due.map_or_else(SweepStep::default, |found| found.due(&before.head));
+    let Rare { mut requests, sides, due } = rare;
+    let sweep = match due.filter(|_| may_sweep) {
+        Some((found, rows)) => {
+            requests.extend(rows);
+            found.due(&before.head)
+        }
+        None => SweepStep::default(),
+    };
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let free_ids = free_ids(before.head.last_assigned, &needs, &in_use);
     let mut snapshot =
-        Snapshot { head: before.head, members: Vec::new(), free_ids, pairs: HashMap::new(), responses, sweep };
+        Snapshot { now, head: before.head, members: Vec::new(), free_ids, pairs: HashMap::new(), responses, sweep };
     for row in between.into_iter().chain(by_id) {
         let Some(pair) = row.pair()? else { continue };
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
@@ -102,12 +115,23 @@ pub(super) async fn lock_and_load(
     for row in oldest_sent(conn, batch, &needs, &snapshot).await? {
         snapshot.add_request(row.try_into()?);
     }
+    let pairs = snapshot.counted_when_expired(&batch.policy);
+    ended_between(conn, &pairs).await?.into_iter().for_each(|row| row.add_to(&mut snapshot));
     Ok(Loaded { before, snapshot })
 }
 
-/// Locks the head. Rows that were loaded before it may be outdated.
-async fn lock(mut conn: &AsyncPgConnection) -> Result<FeedHead, StoreError> {
-    Ok(query::head().for_update().first::<FeedRow>(&mut conn).await?.head())
+/// Locks the head, and then reads the database's clock. Rows that were loaded before it may be outdated.
+///
+/// The clock is read outside of the subquery, because PostgreSQL computes what is inside before it waits for the lock.
+async fn lock(mut conn: &AsyncPgConnection, clock: &DatabaseClock) -> Result<(FeedHead, Now), StoreError> {
+    let lock: PgStatement<'_, LockedSql, _> = statement!(
+        "WITH locked AS MATERIALIZED (SELECT ? FROM feed WHERE id = 1 FOR UPDATE) \
+         SELECT locked.*, clock_timestamp() FROM locked"
+    );
+    let (row, Stamp(time)): (FeedRow, Stamp) = lock.part(feed::all_columns).get_result(&mut conn).await?;
+    let before = row.head();
+    let now = clock.locked(&before.head, Some(time));
+    Ok((before, now))
 }
 
 async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) -> Result<Vec<PairRow>, StoreError> {
@@ -197,15 +221,14 @@ async fn stored_responses(
     Ok(load.load(&mut conn).await?)
 }
 
-/// Loads the rows that only some kinds of commands need.
+/// Loads the rows that only some kinds of commands need; for a sweep, those that are due at about this time.
 ///
 /// The queries run one after the other, because such commands are rare.
 async fn rare(
     mut conn: &AsyncPgConnection,
-    batch: &Batch,
     all_pairs_of: &BTreeSet<UserId>,
     unviewed_of: &BTreeSet<UserId>,
-    due: bool,
+    due: Option<(&Policy, Time)>,
 ) -> Result<Rare, StoreError> {
     let conn = &mut conn;
     let (mut requests, mut sides): (Vec<RequestRow>, Vec<SidePartRow>) = Default::default();
@@ -219,28 +242,41 @@ async fn rare(
         requests.extend(query::all_received(user.get()).load(conn).await?);
         sides.extend(pair::sides_of(user.get()).load(conn).await?);
     }
-    if !due {
+    let Some((policy, now)) = due else {
         return Ok(Rare { requests, sides, due: None });
-    }
-    let mut open = None;
-    if let Some(expired) = batch.policy.expired_before(batch.now) {
+    };
+    let (mut open, mut examined) = (None, Vec::new());
+    if let Some(expired) = policy.expired_before(now) {
         let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn).await?, LOOK_AHEAD);
         if next.has_expired(expired) {
             next = NextOpen::of(query::next_open(SWEEP_LIMIT).load(conn).await?, SWEEP_LIMIT);
         }
         open = Some(next.more_after());
-        requests.extend(next.rows);
-        requests.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
+        examined.extend(next.rows);
+        examined.extend(query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn).await?);
     }
-    let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
+    let cooled = policy.cooled_before(now).unwrap_or(now);
     let cooled = query::cooled(Stamp(cooled)).get_result(conn).await?;
-    let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn).await?;
-    let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::expired_events(Stamp(until)).get_result(conn).await?,
+    let ahead = query::ahead(Stamp(now)).get_result(conn).await?;
+    let replays = query::expired_responses(Stamp(now - RESPONSE_RETENTION)).get_result(conn).await?;
+    let events = match policy.events_until(now) {
+        Some(until) => query::expired_events(Stamp(until), Stamp(now)).get_result(conn).await?,
         None => ExpiredEventsRow::default(),
     };
-    let due = SweepRows { open, cooled, replays, events };
-    Ok(Rare { requests, sides, due: Some(due) })
+    let due = SweepRows { open, cooled, ahead, replays, events };
+    Ok(Rare { requests, sides, due: Some((due, examined)) })
+}
+
+/// Reads the numbers of ended requests of these senders to these receivers.
+async fn ended_between(
+    mut conn: &AsyncPgConnection,
+    pairs: &[(UserId, UserId)],
+) -> Result<Vec<SidePartRow>, StoreError> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (from, to) = pairs.iter().map(|(from, to)| (from.get(), to.get())).unzip();
+    Ok(pair::ended_between(from, to).load(&mut conn).await?)
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.
@@ -253,7 +289,7 @@ async fn oldest_sent(
     loaded: &Snapshot,
 ) -> Result<Vec<RequestRow>, StoreError> {
     let senders = batch.senders_at_limit(needs, &loaded.members);
-    let Some(expired) = batch.policy.expired_before(batch.now).filter(|_| !senders.is_empty()) else {
+    let Some(expired) = batch.policy.expired_before(loaded.now).filter(|_| !senders.is_empty()) else {
         return Ok(Vec::new());
     };
     let load: PgStatement<'_, RequestsSql, _> = statement!(

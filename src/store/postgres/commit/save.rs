@@ -14,7 +14,7 @@ use crate::domain::ledger::{Changes, Head};
 use crate::store::StoreError;
 use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
-    Profile, RequestKey, UserKey, View, delete_over,
+    Profile, RequestKey, UserKey, View, begin_now, delete_over,
 };
 use crate::store::row::FeedHead;
 use crate::store::schema::{Instant, Stamp};
@@ -186,6 +186,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         ended_put,
         ended_deleted,
         cooled,
+        ahead,
         counts,
         events,
         events_deleted,
@@ -225,9 +226,9 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         events_deleted.map(|until| Write::new(DELETE_EVENTS).bind::<BigInt, _>(until.get())),
         rows::<NewResponse>(Write::new(PUT_RESPONSES), responses.iter()),
     ];
-    let first = first.into_iter().flatten().chain(delete_over(*cooled, *responses_deleted)).collect();
+    let first = first.into_iter().flatten().chain(delete_over(*cooled, *responses_deleted));
     let rest = rest.into_iter().flatten().collect();
-    (first, move_head(before, head, batch_id).followed_by(rest))
+    (first.chain(begin_now(*ahead)).collect(), move_head(before, head, batch_id).followed_by(rest))
 }
 
 /// Completes a part of the save; `None` if it has no rows.

@@ -10,6 +10,8 @@ use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
+use crate::domain::policy::Policy;
+use crate::store::clock::{DatabaseClock, Now};
 use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::row::{
     CountsRow, ExpiredEventsRow, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow, member,
@@ -19,7 +21,12 @@ use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
 
 /// Loads the snapshot of a batch. Runs in the transaction that holds the write lock.
-pub(super) fn load(conn: &mut SqliteConnection, state: &mut WriterState, batch: &Batch) -> Result<Loaded, StoreError> {
+pub(super) fn load(
+    conn: &mut SqliteConnection,
+    state: &mut WriterState,
+    clock: &DatabaseClock,
+    batch: &Batch,
+) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
     let Needs {
         users,
@@ -35,11 +42,13 @@ pub(super) fn load(conn: &mut SqliteConnection, state: &mut WriterState, batch: 
     } = &needs;
     let before = query::head().first::<FeedRow>(conn)?.head();
     state.validate(&before);
+    let Now { time: now, may_sweep } = clock.locked(&before.head, None);
     let mut in_use = HashSet::new();
     for run in candidates(before.head.last_assigned, *unassigned) {
         in_use.extend(query::user_ids_in(*run.start(), *run.end()).load::<i64>(conn)?);
     }
     let mut snapshot = Snapshot {
+        now,
         head: before.head,
         members: Vec::new(),
         free_ids: free_ids(before.head.last_assigned, &needs, &in_use),
@@ -62,8 +71,8 @@ pub(super) fn load(conn: &mut SqliteConnection, state: &mut WriterState, batch: 
         snapshot.add(pair);
     }
     load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
-    if *sweep {
-        load_due(conn, &mut snapshot, batch)?;
+    if *sweep && may_sweep {
+        load_due(conn, &mut snapshot, &batch.policy)?;
     }
     for key in responses {
         let row: Option<IdempotentResponseRow> =
@@ -87,6 +96,10 @@ pub(super) fn load(conn: &mut SqliteConnection, state: &mut WriterState, batch: 
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
     load_oldest_sent(conn, &mut snapshot, batch, &needs)?;
+    for (from, to) in snapshot.counted_when_expired(&batch.policy) {
+        let row: Option<SidePartRow> = pair::ended(from.get(), to.get()).get_result(conn).optional()?;
+        row.into_iter().for_each(|row| row.add_to(&mut snapshot));
+    }
     Ok(Loaded { before, snapshot })
 }
 
@@ -120,9 +133,9 @@ fn load_rare(
 }
 
 /// Loads the rows that a sweep expires or deletes.
-fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch) -> Result<(), StoreError> {
-    let mut open = None;
-    if let Some(expired) = batch.policy.expired_before(batch.now) {
+fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, policy: &Policy) -> Result<(), StoreError> {
+    let (now, mut open) = (snapshot.now, None);
+    if let Some(expired) = policy.expired_before(now) {
         let mut next = NextOpen::of(query::next_open(LOOK_AHEAD).load(conn)?, LOOK_AHEAD);
         if next.has_expired(expired) {
             next = NextOpen::of(query::next_open(SWEEP_LIMIT).load(conn)?, SWEEP_LIMIT);
@@ -131,14 +144,15 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, batch: &Batch)
         add(snapshot, next.rows)?;
         add(snapshot, query::expired_out_of_order(Stamp(expired), SWEEP_LIMIT).load(conn)?)?;
     }
-    let cooled = batch.policy.cooled_before(batch.now).unwrap_or(batch.now);
+    let cooled = policy.cooled_before(now).unwrap_or(now);
     let cooled = query::cooled(Stamp(cooled)).get_result(conn)?;
-    let replays = query::expired_responses(Stamp(batch.now - RESPONSE_RETENTION)).get_result(conn)?;
-    let events = match batch.policy.events_until(batch.now) {
-        Some(until) => query::expired_events(Stamp(until)).get_result(conn)?,
+    let ahead = query::ahead(Stamp(now)).get_result(conn)?;
+    let replays = query::expired_responses(Stamp(now - RESPONSE_RETENTION)).get_result(conn)?;
+    let events = match policy.events_until(now) {
+        Some(until) => query::expired_events(Stamp(until), Stamp(now)).get_result(conn)?,
         None => ExpiredEventsRow::default(),
     };
-    let found = SweepRows { open, cooled, replays, events };
+    let found = SweepRows { open, cooled, ahead, replays, events };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
 }
@@ -152,7 +166,7 @@ fn load_oldest_sent(
     batch: &Batch,
     needs: &Needs,
 ) -> Result<(), StoreError> {
-    let Some(expired) = batch.policy.expired_before(batch.now) else { return Ok(()) };
+    let Some(expired) = batch.policy.expired_before(snapshot.now) else { return Ok(()) };
     for user in batch.senders_at_limit(needs, &snapshot.members) {
         let oldest: Vec<RequestRow> = query::oldest_sent(user.get(), OLDEST_SENT_LIMIT).load(conn)?;
         add(snapshot, oldest.into_iter().filter(|row| row.created.0 <= expired).collect())?;

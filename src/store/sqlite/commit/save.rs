@@ -8,7 +8,7 @@ use crate::domain::ledger::{Changes, Head};
 use crate::store::StoreError;
 use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
-    Profile, RequestKey, UserKey, View, delete_over,
+    Profile, RequestKey, UserKey, View, begin_now, delete_over,
 };
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::{CacheKey, SqliteStatement, statement};
@@ -88,6 +88,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         ended_put,
         ended_deleted,
         cooled,
+        ahead,
         counts,
         events,
         events_deleted,
@@ -123,7 +124,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         run(conn, NewEvent::one(statement!(CREATE_EVENT).bind::<BigInt, _>(batch_id), event))?;
     }
     each!(conn, PUT_RESPONSE, NewResponse, responses);
-    delete_over(*cooled, *responses_deleted).try_for_each(|delete| run(conn, delete))?;
+    delete_over(*cooled, *responses_deleted).chain(begin_now(*ahead)).try_for_each(|write| run(conn, write))?;
     if let Some(until) = events_deleted {
         run(conn, statement!("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }

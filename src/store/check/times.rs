@@ -1,0 +1,39 @@
+//! The check for times that lie in the future, which only an error of the clock can leave.
+
+use super::{Checked, ROWS_SHOWN};
+use crate::store::ConnectError;
+use crate::store::session::Session;
+
+const NAME: &str = "no time lies in the future";
+/// Each table with what identifies a row, and with its times that no caller sets.
+const TIMES: [(&str, &str, &[&str]); 7] = [
+    ("events", "sequence", &["time"]),
+    ("connection_requests", "id", &["created", "viewed", "rejected", "accepted"]),
+    ("blocks", "user_id", &["created"]),
+    ("cooldowns", "from_user_id", &["since"]),
+    ("ended_requests", "from_user_id", &["since"]),
+    ("user_counts", "user_id", &["sends_since"]),
+    ("request_ids", "0", &["created"]),
+];
+
+/// Looks for times after `{future}` in all tables. `future` is that time as SQL.
+pub(super) async fn check(session: &mut Session, future: &str) -> Result<Checked, ConnectError> {
+    let mut checked = Checked { name: NAME, examined: 0, violations: 0, rows: Vec::new(), repaired: 0 };
+    for (table, key, columns) in TIMES {
+        let counted = format!("SELECT CAST(0 AS bigint) AS number, '' AS said, count(*) AS total FROM {table}");
+        checked.examined += session.ask(counted).await?.first().map_or(0, |row| row.total);
+        for column in columns {
+            let found = session
+                .ask(format!(
+                    "SELECT CAST({key} AS bigint) AS number, '{table}: {column} of ' || {key} AS said, \
+                            count(*) OVER () AS total \
+                     FROM {table} WHERE {column} > {future} ORDER BY number LIMIT {ROWS_SHOWN}"
+                ))
+                .await?;
+            checked.violations += found.first().map_or(0, |row| row.total);
+            let room = ROWS_SHOWN.saturating_sub(checked.rows.len());
+            checked.rows.extend(found.into_iter().map(|row| row.said).take(room));
+        }
+    }
+    Ok(checked)
+}

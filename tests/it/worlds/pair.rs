@@ -1,0 +1,311 @@
+//! Two worlds, and one script that runs in both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use kith::domain::policy::Policy;
+use kith::proto::v1 as pb;
+use kith::server::Settings;
+use kith::store::Options;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::receiver::{Act, Standing, in_secret, openly};
+use super::sender::{Answer, Call, Sender};
+use super::{Before, Cast, Difference};
+use crate::harness::app::options;
+use crate::harness::proxy::{Passed, Proxy};
+use crate::harness::{App, Database, Engine};
+use crate::history::sweep_by;
+use crate::packets::written;
+
+pub const STEPS: usize = 160;
+
+/// Part of the statement that reads the newest revision, as a check of the service's health does.
+const REVISION: &str = r#""users_changed" FROM "feed""#;
+/// An id that no request has.
+const NO_REQUEST: i64 = 999_999;
+
+/// A world with secrets, one without, and the script that runs in both.
+pub struct Worlds {
+    with: World,
+    without: World,
+    difference: Difference,
+    seed: u64,
+    cast: Cast,
+    rng: StdRng,
+    /// The calls that can change something, and what else happened, for the message of a failure.
+    history: Vec<String>,
+    /// What there is between the sender and the receiver in each world.
+    standing: [Standing; 2],
+    /// How many calls of the sender found the worlds different.
+    different: usize,
+    is_receiver_deleted: bool,
+}
+
+struct World {
+    app: App,
+    proxy: Option<Proxy>,
+}
+
+/// What passed between the service and PostgreSQL during a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Traffic {
+    /// The statements that ran, with their texts if these must be the same.
+    statements: Vec<Option<Arc<str>>>,
+    to_server: usize,
+    to_client: usize,
+    /// The rows of counts that were written.
+    counts: i64,
+}
+
+impl World {
+    /// A world on SQLite, or on PostgreSQL behind a proxy.
+    async fn new(engine: Engine, difference: Difference) -> Self {
+        if engine == Engine::Sqlite {
+            let app = App::with_options(engine, options(), |settings| change(settings, difference)).await;
+            return Self { app, proxy: None };
+        }
+        let database = Database::migrated(engine).await;
+        let proxy = Proxy::before(&database);
+        // One connection for short reads and one for long ones, so that each prepares all of its statements.
+        let options = Options { migrate: false, readers: 2, ..Options::default() };
+        let app = App::at(database, &proxy.url, options, |settings| change(settings, difference)).await;
+        Self { app, proxy: Some(proxy) }
+    }
+
+    /// Makes a call. Returns the response, and what passed if there is a proxy.
+    async fn make(&self, call: &Call, cast: Cast) -> (Answer, Option<Traffic>) {
+        let Some(proxy) = &self.proxy else { return (call.make(&self.app).await, None) };
+        // Whoever acts or is acted upon is cached by the writer, also after a secret act. That shows as little as any
+        // other traffic about the two, so both are cached in both worlds.
+        for user in [cast.sender, cast.receiver] {
+            self.app.accept(NO_REQUEST, user).await.expect_err("no request");
+        }
+        let before = self.app.revision().await;
+        proxy.record();
+        let answer = call.make(&self.app).await;
+        let mut traffic = Traffic::of(&proxy.recorded(), call, &answer);
+        // A deletion also changes the counts of those whose requests it ends.
+        if self.app.revision().await > before && !matches!(call, Call::Delete(_)) {
+            traffic.counts = written(&self.app).await;
+        }
+        (answer, Some(traffic))
+    }
+}
+
+fn change(settings: &mut Settings, difference: Difference) {
+    (difference.policy)(&mut settings.policy);
+    settings.policy.event_retention = None;
+    // A sweep would write events at moments of its own. The script sweeps instead.
+    settings.sweep_interval = Duration::from_secs(3_600);
+    // A call that takes long on a busy machine has the same response as any other.
+    settings.max_call_time = Duration::from_secs(120);
+}
+
+impl Traffic {
+    /// What passed during a call. What must be the same in both worlds is counted, the rest is not.
+    fn of(recorded: &[Passed], call: &Call, answer: &Answer) -> Self {
+        let (is_feed, is_deletion) = (matches!(call, Call::Events(_)), matches!(call, Call::Delete(_)));
+        let counts = |passed: &&Passed| match (passed.to_server, passed.letter) {
+            // Notifications of commits arrive at any time, and the service's health is checked at any time.
+            _ if passed.statement.as_deref().is_some_and(|text| text.contains(REVISION)) => false,
+            (false, 'A') => false,
+            // A feed has rows of events that its viewer does not receive, and a deletion those of blocks and cooldowns.
+            (false, 'D') => !is_feed && !is_deletion,
+            (_, _) => true,
+        };
+        let passed: Vec<_> = recorded.iter().filter(counts).collect();
+        let to_server = passed.iter().filter(|passed| passed.to_server).count();
+        let ran = passed.iter().filter(|passed| passed.to_server && passed.letter == 'B');
+        // Who is connected or deleted has no secrets to learn any more: that statement also deletes what there is.
+        let connects = matches!(call, Call::Send(_) | Call::Accept(_)) && answer.text.contains("status: Connected");
+        let has_one_text = !is_deletion && !connects;
+        let statements = ran.map(|passed| passed.statement.clone().filter(|_| has_one_text)).collect();
+        Self { statements, to_server, to_client: passed.len() - to_server, counts: 0 }
+    }
+}
+
+impl Worlds {
+    pub async fn new(engine: Engine, difference: Difference, seed: u64) -> Self {
+        Self {
+            with: World::new(engine, difference).await,
+            without: World::new(engine, difference).await,
+            difference,
+            seed,
+            cast: Cast::of(1, seed),
+            rng: StdRng::seed_from_u64(seed),
+            history: Vec::new(),
+            standing: Default::default(),
+            different: 0,
+            is_receiver_deleted: false,
+        }
+    }
+
+    /// Plays the script; behind proxies twice, because the traffic of the first time includes the preparation of
+    /// statements. The error says what shows the sender in which world they are.
+    pub async fn play(&mut self) -> Result<(), String> {
+        self.run(Cast::of(1, self.seed), false).await?;
+        if self.with.proxy.is_some() {
+            self.run(Cast::of(11, self.seed), true).await?;
+        }
+        Ok(())
+    }
+
+    /// How many calls of the sender found the worlds different.
+    pub fn different(&self) -> usize {
+        self.different
+    }
+
+    async fn run(&mut self, cast: Cast, compares_traffic: bool) -> Result<(), String> {
+        (self.cast, self.rng, self.is_receiver_deleted) = (cast, StdRng::seed_from_u64(self.seed), false);
+        self.history.clear();
+        for world in [&self.with, &self.without] {
+            for id in cast.users() {
+                world.app.create(id).await.expect("a user");
+            }
+        }
+        // A watch reads the database in the background.
+        let mut sender = Sender::new(self.seed, cast, !compares_traffic);
+        self.before(&mut sender).await;
+        for _ in 0..STEPS {
+            match self.rng.random_range(0..100) {
+                0..25 => self.receiver_acts(&mut sender).await,
+                25..29 => self.wait().await,
+                29..31 => self.other_accepts().await,
+                _ => self.sender_calls(&mut sender, compares_traffic).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn before(&mut self, sender: &mut Sender) {
+        let Cast { sender: user, receiver, .. } = self.cast;
+        for before in self.difference.before {
+            match before {
+                Before::Sends => {
+                    let id = self.with.app.send(user, receiver).await;
+                    assert_eq!(id, self.without.app.send(user, receiver).await);
+                    sender.ids.push(id);
+                }
+                Before::Cancels => {
+                    for world in [&self.with, &self.without] {
+                        world.app.cancel(sender.ids[sender.ids.len() - 1], user).await.expect("a request");
+                    }
+                }
+                Before::Secret(act) => self.in_secret(*act).await,
+                Before::Open(act) => self.openly(*act, sender).await,
+            }
+        }
+    }
+
+    async fn receiver_acts(&mut self, sender: &mut Sender) {
+        let Difference { secret, open, .. } = self.difference;
+        if std::mem::take(&mut self.is_receiver_deleted) {
+            return self.openly(Act::Create, sender).await;
+        }
+        match (secret.choose(&mut self.rng), open.choose(&mut self.rng)) {
+            (Some(secret), _) if open.is_empty() || self.rng.random_ratio(2, 3) => self.in_secret(*secret).await,
+            (_, Some(open)) => self.openly(*open, sender).await,
+            (_, None) => {}
+        }
+    }
+
+    async fn in_secret(&mut self, act: Act) {
+        in_secret(act, &self.with.app, &self.without.app, self.cast).await;
+        self.history.push(format!("in secret: {act:?}"));
+        self.level().await;
+    }
+
+    async fn openly(&mut self, act: Act, sender: &mut Sender) {
+        let id = openly(act, &self.with.app, &self.without.app, self.cast).await;
+        sender.ids.extend(id);
+        self.is_receiver_deleted = act == Act::Delete;
+        self.history.push(format!("openly: {act:?}"));
+        self.level().await;
+    }
+
+    async fn other_accepts(&mut self) {
+        let Cast { sender, other, .. } = self.cast;
+        for world in [&self.with, &self.without] {
+            let id = request_between(&world.app, other, sender).await;
+            if id != 0 {
+                _ = world.app.accept(id, other).await;
+            }
+        }
+        self.level().await;
+    }
+
+    async fn wait(&mut self) {
+        let days = *[1, 10, 31, 61, 181].choose(&mut self.rng).expect("a time");
+        self.history.push(format!("{days} days later"));
+        let mut policy = Policy::default();
+        (self.difference.policy)(&mut policy);
+        for world in [&self.with, &self.without] {
+            world.app.clock.advance(TimeDelta::days(days));
+            sweep_by(&world.app, &policy).await;
+        }
+        self.level().await;
+    }
+
+    async fn sender_calls(&mut self, sender: &mut Sender, compares_traffic: bool) -> Result<(), String> {
+        let call = sender.next();
+        self.different += usize::from(self.standing[0] != self.standing[1]);
+        let ((one, traffic), (other, other_traffic)) =
+            (self.with.make(&call, self.cast).await, self.without.make(&call, self.cast).await);
+        let fail = |what: &str, one: &str, other: &str| {
+            let (seed, history) = (self.seed, self.history.join("\n  "));
+            let (one, other) = (from_difference(one, other), from_difference(other, one));
+            Err(format!(
+                "seed {seed}, {what} of {call:?}\nwith secrets:    {one}\nwithout secrets: {other}\n\
+                 with secrets:    {:?}\nwithout secrets: {:?}\nafter:\n  {history}",
+                self.standing[0], self.standing[1]
+            ))
+        };
+        if one.text != other.text {
+            return fail("the response", &one.text, &other.text);
+        }
+        if compares_traffic && traffic != other_traffic {
+            return fail("the traffic", &format!("{traffic:?}"), &format!("{other_traffic:?}"));
+        }
+        sender.ids.extend(one.created.filter(|id| !sender.ids.contains(id)));
+        if call.writes() {
+            self.history.push(format!("{call:?}"));
+            self.level().await;
+        }
+        Ok(())
+    }
+
+    /// Lets something happen between strangers until both worlds have the same number of events.
+    async fn level(&mut self) {
+        let (user, other) = self.cast.strangers;
+        let end = self.with.app.revision().await.max(self.without.app.revision().await);
+        for app in [&self.with.app, &self.without.app] {
+            while app.revision().await < end {
+                if app.status(user, other).await == pb::ConnectionStatus::Blocked {
+                    app.unblock(user, other).await;
+                } else {
+                    app.block(user, other).await;
+                }
+            }
+        }
+        let [with, without] = [&self.with, &self.without].map(|world| Standing::read(&world.app, self.cast));
+        self.standing = [with.await, without.await];
+    }
+}
+
+/// The part of a text from shortly before it differs from another.
+fn from_difference<'a>(text: &'a str, other: &str) -> &'a str {
+    let same = text.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
+    let from = text.floor_char_boundary(same.saturating_sub(100));
+    &text[from..text.floor_char_boundary(same + 300)]
+}
+
+/// The id of the request between two users; 0 if there is none.
+async fn request_between(app: &App, user_id: i64, other_user_id: i64) -> i64 {
+    let request = pb::GetConnectionStatusRequest { user_id, other_user_id, ..Default::default() };
+    let status = app.connections().get_connection_status(request).await.expect("a status");
+    status.into_inner().connection_request_id
+}
