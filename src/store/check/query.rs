@@ -5,8 +5,8 @@
 //!
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
-//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`, `{kinds}` and `{causes}` stand for the lists of
-//! names.
+//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`,
+//! `{kinds}` and `{causes}` stand for the lists of names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
 //! proven here.
