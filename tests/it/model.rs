@@ -252,6 +252,7 @@ impl Model {
                 let request = self.requests.get_mut(&key).expect("there");
                 match op {
                     Op::Reject(..) => {
+                        self.sequence += i64::from(!request.viewed);
                         request.stands = Stands::Rejected;
                         request.viewed = true;
                         self.cooldowns.insert((other, user), self.today);

@@ -261,6 +261,7 @@ async fn the_feed_is_watched_as_lines_of_json() {
         "user_id": ann, "other_user_id": bob, "connection_request_id": id,
     });
     assert_eq!(line, expected);
+    assert_eq!(all.line().await["kind"], "REQUEST_VIEWED");
     assert_eq!(all.line().await["kind"], "REQUEST_REJECTED");
     // By kind, in any case; by user; for a viewer.
     let mut created = watch(&["--after=0", "--kind=user_created", "--kind", "USER_DELETED"]);
@@ -271,13 +272,13 @@ async fn the_feed_is_watched_as_lines_of_json() {
     assert_eq!((bobs.number("sequence").await, bobs.number("sequence").await), (2, 3));
     // From the current end: it prints its position.
     let mut now = watch(&["--heartbeats"]);
-    assert_eq!(now.number("revision").await, 4);
+    assert_eq!(now.number("revision").await, 5);
     let cy = clients.user("cy").await;
     for printer in [&mut all, &mut created, &mut now] {
         assert_eq!(printer.number("user_id").await, cy);
     }
     clients.cancel(id, ann).await.expect("cancelled");
-    assert_eq!((anns.number("sequence").await, bobs.number("sequence").await), (6, 4));
+    assert_eq!((anns.number("sequence").await, bobs.number("sequence").await), (7, 4));
 }
 
 on_each_engine! {

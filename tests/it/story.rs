@@ -281,7 +281,7 @@ cases! {
         assert_eq!(app.request(again.revision, 2).await.expect("a request").state(), pb::ConnectionRequestState::Pending);
         // Of the other user, who still exists, all is still there.
         let theirs = pb::ListEventsRequest { viewer_user_id: 2, ..Default::default() };
-        assert_eq!(app.list_events(theirs).await.len(), 5);
+        assert_eq!(app.list_events(theirs).await.len(), 6);
     }
 
     // Complaint: an answer that is repeated shows the profile of somebody who was deleted.

@@ -18,7 +18,7 @@ use kith::domain::policy::Policy;
 use self::pair::{STEPS, Worlds};
 use self::receiver::Act;
 use self::receiver::Act::{
-    Accept, Approve, Block, Cancel, Cool, Delete, Reject, Remove, Restore, Send, Suspend, Unblock, View,
+    Accept, Approve, Block, Cancel, Cool, Delete, Reject, RejectOrView, Remove, Restore, Send, Suspend, Unblock, View,
 };
 use crate::harness::Engine;
 
@@ -119,6 +119,13 @@ const COOLING_DISCLOSED: Difference = Difference {
         policy.cooldown = Some(TimeDelta::days(100));
     },
 };
+/// Views are disclosed, and rejections are not: a rejection shows as a view.
+const VIEWS_DISCLOSED: Difference = Difference {
+    secret: &[RejectOrView],
+    open: &[View, Send, Accept, Cancel, Remove, Suspend, Approve, Approve],
+    before: &[Before::Sends, Before::Secret(RejectOrView)],
+    policy: |policy| policy.disclose_views = true,
+};
 /// With limits that the sender reaches, and a cooldown that outlasts a request.
 const TIGHT: Difference = Difference {
     policy: |policy| {
@@ -173,6 +180,7 @@ worlds! {
     refused_in_any_way_or_not_with_tight_limits: TIGHT;
     blocked_or_not_with_disclosure: BLOCKED_DISCLOSED;
     cooling_or_not_with_disclosure: COOLING_DISCLOSED;
+    rejected_or_viewed_with_views_disclosed: VIEWS_DISCLOSED;
 }
 
 /// The scripts notice what may be noticed: an acceptance, and a rejection that is disclosed.

@@ -86,21 +86,29 @@ impl Case<'_> {
         let request = self.received_request()?;
         match request.state {
             RequestState::Rejected => Ok(self.unchanged()),
-            RequestState::Pending => {
-                let after = Request {
-                    state: RequestState::Rejected,
-                    position: self.moment.next,
-                    viewed: request.viewed.or(Some(self.time_for(request))),
-                    rejected: Some(self.time_for(request)),
-                    ..request.clone()
-                };
-                let mut decision = self.change(EventKind::RequestRejected, None, request, after);
-                decision.pair.side_mut(self.other.id).cooldown = Some(self.moment.time);
-                Ok(decision)
-            }
+            RequestState::Pending => Ok(self.reject_pending(request)),
             RequestState::Connected => Err(Rejection::AlreadyAccepted(request.id)),
             RequestState::Silenced => Err(Rejection::RequestNotFound(request.id)),
         }
+    }
+
+    /// Rejects a request, and views it before if it was not: a sender who sees views, and no rejections, must not tell
+    /// a rejection from a view.
+    fn reject_pending(&self, request: &Request) -> Decision {
+        let mut decision = self.unchanged();
+        if request.viewed.is_none() {
+            decision.record(self.moment, self.as_actor(), EventKind::RequestViewed, None, request);
+        }
+        decision.record(self.moment, self.as_actor(), EventKind::RequestRejected, None, request);
+        decision.pair.request = Some(Request {
+            state: RequestState::Rejected,
+            position: decision.events.last().map_or(self.moment.next, |event| event.sequence),
+            viewed: request.viewed.or(Some(self.time_for(request))),
+            rejected: Some(self.time_for(request)),
+            ..request.clone()
+        });
+        decision.pair.side_mut(self.other.id).cooldown = Some(self.moment.time);
+        decision
     }
 
     pub(super) fn restore(&self) -> Result<Decision, Rejection> {

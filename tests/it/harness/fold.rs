@@ -48,7 +48,7 @@ impl Copy {
             EventKind::RequestRejected => {
                 let request = self.request(event)?;
                 request.state = State::Rejected;
-                request.viewed = true;
+                holds(request.viewed, "rejected, and not viewed")?;
             }
             EventKind::RequestRestored => self.request(event)?.state = State::Pending,
             EventKind::ConnectionCreated => {

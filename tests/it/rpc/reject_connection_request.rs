@@ -18,7 +18,7 @@ cases! {
         app.clock.advance(chrono::TimeDelta::minutes(5));
         let before = app.revision().await;
         let response = app.reject(id, bob).await.unwrap().into_inner();
-        assert_eq!((response.status(), response.revision), (ConnectionStatus::RequestRejected, before + 1));
+        assert_eq!((response.status(), response.revision), (ConnectionStatus::RequestRejected, before + 2));
         let seen = response.connection_request.unwrap();
         assert_eq!((seen.id, seen.state(), seen.accepted), (id, State::Rejected, None));
         assert_eq!(seen.rejected.unwrap().seconds, app.clock.now().timestamp());

@@ -193,15 +193,15 @@ cases! {
         let end = app.revision().await;
         use EventKind::{ConnectionCreated, RequestCreated, RequestRejected, UserBlocked, UserCreated};
         for (user_ids, wanted, viewer_user_id, expected) in [
-            (vec![], vec![], 0, vec![1, 2, 3, 4, 5, 6, 7, 8]),
-            (vec![ann], vec![], 0, vec![1, 4, 5, 6, 7]),
-            (vec![ann, bob], vec![], 0, vec![1, 2, 4, 5, 6, 7, 8]),
+            (vec![], vec![], 0, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            (vec![ann], vec![], 0, vec![1, 4, 5, 6, 7, 8]),
+            (vec![ann, bob], vec![], 0, vec![1, 2, 4, 5, 6, 7, 8, 9]),
             (vec![99], vec![], 0, vec![]),
-            (vec![], vec![UserCreated, UserBlocked], 0, vec![1, 2, 3, 8]),
+            (vec![], vec![UserCreated, UserBlocked], 0, vec![1, 2, 3, 9]),
             (vec![cy], vec![UserCreated, RequestCreated], 0, vec![3, 6]),
-            (vec![], vec![], ann, vec![1, 4, 5, 6, 7]),
+            (vec![], vec![], ann, vec![1, 4, 5, 6, 7, 8]),
             (vec![], vec![], cy, vec![3, 6]),
-            (vec![], vec![RequestRejected, ConnectionCreated], ann, vec![5, 7]),
+            (vec![], vec![RequestRejected, ConnectionCreated], ann, vec![5, 8]),
             (vec![], vec![RequestRejected, UserBlocked], cy, vec![]),
             (vec![bob], vec![], cy, vec![]),
             (vec![ann], vec![], cy, vec![6]),

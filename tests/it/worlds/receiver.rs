@@ -12,6 +12,8 @@ pub enum Act {
     View,
     Reject,
     Restore,
+    /// Rejects the request. In the world without secrets, the receiver views it.
+    RejectOrView,
     /// Rejects the request. In the world without secrets, the cooldown is deleted.
     Cool,
     Accept,
@@ -101,6 +103,14 @@ pub async fn in_secret(act: Act, with: &App, without: &App, cast: Cast) {
             _ = with.blocks().block_user(block).await;
         }
         Act::Unblock if secret.is_blocked => with.unblock(receiver, sender).await,
+        Act::RejectOrView => {
+            // What is silenced by a cooldown cannot be viewed either.
+            let of_both = secret.from(sender).filter(|secret| secret.state != "SILENCED").zip(plain.from(sender));
+            if let Some((secret, plain)) = of_both {
+                about_request(Act::Reject, secret.id, with, receiver).await;
+                about_request(Act::View, plain.id, without, receiver).await;
+            }
+        }
         Act::View | Act::Reject | Act::Restore | Act::Accept => {
             if let Some(Known { id, .. }) = secret.from(sender) {
                 about_request(act, *id, with, receiver).await;

@@ -122,7 +122,12 @@ fn commands_change_the_request() {
         (&accept, of(BOB, Pending), connected(day(0), "Welcome"), one(Kind::ConnectionCreated)),
         (&accept, of(BOB, Rejected), connected(day(-1), "Welcome"), one(Kind::ConnectionCreated)),
         (&accept, of(BOB, Connected), of(BOB, Connected), vec![]),
-        (&Command::Reject, of(BOB, Pending), rejected(day(0)), one(Kind::RequestRejected)),
+        (
+            &Command::Reject,
+            of(BOB, Pending),
+            rejected(day(0)).map(|after| Request { position: NEXT.next(), ..after }),
+            vec![(Kind::RequestViewed, None), (Kind::RequestRejected, None)],
+        ),
         (&Command::Reject, Some(viewed(Pending)), rejected(day(-1)), one(Kind::RequestRejected)),
         (&Command::Reject, of(BOB, Rejected), of(BOB, Rejected), vec![]),
         (
