@@ -5,12 +5,14 @@
 
 mod check;
 mod clock;
+mod columns;
 mod connect;
 mod engine;
 mod epoch;
 mod feed;
 mod migration;
 mod observed;
+mod pair;
 mod postgres;
 mod query;
 mod row;

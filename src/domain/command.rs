@@ -188,10 +188,11 @@ pub const RESPONSE_RETENTION: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 impl IdempotentResponse {
     /// Removes what it has of a user who is deleted. Returns whether anything of it remains.
     pub fn forget(&mut self, user: UserId) -> bool {
-        if self.users.0 == Some(user) || self.users.1 == Some(user) {
-            self.encoded.response.clone_from(&self.encoded.without_profiles);
+        let Self { key: _, fingerprint: _, encoded, created: _, actor, users } = self;
+        if users.0 == Some(user) || users.1 == Some(user) {
+            encoded.response.clone_from(&encoded.without_profiles);
         }
-        self.actor != Some(user)
+        *actor != Some(user)
     }
 
     /// Returns whether the response is still valid at `now`.

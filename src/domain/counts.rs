@@ -41,10 +41,11 @@ impl Counts {
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
-        self.requests_sent += other.requests_sent;
-        self.requests_received += other.requests_received;
-        self.requests_unviewed += other.requests_unviewed;
-        self.connections += other.connections;
+        let Self { requests_sent, requests_received, requests_unviewed, connections } = other;
+        self.requests_sent += requests_sent;
+        self.requests_received += requests_received;
+        self.requests_unviewed += requests_unviewed;
+        self.connections += connections;
     }
 }
 

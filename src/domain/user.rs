@@ -32,10 +32,28 @@ pub struct User {
 impl User {
     /// Returns the total length of all texts in bytes.
     pub fn text_len(&self) -> usize {
-        let names = self.username.as_str().len() + self.real_name.as_str().len() + self.email.as_str().len();
-        let words = self.bio.as_str().len() + self.location.as_str().len() + self.description.as_str().len();
-        let links = self.website.as_str().len() + self.avatar.as_str().len() + self.cover.as_str().len();
-        names + words + links + self.birthday.as_str().len()
+        let Self {
+            id: _,
+            username,
+            real_name,
+            email,
+            email_isvalid: _,
+            date_joined: _,
+            bio,
+            location,
+            birthday,
+            description,
+            gender: _,
+            status: _,
+            website,
+            avatar,
+            cover,
+            changed: _,
+        } = self;
+        let names = username.as_str().len() + real_name.as_str().len() + email.as_str().len();
+        let words = bio.as_str().len() + location.as_str().len() + description.as_str().len();
+        let links = website.as_str().len() + avatar.as_str().len() + cover.as_str().len();
+        names + words + links + birthday.as_str().len()
     }
 }
 
@@ -93,22 +111,39 @@ impl Profile {
     /// Unset fields are taken from `before`, the existing user. Without one, `date_joined` is `now`. `changed` is not set
     /// to a new event yet.
     pub fn into_user(self, id: UserId, before: Option<&User>, now: Time) -> User {
+        let Self {
+            id: _,
+            username,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined,
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status,
+            website,
+            avatar,
+            cover,
+        } = self;
         User {
             id,
-            username: self.username,
-            real_name: self.real_name,
-            email: self.email,
-            email_isvalid: self.email_isvalid,
-            date_joined: self.date_joined.or(before.map(|user| user.date_joined)).unwrap_or(now),
-            bio: self.bio,
-            location: self.location,
-            birthday: self.birthday,
-            description: self.description,
-            gender: self.gender,
-            status: self.status.or(before.map(|user| user.status)).unwrap_or_default(),
-            website: self.website,
-            avatar: self.avatar,
-            cover: self.cover,
+            username,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined: date_joined.or(before.map(|user| user.date_joined)).unwrap_or(now),
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status: status.or(before.map(|user| user.status)).unwrap_or_default(),
+            website,
+            avatar,
+            cover,
             changed: before.map(|user| user.changed).unwrap_or_default(),
         }
     }

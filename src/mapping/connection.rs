@@ -120,10 +120,11 @@ impl From<Status> for pb::ConnectionStatus {
 
 /// Converts a connection of a user. `user` is the other user.
 pub fn connection(connection: &Connection, user: &CachedUser, view: UserView) -> pb::Connection {
+    let Connection { other: _, request, connected, position: _ } = *connection;
     pb::Connection {
         user: encoded(user, view),
-        connected: Some(timestamp(connection.connected)),
-        connection_request_id: connection.request.get(),
+        connected: Some(timestamp(connected)),
+        connection_request_id: request.get(),
     }
 }
 
@@ -133,7 +134,8 @@ pub fn blocked_user(blocked: &Blocked, user: &CachedUser, view: UserView) -> pb:
 }
 
 fn block(block: &Block, user: Bytes) -> pb::Block {
-    pb::Block { user, created: Some(timestamp(block.created)) }
+    let Block { created, position: _ } = *block;
+    pb::Block { user, created: Some(timestamp(created)) }
 }
 
 responses! {

@@ -139,23 +139,26 @@ pub fn request(request: &Request, from: &CachedUser, to: &CachedUser, view: User
 }
 
 fn without_users(request: &Request) -> pb::ConnectionRequest {
+    // Its users are encoded separately. Its position only orders lists.
+    let Request { id, from: _, to: _, state, position: _, message, created, viewed, rejected, accepted, reply } =
+        request;
     pb::ConnectionRequest {
-        id: request.id.get(),
+        id: id.get(),
         from_user: Bytes::new(),
         to_user: Bytes::new(),
-        created: Some(timestamp(request.created)),
-        rejected: request.rejected.map(timestamp),
-        viewed: request.viewed.map(timestamp),
-        message: request.message.as_str().to_owned(),
-        state: match request.state {
+        created: Some(timestamp(*created)),
+        rejected: rejected.map(timestamp),
+        viewed: viewed.map(timestamp),
+        message: message.as_str().to_owned(),
+        state: match state {
             RequestState::Pending => pb::ConnectionRequestState::Pending,
             RequestState::Silenced => pb::ConnectionRequestState::Silenced,
             RequestState::Rejected => pb::ConnectionRequestState::Rejected,
             RequestState::Connected => pb::ConnectionRequestState::Connected,
         }
         .into(),
-        accepted: request.accepted.map(timestamp),
-        reply: request.reply.as_str().to_owned(),
+        accepted: accepted.map(timestamp),
+        reply: reply.as_str().to_owned(),
     }
 }
 

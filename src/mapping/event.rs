@@ -119,22 +119,23 @@ impl From<Option<Cause>> for pb::EventCause {
 
 impl From<&Event> for pb::Event {
     fn from(event: &Event) -> Self {
-        let (actor, actor_user) = match event.actor {
+        let Event { sequence, time, kind, cause, actor, user, other, request, silenced } = *event;
+        let (actor, actor_user) = match actor {
             Actor::User(user) => (pb::EventActor::User, user.get()),
             Actor::Operator => (pb::EventActor::Operator, 0),
             Actor::System => (pb::EventActor::System, 0),
         };
         Self {
-            sequence: event.sequence.get(),
-            time: Some(timestamp(event.time)),
-            kind: pb::EventKind::from(event.kind).into(),
-            cause: pb::EventCause::from(event.cause).into(),
+            sequence: sequence.get(),
+            time: Some(timestamp(time)),
+            kind: pb::EventKind::from(kind).into(),
+            cause: pb::EventCause::from(cause).into(),
             actor: actor.into(),
             actor_user_id: actor_user,
-            user_id: event.user.get(),
-            other_user_id: event.other.map_or(0, UserId::get),
-            connection_request_id: event.request.map_or(0, |request| request.get()),
-            silenced: event.silenced,
+            user_id: user.get(),
+            other_user_id: other.map_or(0, UserId::get),
+            connection_request_id: request.map_or(0, |request| request.get()),
+            silenced,
         }
     }
 }

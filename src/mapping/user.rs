@@ -137,22 +137,39 @@ impl Fields {
             self.violation("user", "must be set");
             return Profile::default();
         };
+        let pb::User {
+            id,
+            username,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined,
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status,
+            website,
+            avatar,
+            cover,
+        } = user;
         Profile {
-            id: self.optional_user_id("user.id", user.id),
-            username: self.username("user.username", &user.username, policy),
-            real_name: self.text("user.real_name", &user.real_name),
-            email: self.text("user.email", &user.email),
-            email_isvalid: user.email_isvalid,
-            date_joined: user.date_joined.as_ref().map(|joined| self.time("user.date_joined", joined)),
-            bio: self.text("user.bio", &user.bio),
-            location: self.text("user.location", &user.location),
-            birthday: self.birthday("user.birthday", &user.birthday, now),
-            description: self.text("user.description", &user.description),
-            gender: gender(self.known("user.gender", user.gender)),
-            status: status(self.known("user.status", user.status)),
-            website: self.text("user.website", &user.website),
-            avatar: self.text("user.avatar", &user.avatar),
-            cover: self.text("user.cover", &user.cover),
+            id: self.optional_user_id("user.id", *id),
+            username: self.username("user.username", username, policy),
+            real_name: self.text("user.real_name", real_name),
+            email: self.text("user.email", email),
+            email_isvalid: *email_isvalid,
+            date_joined: date_joined.as_ref().map(|joined| self.time("user.date_joined", joined)),
+            bio: self.text("user.bio", bio),
+            location: self.text("user.location", location),
+            birthday: self.birthday("user.birthday", birthday, now),
+            description: self.text("user.description", description),
+            gender: read_gender(self.known("user.gender", *gender)),
+            status: read_status(self.known("user.status", *status)),
+            website: self.text("user.website", website),
+            avatar: self.text("user.avatar", avatar),
+            cover: self.text("user.cover", cover),
         }
     }
 
@@ -181,7 +198,7 @@ impl Fields {
             "location" => FieldUpdate::Location(self.text(field, &user.location)),
             "birthday" => FieldUpdate::Birthday(self.birthday(&field, &user.birthday, now)),
             "description" => FieldUpdate::Description(self.text(field, &user.description)),
-            "gender" => FieldUpdate::Gender(gender(self.known(field, user.gender))),
+            "gender" => FieldUpdate::Gender(read_gender(self.known(field, user.gender))),
             "website" => FieldUpdate::Website(self.text(field, &user.website)),
             "avatar" => FieldUpdate::Avatar(self.text(field, &user.avatar)),
             "cover" => FieldUpdate::Cover(self.text(field, &user.cover)),
@@ -214,7 +231,7 @@ impl Fields {
     }
 
     fn new_status(&mut self, field: &str, value: i32) -> UserStatus {
-        let status = status(self.known(field, value));
+        let status = read_status(self.known(field, value));
         if status.is_none() && value == 0 {
             self.violation(field, "must be APPROVED, BLOCKED or UNREGISTERED");
         }
@@ -242,7 +259,7 @@ impl Fields {
     }
 }
 
-fn gender(gender: pb::Gender) -> Gender {
+fn read_gender(gender: pb::Gender) -> Gender {
     match gender {
         pb::Gender::Unspecified => Gender::Unspecified,
         pb::Gender::Male => Gender::Male,
@@ -250,7 +267,7 @@ fn gender(gender: pb::Gender) -> Gender {
     }
 }
 
-fn status(status: pb::UserStatus) -> Option<UserStatus> {
+fn read_status(status: pb::UserStatus) -> Option<UserStatus> {
     match status {
         pb::UserStatus::Unspecified => None,
         pb::UserStatus::Approved => Some(UserStatus::Approved),
@@ -271,27 +288,46 @@ impl From<UserStatus> for pb::UserStatus {
 
 impl From<&User> for pb::User {
     fn from(user: &User) -> Self {
+        let User {
+            id,
+            username,
+            real_name,
+            email,
+            email_isvalid,
+            date_joined,
+            bio,
+            location,
+            birthday,
+            description,
+            gender,
+            status,
+            website,
+            avatar,
+            cover,
+            // Not part of the profile.
+            changed: _,
+        } = user;
         Self {
-            id: user.id.get(),
-            username: user.username.as_str().to_owned(),
-            real_name: user.real_name.as_str().to_owned(),
-            email: user.email.as_str().to_owned(),
-            email_isvalid: user.email_isvalid,
-            date_joined: Some(timestamp(user.date_joined)),
-            bio: user.bio.as_str().to_owned(),
-            location: user.location.as_str().to_owned(),
-            birthday: user.birthday.as_str().to_owned(),
-            description: user.description.as_str().to_owned(),
-            gender: match user.gender {
+            id: id.get(),
+            username: username.as_str().to_owned(),
+            real_name: real_name.as_str().to_owned(),
+            email: email.as_str().to_owned(),
+            email_isvalid: *email_isvalid,
+            date_joined: Some(timestamp(*date_joined)),
+            bio: bio.as_str().to_owned(),
+            location: location.as_str().to_owned(),
+            birthday: birthday.as_str().to_owned(),
+            description: description.as_str().to_owned(),
+            gender: match gender {
                 Gender::Unspecified => pb::Gender::Unspecified,
                 Gender::Male => pb::Gender::Male,
                 Gender::Female => pb::Gender::Female,
             }
             .into(),
-            status: pb::UserStatus::from(user.status).into(),
-            website: user.website.as_str().to_owned(),
-            avatar: user.avatar.as_str().to_owned(),
-            cover: user.cover.as_str().to_owned(),
+            status: pb::UserStatus::from(*status).into(),
+            website: website.as_str().to_owned(),
+            avatar: avatar.as_str().to_owned(),
+            cover: cover.as_str().to_owned(),
         }
     }
 }

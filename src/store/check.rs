@@ -9,13 +9,15 @@ mod times;
 
 use std::collections::HashMap;
 
-use self::query::{CHECKS, Check};
+use self::query::CHECKS;
 use super::clock::TOLERANCE;
 use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::{ResultRow, Session};
 use super::{ConnectError, StoreError};
 use crate::clock::Clock;
+use crate::domain::event::{Cause, EventKind};
 use crate::domain::id::Sequence;
+use crate::domain::pair::RequestState;
 
 /// The number of violating rows that a report describes for each check.
 const ROWS_SHOWN: usize = 20;
@@ -69,6 +71,43 @@ impl Report {
     }
 }
 
+/// An invariant.
+struct Check {
+    /// What must hold, as the report shows it.
+    name: &'static str,
+    /// The examined rows: what follows FROM.
+    looks_at: &'static str,
+    /// A WITH clause for the query, or nothing.
+    with: &'static str,
+    /// The violating rows: `number`, by which they are ordered, and `said`, the description.
+    finds: &'static str,
+}
+
+impl Check {
+    fn looks_at(&self, oldest: Sequence) -> String {
+        self.looks_at.replace("{oldest}", &oldest.to_string())
+    }
+
+    /// The query for the first violating rows and their total number.
+    fn sql(&self, oldest: Sequence, future: &str, limit: Option<usize>) -> String {
+        let Self { with, finds, .. } = self;
+        let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
+        let sql = format!(
+            "{with} SELECT number, said, count(*) OVER () AS total FROM ({finds}) AS found ORDER BY number{limit}"
+        );
+        sql.replace("{oldest}", &oldest.to_string())
+            .replace("{future}", future)
+            .replace("{states}", &quoted(RequestState::ALL.iter().map(|state| state.name())))
+            .replace("{kinds}", &quoted(EventKind::ALL.iter().map(|kind| kind.name())))
+            .replace("{causes}", &quoted(Cause::ALL.iter().map(|cause| cause.name())))
+    }
+}
+
+/// A list of names, as `IN` takes it.
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
+}
+
 /// Checks a database, which may be in use.
 ///
 /// Rows are compared with their events as far back as events are stored, and times with the clock; on PostgreSQL, the
@@ -100,7 +139,7 @@ async fn look(
     let mut report = head(&mut session).await?;
     let (mut sizes, mut broken) = (HashMap::new(), Vec::new());
     for (index, check) in CHECKS.iter().enumerate() {
-        let repairs = repair == Repair::Counts && query::is_of_counts(check.name);
+        let repairs = repair == Repair::Counts && repair::is_of_counts(check.name);
         let looks_at = check.looks_at(report.oldest);
         let examined = match sizes.get(&looks_at) {
             Some(examined) => *examined,

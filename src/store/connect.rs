@@ -102,7 +102,7 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(sqlite::store(&path, options)?)).await?;
+            let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
             Ok(Arc::new(store))
         }
         Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),

@@ -6,19 +6,26 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use diesel::SqliteConnection;
+use diesel::query_dsl::methods::LoadQuery;
+use diesel_async::AsyncPgConnection;
+use diesel_async::methods::LoadQuery as AsyncLoadQuery;
 use tokio::sync::watch;
 
 use super::clock::DatabaseClock;
+use super::row::{BlockRow, ConnectionRow, CountsRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
+use super::schema::Stamp;
 use super::users::{EVENTS_MAX, Mark, UserCache};
-use super::{CachedUser, Listed, Pairs, Store, StoreError, Users};
+use super::{CachedUser, Listed, Pairs, Store, StoreError, Users, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{RequestId, Sequence, UserId};
-use crate::domain::pair::Request;
+use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, RequestFilter,
+    RequestQuery, UserKey,
 };
 use crate::domain::user::User;
 
@@ -26,6 +33,36 @@ use crate::domain::user::User;
 pub(super) struct Rows<T> {
     pub(super) mark: Mark,
     pub(super) rows: Vec<T>,
+}
+
+impl<R> Rows<R> {
+    fn convert<T>(self, row: impl FnMut(R) -> Result<T, StoreError>) -> Result<Rows<T>, StoreError> {
+        let Self { mark, rows } = self;
+        Ok(Rows { mark, rows: rows.into_iter().map(row).collect::<Result<_, _>>()? })
+    }
+}
+
+/// How much a read reads, which decides on which connections it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// A few rows, found by an index.
+    Few,
+    /// Possibly many rows. Such a read runs to its end even if its caller is gone.
+    Many,
+}
+
+/// A query that both engines run, whose rows are of the type `R`.
+pub(super) trait SharedQuery<R>:
+    LoadQuery<'static, SqliteConnection, R> + for<'a> AsyncLoadQuery<'static, &'a AsyncPgConnection, R> + Send + 'static
+{
+}
+
+impl<Q, R> SharedQuery<R> for Q where
+    Q: LoadQuery<'static, SqliteConnection, R>
+        + for<'a> AsyncLoadQuery<'static, &'a AsyncPgConnection, R>
+        + Send
+        + 'static
+{
 }
 
 /// A user's counts as stored, and whether they may include expired requests.
@@ -51,32 +88,12 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// Those of the users that exist.
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
 
-    async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError>;
-
-    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;
-
-    async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError>;
-
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<StoredCounts>, StoreError>;
 
-    /// Returns a user's counts without the requests that were created at `expired` or before.
-    ///
-    /// Reads all of the user's open requests.
-    async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError>;
-
-    async fn list_users(&self, range: Range) -> Result<Rows<(User, Sequence)>, StoreError>;
-
-    async fn list_requests(&self, query: RequestQuery) -> Result<Rows<Request>, StoreError>;
-
-    async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError>;
-
-    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError>;
-
-    async fn list_blocks(&self, query: BlockQuery) -> Result<Rows<Blocked>, StoreError>;
-
-    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
+    /// Reads the mark, and then the rows of a query.
+    async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError>;
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
 }
@@ -107,6 +124,15 @@ impl<E: Engine> Database<E> {
             users.extend(loaded.into_iter().map(|user| (user.id, user)));
         }
         Ok(users)
+    }
+
+    /// Returns the first row of a query.
+    async fn first<R: Send + 'static>(
+        &self,
+        reads: Reads,
+        query: impl SharedQuery<R>,
+    ) -> Result<Option<R>, StoreError> {
+        Ok(self.engine.rows(reads, query).await?.rows.into_iter().next())
     }
 
     /// Adds the users of the rows and of the query.
@@ -147,8 +173,9 @@ impl<E: Engine> Store for Database<E> {
                 Ok(Read { revision, value: value.remove(&id) })
             }
             UserKey::Name(key) => {
-                let Rows { mark, rows } = self.engine.user_by_name(key).await?;
-                Ok(Read { revision: mark.revision, value: rows.into_iter().next().map(CachedUser::from) })
+                let Rows { mark, rows } = self.engine.rows(Reads::Few, query::user_by_name(key)).await?;
+                let user = rows.into_iter().next().map(|row: UserRow| User::try_from(row)).transpose()?;
+                Ok(Read { revision: mark.revision, value: user.map(CachedUser::from) })
             }
         }
     }
@@ -160,8 +187,8 @@ impl<E: Engine> Store for Database<E> {
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
-        let read = self.engine.request(id).await?;
-        self.with_users(read, [], |request| [request.from, request.to]).await
+        let read: Rows<RequestRow> = self.engine.rows(Reads::Few, query::request(id.get())).await?;
+        self.with_users(read.convert(Request::try_from)?, [], |request| [request.from, request.to]).await
     }
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
@@ -172,44 +199,72 @@ impl<E: Engine> Store for Database<E> {
         let Read { revision, value: StoredCounts { counts, something_expired } } =
             self.engine.counts(user, expired).await?;
         let value = match expired.filter(|_| something_expired && counts.is_some()) {
-            Some(expired) => self.engine.counts_without_expired(user, expired).await?,
+            Some(expired) => {
+                let exact = query::counts_without_expired_requests(user.get(), Stamp(expired));
+                self.first(Reads::Many, exact).await?.map(|row: CountsRow| row.counts())
+            }
             None => counts,
         };
         Ok(Read { revision, value })
     }
 
     async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError> {
-        let Rows { mark, rows } = self.engine.list_users(range).await?;
+        let Range { before, limit } = range;
+        let page = query::users_page(query::first(before), limit);
+        let Rows { mark, rows } = self.engine.rows(Reads::Many, page).await?.convert(positioned)?;
         let value = rows.into_iter().map(|(user, position)| (user.into(), position)).collect();
         Ok(Read { revision: mark.revision, value })
     }
 
     async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError> {
-        let read = self.engine.list_requests(query).await?;
-        self.with_users(read, [query.user], |request| [request.from, request.to]).await
+        let RequestQuery { user, filter, created_after, range: Range { before, limit } } = query;
+        let (id, after, before) = (user.get(), Stamp(created_after), query::first(before));
+        let (engine, pending) = (&self.engine, RequestState::Pending.name());
+        let read: Rows<RequestRow> = match filter {
+            RequestFilter::Received(state) => {
+                engine.rows(Reads::Few, query::requests_received(id, state.name(), after, before, limit)).await?
+            }
+            RequestFilter::Unviewed => {
+                engine.rows(Reads::Few, query::requests_unviewed(id, pending, after, before, limit)).await?
+            }
+            RequestFilter::Sent => engine.rows(Reads::Few, query::requests_sent(id, after, before, limit)).await?,
+            RequestFilter::SentAnd { rejected } => {
+                engine.rows(Reads::Few, query::requests_sent_and(id, rejected, after, before, limit)).await?
+            }
+        };
+        self.with_users(read.convert(Request::try_from)?, [user], |request| [request.from, request.to]).await
     }
 
     async fn list_connections(&self, query: ConnectionQuery) -> Result<Listed<Connection>, StoreError> {
-        let read = self.engine.list_connections(query).await?;
-        let of_query = query.mutual.viewer().into_iter().chain([query.user]);
+        let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
+        // With a viewer the query may read all connections of the user.
+        let reads = if mutual == Mutual::Any { Reads::Few } else { Reads::Many };
+        let page = query::connections_page(user.get(), mutual, query::first(before), limit);
+        let read = self.engine.rows(reads, page).await?.convert(|row: ConnectionRow| Ok(Connection::from(row)))?;
+        let of_query = mutual.viewer().into_iter().chain([user]);
         self.with_users(read, of_query, |connection| [connection.other]).await
     }
 
     async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        self.engine.count_mutual_connections(user, other).await
+        let total = self.first(Reads::Many, query::connections_shared_total(user.get(), other.get())).await?;
+        Ok(total.unwrap_or_default())
     }
 
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
-        let read = self.engine.list_blocks(query).await?;
-        self.with_users(read, [query.user], |blocked| [blocked.other]).await
+        let BlockQuery { user, range: Range { before, limit } } = query;
+        let page = query::blocks_page(user.get(), query::first(before), limit);
+        let read = self.engine.rows(Reads::Few, page).await?.convert(|row: BlockRow| Ok(row.blocked()))?;
+        self.with_users(read, [user], |blocked| [blocked.other]).await
     }
 
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
-        self.engine.user_position(user).await
+        Ok(self.first(Reads::Few, query::user_position(user.get())).await?.map(Sequence::new))
     }
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        self.engine.idempotent_response(key).await
+        let IdempotencyKey { caller, id } = key;
+        let stored = self.first(Reads::Few, query::idempotent_response(caller, id.to_string())).await?;
+        stored.map(IdempotentResponseRow::try_into).transpose()
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

@@ -1,10 +1,8 @@
 //! Rows and queries of the event feed.
 
-use diesel::backend::Backend;
-use diesel::internal::derives::as_expression::Bound;
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::query_builder::AsQuery;
 use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 
@@ -13,7 +11,7 @@ use uuid::Uuid;
 
 use super::row::FeedRow;
 use super::schema::{Stamp, events};
-use super::statement::Statement;
+use super::statement::{SharedStatement, Statement};
 use crate::domain::event::{Actor, Cause, Event, EventKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::query::{FeedSlice, Recorded};
@@ -49,29 +47,41 @@ impl TryFrom<EventRow> for Recorded {
     type Error = StoreError;
 
     fn try_from(row: EventRow) -> Result<Self, StoreError> {
-        let kind = EventKind::from_name(&row.kind).ok_or_else(|| StoreError::corrupt("events.kind", &row.kind))?;
-        let cause = row
-            .cause
+        let EventRow {
+            sequence,
+            time: Stamp(time),
+            batch_id,
+            kind,
+            cause,
+            actor,
+            actor_user_id,
+            user_id,
+            other_user_id,
+            request_id,
+            silenced,
+        } = row;
+        let kind = EventKind::from_name(&kind).ok_or_else(|| StoreError::corrupt("events.kind", &kind))?;
+        let cause = cause
             .as_deref()
             .map(|name| Cause::from_name(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
-        let actor = match (row.actor.as_str(), row.actor_user_id) {
+        let actor = match (actor.as_str(), actor_user_id) {
             ("USER", Some(user)) => Actor::User(UserId::new(user)),
             ("OPERATOR", None) => Actor::Operator,
             ("SYSTEM", None) => Actor::System,
             (other, _) => return Err(StoreError::corrupt("events.actor", other)),
         };
         let event = Event {
-            sequence: Sequence::new(row.sequence),
-            time: row.time.0,
+            sequence: Sequence::new(sequence),
+            time,
             kind,
             cause: cause.transpose()?,
             actor,
-            user: UserId::new(row.user_id),
-            other: row.other_user_id.map(UserId::new),
-            request: row.request_id.map(RequestId::new),
-            silenced: row.silenced,
+            user: UserId::new(user_id),
+            other: other_user_id.map(UserId::new),
+            request: request_id.map(RequestId::new),
+            silenced,
         };
-        Ok(Self { commit: row.batch_id, event })
+        Ok(Self { commit: batch_id, event })
     }
 }
 
@@ -122,15 +132,7 @@ pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Ite
 ///
 /// An event names a user in one of two columns. Each column has its own index, and no event has the same user in both.
 /// (`CROSS JOIN` makes SQLite iterate over its left side first.)
-pub(super) fn of_user_in<DB: Backend>(
-    (first, last): (i64, i64),
-    user: i64,
-    after: i64,
-    limit: i64,
-) -> Statement<'static, DB, EventsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
+pub(super) fn of_user_in((first, last): (i64, i64), user: i64, after: i64, limit: i64) -> SharedStatement<EventsSql> {
     let text = "WITH RECURSIVE stretches (number) AS ( \
                     SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
                 ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id, silenced \

@@ -14,7 +14,6 @@ mod role;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
@@ -24,29 +23,23 @@ use tokio::try_join;
 use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
-use self::pool::Pool;
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
 use super::clock::DatabaseClock;
-use super::engine::{Database, Engine, Rows, StoredCounts};
+use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{BlockRow, ConnectionRow, CountsRow, FeedRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
+use super::row::FeedRow;
 use super::schema::{Instant, Stamp};
-use super::statement::Statement;
+use super::statement::PgStatement;
 use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};
 use crate::domain::Time;
-use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
-use crate::domain::counts::Counts;
+use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
-use crate::domain::id::{RequestId, Sequence, UserId};
-use crate::domain::pair::{Request, RequestState};
-use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, Consumer, EventFilter, EventQuery, FeedSlice, Mutual, Range,
-    Read, RequestFilter, RequestQuery,
-};
+use crate::domain::id::{Sequence, UserId};
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
 
 pub(super) struct PostgresEngine {
@@ -66,7 +59,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let mut conn = open(&config, Role::ShortReads).await?;
     advice::warn(&mut conn).await?;
     let head: FeedRow = query::head().first(&mut conn).await?;
-    let Stamp(time) = Statement::<Pg, Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
+    let Stamp(time) = PgStatement::<Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
     let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), time));
     let committed = watch::Sender::new(());
     let mut listener = JoinSet::new();
@@ -77,7 +70,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let of = || Arc::clone(&pools);
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let engine = PostgresEngine {
-        writer: Writer::new(config, Arc::clone(&clock), Arc::clone(&users), WriterState::new(options.user_cache)),
+        writer: Writer::new(config, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users))),
         marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
         users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
@@ -94,11 +87,9 @@ impl PostgresEngine {
     }
 }
 
-/// Reads the mark, and then rows on the same connection.
-async fn rows<T>(
-    conn: &AsyncPgConnection,
-    rows: impl Future<Output = Result<Vec<T>, StoreError>>,
-) -> Result<Rows<T>, StoreError> {
+/// Reads the mark, and then the rows of a query on the same connection.
+async fn rows<R: Send>(conn: &AsyncPgConnection, query: impl SharedQuery<R>) -> Result<Rows<R>, StoreError> {
+    let rows = async { Ok(RunQueryDsl::load(query, &mut &*conn).await?) };
     let (mark, rows) = try_join!(biased; mark(conn), rows)?;
     Ok(Rows { mark, rows })
 }
@@ -126,21 +117,6 @@ impl Engine for PostgresEngine {
         self.users.get(ids).await
     }
 
-    async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError> {
-        let conn = &*self.pools.short.lease().await?;
-        let users = async {
-            let users: Vec<UserRow> = query::user_by_name(key).load(&mut &*conn).await?;
-            users.into_iter().map(User::try_from).collect()
-        };
-        rows(conn, users).await
-    }
-
-    async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError> {
-        let conn = &*self.pools.short.lease().await?;
-        let requests = async { requests(query::request(id.get()).load(&mut &*conn).await?) };
-        rows(conn, requests).await
-    }
-
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
         self.pairs.get(PairsOf { user, others }).await
     }
@@ -149,91 +125,14 @@ impl Engine for PostgresEngine {
         self.counts.get(CountsOf { user, expired }).await
     }
 
-    async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
-        let pools = self.pools();
-        to_completion(async move {
-            let conn = &*pools.long.lease().await?;
-            let load = query::counts_without_expired_requests(user.get(), Stamp(expired));
-            let row: Option<CountsRow> = load.get_result(&mut &*conn).await.optional()?;
-            Ok(row.map(|row| row.counts()))
-        })
-        .await
-    }
-
-    async fn list_users(&self, Range { before, limit }: Range) -> Result<Rows<(User, Sequence)>, StoreError> {
-        let pools = self.pools();
-        to_completion(async move {
-            let conn = &*pools.long.lease().await?;
-            let users = async { positioned(query::users_page(query::first(before), limit).load(&mut &*conn).await?) };
-            rows(conn, users).await
-        })
-        .await
-    }
-
-    async fn list_requests(&self, query: RequestQuery) -> Result<Rows<Request>, StoreError> {
-        let RequestQuery { user, filter, created_after, range: Range { before, limit } } = query;
-        let (id, after, before) = (user.get(), Stamp(created_after), query::first(before));
-        let conn = &*self.pools.short.lease().await?;
-        let requests = async {
-            let mut conn = conn;
-            let pending = RequestState::Pending.name();
-            requests(match filter {
-                RequestFilter::Received(state) => {
-                    query::requests_received(id, state.name(), after, before, limit).load(&mut conn).await?
-                }
-                RequestFilter::Unviewed => {
-                    query::requests_unviewed(id, pending, after, before, limit).load(&mut conn).await?
-                }
-                RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(&mut conn).await?,
-                RequestFilter::SentAnd { rejected } => {
-                    query::requests_sent_and(id, rejected, after, before, limit).load(&mut conn).await?
-                }
-            })
-        };
-        rows(conn, requests).await
-    }
-
-    async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
-        if query.mutual == Mutual::Any {
-            return connections(&self.pools.short, query).await;
+    async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError> {
+        match reads {
+            Reads::Few => rows(&*self.pools.short.lease().await?, query).await,
+            Reads::Many => {
+                let pools = self.pools();
+                to_completion(async move { rows(&*pools.long.lease().await?, query).await }).await
+            }
         }
-        // With a viewer the query may read all connections of the user.
-        let pools = self.pools();
-        to_completion(async move { connections(&pools.long, query).await }).await
-    }
-
-    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        let pools = self.pools();
-        to_completion(async move {
-            let conn = &*pools.long.lease().await?;
-            Ok(query::connections_shared_total(user.get(), other.get()).first(&mut &*conn).await?)
-        })
-        .await
-    }
-
-    async fn list_blocks(&self, query: BlockQuery) -> Result<Rows<Blocked>, StoreError> {
-        let BlockQuery { user, range: Range { before, limit } } = query;
-        let conn = &*self.pools.short.lease().await?;
-        let blocks = async {
-            let load = query::blocks_page(user.get(), query::first(before), limit);
-            let blocks: Vec<BlockRow> = load.load(&mut &*conn).await?;
-            Ok(blocks.iter().map(BlockRow::blocked).collect())
-        };
-        rows(conn, blocks).await
-    }
-
-    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
-        let conn = &*self.pools.short.lease().await?;
-        let position: Option<i64> = query::user_position(user.get()).first(&mut &*conn).await.optional()?;
-        Ok(position.map(Sequence::new))
-    }
-
-    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        let conn = &*self.pools.short.lease().await?;
-        let IdempotencyKey { caller, id } = key;
-        let row: Option<IdempotentResponseRow> =
-            query::idempotent_response(caller, id.to_string()).first(&mut &*conn).await.optional()?;
-        row.map(IdempotentResponse::try_from).transpose()
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
@@ -257,21 +156,6 @@ async fn to_completion<T: Send + 'static>(
     read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::spawn(read).await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
-}
-
-fn requests(rows: Vec<RequestRow>) -> Result<Vec<Request>, StoreError> {
-    rows.into_iter().map(Request::try_from).collect()
-}
-
-async fn connections(pool: &Pool, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
-    let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
-    let conn = &*pool.lease().await?;
-    let connections = async {
-        let load = query::connections_page(user.get(), mutual, query::first(before), limit);
-        let connections: Vec<ConnectionRow> = load.load(&mut &*conn).await?;
-        Ok(connections.into_iter().map(Connection::from).collect())
-    };
-    rows(conn, connections).await
 }
 
 async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice, StoreError> {

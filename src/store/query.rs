@@ -3,22 +3,19 @@
 //! Every list is ordered by a unique column and continues after a value of it, so that concurrent writes cause neither
 //! skipped nor repeated rows.
 
-use diesel::backend::Backend;
 use diesel::dsl::{auto_type, case_when, count_star, exists};
-use diesel::internal::derives::as_expression::Bound;
 use diesel::prelude::*;
-use diesel::query_builder::{AsQuery, QueryFragment};
+use diesel::query_builder::AsQuery;
 use diesel::sql_types::{BigInt, Nullable};
 
 use super::clock::TOLERANCE;
 use super::schema::{
-    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
-    ended_requests, feed, request_ids, user_counts, users,
+    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, feed,
+    request_ids, user_counts, users,
 };
 
-use super::statement::Statement;
+use super::statement::{SharedStatement, Statement};
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
-use crate::domain::Time;
 use crate::domain::id::Sequence;
 use crate::domain::query::Mutual;
 
@@ -44,14 +41,7 @@ pub(super) fn mark() -> _ {
 ///
 /// An event that an error of the clock dated in the past goes with those before it, and one that it dated after `now`
 /// with those after it.
-pub(super) fn expired_events<DB: Backend>(
-    until: Stamp,
-    now: Stamp,
-) -> Statement<'static, DB, (Nullable<BigInt>, BigInt)>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn expired_events(until: Stamp, now: Stamp) -> SharedStatement<(Nullable<BigInt>, BigInt)> {
     let text = "WITH oldest AS MATERIALIZED (SELECT sequence, time FROM events ORDER BY sequence LIMIT ?) \
                 SELECT max(sequence), count(*) FROM oldest WHERE time <= ? AND sequence < coalesce( \
                     (SELECT min(sequence) FROM oldest WHERE time > ? AND time <= ?), 9223372036854775807)";
@@ -60,22 +50,14 @@ where
 }
 
 /// The number of responses that were stored at `until` or before, up to the limit of one sweep.
-pub(super) fn expired_responses<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn expired_responses(until: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT count(*) FROM (SELECT 1 FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?) AS due";
     Statement::new(text).bind::<Instant, _>(until).bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
 /// The number of cooldowns and of numbers of ended requests that begin well after `now`, of each up to the limit of one
 /// sweep.
-pub(super) fn ahead<DB: Backend>(now: Stamp) -> Statement<'static, DB, BigInt>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn ahead(now: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?) AS ahead) + \
                 (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?) AS ahead)";
     let future = Stamp(now.0 + TOLERANCE);
@@ -86,31 +68,9 @@ where
         .bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
-/// Sets the cooldowns that begin well after `now` to begin now, and the numbers of ended requests.
-pub(super) fn begin_now<'a, DB: Backend>(now: Time) -> [Statement<'a, DB>; 2]
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
-    let texts = [
-        "UPDATE cooldowns SET since = ? WHERE (from_user_id, to_user_id) IN \
-         (SELECT from_user_id, to_user_id FROM cooldowns WHERE since > ? ORDER BY since LIMIT ?)",
-        "UPDATE ended_requests SET since = ? WHERE (from_user_id, to_user_id) IN \
-         (SELECT from_user_id, to_user_id FROM ended_requests WHERE since > ? ORDER BY since LIMIT ?)",
-    ];
-    texts.map(|text| {
-        let statement = Statement::new(text).bind::<Instant, _>(Stamp(now));
-        statement.bind::<Instant, _>(Stamp(now + TOLERANCE)).bind::<BigInt, _>(SWEEP_LIMIT)
-    })
-}
-
 /// The number of cooldowns and of numbers of ended requests that began at `until` or before, of each up to the limit of
 /// one sweep.
-pub(super) fn cooled<DB: Backend>(until: Stamp) -> Statement<'static, DB, BigInt>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn cooled(until: Stamp) -> SharedStatement<BigInt> {
     let text = "SELECT (SELECT count(*) FROM (SELECT 1 FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?) AS due) + \
                 (SELECT count(*) FROM (SELECT 1 FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?) AS due)";
     Statement::new(text)
@@ -192,14 +152,8 @@ pub(super) fn requests_received(user: i64, state: &'static str, after: Stamp, be
 /// The requests to a user in one state that were not viewed, most recently changed first.
 #[auto_type]
 pub(super) fn requests_unviewed(user: i64, state: &'static str, after: Stamp, before: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::to_user_id.eq(user))
-        .filter(connection_requests::state.eq(state))
-        .filter(connection_requests::viewed.is_null())
-        .filter(connection_requests::created.gt(after))
-        .filter(connection_requests::position.lt(before))
-        .order(connection_requests::position.desc())
-        .limit(limit)
+    let received: requests_received = requests_received(user, state, after, before, limit);
+    received.filter(connection_requests::viewed.is_null())
 }
 
 /// The open requests that a user sent, most recently sent first.
@@ -217,24 +171,15 @@ pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) ->
 /// The open requests that a user sent, either the rejected ones or the others. For deployments that disclose rejections.
 #[auto_type]
 pub(super) fn requests_sent_and(user: i64, rejected: bool, after: Stamp, before: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::from_user_id.eq(user))
-        .filter(IsOpen)
-        .filter(connection_requests::state.eq("REJECTED").eq(rejected))
-        .filter(connection_requests::created.gt(after))
-        .filter(connection_requests::id.lt(before))
-        .order(connection_requests::id.desc())
-        .limit(limit)
+    let sent: requests_sent = requests_sent(user, after, before, limit);
+    sent.filter(connection_requests::state.eq("REJECTED").eq(rejected))
 }
 
 /// The oldest of the open requests that a user sent.
 #[auto_type]
 pub(super) fn oldest_sent(user: i64, limit: i64) -> _ {
-    connection_requests::table
-        .filter(connection_requests::from_user_id.eq(user))
-        .filter(IsOpen)
-        .order(connection_requests::id.asc())
-        .limit(limit)
+    let open: all_sent_open = all_sent_open(user);
+    open.order(connection_requests::id.asc()).limit(limit)
 }
 
 // All requests that a user sent: the open ones and the connections have an index each.
@@ -288,7 +233,7 @@ pub(super) fn expired_out_of_order(until: Stamp, limit: i64) -> _ {
 /// The creation time of the open request that expires next.
 ///
 /// Shows whether any request has expired that was not swept yet.
-pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Instant>> {
+pub(super) fn oldest_open() -> SharedStatement<Nullable<Instant>> {
     Statement::new(
         "SELECT min(created) FROM ( \
              SELECT created FROM ( \
@@ -307,11 +252,7 @@ pub(super) fn oldest_open<DB: Backend>() -> Statement<'static, DB, Nullable<Inst
 ///
 /// Reads all open requests of the user. One statement, so that a request that a concurrent sweep deletes is not
 /// subtracted twice.
-pub(super) fn counts_without_expired_requests<DB: Backend>(user: i64, until: Stamp) -> Statement<'static, DB, CountsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-    Bound<Instant, Stamp>: QueryFragment<DB>,
-{
+pub(super) fn counts_without_expired_requests(user: i64, until: Stamp) -> SharedStatement<CountsSql> {
     let text = "SELECT user_id, requests_sent - sent.due, requests_received - received.due, \
                 requests_unviewed - received.unviewed, connections, sends, sends_since \
                 FROM user_counts CROSS JOIN ( \
@@ -401,15 +342,7 @@ fn shared_with(viewer: i64) -> _ {
     )
 }
 
-pub(super) fn connections_page<DB: Backend>(
-    user: i64,
-    mutual: Mutual,
-    before: i64,
-    limit: i64,
-) -> Statement<'static, DB, ConnectionsSql>
-where
-    Bound<BigInt, i64>: QueryFragment<DB>,
-{
+pub(super) fn connections_page(user: i64, mutual: Mutual, before: i64, limit: i64) -> SharedStatement<ConnectionsSql> {
     let mut statement = Statement::new(match mutual {
         Mutual::Any => connections_sql!(),
         Mutual::With(_) => connections_sql!("EXISTS"),
@@ -431,7 +364,7 @@ pub(super) fn connections_shared_total(user: i64, viewer: i64) -> _ {
     connections::table.filter(connections::user_id.eq(user)).filter(shared).select(count_star())
 }
 
-// --- blocks, cooldowns and stored responses ---
+// --- blocks and stored responses ---
 
 #[auto_type]
 pub(super) fn block(user: i64, other: i64) -> _ {
@@ -445,46 +378,6 @@ pub(super) fn blocks_page(user: i64, before: i64, limit: i64) -> _ {
         .filter(blocks::position.lt(before))
         .order(blocks::position.desc())
         .limit(limit)
-}
-
-#[auto_type]
-pub(super) fn blocks_by(user: i64) -> _ {
-    blocks::table.filter(blocks::user_id.eq(user))
-}
-
-#[auto_type]
-pub(super) fn blocks_against(user: i64) -> _ {
-    blocks::table.filter(blocks::other_user_id.eq(user))
-}
-
-#[auto_type]
-pub(super) fn cooldown(from: i64, to: i64) -> _ {
-    cooldowns::table.find((from, to))
-}
-
-#[auto_type]
-pub(super) fn cooldowns_of(from: i64) -> _ {
-    cooldowns::table.filter(cooldowns::from_user_id.eq(from))
-}
-
-#[auto_type]
-pub(super) fn cooldowns_by(to: i64) -> _ {
-    cooldowns::table.filter(cooldowns::to_user_id.eq(to))
-}
-
-#[auto_type]
-pub(super) fn ended(from: i64, to: i64) -> _ {
-    ended_requests::table.find((from, to))
-}
-
-#[auto_type]
-pub(super) fn ended_of(from: i64) -> _ {
-    ended_requests::table.filter(ended_requests::from_user_id.eq(from))
-}
-
-#[auto_type]
-pub(super) fn ended_to(to: i64) -> _ {
-    ended_requests::table.filter(ended_requests::to_user_id.eq(to))
 }
 
 #[auto_type]

@@ -8,14 +8,14 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::schema::{Stamp, blocks, connection_requests, connections, cooldowns, ended_requests, feed, request_ids};
+use super::schema::{Stamp, blocks, connection_requests, connections, feed, request_ids};
 use super::users::Mark;
 use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
 use crate::domain::event::Actor;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::ledger::{Head, Snapshot, SweepStep};
-use crate::domain::pair::{Block, Ended, Message, Pair, Request, RequestState, Side};
+use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::ledger::{Head, SweepStep};
+use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::query::{Blocked, Connection};
 
 pub(super) use self::user::{CountsRow, UserRow, gender_name, member, positioned, user_status_name};
@@ -173,73 +173,6 @@ impl NextOpen {
     }
 }
 
-/// The request of a pair, if there is one, and of each user the block of the other (its time and event), the cooldown, and
-/// the ended requests (since when and how many).
-///
-/// All columns are null for the id of a request that does not exist.
-#[derive(Clone, Debug, Queryable)]
-pub(super) struct PairRow {
-    low_user_id: Option<i64>,
-    high_user_id: Option<i64>,
-    request: Option<RequestRow>,
-    low_block_created: Option<Stamp>,
-    low_block_position: Option<i64>,
-    low_cooldown: Option<Stamp>,
-    low_ended_since: Option<Stamp>,
-    low_ended: Option<i64>,
-    high_block_created: Option<Stamp>,
-    high_block_position: Option<i64>,
-    high_cooldown: Option<Stamp>,
-    high_ended_since: Option<Stamp>,
-    high_ended: Option<i64>,
-}
-
-impl PairRow {
-    pub(super) fn pair(self) -> Result<Option<Pair>, StoreError> {
-        let Self {
-            low_user_id,
-            high_user_id,
-            request,
-            low_block_created,
-            low_block_position,
-            low_cooldown,
-            low_ended_since,
-            low_ended,
-            high_block_created,
-            high_block_position,
-            high_cooldown,
-            high_ended_since,
-            high_ended,
-        } = self;
-        let Some((low, high)) = low_user_id.zip(high_user_id) else { return Ok(None) };
-        let key = PairKey::of(UserId::new(low), UserId::new(high))
-            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low.to_string()))?;
-        let block = |created: Option<Stamp>, position: Option<i64>| {
-            let (Stamp(created), position) = created.zip(position)?;
-            Some(Block { created, position: Sequence::new(position) })
-        };
-        let cooldown = |since: Option<Stamp>| since.map(|Stamp(since)| since);
-        let ended = |since: Option<Stamp>, count: Option<i64>| {
-            let (Stamp(since), count) = since.zip(count)?;
-            Some(Ended { since, count })
-        };
-        Ok(Some(Pair {
-            key,
-            request: request.map(Request::try_from).transpose()?,
-            low: Side {
-                block: block(low_block_created, low_block_position),
-                cooldown: cooldown(low_cooldown),
-                ended: ended(low_ended_since, low_ended),
-            },
-            high: Side {
-                block: block(high_block_created, high_block_position),
-                cooldown: cooldown(high_cooldown),
-                ended: ended(high_ended_since, high_ended),
-            },
-        }))
-    }
-}
-
 impl TryFrom<RequestRow> for Request {
     type Error = StoreError;
 
@@ -317,53 +250,12 @@ pub(super) struct BlockRow {
 }
 
 impl BlockRow {
-    /// The user that blocks.
-    pub(super) fn user(&self) -> UserId {
-        UserId::new(self.user_id)
-    }
-
-    /// The user that is blocked.
-    pub(super) fn other(&self) -> UserId {
-        UserId::new(self.other_user_id)
-    }
-
     pub(super) fn block(&self) -> Block {
         Block { created: self.created.0, position: Sequence::new(self.position) }
     }
 
     pub(super) fn blocked(&self) -> Blocked {
-        Blocked { other: self.other(), block: self.block() }
-    }
-}
-
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = cooldowns, check_for_backend(Pg, Sqlite))]
-pub(super) struct CooldownRow {
-    pub(super) from_user_id: i64,
-    pub(super) to_user_id: i64,
-    pub(super) since: Stamp,
-}
-
-impl CooldownRow {
-    pub(super) fn add_to(self, snapshot: &mut Snapshot) {
-        let Self { from_user_id, to_user_id, since: Stamp(since) } = self;
-        snapshot.add_cooldown(UserId::new(from_user_id), UserId::new(to_user_id), since);
-    }
-}
-
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = ended_requests, check_for_backend(Pg, Sqlite))]
-pub(super) struct EndedRow {
-    pub(super) from_user_id: i64,
-    pub(super) to_user_id: i64,
-    pub(super) since: Stamp,
-    pub(super) requests: i64,
-}
-
-impl EndedRow {
-    pub(super) fn add_to(self, snapshot: &mut Snapshot) {
-        let Self { from_user_id, to_user_id, since: Stamp(since), requests: count } = self;
-        snapshot.add_ended(UserId::new(from_user_id), UserId::new(to_user_id), Ended { since, count });
+        Blocked { other: UserId::new(self.other_user_id), block: self.block() }
     }
 }
 

@@ -17,29 +17,23 @@ use diesel::result::Error as DieselError;
 use tokio::sync::{oneshot, watch};
 
 use self::checkpoint::Checkpoint;
-use self::commit::Writer;
+use self::commit::commit;
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
-use super::engine::{Database, Engine, Rows, StoredCounts};
+use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{
-    BlockRow, ConnectionRow, CountsRow, FeedRow, IdempotentResponseRow, MarkRow, RequestRow, UserRow, positioned,
-};
+use super::pair::known_to;
+use super::row::{BlockRow, CountsRow, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};
 use crate::domain::Time;
-use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
-use crate::domain::counts::Counts;
+use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::ledger::Snapshot;
-use crate::domain::pair::{Request, RequestState};
-use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, Consumer, EventFilter, EventQuery, FeedSlice, Mutual, Range,
-    Read, RequestFilter, RequestQuery,
-};
+use crate::domain::id::{PairKey, Sequence, UserId};
+use crate::domain::pair::Request;
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
 
 /// A batch for the writer, and the channel for its replies.
@@ -58,17 +52,16 @@ pub(super) struct SqliteEngine {
 }
 
 /// Opens a migrated file.
-pub(super) fn store(path: &Path, options: Options) -> Result<Database<SqliteEngine>, StoreError> {
+pub(super) fn store(path: &Path, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
     let mut conn = open(path)?;
     options::warn_if_slower(&mut conn)?;
     let head: FeedRow = query::head().first(&mut conn)?;
     drop(conn);
     let users = Arc::new(UserCache::new(options.user_cache));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
-    let state = WriterState::new(options.user_cache);
     let (short, long) = options.short_and_long();
     let engine = SqliteEngine {
-        writer: writer(path, Writer { state, clock: Arc::clone(&clock), users: Arc::clone(&users) })?,
+        writer: writer(path, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)))?,
         short: readers("kith-read", path, short)?,
         long: readers("kith-read-long", path, long)?,
         feed: readers("kith-read-feed", path, 1)?,
@@ -93,14 +86,6 @@ async fn read<T: Send + 'static>(
     threads.run(job).await
 }
 
-/// Reads the mark, and then rows in the same snapshot.
-async fn rows<T: Send + 'static>(
-    threads: &Threads<Job>,
-    rows: impl FnOnce(&mut SqliteConnection) -> Result<Vec<T>, StoreError> + Send + 'static,
-) -> Result<Rows<T>, StoreError> {
-    read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: rows(conn)? })).await
-}
-
 fn mark(conn: &mut SqliteConnection) -> Result<Mark, StoreError> {
     let row: MarkRow = query::mark().first(conn)?;
     Ok(row.mark())
@@ -116,9 +101,9 @@ fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Jo
     Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
 }
 
-fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
+fn writer(path: &Path, clock: Arc<DatabaseClock>, state: WriterState) -> Result<Threads<Write>, StoreError> {
     // Only one thread uses it, so the lock is always free.
-    let state = Arc::new(Mutex::new((writer, Checkpoint::start(path)?)));
+    let state = Arc::new(Mutex::new((state, Checkpoint::start(path)?)));
     let path = path.to_owned();
     let open = move || {
         let mut writer = open(&path)?;
@@ -129,8 +114,8 @@ fn writer(path: &Path, writer: Writer) -> Result<Threads<Write>, StoreError> {
         if reply.is_closed() {
             return;
         }
-        let (writer, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gone = reply.send(writer.commit(conn, &batch));
+        let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+        let _gone = reply.send(commit(conn, state, &clock, &batch));
         checkpoint.committed(conn);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve })
@@ -216,39 +201,19 @@ impl Engine for SqliteEngine {
         .await
     }
 
-    async fn user_by_name(&self, key: String) -> Result<Rows<User>, StoreError> {
-        rows(&self.short, |conn| {
-            let rows: Vec<UserRow> = query::user_by_name(key).load(conn)?;
-            rows.into_iter().map(User::try_from).collect()
-        })
-        .await
-    }
-
-    async fn request(&self, id: RequestId) -> Result<Rows<Request>, StoreError> {
-        rows(&self.short, move |conn| {
-            let rows: Vec<RequestRow> = query::request(id.get()).load(conn)?;
-            rows.into_iter().map(Request::try_from).collect()
-        })
-        .await
-    }
-
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
         read(&self.short, move |conn| {
             let revision = mark(conn)?.revision;
-            let mut snapshot = Snapshot::default();
+            let mut pairs = Pairs::new();
             for other in others {
                 let Some(key) = PairKey::of(user, other) else { continue };
                 let request: Option<RequestRow> =
                     query::request_of_pair(key.low().get(), key.high().get()).first(conn).optional()?;
-                if let Some(request) = request {
-                    snapshot.add_request(request.try_into()?);
-                }
+                let request = request.map(Request::try_from).transpose()?;
                 let block: Option<BlockRow> = query::block(user.get(), other.get()).first(conn).optional()?;
-                if let Some(block) = block {
-                    snapshot.add_block(user, other, block.block());
-                }
+                pairs.extend(known_to(user, other, request, block.map(|row| row.block())));
             }
-            Ok(Read { revision, value: snapshot.pairs })
+            Ok(Read { revision, value: pairs })
         })
         .await
     }
@@ -268,80 +233,12 @@ impl Engine for SqliteEngine {
         .await
     }
 
-    async fn counts_without_expired(&self, user: UserId, expired: Time) -> Result<Option<Counts>, StoreError> {
-        read(&self.long, move |conn| {
-            let load = query::counts_without_expired_requests(user.get(), Stamp(expired));
-            let row: Option<CountsRow> = load.get_result(conn).optional()?;
-            Ok(row.map(|row| row.counts()))
-        })
-        .await
-    }
-
-    async fn list_users(&self, Range { before, limit }: Range) -> Result<Rows<(User, Sequence)>, StoreError> {
-        rows(&self.long, move |conn| positioned(query::users_page(query::first(before), limit).load(conn)?)).await
-    }
-
-    async fn list_requests(&self, query: RequestQuery) -> Result<Rows<Request>, StoreError> {
-        let RequestQuery { user, filter, created_after, range: Range { before, limit } } = query;
-        let (id, after, before) = (user.get(), Stamp(created_after), query::first(before));
-        rows(&self.short, move |conn| {
-            let pending = RequestState::Pending.name();
-            let rows: Vec<RequestRow> = match filter {
-                RequestFilter::Received(state) => {
-                    query::requests_received(id, state.name(), after, before, limit).load(conn)?
-                }
-                RequestFilter::Unviewed => query::requests_unviewed(id, pending, after, before, limit).load(conn)?,
-                RequestFilter::Sent => query::requests_sent(id, after, before, limit).load(conn)?,
-                RequestFilter::SentAnd { rejected } => {
-                    query::requests_sent_and(id, rejected, after, before, limit).load(conn)?
-                }
-            };
-            rows.into_iter().map(Request::try_from).collect()
-        })
-        .await
-    }
-
-    async fn list_connections(&self, query: ConnectionQuery) -> Result<Rows<Connection>, StoreError> {
-        let ConnectionQuery { user, mutual, range: Range { before, limit } } = query;
-        // With a viewer the query may read all connections of the user.
-        let threads = if mutual == Mutual::Any { &self.short } else { &self.long };
-        rows(threads, move |conn| {
-            let load = query::connections_page(user.get(), mutual, query::first(before), limit);
-            let rows: Vec<ConnectionRow> = load.load(conn)?;
-            Ok(rows.into_iter().map(Connection::from).collect())
-        })
-        .await
-    }
-
-    async fn count_mutual_connections(&self, user: UserId, other: UserId) -> Result<i64, StoreError> {
-        read(&self.long, move |conn| Ok(query::connections_shared_total(user.get(), other.get()).first(conn)?)).await
-    }
-
-    async fn list_blocks(&self, query: BlockQuery) -> Result<Rows<Blocked>, StoreError> {
-        let BlockQuery { user, range: Range { before, limit } } = query;
-        rows(&self.short, move |conn| {
-            let rows: Vec<BlockRow> = query::blocks_page(user.get(), query::first(before), limit).load(conn)?;
-            Ok(rows.iter().map(BlockRow::blocked).collect())
-        })
-        .await
-    }
-
-    async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
-        let find = move |conn: &mut SqliteConnection| {
-            let position: Option<i64> = query::user_position(user.get()).first(conn).optional()?;
-            Ok(position.map(Sequence::new))
+    async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError> {
+        let threads = match reads {
+            Reads::Few => &self.short,
+            Reads::Many => &self.long,
         };
-        read(&self.short, find).await
-    }
-
-    async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
-        read(&self.short, move |conn| {
-            let IdempotencyKey { caller, id } = key;
-            let row: Option<IdempotentResponseRow> =
-                query::idempotent_response(caller, id.to_string()).first(conn).optional()?;
-            row.map(IdempotentResponse::try_from).transpose()
-        })
-        .await
+        read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: query.load(conn)? })).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

@@ -10,16 +10,56 @@ use diesel::QueryResult;
 use diesel::backend::Backend;
 use diesel::connection::Connection;
 use diesel::expression::AsExpression;
+use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::Error;
 use diesel::sql_types::SqlType;
+use diesel::sqlite::Sqlite;
 
-/// An SQL text in which each `?` stands for the next part: a value, or columns.
+/// An SQL text in which each `?` stands for the next part: a value, or columns. With more or fewer parts it fails.
 ///
-/// `Row` is the SQL type of the returned rows. `Key` identifies the prepared statement in the cache.
-pub(super) struct Statement<'a, DB, Row = (), Key = ByText> {
+/// `Part` is a trait object, which decides on which engines the statement runs. `Row` is the SQL type of the returned
+/// rows. `Key` identifies the prepared statement in the cache.
+pub(super) struct Statement<Part: ?Sized, Row = (), Key = ByText> {
     text: Cow<'static, str>,
-    parts: Vec<Box<dyn QueryFragment<DB> + Send + 'a>>,
+    parts: Vec<Box<Part>>,
     row: PhantomData<fn() -> (Row, Key)>,
+}
+
+/// A statement for PostgreSQL.
+pub(super) type PgStatement<'a, Row = (), Key = ByText> = Statement<dyn QueryFragment<Pg> + Send + 'a, Row, Key>;
+/// A statement for SQLite.
+pub(super) type SqliteStatement<'a, Row = (), Key = ByText> =
+    Statement<dyn QueryFragment<Sqlite> + Send + 'a, Row, Key>;
+/// A statement that both engines run.
+pub(super) type SharedStatement<Row = (), Key = ByText> = Statement<dyn SharedFragment + Send, Row, Key>;
+
+/// A part of a statement that both engines run.
+pub(super) trait SharedFragment: QueryFragment<Pg> + QueryFragment<Sqlite> {}
+
+impl<T: QueryFragment<Pg> + QueryFragment<Sqlite>> SharedFragment for T {}
+
+/// A fragment that can be a part of statements with this `Part`.
+pub(super) trait IntoPart<Part: ?Sized> {
+    fn boxed(self) -> Box<Part>;
+}
+
+impl<'a, T: QueryFragment<Pg> + Send + 'a> IntoPart<dyn QueryFragment<Pg> + Send + 'a> for T {
+    fn boxed(self) -> Box<dyn QueryFragment<Pg> + Send + 'a> {
+        Box::new(self)
+    }
+}
+
+impl<'a, T: QueryFragment<Sqlite> + Send + 'a> IntoPart<dyn QueryFragment<Sqlite> + Send + 'a> for T {
+    fn boxed(self) -> Box<dyn QueryFragment<Sqlite> + Send + 'a> {
+        Box::new(self)
+    }
+}
+
+impl<T: SharedFragment + Send + 'static> IntoPart<dyn SharedFragment + Send> for T {
+    fn boxed(self) -> Box<dyn SharedFragment + Send> {
+        Box::new(self)
+    }
 }
 
 /// The cache key of a prepared statement.
@@ -49,7 +89,7 @@ macro_rules! statement {
 }
 pub(super) use statement;
 
-impl<DB: Backend, Row> Statement<'_, DB, Row> {
+impl<Part: ?Sized, Row> Statement<Part, Row> {
     pub(super) fn new(text: &'static str) -> Self {
         Self::with_key(text)
     }
@@ -69,7 +109,7 @@ impl<DB: Backend, Row> Statement<'_, DB, Row> {
     }
 }
 
-impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
+impl<Part: ?Sized, Row, Key> Statement<Part, Row, Key> {
     /// Creates a statement with the cache key `Key`: see [`statement!`].
     pub(super) fn with_key(text: &'static str) -> Self {
         Self { text: Cow::Borrowed(text), parts: Vec::new(), row: PhantomData }
@@ -80,7 +120,7 @@ impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
     where
         ST: SqlType + diesel::expression::TypedExpressionType,
         T: AsExpression<ST>,
-        T::Expression: QueryFragment<DB> + Send + 'a,
+        T::Expression: IntoPart<Part>,
     {
         self.part(value.as_expression())
     }
@@ -88,39 +128,52 @@ impl<'a, DB: Backend, Row, Key> Statement<'a, DB, Row, Key> {
     /// Adds any Diesel fragment for the next `?`, such as the columns of a table.
     ///
     /// Its text must be fixed too.
-    pub(super) fn part(mut self, part: impl QueryFragment<DB> + Send + 'a) -> Self {
-        self.parts.push(Box::new(part));
+    pub(super) fn part(mut self, part: impl IntoPart<Part>) -> Self {
+        self.parts.push(part.boxed());
         self
     }
 }
 
-impl<DB: Backend, Row, Key> QueryFragment<DB> for Statement<'_, DB, Row, Key> {
+impl<DB: Backend, Part: QueryFragment<DB> + ?Sized, Row, Key> QueryFragment<DB> for Statement<Part, Row, Key> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let wrong = || Error::QueryBuilderError("a statement has another number of parts than its text".into());
         let mut parts = self.parts.iter();
         for (index, piece) in self.text.split('?').enumerate() {
-            if index > 0
-                && let Some(part) = parts.next()
-            {
-                part.walk_ast(out.reborrow())?;
+            if index > 0 {
+                parts.next().ok_or_else(wrong)?.walk_ast(out.reborrow())?;
             }
             out.push_sql(piece);
         }
-        Ok(())
+        if parts.next().is_none() { Ok(()) } else { Err(wrong()) }
     }
 }
 
-impl<DB, Row, Key: CacheKey> QueryId for Statement<'_, DB, Row, Key> {
+impl<Part: ?Sized, Row, Key: CacheKey> QueryId for Statement<Part, Row, Key> {
     type QueryId = Key;
     const HAS_STATIC_QUERY_ID: bool = Key::IS_FIXED;
 }
 
-impl<DB: Backend, Row, Key> Query for Statement<'_, DB, Row, Key> {
+impl<Part: ?Sized, Row, Key> Query for Statement<Part, Row, Key> {
     type SqlType = Row;
 }
 
-impl<DB, Row, Key, Conn> diesel::RunQueryDsl<Conn> for Statement<'_, DB, Row, Key>
-where
-    DB: Backend,
-    Conn: Connection<Backend = DB>,
-{
+impl<Part: ?Sized, Row, Key, Conn: Connection> diesel::RunQueryDsl<Conn> for Statement<Part, Row, Key> {}
+
+#[cfg(test)]
+mod tests {
+    use diesel::prelude::*;
+    use diesel::sql_types::BigInt;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_with_another_number_of_parts_fails() {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        for (parts, is_complete) in [(1, false), (2, true), (3, false)] {
+            let sum = SqliteStatement::<BigInt>::new("SELECT ? + ?");
+            let sum = (0..parts).fold(sum, |sum, part| sum.bind::<BigInt, _>(part));
+            let result: QueryResult<i64> = sum.get_result(&mut conn);
+            assert_eq!(result.is_ok(), is_complete, "{parts} parts: {result:?}");
+        }
+    }
 }

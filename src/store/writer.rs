@@ -1,14 +1,15 @@
 //! The state that the writer of an engine caches between batches.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use quick_cache::unsync::Cache;
 
 use super::row::FeedHead;
-use super::users::Mark;
+use super::users::{Mark, UserCache};
 use crate::domain::command::Member;
 use crate::domain::id::UserId;
-use crate::domain::ledger::Changes;
+use crate::domain::ledger::{Changes, Snapshot};
 
 /// The number of bytes of the user cache for each user that the writer caches.
 ///
@@ -22,20 +23,28 @@ const USERS_MIN: u64 = 1_024;
 /// Users by id, with their counts.
 pub(super) type Members = HashMap<UserId, Member>;
 
-/// Users and their counts as the writer's last commit left them.
+/// The rows that a batch is decided from.
+pub(super) struct Loaded {
+    /// The head that was locked.
+    pub(super) before: FeedHead,
+    pub(super) snapshot: Snapshot,
+}
+
+/// Users and their counts as the writer's last commit left them, and the user cache that it shares with reads.
 ///
 /// They are valid as long as nobody else commits. Each batch finds that out when it locks the head of the feed: if that
 /// is not the head that this writer left, another server or an operator was there, and everything is dropped.
 pub(super) struct WriterState {
     head: Option<FeedHead>,
     members: Cache<UserId, Member>,
+    pub(super) profiles: Arc<UserCache>,
 }
 
 impl WriterState {
     /// For a user cache of so many bytes.
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>) -> Self {
         let most = usize::try_from((bytes / BYTES_PER_USER).max(USERS_MIN)).unwrap_or(usize::MAX);
-        Self { head: None, members: Cache::new(most) }
+        Self { head: None, members: Cache::new(most), profiles }
     }
 
     /// The mark of the last head.
@@ -70,10 +79,14 @@ impl WriterState {
         members.iter().for_each(|(id, member)| self.members.insert(*id, member.clone()));
     }
 
-    /// Applies the changes of a committed batch of this writer.
+    /// Applies the changes of a committed batch of this writer, which locked the head `before`.
     ///
     /// After a failed commit nothing needs to be done: the next head shows whether the cache is still valid.
-    pub(super) fn committed(&mut self, changes: &Changes, batch_id: i64) {
+    pub(super) fn committed(&mut self, before: &FeedHead, changes: &Changes, batch_id: i64) {
+        if changes.is_empty(&before.head) {
+            return;
+        }
+        self.profiles.committed(&before.head, changes);
         let Changes {
             head: after,
             users_deleted,

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::faults::{reveals_nothing, sent, users, with_id};
 use crate::harness::clients::Clients;
-use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::proxy::{Cut, Passed, Proxy};
 use crate::harness::{App, Database, Engine, invariants, refused, until};
 
 /// A service that connects to its database through a proxy, with users 1, 2, …
@@ -45,6 +45,42 @@ async fn the_outcome_of_a_commit_whose_response_is_lost_is_looked_up() {
     assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
     assert_eq!(sent(&app.database).await, ROUNDS * 3);
     invariants::check(&app.database).await;
+}
+
+/// The next commit and the next read find what a lost commit changed in the caches, and load no user again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_response_is_lost_updates_the_caches() {
+    const ROUNDS: i64 = 10;
+    let (proxy, app) = behind_a_proxy(ROUNDS * 2 + 1).await;
+    let read = async |id| {
+        let request = pb::GetUserRequest { key: Some(Key::Id(id)), ..Default::default() };
+        app.users().get_user(request).await.expect("a response").into_inner().user.expect("a user")
+    };
+    // With the first read, the cache of users becomes valid.
+    read(1).await;
+    for to in (2..=ROUNDS * 2).step_by(2) {
+        proxy.next(Cut::AfterCommit);
+        app.send(1, to).await;
+        proxy.record();
+        app.send(1, to + 1).await;
+        assert_eq!(users_loaded(&proxy.recorded()), [""; 0]);
+
+        proxy.next(Cut::AfterCommit);
+        app.moderate(to, &format!("user-{to}"), pb::UserStatus::Blocked).await;
+        proxy.record();
+        assert_eq!(read(to).await.status(), pb::UserStatus::Blocked);
+        assert_eq!(users_loaded(&proxy.recorded()), [""; 0]);
+    }
+    assert_eq!(i64::try_from(proxy.cuts()).unwrap(), ROUNDS * 2);
+    invariants::check(&app.database).await;
+}
+
+/// The statements that loaded users or their counts.
+fn users_loaded(recorded: &[Passed]) -> Vec<&str> {
+    let statements =
+        recorded.iter().filter(|passed| passed.letter == 'B').filter_map(|passed| passed.statement.as_deref());
+    let of_users = |text: &str| text.contains("FROM \"users\"") || text.contains("FROM \"user_counts\"");
+    statements.filter(|text| of_users(text)).collect()
 }
 
 /// What was sent on a lost connection may still arrive while its outcome is looked up. PostgreSQL waits for it until

@@ -174,7 +174,7 @@ mod tests {
             ([on(BOB, ANN, block), on(BOB, ANN, unblock)], vec![], vec![]),
         ] {
             let mut before = snapshot(&[]);
-            before.add_block(ANN, BOB, old);
+            before.add_side(ANN, BOB, Side { block: Some(old), ..Side::default() });
             let (_, changes) = run(before, commands.clone());
             assert_eq!((changes.blocks_put, changes.blocks_deleted), (put, deleted), "{commands:?}");
         }
@@ -188,8 +188,8 @@ mod tests {
         let ended = Ended { since: day(-1), count: 1 };
         let both = || {
             let mut before = snapshot(&[request(7, ANN, BOB, RequestState::Rejected)]);
-            before.add_cooldown(ANN, BOB, day(-1));
-            before.add_ended(ANN, BOB, ended);
+            let side = Side { cooldown: Some(day(-1)), ended: Some(ended), ..Side::default() };
+            before.add_side(ANN, BOB, side);
             before
         };
         let (_, changes) = run(both(), [act(7, BOB, RequestAction::Restore)]);

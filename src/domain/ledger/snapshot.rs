@@ -8,7 +8,7 @@ use crate::domain::command::{IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::pair::{Block, Ended, Pair, Request};
+use crate::domain::pair::{Block, Ended, Pair, Request, Side};
 use crate::domain::policy::Policy;
 use crate::domain::user::User;
 
@@ -87,24 +87,14 @@ impl Snapshot {
         }
     }
 
-    /// Adds a loaded block of `other` by `user` to their pair.
-    pub fn add_block(&mut self, user: UserId, other: UserId, block: Block) {
+    /// Adds a loaded part of what `user` has done to `other` to their pair.
+    pub fn add_side(&mut self, user: UserId, other: UserId, side: Side) {
         if let Some(key) = PairKey::of(user, other) {
-            self.pair(key).side_mut(user).block = Some(block);
-        }
-    }
-
-    /// Adds the loaded number of ended requests of `from` to `to` to their pair.
-    pub fn add_ended(&mut self, from: UserId, to: UserId, ended: Ended) {
-        if let Some(key) = PairKey::of(from, to) {
-            self.pair(key).side_mut(from).ended = Some(ended);
-        }
-    }
-
-    /// Adds a loaded cooldown of requests of `from` to `to` to their pair.
-    pub fn add_cooldown(&mut self, from: UserId, to: UserId, since: Time) {
-        if let Some(key) = PairKey::of(from, to) {
-            self.pair(key).side_mut(from).cooldown = Some(since);
+            let Side { block, cooldown, ended } = side;
+            let known = self.pair(key).side_mut(user);
+            known.block = block.or(known.block);
+            known.cooldown = cooldown.or(known.cooldown);
+            known.ended = ended.or(known.ended);
         }
     }
 
@@ -244,7 +234,7 @@ mod tests {
     use super::*;
     use crate::domain::command::{EncodedResponse, IdempotencyKey};
     use crate::domain::ledger::tests::{ANN, BOB, day, key, nth, request, run, send, snapshot};
-    use crate::domain::pair::{RequestState, Side};
+    use crate::domain::pair::RequestState;
 
     #[test]
     fn loaded_rows_come_together_as_one_pair() {
@@ -253,9 +243,9 @@ mod tests {
         let ended = Ended { since: day(-3), count: 2 };
         let mut snapshot = Snapshot::default();
         snapshot.add_request(request.clone());
-        snapshot.add_block(ANN, BOB, block);
-        snapshot.add_ended(BOB, ANN, ended);
-        snapshot.add_cooldown(BOB, ANN, day(-2));
+        snapshot.add_side(ANN, BOB, Side { block: Some(block), ..Side::default() });
+        snapshot.add_side(BOB, ANN, Side { ended: Some(ended), ..Side::default() });
+        snapshot.add_side(BOB, ANN, Side { cooldown: Some(day(-2)), ..Side::default() });
         let expected = Pair {
             request: Some(request),
             low: Side { block: Some(block), ..Side::default() },

@@ -172,7 +172,7 @@ mod tests {
     use crate::domain::ledger::tests::{
         ANN, BOB, CY, NOBODY, day, key, kinds, nth, profile, request, run, send, snapshot,
     };
-    use crate::domain::pair::{Block, Request, RequestState};
+    use crate::domain::pair::{Block, Request, RequestState, Side};
     use crate::domain::user::FieldUpdate;
 
     fn create(id: Option<UserId>, username: &str) -> Command {
@@ -304,7 +304,8 @@ mod tests {
             request(9, CY, BOB, RequestState::Pending),
             Request { created: day(-180), ..request(10, dan, ANN, RequestState::Pending) },
         ]);
-        before.add_block(BOB, ANN, Block { created: day(-2), position: Sequence::new(5) });
+        let block = Block { created: day(-2), position: Sequence::new(5) };
+        before.add_side(BOB, ANN, Side { block: Some(block), ..Side::default() });
         let commands = [Command::DeleteUser(ANN), Command::DeleteUser(ANN), send(BOB, ANN)];
         let ([deleted, again, sent], changes) = run(before, commands);
         assert_eq!((deleted, again), (Ok(Outcome::UserDeleted), Err(Rejection::UserNotFound(ANN))));

@@ -5,61 +5,14 @@
 //!
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
-//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`, `{kinds}` and `{causes}` stand for the lists of
-//! names.
+//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`,
+//! `{kinds}` and `{causes}` stand for the lists of names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
 //! proven here.
 
-use crate::domain::event::{Cause, EventKind};
-use crate::domain::id::Sequence;
-use crate::domain::pair::RequestState;
-
-/// An invariant.
-pub(super) struct Check {
-    /// What must hold, as the report shows it.
-    pub(super) name: &'static str,
-    /// The examined rows: what follows FROM.
-    looks_at: &'static str,
-    /// A WITH clause for the query, or nothing.
-    with: &'static str,
-    /// The violating rows: `number`, by which they are ordered, and `said`, the description.
-    finds: &'static str,
-}
-
-impl Check {
-    pub(super) fn looks_at(&self, oldest: Sequence) -> String {
-        self.looks_at.replace("{oldest}", &oldest.to_string())
-    }
-
-    /// The query for the first violating rows and their total number.
-    pub(super) fn sql(&self, oldest: Sequence, future: &str, limit: Option<usize>) -> String {
-        let Self { with, finds, .. } = self;
-        let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
-        let sql = format!(
-            "{with} SELECT number, said, count(*) OVER () AS total FROM ({finds}) AS found ORDER BY number{limit}"
-        );
-        sql.replace("{oldest}", &oldest.to_string())
-            .replace("{future}", future)
-            .replace("{states}", &quoted(RequestState::ALL.iter().map(|state| state.name())))
-            .replace("{kinds}", &quoted(EventKind::ALL.iter().map(|kind| kind.name())))
-            .replace("{causes}", &quoted(Cause::ALL.iter().map(|cause| cause.name())))
-    }
-}
-
-/// A list of names, as `IN` takes it.
-fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
-}
-
-pub(super) const COUNTS_RIGHT: &str = "each count equals what it counts";
-pub(super) const COUNTS_THERE: &str = "each user has counts";
-pub(super) const COUNTS_OF_SOMEBODY: &str = "all counts are those of a user";
-
-/// Whether a check can be repaired: its rows follow from rows that other checks prove.
-pub(super) fn is_of_counts(name: &str) -> bool {
-    [COUNTS_RIGHT, COUNTS_THERE, COUNTS_OF_SOMEBODY].contains(&name)
-}
+use super::Check;
+use super::repair::{COUNTS_OF_SOMEBODY, COUNTS_RIGHT, COUNTS_THERE, wrong_counts};
 
 /// The last event that changed the state of each request, and the resulting state.
 const LAST_OF_REQUESTS: &str = "WITH last AS ( \
@@ -114,29 +67,7 @@ const COUNTED: &str = "WITH counted AS ( \
         ) AS sides GROUP BY user_id \
     )";
 
-/// The wrong counts, given the right numbers beside them, with the old and the right value of each.
-macro_rules! wrong_counts {
-    ($counted:literal) => {
-        concat!(
-            "SELECT user_id AS number, 'user ' || user_id || ':' || substr( \
-                 CASE WHEN requests_sent <> sent \
-                     THEN ', requests_sent ' || requests_sent || ' -> ' || sent ELSE '' END \
-                 || CASE WHEN requests_received <> received \
-                     THEN ', requests_received ' || requests_received || ' -> ' || received ELSE '' END \
-                 || CASE WHEN requests_unviewed <> unviewed \
-                     THEN ', requests_unviewed ' || requests_unviewed || ' -> ' || unviewed ELSE '' END \
-                 || CASE WHEN connections <> connected \
-                     THEN ', connections ' || connections || ' -> ' || connected ELSE '' END, 2) AS said \
-             FROM (",
-            $counted,
-            ") AS stored WHERE requests_sent <> sent OR requests_received <> received \
-                 OR requests_unviewed <> unviewed OR connections <> connected"
-        )
-    };
-}
-pub(super) use wrong_counts;
-
-/// All of them, in the order in which they are feed_says.
+/// All of them, in the order in which they are reported.
 pub(super) const CHECKS: &[Check] = &[
     Check {
         name: "the feed has no holes and ends at its head",

@@ -2,13 +2,43 @@
 //!
 //! A few users at a time are counted again under the lock that every commit takes first, so no commit is lost.
 
-use super::query::{COUNTS_OF_SOMEBODY, COUNTS_THERE, wrong_counts};
 use crate::store::ConnectError;
 use crate::store::connect::DatabaseUrl;
 use crate::store::session::Session;
 
+pub(super) const COUNTS_RIGHT: &str = "each count equals what it counts";
+pub(super) const COUNTS_THERE: &str = "each user has counts";
+pub(super) const COUNTS_OF_SOMEBODY: &str = "all counts are those of a user";
+
+/// Whether a check can be repaired: its rows follow from rows that other checks prove.
+pub(super) fn is_of_counts(name: &str) -> bool {
+    [COUNTS_RIGHT, COUNTS_THERE, COUNTS_OF_SOMEBODY].contains(&name)
+}
+
 /// Users in one transaction: few enough that no caller notices the wait.
 const BATCH: usize = 200;
+
+/// The wrong counts, given the right numbers beside them, with the old and the right value of each.
+macro_rules! wrong_counts {
+    ($counted:literal) => {
+        concat!(
+            "SELECT user_id AS number, 'user ' || user_id || ':' || substr( \
+                 CASE WHEN requests_sent <> sent \
+                     THEN ', requests_sent ' || requests_sent || ' -> ' || sent ELSE '' END \
+                 || CASE WHEN requests_received <> received \
+                     THEN ', requests_received ' || requests_received || ' -> ' || received ELSE '' END \
+                 || CASE WHEN requests_unviewed <> unviewed \
+                     THEN ', requests_unviewed ' || requests_unviewed || ' -> ' || unviewed ELSE '' END \
+                 || CASE WHEN connections <> connected \
+                     THEN ', connections ' || connections || ' -> ' || connected ELSE '' END, 2) AS said \
+             FROM (",
+            $counted,
+            ") AS stored WHERE requests_sent <> sent OR requests_received <> received \
+                 OR requests_unviewed <> unviewed OR connections <> connected"
+        )
+    };
+}
+pub(super) use wrong_counts;
 
 // The statements below read and write a few users, each by an index. `{users}` stands for their ids.
 

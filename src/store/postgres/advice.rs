@@ -1,12 +1,11 @@
 //! Warnings about settings of the PostgreSQL server that make writes slow.
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::store::StoreError;
-use crate::store::statement::{Statement, statement};
+use crate::store::statement::{PgStatement, statement};
 
 /// The recommended minimum of `max_wal_size`, in bytes. With less, checkpoints under load are too frequent.
 const MAX_WAL_SIZE: i64 = 8 << 30;
@@ -38,7 +37,7 @@ impl Settings {
 
 /// Logs a warning if the server's settings make writes slow.
 pub(super) async fn warn(conn: &mut AsyncPgConnection) -> Result<(), StoreError> {
-    let settings: Statement<'_, Pg, (BigInt, Text), _> =
+    let settings: PgStatement<'_, (BigInt, Text), _> =
         statement!("SELECT pg_size_bytes(current_setting('max_wal_size')), current_setting('wal_compression')");
     let settings: Settings = settings.get_result(conn).await?;
     if let Some(advice) = settings.advice() {

@@ -1,14 +1,16 @@
 //! The commit on PostgreSQL: one transaction for each batch, in two round trips.
 //!
 //! ```text
-//! 1  BEGIN, lock the head of the feed, load what the batch needs     pipelined
+//! 1  BEGIN, lock the head of the feed and read the clock, load what the batch needs     pipelined
 //!    decide, in memory
-//! 2  save, COMMIT                                                    pipelined
+//! 2  save, COMMIT                                                                       pipelined
 //! ```
 //!
 //! **What is locked.** The head of the feed, one row (`SELECT … FOR UPDATE`). Every writer of every server takes it
 //! first, so one batch at a time is decided and saved in the whole cluster. At READ COMMITTED each statement after the
 //! lock sees everything that earlier batches committed. Nothing deadlocks, since nobody locks anything before the head.
+//! The statement that locks the head also reads the database's clock, once it holds the lock. All servers decide by this
+//! time (ADR 10).
 //!
 //! **What is checked.** Users and counts that the writer caches ([`WriterState`]) are valid only if the locked head is
 //! the one that this writer's last commit left; no two batches leave the same head, since each writes a random batch
@@ -36,12 +38,10 @@ mod save;
 use std::error::Error;
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Mutex;
 
-use self::load::Loaded;
 use self::save::NotSaved;
 use super::role::{Role, open};
 use crate::domain::command::{Batch, Reply};
@@ -53,10 +53,9 @@ use crate::store::feed::new_batch_id;
 use crate::store::query;
 use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
-use crate::store::statement::Statement;
+use crate::store::statement::PgStatement;
 use crate::store::tls::PostgresConfig;
-use crate::store::users::UserCache;
-use crate::store::writer::WriterState;
+use crate::store::writer::{Loaded, WriterState};
 
 type Replies = Vec<Result<Reply, Rejection>>;
 
@@ -76,7 +75,6 @@ const ROLLBACK: &str = "ROLLBACK";
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
     clock: Arc<DatabaseClock>,
-    users: Arc<UserCache>,
     session: Mutex<Session>,
 }
 
@@ -89,13 +87,8 @@ struct Session {
 }
 
 impl Writer {
-    pub(super) fn new(
-        config: Arc<PostgresConfig>,
-        clock: Arc<DatabaseClock>,
-        users: Arc<UserCache>,
-        state: WriterState,
-    ) -> Self {
-        Self { config, clock, users, session: Mutex::new(Session { conn: None, state }) }
+    pub(super) fn new(config: Arc<PostgresConfig>, clock: Arc<DatabaseClock>, state: WriterState) -> Self {
+        Self { config, clock, session: Mutex::new(Session { conn: None, state }) }
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
@@ -104,11 +97,11 @@ impl Writer {
             Some(conn) => conn,
             None => self.connect().await?,
         };
-        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, &self.users, batch).await?;
+        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match save::save_and_commit(&conn, &before, &changes, batch_id).await {
-            Ok(()) => {}
+            Ok(()) => *idle = Some(conn),
             Err(NotSaved::RolledBack(error)) => {
                 *idle = Some(conn);
                 return Err(error);
@@ -118,15 +111,9 @@ impl Writer {
                 if !self.is_committed(&before, batch_id, &error).await? {
                     return Err(error);
                 }
-                self.users.committed(&before.head, &changes);
-                return Ok(replies);
             }
         }
-        *idle = Some(conn);
-        if !changes.is_empty(&before.head) {
-            state.committed(&changes, batch_id);
-            self.users.committed(&before.head, &changes);
-        }
+        state.committed(&before, &changes, batch_id);
         Ok(replies)
     }
 
@@ -156,6 +143,6 @@ impl Writer {
 /// It is a prepared statement like all others, because these are sent in the order in which they are first polled.
 /// `batch_execute` would overtake those that are not prepared yet.
 async fn control(mut conn: &AsyncPgConnection, text: &'static str) -> Result<(), StoreError> {
-    Statement::<Pg>::new(text).execute(&mut conn).await?;
+    PgStatement::<()>::new(text).execute(&mut conn).await?;
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
 use diesel::sql_types::{Array, BigInt};
@@ -14,13 +13,14 @@ use super::pool::Pool;
 use super::role::Role;
 use crate::domain::Time;
 use crate::domain::id::{PairKey, UserId};
-use crate::domain::pair::{Block, Pair, Request};
+use crate::domain::pair::Request;
 use crate::domain::query::Read;
 use crate::domain::user::User;
 use crate::store::engine::StoredCounts;
+use crate::store::pair::known_to;
 use crate::store::row::{BlockRow, CountsRow, MarkRow, RequestRow, UserRow};
 use crate::store::schema::{Stamp, blocks, connection_requests, user_counts, users};
-use crate::store::statement::Statement;
+use crate::store::statement::PgStatement;
 use crate::store::tls::PostgresConfig;
 use crate::store::users::Mark;
 use crate::store::{Options, Pairs, StoreError, query};
@@ -98,11 +98,14 @@ impl Pools {
             blocks_of(conn, user, other),
         )?;
         let requests = requests.into_iter().map(Request::try_from).collect::<Result<Vec<_>, _>>()?;
-        let requests: HashMap<_, _> = requests.iter().filter_map(|request| Some((request.key()?, request))).collect();
+        let requests: HashMap<_, _> = requests.iter().map(|request| (request.key(), request)).collect();
         let blocks: HashMap<_, _> = blocks.iter().map(|row| ((row.user_id, row.other_user_id), row.block())).collect();
         let found = |PairsOf { user, others }: PairsOf| {
-            let pairs = others.into_iter().filter_map(|other| between(user, other, &requests, &blocks));
-            Read { revision, value: pairs.collect() }
+            let between = |other: UserId| {
+                let request = requests.get(&PairKey::of(user, other)).copied().cloned();
+                known_to(user, other, request, blocks.get(&(user.get(), other.get())).copied())
+            };
+            Read { revision, value: others.into_iter().filter_map(between).collect() }
         };
         Ok(queries.into_iter().map(found).collect())
     }
@@ -138,23 +141,6 @@ pub(super) async fn mark(mut conn: &AsyncPgConnection) -> Result<Mark, StoreErro
     Ok(row.mark())
 }
 
-/// Returns the pair of two users, without a block against `user`.
-fn between(
-    user: UserId,
-    other: UserId,
-    requests: &HashMap<PairKey, &Request>,
-    blocks: &HashMap<(i64, i64), Block>,
-) -> Option<(PairKey, Pair)> {
-    let key = PairKey::of(user, other)?;
-    let (request, block) = (requests.get(&key), blocks.get(&(user.get(), other.get())));
-    if request.is_none() && block.is_none() {
-        return None;
-    }
-    let mut pair = Pair { request: request.map(|request| Request::clone(request)), ..Pair::empty(key) };
-    pair.side_mut(user).block = block.copied();
-    Some((key, pair))
-}
-
 /// Reads the requests of these pairs, each by a look-up by key.
 ///
 /// With `= ANY` on both columns, PostgreSQL may use only one of them and read all requests of that user.
@@ -168,7 +154,7 @@ async fn requests_of_pairs(
     }
     let text = "SELECT ? FROM unnest(?, ?) AS key (low, high) \
                 JOIN connection_requests ON low_user_id = key.low AND high_user_id = key.high";
-    let load = Statement::<Pg, RequestsSql>::new(text)
+    let load = PgStatement::<RequestsSql>::new(text)
         .part(connection_requests::all_columns)
         .bind::<Array<BigInt>, _>(low)
         .bind::<Array<BigInt>, _>(high);
@@ -186,7 +172,7 @@ async fn blocks_of(
     }
     let text = "SELECT ? FROM unnest(?, ?) AS key (one, other) \
                 JOIN blocks ON blocks.user_id = key.one AND blocks.other_user_id = key.other";
-    let load = Statement::<Pg, BlocksSql>::new(text)
+    let load = PgStatement::<BlocksSql>::new(text)
         .part(blocks::all_columns)
         .bind::<Array<BigInt>, _>(users)
         .bind::<Array<BigInt>, _>(others);

@@ -1,14 +1,15 @@
 //! How SQLite would find the rows of each query.
 
 use diesel::debug_query;
+use diesel::query_builder::QueryFragment;
 use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 
 use super::*;
 use crate::domain::Time;
 use crate::domain::id::UserId;
-use crate::store::feed;
 use crate::store::migration::{Pending, migrate_sqlite};
+use crate::store::{feed, pair};
 
 /// How SQLite would find the rows.
 #[expect(clippy::disallowed_methods, reason = "asked once each")]
@@ -42,7 +43,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
                 let scan = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("USING INDEX"));
                 let page = [
                     "asked", "was_asked", "connections", "due", "events", "oldest", "stretches", "found",
-                    "in_order", "exceptions", "sent", "received", "CONSTANT ROW",
+                    "in_order", "exceptions", "sent", "received", "CONSTANT ROW", "pair",
                 ];
                 assert!(scan.is_none_or(|table| page.contains(&table)), "{text}");
             }
@@ -71,42 +72,46 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         oldest_sent(1, 1) => "connection_requests_sent (from_user_id=?)",
         all_sent_open(1) => "connection_requests_sent (from_user_id=?)",
         all_sent_connected(1) => "connection_requests_connected (from_user_id=?)",
-        cooldown(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",
-        cooldowns_of(1) => "PRIMARY KEY (from_user_id=?)",
-        cooldowns_by(1) => "cooldowns_to (to_user_id=?)",
         all_received(1) => "connection_requests_received (to_user_id=?)",
         next_open(1) => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
         expired_out_of_order(now, 1) => "connection_requests_out_of_order (created<?)",
-        oldest_open::<Sqlite>() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
-        oldest_open::<Sqlite>() => "connection_requests USING INDEX connection_requests_out_of_order",
-        counts_without_expired_requests::<Sqlite>(1, now) => "connection_requests_sent (from_user_id=?)",
-        counts_without_expired_requests::<Sqlite>(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
+        oldest_open() => "connection_requests USING INTEGER PRIMARY KEY (rowid>?)",
+        oldest_open() => "connection_requests USING INDEX connection_requests_out_of_order",
+        counts_without_expired_requests(1, now) => "connection_requests_sent (from_user_id=?)",
+        counts_without_expired_requests(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
         member(1) => "users USING INTEGER PRIMARY KEY",
         member_by_name(String::new()) => "(username_key=?)",
-        connections_page::<Sqlite>(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
-        connections_page::<Sqlite>(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
-        connections_page::<Sqlite>(1, Mutual::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
-        connections_page::<Sqlite>(1, Mutual::Without(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
+        connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
+        connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
+        connections_page(1, Mutual::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
+        connections_page(1, Mutual::Without(UserId::new(2)), 1, 1) => "connection_requests_connected (from_user_id=? AND position<?)",
         connections_shared_total(1, 2) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
+        pair::by_key(1, 2) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
+        pair::by_key(1, 2) => "high_block USING PRIMARY KEY (user_id=? AND other_user_id=?)",
+        pair::by_key(1, 2) => "high_cooldown USING PRIMARY KEY (from_user_id=? AND to_user_id=?)",
+        pair::by_key(1, 2) => "high_ended USING PRIMARY KEY (from_user_id=? AND to_user_id=?)",
+        pair::by_request(1) => "connection_requests USING INTEGER PRIMARY KEY",
+        pair::sides_of(1) => "blocks USING PRIMARY KEY (user_id=?)",
+        pair::sides_of(1) => "blocks_other (other_user_id=?)",
+        pair::sides_of(1) => "cooldowns USING PRIMARY KEY (from_user_id=?)",
+        pair::sides_of(1) => "cooldowns_to (to_user_id=?)",
+        pair::sides_of(1) => "ended_requests USING PRIMARY KEY (from_user_id=?)",
+        pair::sides_of(1) => "ended_requests_to (to_user_id=?)",
+        pair::ended(1, 2) => "ended_requests USING PRIMARY KEY (from_user_id=? AND to_user_id=?)",
         block(1, 2) => "PRIMARY KEY (user_id=? AND other_user_id=?)",
         blocks_page(1, 1, 1) => "blocks_list (user_id=? AND position<?)",
-        blocks_by(1) => "(user_id=?)",
-        blocks_against(1) => "blocks_other (other_user_id=?)",
         idempotent_response(String::new(), String::new()) => "PRIMARY KEY (caller=? AND id=?)",
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
-        feed::of_user_in::<Sqlite>((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
-        expired_events::<Sqlite>(now, now) => "events",
-        cooled::<Sqlite>(now) => "cooldowns_since (since<?)",
-        cooled::<Sqlite>(now) => "ended_requests_since (since<?)",
-        ended(1, 2) => "PRIMARY KEY (from_user_id=? AND to_user_id=?)",
-        ended_of(1) => "PRIMARY KEY (from_user_id=?)",
-        ended_to(1) => "ended_requests_to (to_user_id=?)",
-        expired_responses::<Sqlite>(now) => "request_ids_created (created<?)",
+        feed::of_user_in((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
+        expired_events(now, now) => "events",
+        cooled(now) => "cooldowns_since (since<?)",
+        cooled(now) => "ended_requests_since (since<?)",
+        expired_responses(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 51);
+    assert_eq!(plans, 55);
 }
 
 /// `.cargo/config.toml` says why each matters.

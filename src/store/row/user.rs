@@ -38,13 +38,10 @@ pub(in crate::store) struct UserRow {
     pub(in crate::store) changed: i64,
 }
 
-/// Converts users, and returns them with their positions.
-pub(in crate::store) fn positioned(rows: Vec<UserRow>) -> Result<Vec<(User, Sequence)>, StoreError> {
-    let positioned = |row: UserRow| {
-        let position = Sequence::new(row.position);
-        Ok((row.try_into()?, position))
-    };
-    rows.into_iter().map(positioned).collect()
+/// Converts a user, and returns it with its position.
+pub(in crate::store) fn positioned(row: UserRow) -> Result<(User, Sequence), StoreError> {
+    let position = Sequence::new(row.position);
+    Ok((row.try_into()?, position))
 }
 
 impl TryFrom<UserRow> for User {

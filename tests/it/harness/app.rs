@@ -79,10 +79,11 @@ impl TestClock {
     }
 
     /// These options with this clock.
-    pub fn options(&self, options: Options) -> Options {
+    pub fn options(&self, mut options: Options) -> Options {
         let (now, elapsed) = (self.clone(), self.clone());
         let elapsed = move || Duration::from_micros(elapsed.0.elapsed.load(Ordering::SeqCst));
-        Options { clock: Clock::from_fn(move || now.now(), elapsed), ..options }
+        options.clock = Clock::from_fn(move || now.now(), elapsed);
+        options
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::domain::command::{Command, Member};
 use crate::domain::counts::SendWindow;
 use crate::domain::id::Sequence;
-use crate::domain::pair::Block;
+use crate::domain::pair::{Block, Side};
 use crate::domain::policy::Policy;
 use crate::domain::view::Status;
 
@@ -75,7 +75,7 @@ fn sorted(mut changes: Changes) -> Changes {
 fn the_counts_of_both_users_are_written_where_one_must_not_notice_that_the_other_is_unchanged() {
     let block = Block { created: day(-1), position: Sequence::new(50) };
     let mut blocked = snapshot(&[]);
-    blocked.add_block(BOB, ANN, block);
+    blocked.add_side(BOB, ANN, Side { block: Some(block), ..Side::default() });
     let ([sent], changes) = run(blocked, [send(ANN, BOB)]);
     assert_eq!(seen(sent).1.unwrap().state, Pending, "as its sender sees it");
     let sends = changes.counts[0].sends;

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
-use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 
@@ -18,56 +17,26 @@ use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
-    PairRow, RequestRow, SweepRows, UserRow, member,
+    CountsRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow,
+    member,
 };
-use crate::store::schema::{
-    Instant, Stamp, connection_requests, ended_requests, feed, request_ids, user_counts, users,
-};
-use crate::store::statement::{Statement, statement};
-use crate::store::users::UserCache;
-use crate::store::writer::{Members, WriterState};
+use crate::store::schema::{Instant, Stamp, connection_requests, feed, request_ids, user_counts, users};
+use crate::store::statement::{PgStatement, statement};
+use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
 type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 
-type EndedSql = <ended_requests::table as AsQuery>::SqlType;
-
 /// The head, and the time.
 type LockedSql = (<feed::table as AsQuery>::SqlType, Instant);
-
-/// A request if the pair has one; then the block, the cooldown and the ended requests of its lower and of its higher user.
-type PairSql = (
-    Nullable<BigInt>,
-    Nullable<BigInt>,
-    Nullable<RequestsSql>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-    Nullable<Instant>,
-    Nullable<Instant>,
-    Nullable<BigInt>,
-);
-
-/// The rows that a batch is decided from.
-pub(super) struct Loaded {
-    /// The head that was locked.
-    pub(super) before: FeedHead,
-    pub(super) snapshot: Snapshot,
-}
 
 /// Rows that only some kinds of commands need.
 struct Rare {
     requests: Vec<RequestRow>,
-    blocks: Vec<BlockRow>,
-    cooldowns: Vec<CooldownRow>,
-    ended: Vec<EndedRow>,
+    sides: Vec<SidePartRow>,
     /// What a sweep deletes, and the requests that it examines.
     due: Option<(SweepRows, Vec<RequestRow>)>,
 }
@@ -76,10 +45,9 @@ pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
     state: &mut WriterState,
     clock: &DatabaseClock,
-    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
-    let needs = Needs::of(batch);
+    let (profiles, needs) = (Arc::clone(&state.profiles), Needs::of(batch));
     let Needs { users, names, unassigned, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } =
         &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
@@ -109,7 +77,7 @@ pub(super) async fn lock_and_load(
     let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
     loaded.extend(by_name);
 
-    let Rare { mut requests, blocks, cooldowns, ended, due } = rare;
+    let Rare { mut requests, sides, due } = rare;
     let sweep = match due.filter(|_| may_sweep) {
         Some((found, rows)) => {
             requests.extend(rows);
@@ -129,9 +97,7 @@ pub(super) async fn lock_and_load(
     for row in requests {
         snapshot.add_request(row.try_into()?);
     }
-    blocks.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
-    cooldowns.into_iter().for_each(|row| row.add_to(&mut snapshot));
-    ended.into_iter().for_each(|row| row.add_to(&mut snapshot));
+    sides.into_iter().for_each(|row| row.add_to(&mut snapshot));
 
     // Users that only the loaded pairs named. If another server committed, also all that were cached.
     let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
@@ -158,7 +124,7 @@ pub(super) async fn lock_and_load(
 ///
 /// The clock is read outside of the subquery, because PostgreSQL computes what is inside before it waits for the lock.
 async fn lock(mut conn: &AsyncPgConnection, clock: &DatabaseClock) -> Result<(FeedHead, Now), StoreError> {
-    let lock: Statement<'_, Pg, LockedSql, _> = statement!(
+    let lock: PgStatement<'_, LockedSql, _> = statement!(
         "WITH locked AS MATERIALIZED (SELECT ? FROM feed WHERE id = 1 FOR UPDATE) \
          SELECT locked.*, clock_timestamp() FROM locked"
     );
@@ -168,35 +134,14 @@ async fn lock(mut conn: &AsyncPgConnection, clock: &DatabaseClock) -> Result<(Fe
     Ok((before, now))
 }
 
-/// Reads the pairs with these keys, each by a separate look-up.
-///
-/// With `= ANY` on both columns, PostgreSQL may use only one of them and read all requests of that user.
 async fn pairs_by_key(mut conn: &AsyncPgConnection, keys: &BTreeSet<PairKey>) -> Result<Vec<PairRow>, StoreError> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let (low, high): (Vec<i64>, Vec<i64>) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
-    let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT pair.low, pair.high, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
-         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
-         FROM unnest(?, ?) AS pair (low, high) \
-         LEFT JOIN connection_requests ON low_user_id = pair.low AND high_user_id = pair.high \
-         LEFT JOIN blocks AS by_low ON by_low.user_id = pair.low AND by_low.other_user_id = pair.high \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = pair.high AND by_high.other_user_id = pair.low \
-         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = pair.low AND of_low.to_user_id = pair.high \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = pair.high AND of_high.to_user_id = pair.low \
-         LEFT JOIN ended_requests AS low_ended \
-              ON low_ended.from_user_id = pair.low AND low_ended.to_user_id = pair.high \
-         LEFT JOIN ended_requests AS high_ended \
-              ON high_ended.from_user_id = pair.high AND high_ended.to_user_id = pair.low"
-    );
-    let load = load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(low).bind::<Array<BigInt>, _>(high);
-    Ok(load.load(&mut conn).await?)
+    let (low, high) = keys.iter().map(|key| (key.low().get(), key.high().get())).unzip();
+    Ok(pair::by_keys(low, high).load(&mut conn).await?)
 }
 
-/// Reads the pairs whose requests have these ids.
-///
-/// Returns a row for each id, even if the request does not exist.
 async fn pairs_by_request(
     mut conn: &AsyncPgConnection,
     requests: &BTreeMap<RequestId, BTreeSet<UserId>>,
@@ -204,21 +149,7 @@ async fn pairs_by_request(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let load: Statement<'_, Pg, PairSql, _> = statement!(
-        "SELECT low_user_id, high_user_id, ?, by_low.created, by_low.position, of_low.since, low_ended.since, \
-         low_ended.requests, by_high.created, by_high.position, of_high.since, high_ended.since, high_ended.requests \
-         FROM unnest(?) AS asked (id) LEFT JOIN connection_requests ON connection_requests.id = asked.id \
-         LEFT JOIN blocks AS by_low ON by_low.user_id = low_user_id AND by_low.other_user_id = high_user_id \
-         LEFT JOIN blocks AS by_high ON by_high.user_id = high_user_id AND by_high.other_user_id = low_user_id \
-         LEFT JOIN cooldowns AS of_low ON of_low.from_user_id = low_user_id AND of_low.to_user_id = high_user_id \
-         LEFT JOIN cooldowns AS of_high ON of_high.from_user_id = high_user_id AND of_high.to_user_id = low_user_id \
-         LEFT JOIN ended_requests AS low_ended \
-              ON low_ended.from_user_id = low_user_id AND low_ended.to_user_id = high_user_id \
-         LEFT JOIN ended_requests AS high_ended \
-              ON high_ended.from_user_id = high_user_id AND high_ended.to_user_id = low_user_id"
-    );
-    let ids: Vec<i64> = requests.keys().map(|id| id.get()).collect();
-    Ok(load.part(connection_requests::all_columns).bind::<Array<BigInt>, _>(ids).load(&mut conn).await?)
+    Ok(pair::by_requests(requests.keys().map(|id| id.get()).collect()).load(&mut conn).await?)
 }
 
 /// Reads users with their counts: only the counts of those whose profiles are known.
@@ -268,7 +199,7 @@ async fn ids_in_use(mut conn: &AsyncPgConnection, unassigned: usize) -> Result<H
     }
     let runs = candidates(UserId::default(), unassigned);
     let (first, last): (Vec<i64>, Vec<i64>) = runs.iter().map(|run| (*run.start(), *run.end())).unzip();
-    let load: Statement<'_, Pg, BigInt, _> = statement!(
+    let load: PgStatement<'_, BigInt, _> = statement!(
         "SELECT users.id FROM feed CROSS JOIN unnest(?, ?) AS run (first, last) \
          JOIN users ON users.id BETWEEN last_assigned_user_id + run.first AND last_assigned_user_id + run.last"
     );
@@ -284,7 +215,7 @@ async fn stored_responses(
         return Ok(Vec::new());
     }
     let (callers, ids): (Vec<_>, Vec<_>) = keys.iter().map(|key| (key.caller.as_str(), key.id.to_string())).unzip();
-    let load: Statement<'_, Pg, ResponsesSql, _> =
+    let load: PgStatement<'_, ResponsesSql, _> =
         statement!("SELECT ? FROM request_ids JOIN unnest(?, ?) AS key (caller, id) USING (caller, id)");
     let load = load.part(request_ids::all_columns).bind::<Array<Text>, _>(callers).bind::<Array<Text>, _>(ids);
     Ok(load.load(&mut conn).await?)
@@ -300,8 +231,7 @@ async fn rare(
     due: Option<(&Policy, Time)>,
 ) -> Result<Rare, StoreError> {
     let conn = &mut conn;
-    let (mut requests, mut blocks): (Vec<RequestRow>, Vec<BlockRow>) = Default::default();
-    let (mut cooldowns, mut ended): (Vec<CooldownRow>, Vec<EndedRow>) = Default::default();
+    let (mut requests, mut sides): (Vec<RequestRow>, Vec<SidePartRow>) = Default::default();
     for user in unviewed_of {
         let (pending, ever) = (RequestState::Pending.name(), Stamp(Time::UNIX_EPOCH));
         requests.extend(query::requests_unviewed(user.get(), pending, ever, i64::MAX, i64::MAX).load(conn).await?);
@@ -310,15 +240,10 @@ async fn rare(
         requests.extend(query::all_sent_open(user.get()).load(conn).await?);
         requests.extend(query::all_sent_connected(user.get()).load(conn).await?);
         requests.extend(query::all_received(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_by(user.get()).load(conn).await?);
-        blocks.extend(query::blocks_against(user.get()).load(conn).await?);
-        cooldowns.extend(query::cooldowns_of(user.get()).load(conn).await?);
-        cooldowns.extend(query::cooldowns_by(user.get()).load(conn).await?);
-        ended.extend(query::ended_of(user.get()).load(conn).await?);
-        ended.extend(query::ended_to(user.get()).load(conn).await?);
+        sides.extend(pair::sides_of(user.get()).load(conn).await?);
     }
     let Some((policy, now)) = due else {
-        return Ok(Rare { requests, blocks, cooldowns, ended, due: None });
+        return Ok(Rare { requests, sides, due: None });
     };
     let (mut open, mut examined) = (None, Vec::new());
     if let Some(expired) = policy.expired_before(now) {
@@ -339,21 +264,19 @@ async fn rare(
         None => ExpiredEventsRow::default(),
     };
     let due = SweepRows { open, cooled, ahead, replays, events };
-    Ok(Rare { requests, blocks, cooldowns, ended, due: Some((due, examined)) })
+    Ok(Rare { requests, sides, due: Some((due, examined)) })
 }
 
 /// Reads the numbers of ended requests of these senders to these receivers.
-async fn ended_between(mut conn: &AsyncPgConnection, pairs: &[(UserId, UserId)]) -> Result<Vec<EndedRow>, StoreError> {
+async fn ended_between(
+    mut conn: &AsyncPgConnection,
+    pairs: &[(UserId, UserId)],
+) -> Result<Vec<SidePartRow>, StoreError> {
     if pairs.is_empty() {
         return Ok(Vec::new());
     }
-    let (from, to): (Vec<i64>, Vec<i64>) = pairs.iter().map(|(from, to)| (from.get(), to.get())).unzip();
-    let load: Statement<'_, Pg, EndedSql, _> = statement!(
-        "SELECT ? FROM unnest(?, ?) AS pair (one, other) \
-         JOIN ended_requests ON from_user_id = pair.one AND to_user_id = pair.other"
-    );
-    let load = load.part(ended_requests::all_columns).bind::<Array<BigInt>, _>(from).bind::<Array<BigInt>, _>(to);
-    Ok(load.load(&mut conn).await?)
+    let (from, to) = pairs.iter().map(|(from, to)| (from.get(), to.get())).unzip();
+    Ok(pair::ended_between(from, to).load(&mut conn).await?)
 }
 
 /// Reads expired requests of senders that may exceed their limit of open requests.
@@ -369,7 +292,7 @@ async fn oldest_sent(
     let Some(expired) = batch.policy.expired_before(loaded.now).filter(|_| !senders.is_empty()) else {
         return Ok(Vec::new());
     };
-    let load: Statement<'_, Pg, RequestsSql, _> = statement!(
+    let load: PgStatement<'_, RequestsSql, _> = statement!(
         "SELECT ? FROM unnest(?) AS sender (id) CROSS JOIN LATERAL ( \
              SELECT ? FROM connection_requests \
              WHERE from_user_id = sender.id AND state IN ('PENDING', 'SILENCED', 'REJECTED') \

@@ -4,36 +4,120 @@
 
 use std::sync::Arc;
 
-use diesel::pg::Pg;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
+use diesel::sql_types::{Array, BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
 
 use super::{COMMIT, ROLLBACK, control};
-use crate::domain::Time;
-use crate::domain::command::IdempotentResponse;
-use crate::domain::event::Event;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
-use crate::domain::ledger::{Changes, CountsChange, Head};
-use crate::domain::pair::{Block, Ended, Request};
-use crate::domain::user::User;
-use crate::store::row::{FeedHead, actor_columns, gender_name, user_status_name};
+use crate::domain::id::UserId;
+use crate::domain::ledger::{Changes, Head};
+use crate::store::StoreError;
+use crate::store::columns::{
+    Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
+    Profile, RequestKey, UserKey, View, begin_now, delete_over,
+};
+use crate::store::row::FeedHead;
 use crate::store::schema::{Instant, Stamp};
-use crate::store::statement::Statement;
-use crate::store::{SWEEP_LIMIT, StoreError, feed, query};
+use crate::store::statement::PgStatement;
 
-type Write<'a> = Statement<'a, Pg>;
-
-type Bigints = Array<BigInt>;
-type MaybeBigints = Array<Nullable<BigInt>>;
-type Texts = Array<Text>;
-type Instants = Array<Instant>;
-type MaybeInstants = Array<Nullable<Instant>>;
+type Write<'a> = PgStatement<'a>;
 
 /// Replaces the save of a batch without changes.
 ///
 /// It makes the round trip the same as with changes: see the [module](super).
 const NOTHING: &str = "SELECT";
+
+const DELETE_RESPONSES: &str =
+    "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
+
+const FORGET_PROFILES: &str =
+    "UPDATE request_ids SET response = without_profiles WHERE user_id = ANY(?) OR other_user_id = ANY(?)";
+
+const UPDATE_USERS: &str = "UPDATE users SET username = new.username, username_key = new.username_key, \
+    real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, date_joined = new.date_joined, \
+    bio = new.bio, location = new.location, birthday = new.birthday, description = new.description, \
+    gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, cover = new.cover, \
+    changed = new.changed \
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, username_key, real_name, email, \
+    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, \
+    id) WHERE users.id = new.id";
+
+const CREATE_USERS: &str = "INSERT INTO users (position, username, username_key, real_name, email, email_isvalid, \
+    date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, id) \
+    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+const CREATE_COUNTS: &str = "INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)";
+
+/// Deletes rows of a table by the two users in its key.
+macro_rules! by_key {
+    ($table:literal, $one:literal, $other:literal) => {
+        Write::new(concat!(
+            "DELETE FROM ",
+            $table,
+            " USING moved, unnest(?, ?) AS gone (one, other) \
+             WHERE ",
+            $one,
+            " = gone.one AND ",
+            $other,
+            " = gone.other"
+        ))
+    };
+}
+
+const CREATE_REQUESTS: &str = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, \
+    message, created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
+    SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+
+const REPLACE_REQUESTS: &str = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
+    to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
+    created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, reply = new.reply, \
+    out_of_order = false \
+    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, state, position, \
+    message, created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
+    WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
+
+/// Updates only the columns that may change, so that indexes on the others are not written.
+const ANSWER_REQUESTS: &str = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
+    viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, reply = new.reply \
+    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (state, position, viewed, rejected, accepted, reply, id) \
+    WHERE old.id = new.id";
+
+const VIEW_REQUESTS: &str = "UPDATE connection_requests AS old SET viewed = new.viewed \
+    FROM moved, unnest(?, ?) AS new (viewed, id) WHERE old.id = new.id";
+
+const MARK_REQUESTS: &str = "UPDATE connection_requests SET out_of_order = true FROM moved WHERE id = ANY(?)";
+
+const PUT_BLOCKS: &str = "INSERT INTO blocks (user_id, other_user_id, created, position) \
+    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (user_id, other_user_id) DO UPDATE \
+    SET created = excluded.created, position = excluded.position";
+
+const PUT_COOLDOWNS: &str = "INSERT INTO cooldowns (from_user_id, to_user_id, since) \
+    SELECT new.* FROM moved, unnest(?, ?, ?) AS new ON CONFLICT (from_user_id, to_user_id) DO UPDATE \
+    SET since = excluded.since";
+
+const PUT_ENDED: &str = "INSERT INTO ended_requests (from_user_id, to_user_id, since, requests) \
+    SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (from_user_id, to_user_id) DO UPDATE \
+    SET since = excluded.since, requests = excluded.requests";
+
+const CHANGE_COUNTS: &str = "UPDATE user_counts AS old SET requests_sent = old.requests_sent + new.requests_sent, \
+    requests_received = old.requests_received + new.requests_received, \
+    requests_unviewed = old.requests_unviewed + new.requests_unviewed, \
+    connections = old.connections + new.connections, \
+    sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since) \
+    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, connections, \
+    sends, sends_since, user_id) WHERE old.user_id = new.user_id";
+
+const CREATE_EVENTS: &str = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, \
+    user_id, other_user_id, request_id, silenced) \
+    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+
+const DELETE_EVENTS: &str = "DELETE FROM events USING moved WHERE sequence <= ?";
+
+const PUT_RESPONSES: &str = "INSERT INTO request_ids (caller, id, fingerprint, response, without_profiles, created, \
+    actor_user_id, user_id, other_user_id) SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new \
+    ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, \
+    without_profiles = excluded.without_profiles, created = excluded.created, \
+    actor_user_id = excluded.actor_user_id, user_id = excluded.user_id, other_user_id = excluded.other_user_id";
 
 /// How a commit failed.
 pub(super) enum NotSaved {
@@ -113,39 +197,54 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         // For the writer's cache.
         members: _,
     } = changes;
+    let positions: Vec<_> = users_created.iter().map(|(_, position)| position.get()).collect();
+    let create_users = Write::new(CREATE_USERS).bind::<Array<BigInt>, _>(positions);
+    let created = || users_created.iter().map(|(user, _)| user.as_ref());
     let first = [
-        delete_users(users_deleted),
-        delete_counts(users_deleted),
-        delete_responses_to(users_deleted),
-        forget_profiles(users_deleted),
-        update_users(users_updated),
-        create_users(users_created),
-        create_counts(users_created),
-        responses_deleted.map(delete_responses),
-        cooled.map(end_cooldowns),
-        cooled.map(end_ended),
+        of_users("DELETE FROM users WHERE id = ANY(?)", users_deleted),
+        of_users("DELETE FROM user_counts WHERE user_id = ANY(?)", users_deleted),
+        of_users(DELETE_RESPONSES, users_deleted),
+        of_users(FORGET_PROFILES, users_deleted),
+        rows::<Profile>(Write::new(UPDATE_USERS), users_updated.iter().map(Arc::as_ref)),
+        rows::<Profile>(create_users, created()),
+        rows::<UserKey>(Write::new(CREATE_COUNTS), created().map(|user| &user.id)),
     ];
-    let first = first.into_iter().chain(ahead.iter().copied().flat_map(query::begin_now).map(Some));
+    let create_events = Write::new(CREATE_EVENTS).bind::<BigInt, _>(batch_id);
     let rest = [
-        delete_requests(requests_deleted),
-        create_requests(requests_created),
-        replace_requests(requests_replaced),
-        answer_requests(requests_updated),
-        view_requests(requests_viewed),
-        mark_requests(requests_out_of_order),
-        delete_blocks(blocks_deleted),
-        put_blocks(blocks_put),
-        delete_cooldowns(cooldowns_deleted),
-        put_cooldowns(cooldowns_put),
-        delete_ended(ended_deleted),
-        put_ended(ended_put),
-        change_counts(counts),
-        create_events(events, batch_id),
-        events_deleted.map(delete_events),
-        put_responses(responses),
+        rows::<Pair>(by_key!("connection_requests", "low_user_id", "high_user_id"), requests_deleted.iter()),
+        rows::<NewRequest>(Write::new(CREATE_REQUESTS), requests_created.iter()),
+        rows::<NewRequest>(Write::new(REPLACE_REQUESTS), requests_replaced.iter()),
+        rows::<Answer>(Write::new(ANSWER_REQUESTS), requests_updated.iter()),
+        rows::<View>(Write::new(VIEW_REQUESTS), requests_viewed.iter()),
+        rows::<RequestKey>(Write::new(MARK_REQUESTS), requests_out_of_order.iter()),
+        rows::<Directed>(by_key!("blocks", "user_id", "other_user_id"), blocks_deleted.iter()),
+        rows::<NewBlock>(Write::new(PUT_BLOCKS), blocks_put.iter()),
+        rows::<Directed>(by_key!("cooldowns", "from_user_id", "to_user_id"), cooldowns_deleted.iter()),
+        rows::<NewCooldown>(Write::new(PUT_COOLDOWNS), cooldowns_put.iter()),
+        rows::<Directed>(by_key!("ended_requests", "from_user_id", "to_user_id"), ended_deleted.iter()),
+        rows::<NewEnded>(Write::new(PUT_ENDED), ended_put.iter()),
+        rows::<CountsChanged>(Write::new(CHANGE_COUNTS), counts.iter()),
+        rows::<NewEvent>(create_events, events.iter()),
+        events_deleted.map(|until| Write::new(DELETE_EVENTS).bind::<BigInt, _>(until.get())),
+        rows::<NewResponse>(Write::new(PUT_RESPONSES), responses.iter()),
     ];
+    let first = first.into_iter().flatten().chain(delete_over(*cooled, *responses_deleted));
     let rest = rest.into_iter().flatten().collect();
-    (first.flatten().collect(), move_head(before, head, batch_id).followed_by(rest))
+    (first.chain(begin_now(*ahead)).collect(), move_head(before, head, batch_id).followed_by(rest))
+}
+
+/// Completes a part of the save; `None` if it has no rows.
+fn rows<'a, C: Columns>(
+    write: Write<'a>,
+    rows: impl ExactSizeIterator<Item = &'a C::Row> + Clone,
+) -> Option<Write<'a>> {
+    (rows.len() > 0).then(|| C::all(write, rows))
+}
+
+/// Completes a statement in which each `?` stands for the ids of the deleted users.
+fn of_users<'a>(text: &'static str, deleted: &'a [UserId]) -> Option<Write<'a>> {
+    let all = |write, _| UserKey::all(write, deleted.iter());
+    (!deleted.is_empty()).then(|| text.matches('?').fold(Write::new(text), all))
 }
 
 /// Writes the head and notifies listeners.
@@ -165,326 +264,4 @@ fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(batch_id)
-}
-
-// --- users ---
-
-fn delete_users<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
-    let text = "DELETE FROM users WHERE id = ANY(?)";
-    some(deleted, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
-}
-
-fn delete_counts<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
-    let text = "DELETE FROM user_counts WHERE user_id = ANY(?)";
-    some(deleted, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
-}
-
-fn update_users(updated: &[Arc<User>]) -> Option<Write<'_>> {
-    let text = "UPDATE users SET username = new.username, username_key = new.username_key, \
-                real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, \
-                date_joined = new.date_joined, bio = new.bio, location = new.location, birthday = new.birthday, \
-                description = new.description, gender = new.gender, status = new.status, website = new.website, \
-                avatar = new.avatar, cover = new.cover, changed = new.changed \
-                FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, username, \
-                username_key, real_name, email, email_isvalid, date_joined, bio, location, birthday, description, \
-                gender, status, website, avatar, cover, changed) WHERE users.id = new.id";
-    some(updated, |users| profiles(Write::new(text), &column(users, |user| user.as_ref())))
-}
-
-fn create_users(created: &[(Arc<User>, Sequence)]) -> Option<Write<'_>> {
-    let text = "INSERT INTO users (position, id, username, username_key, real_name, email, email_isvalid, \
-                date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed) \
-                SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    some(created, |users| {
-        let insert = Write::new(text).bind::<Bigints, _>(column(users, |(_, position)| position.get()));
-        profiles(insert, &column(users, |(user, _)| user.as_ref()))
-    })
-}
-
-fn create_counts<'a>(created: &[(Arc<User>, Sequence)]) -> Option<Write<'a>> {
-    let text = "INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)";
-    some(created, |users| Write::new(text).bind::<Bigints, _>(column(users, |(user, _)| user.id.get())))
-}
-
-fn profiles<'a>(write: Write<'a>, users: &[&'a User]) -> Write<'a> {
-    write
-        .bind::<Bigints, _>(column(users, |user| user.id.get()))
-        .bind::<Texts, _>(column(users, |user| user.username.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.username.key()))
-        .bind::<Texts, _>(column(users, |user| user.real_name.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.email.as_str()))
-        .bind::<Array<Bool>, _>(column(users, |user| user.email_isvalid))
-        .bind::<Instants, _>(column(users, |user| Stamp(user.date_joined)))
-        .bind::<Texts, _>(column(users, |user| user.bio.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.location.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.birthday.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.description.as_str()))
-        .bind::<Texts, _>(column(users, |user| gender_name(user.gender)))
-        .bind::<Texts, _>(column(users, |user| user_status_name(user.status)))
-        .bind::<Texts, _>(column(users, |user| user.website.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.avatar.as_str()))
-        .bind::<Texts, _>(column(users, |user| user.cover.as_str()))
-        .bind::<Bigints, _>(column(users, |user| user.changed.get()))
-}
-
-// --- requests ---
-
-fn delete_requests<'a>(deleted: &[PairKey]) -> Option<Write<'a>> {
-    let text = "DELETE FROM connection_requests USING moved, unnest(?, ?) AS gone (low, high) \
-                WHERE low_user_id = gone.low AND high_user_id = gone.high";
-    some(deleted, |keys| pairs(Write::new(text), keys))
-}
-
-fn create_requests(created: &[Request]) -> Option<Write<'_>> {
-    let text = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
-                viewed, rejected, accepted, reply, low_user_id, high_user_id) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
-    some(created, |requests| all_columns(Write::new(text), requests))
-}
-
-fn replace_requests(replaced: &[Request]) -> Option<Write<'_>> {
-    let text = "UPDATE connection_requests AS old SET id = new.id, from_user_id = new.from_user_id, \
-                to_user_id = new.to_user_id, state = new.state, position = new.position, message = new.message, \
-                created = new.created, viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, \
-                reply = new.reply, out_of_order = false \
-                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (id, from_user_id, to_user_id, \
-                state, position, message, created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
-                WHERE old.low_user_id = new.low_user_id AND old.high_user_id = new.high_user_id";
-    some(replaced, |requests| all_columns(Write::new(text), requests))
-}
-
-/// Updates only the columns that may change, so that indexes on the others are not written.
-fn answer_requests(answered: &[Request]) -> Option<Write<'_>> {
-    let text = "UPDATE connection_requests AS old SET state = new.state, position = new.position, \
-                viewed = new.viewed, rejected = new.rejected, accepted = new.accepted, reply = new.reply \
-                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (id, state, position, viewed, rejected, accepted, reply) \
-                WHERE old.id = new.id";
-    some(answered, |requests| {
-        let write = Write::new(text)
-            .bind::<Bigints, _>(column(requests, |request| request.id.get()))
-            .bind::<Texts, _>(column(requests, |request| request.state.name()))
-            .bind::<Bigints, _>(column(requests, |request| request.position.get()));
-        answers(write, requests)
-    })
-}
-
-fn view_requests<'a>(viewed: &[Request]) -> Option<Write<'a>> {
-    let text = "UPDATE connection_requests AS old SET viewed = new.viewed \
-                FROM moved, unnest(?, ?) AS new (id, viewed) WHERE old.id = new.id";
-    some(viewed, |requests| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(requests, |request| request.id.get()))
-            .bind::<MaybeInstants, _>(column(requests, |request| request.viewed.map(Stamp)))
-    })
-}
-
-fn mark_requests<'a>(out_of_order: &[RequestId]) -> Option<Write<'a>> {
-    let text = "UPDATE connection_requests SET out_of_order = true FROM moved WHERE id = ANY(?)";
-    some(out_of_order, |ids| Write::new(text).bind::<Bigints, _>(column(ids, |id| id.get())))
-}
-
-fn all_columns<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
-    let keys: Vec<_> = requests.iter().filter_map(Request::key).collect();
-    let write = write
-        .bind::<Bigints, _>(column(requests, |request| request.id.get()))
-        .bind::<Bigints, _>(column(requests, |request| request.from.get()))
-        .bind::<Bigints, _>(column(requests, |request| request.to.get()))
-        .bind::<Texts, _>(column(requests, |request| request.state.name()))
-        .bind::<Bigints, _>(column(requests, |request| request.position.get()))
-        .bind::<Texts, _>(requests.iter().map(|request| request.message.as_str()).collect::<Vec<_>>())
-        .bind::<Instants, _>(column(requests, |request| Stamp(request.created)));
-    pairs(answers(write, requests), &keys)
-}
-
-fn answers<'a>(write: Write<'a>, requests: &'a [Request]) -> Write<'a> {
-    write
-        .bind::<MaybeInstants, _>(column(requests, |request| request.viewed.map(Stamp)))
-        .bind::<MaybeInstants, _>(column(requests, |request| request.rejected.map(Stamp)))
-        .bind::<MaybeInstants, _>(column(requests, |request| request.accepted.map(Stamp)))
-        .bind::<Texts, _>(column(requests, |request| request.reply.as_str()))
-}
-
-fn pairs<'a>(write: Write<'a>, keys: &[PairKey]) -> Write<'a> {
-    write
-        .bind::<Bigints, _>(column(keys, |key| key.low().get()))
-        .bind::<Bigints, _>(column(keys, |key| key.high().get()))
-}
-
-fn directed<'a>(write: Write<'a>, rows: &[(UserId, UserId)]) -> Write<'a> {
-    write
-        .bind::<Bigints, _>(column(rows, |(user, _)| user.get()))
-        .bind::<Bigints, _>(column(rows, |(_, other)| other.get()))
-}
-
-// --- blocks ---
-
-fn delete_blocks<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
-    let text = "DELETE FROM blocks USING moved, unnest(?, ?) AS gone (one, other) \
-                WHERE user_id = gone.one AND other_user_id = gone.other";
-    some(deleted, |blocks| directed(Write::new(text), blocks))
-}
-
-fn put_blocks<'a>(put: &[(UserId, UserId, Block)]) -> Option<Write<'a>> {
-    let text = "INSERT INTO blocks (user_id, other_user_id, created, position) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (user_id, other_user_id) DO UPDATE \
-                SET created = excluded.created, position = excluded.position";
-    some(put, |blocks| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(blocks, |(user, _, _)| user.get()))
-            .bind::<Bigints, _>(column(blocks, |(_, other, _)| other.get()))
-            .bind::<Instants, _>(column(blocks, |(_, _, block)| Stamp(block.created)))
-            .bind::<Bigints, _>(column(blocks, |(_, _, block)| block.position.get()))
-    })
-}
-
-// --- cooldowns ---
-
-fn delete_cooldowns<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
-    let text = "DELETE FROM cooldowns USING moved, unnest(?, ?) AS gone (one, other) \
-                WHERE from_user_id = gone.one AND to_user_id = gone.other";
-    some(deleted, |cooldowns| directed(Write::new(text), cooldowns))
-}
-
-fn put_cooldowns<'a>(put: &[(UserId, UserId, Time)]) -> Option<Write<'a>> {
-    let text = "INSERT INTO cooldowns (from_user_id, to_user_id, since) \
-                SELECT new.* FROM moved, unnest(?, ?, ?) AS new \
-                ON CONFLICT (from_user_id, to_user_id) DO UPDATE SET since = excluded.since";
-    some(put, |cooldowns| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(cooldowns, |(from, ..)| from.get()))
-            .bind::<Bigints, _>(column(cooldowns, |(_, to, _)| to.get()))
-            .bind::<Instants, _>(column(cooldowns, |(.., since)| Stamp(*since)))
-    })
-}
-
-fn end_cooldowns<'a>(end: Time) -> Write<'a> {
-    let text = "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
-                (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)";
-    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
-}
-
-// --- ended requests ---
-
-fn delete_ended<'a>(deleted: &[(UserId, UserId)]) -> Option<Write<'a>> {
-    let text = "DELETE FROM ended_requests USING moved, unnest(?, ?) AS gone (one, other) \
-                WHERE from_user_id = gone.one AND to_user_id = gone.other";
-    some(deleted, |ended| directed(Write::new(text), ended))
-}
-
-fn put_ended<'a>(put: &[(UserId, UserId, Ended)]) -> Option<Write<'a>> {
-    let text = "INSERT INTO ended_requests (from_user_id, to_user_id, since, requests) \
-                SELECT new.* FROM moved, unnest(?, ?, ?, ?) AS new ON CONFLICT (from_user_id, to_user_id) DO UPDATE \
-                SET since = excluded.since, requests = excluded.requests";
-    some(put, |ended| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(ended, |(from, ..)| from.get()))
-            .bind::<Bigints, _>(column(ended, |(_, to, _)| to.get()))
-            .bind::<Instants, _>(column(ended, |(.., ended)| Stamp(ended.since)))
-            .bind::<Bigints, _>(column(ended, |(.., ended)| ended.count))
-    })
-}
-
-fn end_ended<'a>(end: Time) -> Write<'a> {
-    let text = "DELETE FROM ended_requests WHERE (from_user_id, to_user_id) IN \
-                (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)";
-    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
-}
-
-// --- counts, events, stored responses ---
-
-fn change_counts<'a>(counts: &[CountsChange]) -> Option<Write<'a>> {
-    let text = "UPDATE user_counts AS old SET requests_sent = old.requests_sent + new.requests_sent, \
-                requests_received = old.requests_received + new.requests_received, \
-                requests_unviewed = old.requests_unviewed + new.requests_unviewed, \
-                connections = old.connections + new.connections, \
-                sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since) \
-                FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, \
-                connections, sends, sends_since, user_id) WHERE old.user_id = new.user_id";
-    some(counts, |counts| {
-        Write::new(text)
-            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_sent))
-            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_received))
-            .bind::<Bigints, _>(column(counts, |counts| counts.change.requests_unviewed))
-            .bind::<Bigints, _>(column(counts, |counts| counts.change.connections))
-            .bind::<MaybeBigints, _>(column(counts, |counts| counts.sends.map(|sends| sends.count)))
-            .bind::<MaybeInstants, _>(column(counts, |counts| counts.sends.and_then(|sends| sends.since).map(Stamp)))
-            .bind::<Bigints, _>(column(counts, |counts| counts.user.get()))
-    })
-}
-
-fn create_events<'a>(events: &[Event], batch_id: i64) -> Option<Write<'a>> {
-    let text = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, user_id, \
-                other_user_id, request_id, silenced) \
-                SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
-    some(events, |events| {
-        Write::new(text)
-            .bind::<BigInt, _>(batch_id)
-            .bind::<Bigints, _>(column(events, |event| event.sequence.get()))
-            .bind::<Bigints, _>(column(events, |event| feed::stretch(event.sequence)))
-            .bind::<Instants, _>(column(events, |event| Stamp(event.time)))
-            .bind::<Texts, _>(column(events, |event| event.kind.name()))
-            .bind::<Array<Nullable<Text>>, _>(column(events, |event| event.cause.map(|cause| cause.name())))
-            .bind::<Texts, _>(column(events, |event| actor_columns(event.actor).0))
-            .bind::<MaybeBigints, _>(column(events, |event| actor_columns(event.actor).1))
-            .bind::<Bigints, _>(column(events, |event| event.user.get()))
-            .bind::<MaybeBigints, _>(column(events, |event| event.other.map(UserId::get)))
-            .bind::<MaybeBigints, _>(column(events, |event| event.request.map(|request| request.get())))
-            .bind::<Array<Bool>, _>(column(events, |event| event.silenced))
-    })
-}
-
-fn delete_events<'a>(until: Sequence) -> Write<'a> {
-    Write::new("DELETE FROM events USING moved WHERE sequence <= ?").bind::<BigInt, _>(until.get())
-}
-
-fn put_responses(replays: &[IdempotentResponse]) -> Option<Write<'_>> {
-    let text = "INSERT INTO request_ids (caller, id, fingerprint, response, without_profiles, created, actor_user_id, \
-                user_id, other_user_id) SELECT new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?) AS new \
-                ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint, \
-                response = excluded.response, without_profiles = excluded.without_profiles, \
-                created = excluded.created, actor_user_id = excluded.actor_user_id, user_id = excluded.user_id, \
-                other_user_id = excluded.other_user_id";
-    some(replays, |replays| {
-        Write::new(text)
-            .bind::<Texts, _>(column(replays, |replay| replay.key.caller.as_str()))
-            .bind::<Texts, _>(column(replays, |replay| replay.key.id.to_string()))
-            .bind::<Array<Binary>, _>(replays.iter().map(|replay| replay.fingerprint.as_slice()).collect::<Vec<_>>())
-            .bind::<Array<Binary>, _>(column(replays, |replay| replay.encoded.response.as_slice()))
-            .bind::<Array<Binary>, _>(column(replays, |replay| replay.encoded.without_profiles.as_slice()))
-            .bind::<Instants, _>(column(replays, |replay| Stamp(replay.created)))
-            .bind::<MaybeBigints, _>(column(replays, |replay| replay.actor.map(UserId::get)))
-            .bind::<MaybeBigints, _>(column(replays, |replay| replay.users.0.map(UserId::get)))
-            .bind::<MaybeBigints, _>(column(replays, |replay| replay.users.1.map(UserId::get)))
-    })
-}
-
-fn delete_responses_to<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
-    let text = "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
-    some(deleted, |ids| {
-        let ids = column(ids, |id| id.get());
-        Write::new(text).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids)
-    })
-}
-
-fn forget_profiles<'a>(deleted: &[UserId]) -> Option<Write<'a>> {
-    let text = "UPDATE request_ids SET response = without_profiles WHERE user_id = ANY(?) OR other_user_id = ANY(?)";
-    some(deleted, |ids| {
-        let ids = column(ids, |id| id.get());
-        Write::new(text).bind::<Bigints, _>(ids.clone()).bind::<Bigints, _>(ids)
-    })
-}
-
-fn delete_responses<'a>(end: Time) -> Write<'a> {
-    let text = "DELETE FROM request_ids WHERE (caller, id) IN \
-                (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)";
-    Write::new(text).bind::<Instant, _>(Stamp(end)).bind::<BigInt, _>(SWEEP_LIMIT)
-}
-
-/// Returns a part of the save; `None` if it has no rows.
-fn some<'a, 'b, T>(rows: &'b [T], write: impl FnOnce(&'b [T]) -> Write<'a>) -> Option<Write<'a>> {
-    (!rows.is_empty()).then(|| write(rows))
-}
-
-fn column<'b, T, V>(rows: &'b [T], value: impl Fn(&'b T) -> V) -> Vec<V> {
-    rows.iter().map(value).collect()
 }

@@ -9,30 +9,22 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
-use crate::domain::pair::{Request, RequestState};
+use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::row::{
-    BlockRow, CooldownRow, CountsRow, EndedRow, ExpiredEventsRow, FeedHead, FeedRow, IdempotentResponseRow, NextOpen,
-    RequestRow, SweepRows, UserRow, member,
+    CountsRow, ExpiredEventsRow, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow, member,
 };
 use crate::store::schema::Stamp;
-use crate::store::users::UserCache;
-use crate::store::writer::{Members, WriterState};
+use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, query};
-
-/// The rows that a batch is decided from.
-pub(super) struct Loaded {
-    pub(super) before: FeedHead,
-    pub(super) snapshot: Snapshot,
-}
 
 /// Loads the snapshot of a batch. Runs in the transaction that holds the write lock.
 pub(super) fn load(
     conn: &mut SqliteConnection,
     state: &mut WriterState,
     clock: &DatabaseClock,
-    profiles: &UserCache,
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let needs = Needs::of(batch);
@@ -66,25 +58,17 @@ pub(super) fn load(
     };
     let mut wanted = users.clone();
 
-    let mut asked = keys.clone();
+    let mut pairs: Vec<PairRow> = Vec::new();
     for key in keys {
-        add(&mut snapshot, query::request_of_pair(key.low().get(), key.high().get()).load(conn)?)?;
+        pairs.push(pair::by_key(key.low().get(), key.high().get()).get_result(conn)?);
     }
     for id in requests.keys() {
-        let row: Option<RequestRow> = query::request(id.get()).first(conn).optional()?;
-        let Some(request) = row.map(Request::try_from).transpose()? else { continue };
-        asked.extend(request.key());
-        wanted.extend(needs.parties(&request));
-        snapshot.add_request(request);
+        pairs.push(pair::by_request(id.get()).get_result(conn)?);
     }
-    for key in asked {
-        let (low, high) = (key.low().get(), key.high().get());
-        add_blocks(&mut snapshot, query::block(low, high).load(conn)?);
-        add_blocks(&mut snapshot, query::block(high, low).load(conn)?);
-        add_cooldowns(&mut snapshot, query::cooldown(low, high).load(conn)?);
-        add_cooldowns(&mut snapshot, query::cooldown(high, low).load(conn)?);
-        add_ended(&mut snapshot, query::ended(low, high).load(conn)?);
-        add_ended(&mut snapshot, query::ended(high, low).load(conn)?);
+    for row in pairs {
+        let Some(pair) = row.pair()? else { continue };
+        wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));
+        snapshot.add(pair);
     }
     load_rare(conn, &mut snapshot, all_pairs_of, unviewed_of)?;
     if *sweep && may_sweep {
@@ -108,12 +92,13 @@ pub(super) fn load(
         loaded.extend(row.map(member).transpose()?);
     }
     state.insert(&loaded);
-    profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
+    state.profiles.insert(loaded.values().map(|member| Arc::clone(&member.user).into()), &before.mark());
     members.extend(loaded);
     snapshot.members = wanted.iter().filter_map(|id| members.remove(id)).collect();
     load_oldest_sent(conn, &mut snapshot, batch, &needs)?;
     for (from, to) in snapshot.counted_when_expired(&batch.policy) {
-        add_ended(&mut snapshot, query::ended(from.get(), to.get()).load(conn)?);
+        let row: Option<SidePartRow> = pair::ended(from.get(), to.get()).get_result(conn).optional()?;
+        row.into_iter().for_each(|row| row.add_to(&mut snapshot));
     }
     Ok(Loaded { before, snapshot })
 }
@@ -123,18 +108,6 @@ fn add(snapshot: &mut Snapshot, rows: Vec<RequestRow>) -> Result<(), StoreError>
         snapshot.add_request(row.try_into()?);
     }
     Ok(())
-}
-
-fn add_blocks(snapshot: &mut Snapshot, rows: Vec<BlockRow>) {
-    rows.into_iter().for_each(|row| snapshot.add_block(row.user(), row.other(), row.block()));
-}
-
-fn add_cooldowns(snapshot: &mut Snapshot, rows: Vec<CooldownRow>) {
-    rows.into_iter().for_each(|row| row.add_to(snapshot));
-}
-
-fn add_ended(snapshot: &mut Snapshot, rows: Vec<EndedRow>) {
-    rows.into_iter().for_each(|row| row.add_to(snapshot));
 }
 
 /// Loads the rows that only some kinds of commands need.
@@ -153,12 +126,8 @@ fn load_rare(
         add(snapshot, query::all_sent_open(user.get()).load(conn)?)?;
         add(snapshot, query::all_sent_connected(user.get()).load(conn)?)?;
         add(snapshot, query::all_received(user.get()).load(conn)?)?;
-        add_blocks(snapshot, query::blocks_by(user.get()).load(conn)?);
-        add_blocks(snapshot, query::blocks_against(user.get()).load(conn)?);
-        add_cooldowns(snapshot, query::cooldowns_of(user.get()).load(conn)?);
-        add_cooldowns(snapshot, query::cooldowns_by(user.get()).load(conn)?);
-        add_ended(snapshot, query::ended_of(user.get()).load(conn)?);
-        add_ended(snapshot, query::ended_to(user.get()).load(conn)?);
+        let sides: Vec<SidePartRow> = pair::sides_of(user.get()).load(conn)?;
+        sides.into_iter().for_each(|row| row.add_to(snapshot));
     }
     Ok(())
 }

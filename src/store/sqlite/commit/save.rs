@@ -1,21 +1,71 @@
 //! Saves the changes of a batch row by row.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
-use diesel::sqlite::Sqlite;
+use diesel::sql_types::BigInt;
 
-use crate::domain::command::IdempotentResponse;
-use crate::domain::event::Event;
-use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{Changes, CountsChange, Head};
-use crate::domain::pair::{Block, Ended, Request};
-use crate::domain::user::User;
-use crate::store::row::{actor_columns, gender_name, user_status_name};
+use crate::domain::id::UserId;
+use crate::domain::ledger::{Changes, Head};
+use crate::store::StoreError;
+use crate::store::columns::{
+    Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
+    Profile, RequestKey, UserKey, View, begin_now, delete_over,
+};
 use crate::store::schema::{Instant, Stamp};
-use crate::store::statement::{CacheKey, Statement, statement};
-use crate::store::{SWEEP_LIMIT, StoreError, feed, query};
+use crate::store::statement::{CacheKey, SqliteStatement, statement};
 
-type Write<'a, Key> = Statement<'a, Sqlite, (), Key>;
+const UPDATE_USER: &str = "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, \
+    email_isvalid = ?, date_joined = ?, bio = ?, location = ?, birthday = ?, description = ?, gender = ?, status = ?, \
+    website = ?, avatar = ?, cover = ?, changed = ? WHERE id = ?";
+
+const CREATE_USER: &str = "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, \
+    bio, location, birthday, description, gender, status, website, avatar, cover, changed, id, position) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+const CREATE_REQUEST: &str = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, \
+    created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+const REPLACE_REQUEST: &str = "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, \
+    position = ?, message = ?, created = ?, viewed = ?, rejected = ?, accepted = ?, reply = ?, out_of_order = 0 \
+    WHERE low_user_id = ? AND high_user_id = ?";
+
+/// Updates only the columns that may change, so that the indexes of the others are not written.
+const ANSWER_REQUEST: &str = "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, \
+    accepted = ?, reply = ? WHERE id = ?";
+
+const PUT_BLOCK: &str = "INSERT OR REPLACE INTO blocks (user_id, other_user_id, created, position) VALUES (?, ?, ?, ?)";
+
+const PUT_COOLDOWN: &str = "INSERT OR REPLACE INTO cooldowns (from_user_id, to_user_id, since) VALUES (?, ?, ?)";
+
+const PUT_ENDED: &str =
+    "INSERT OR REPLACE INTO ended_requests (from_user_id, to_user_id, since, requests) VALUES (?, ?, ?, ?)";
+
+const CHANGE_COUNTS: &str = "UPDATE user_counts SET requests_sent = requests_sent + ?, \
+    requests_received = requests_received + ?, requests_unviewed = requests_unviewed + ?, \
+    connections = connections + ?, sends = coalesce(?, sends), sends_since = coalesce(?, sends_since) \
+    WHERE user_id = ?";
+
+const CREATE_EVENT: &str = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, \
+    user_id, other_user_id, request_id, silenced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+const PUT_RESPONSE: &str = "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, without_profiles, \
+    created, actor_user_id, user_id, other_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// Deletes a row of a table by the two users in its key.
+macro_rules! by_key {
+    ($table:literal, $one:literal, $other:literal) => {
+        concat!("DELETE FROM ", $table, " WHERE ", $one, " = ? AND ", $other, " = ?")
+    };
+}
+
+/// Runs a statement for each of these rows.
+macro_rules! each {
+    ($conn:ident, $text:expr, $columns:ident, $rows:ident) => {
+        for row in $rows {
+            run($conn, $columns::one(statement!($text), row))?;
+        }
+    };
+}
 
 /// Saves the changes of a batch. Runs in the transaction in which they were decided.
 pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64) -> Result<(), StoreError> {
@@ -49,86 +99,34 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         // For the writer's cache.
         members: _,
     } = changes;
-    for id in users_deleted {
-        run(conn, statement!("DELETE FROM users WHERE id = ?").bind::<BigInt, _>(id.get()))?;
-        run(conn, statement!("DELETE FROM user_counts WHERE user_id = ?").bind::<BigInt, _>(id.get()))?;
-        delete_responses(conn, *id)?;
-    }
+    each!(conn, "DELETE FROM users WHERE id = ?", UserKey, users_deleted);
+    each!(conn, "DELETE FROM user_counts WHERE user_id = ?", UserKey, users_deleted);
+    users_deleted.iter().try_for_each(|id| delete_responses(conn, *id))?;
     // SQLite checks names row by row. So all users give up their names before any of them takes one.
-    for id in users_renamed {
-        let release = statement!("UPDATE users SET username_key = '/' || id WHERE id = ?");
-        run(conn, release.bind::<BigInt, _>(id.get()))?;
+    each!(conn, "UPDATE users SET username_key = '/' || id WHERE id = ?", UserKey, users_renamed);
+    each!(conn, UPDATE_USER, Profile, users_updated);
+    for (user, position) in users_created {
+        run(conn, Profile::one(statement!(CREATE_USER), user).bind::<BigInt, _>(position.get()))?;
+        run(conn, UserKey::one(statement!("INSERT INTO user_counts (user_id) VALUES (?)"), &user.id))?;
     }
-    users_updated.iter().try_for_each(|user| update_user(conn, user))?;
-    users_created.iter().try_for_each(|(user, position)| create_user(conn, user, *position))?;
-    for key in requests_deleted {
-        let delete = statement!("DELETE FROM connection_requests WHERE low_user_id = ? AND high_user_id = ?");
-        run(conn, delete.bind::<BigInt, _>(key.low().get()).bind::<BigInt, _>(key.high().get()))?;
+    each!(conn, by_key!("connection_requests", "low_user_id", "high_user_id"), Pair, requests_deleted);
+    each!(conn, CREATE_REQUEST, NewRequest, requests_created);
+    each!(conn, REPLACE_REQUEST, NewRequest, requests_replaced);
+    each!(conn, ANSWER_REQUEST, Answer, requests_updated);
+    each!(conn, "UPDATE connection_requests SET viewed = ? WHERE id = ?", View, requests_viewed);
+    each!(conn, "UPDATE connection_requests SET out_of_order = 1 WHERE id = ?", RequestKey, requests_out_of_order);
+    each!(conn, by_key!("blocks", "user_id", "other_user_id"), Directed, blocks_deleted);
+    each!(conn, PUT_BLOCK, NewBlock, blocks_put);
+    each!(conn, by_key!("cooldowns", "from_user_id", "to_user_id"), Directed, cooldowns_deleted);
+    each!(conn, PUT_COOLDOWN, NewCooldown, cooldowns_put);
+    each!(conn, by_key!("ended_requests", "from_user_id", "to_user_id"), Directed, ended_deleted);
+    each!(conn, PUT_ENDED, NewEnded, ended_put);
+    each!(conn, CHANGE_COUNTS, CountsChanged, counts);
+    for event in events {
+        run(conn, NewEvent::one(statement!(CREATE_EVENT).bind::<BigInt, _>(batch_id), event))?;
     }
-    requests_created.iter().try_for_each(|request| create_request(conn, request))?;
-    requests_replaced.iter().try_for_each(|request| replace_request(conn, request))?;
-    requests_updated.iter().try_for_each(|request| answer_request(conn, request))?;
-    for request in requests_viewed {
-        let view = statement!("UPDATE connection_requests SET viewed = ? WHERE id = ?");
-        let view = view.bind::<Nullable<Instant>, _>(request.viewed.map(Stamp));
-        run(conn, view.bind::<BigInt, _>(request.id.get()))?;
-    }
-    for id in requests_out_of_order {
-        let mark = statement!("UPDATE connection_requests SET out_of_order = 1 WHERE id = ?");
-        run(conn, mark.bind::<BigInt, _>(id.get()))?;
-    }
-    for (user, other) in blocks_deleted {
-        let delete = statement!("DELETE FROM blocks WHERE user_id = ? AND other_user_id = ?");
-        run(conn, delete.bind::<BigInt, _>(user.get()).bind::<BigInt, _>(other.get()))?;
-    }
-    blocks_put.iter().try_for_each(|(user, other, block)| put_block(conn, *user, *other, block))?;
-    for (from, to) in cooldowns_deleted {
-        let delete = statement!("DELETE FROM cooldowns WHERE from_user_id = ? AND to_user_id = ?");
-        run(conn, delete.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get()))?;
-    }
-    for (from, to, since) in cooldowns_put {
-        let put = statement!("INSERT OR REPLACE INTO cooldowns (from_user_id, to_user_id, since) VALUES (?, ?, ?)");
-        let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
-        run(conn, put.bind::<Instant, _>(Stamp(*since)))?;
-    }
-    if let Some(end) = cooled {
-        let delete = statement!(
-            "DELETE FROM cooldowns WHERE (from_user_id, to_user_id) IN \
-             (SELECT from_user_id, to_user_id FROM cooldowns WHERE since <= ? ORDER BY since LIMIT ?)"
-        );
-        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
-    }
-    for (from, to) in ended_deleted {
-        let delete = statement!("DELETE FROM ended_requests WHERE from_user_id = ? AND to_user_id = ?");
-        run(conn, delete.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get()))?;
-    }
-    for (from, to, Ended { since, count }) in ended_put {
-        let put = statement!(
-            "INSERT OR REPLACE INTO ended_requests (from_user_id, to_user_id, since, requests) VALUES (?, ?, ?, ?)"
-        );
-        let put = put.bind::<BigInt, _>(from.get()).bind::<BigInt, _>(to.get());
-        run(conn, put.bind::<Instant, _>(Stamp(*since)).bind::<BigInt, _>(*count))?;
-    }
-    if let Some(end) = cooled {
-        let delete = statement!(
-            "DELETE FROM ended_requests WHERE (from_user_id, to_user_id) IN \
-             (SELECT from_user_id, to_user_id FROM ended_requests WHERE since <= ? ORDER BY since LIMIT ?)"
-        );
-        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
-    }
-    for begin_now in ahead.iter().copied().flat_map(query::begin_now) {
-        run(conn, begin_now)?;
-    }
-    counts.iter().try_for_each(|counts| change_counts(conn, counts))?;
-    events.iter().try_for_each(|event| create_event(conn, event, batch_id))?;
-    responses.iter().try_for_each(|replay| put_response(conn, replay))?;
-    if let Some(end) = responses_deleted {
-        let delete = statement!(
-            "DELETE FROM request_ids WHERE (caller, id) IN \
-             (SELECT caller, id FROM request_ids WHERE created <= ? ORDER BY created LIMIT ?)"
-        );
-        run(conn, delete.bind::<Instant, _>(Stamp(*end)).bind::<BigInt, _>(SWEEP_LIMIT))?;
-    }
+    each!(conn, PUT_RESPONSE, NewResponse, responses);
+    delete_over(*cooled, *responses_deleted).chain(begin_now(*ahead)).try_for_each(|write| run(conn, write))?;
     if let Some(until) = events_deleted {
         run(conn, statement!("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }
@@ -151,18 +149,6 @@ fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<
     run(conn, write)
 }
 
-fn put_block(conn: &mut SqliteConnection, user: UserId, other: UserId, block: &Block) -> Result<(), StoreError> {
-    let Block { created, position } = *block;
-    let write =
-        statement!("INSERT OR REPLACE INTO blocks (user_id, other_user_id, created, position) VALUES (?, ?, ?, ?)");
-    let write = write
-        .bind::<BigInt, _>(user.get())
-        .bind::<BigInt, _>(other.get())
-        .bind::<Instant, _>(Stamp(created))
-        .bind::<BigInt, _>(position.get());
-    run(conn, write)
-}
-
 /// Deletes the responses to calls on behalf of a deleted user, and their profile from others.
 fn delete_responses(conn: &mut SqliteConnection, user: UserId) -> Result<(), StoreError> {
     let id = user.get();
@@ -173,154 +159,7 @@ fn delete_responses(conn: &mut SqliteConnection, user: UserId) -> Result<(), Sto
     run(conn, forget.bind::<BigInt, _>(id).bind::<BigInt, _>(id))
 }
 
-fn put_response(conn: &mut SqliteConnection, replay: &IdempotentResponse) -> Result<(), StoreError> {
-    let IdempotentResponse { key, fingerprint, encoded, created, actor, users: (user, other) } = replay;
-    let write = statement!(
-        "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, without_profiles, created, \
-                actor_user_id, user_id, other_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    );
-    let write = write
-        .bind::<Text, _>(key.caller.as_str())
-        .bind::<Text, _>(key.id.to_string())
-        .bind::<Binary, _>(fingerprint.as_slice())
-        .bind::<Binary, _>(encoded.response.as_slice())
-        .bind::<Binary, _>(encoded.without_profiles.as_slice())
-        .bind::<Instant, _>(Stamp(*created))
-        .bind::<Nullable<BigInt>, _>(actor.map(UserId::get))
-        .bind::<Nullable<BigInt>, _>(user.map(UserId::get))
-        .bind::<Nullable<BigInt>, _>(other.map(UserId::get));
-    run(conn, write)
-}
-
-fn create_user(conn: &mut SqliteConnection, user: &User, position: Sequence) -> Result<(), StoreError> {
-    let write = statement!(
-        "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, bio, location, \
-                birthday, description, gender, status, website, avatar, cover, changed, id, position) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    );
-    run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()).bind::<BigInt, _>(position.get()))?;
-    run(conn, statement!("INSERT INTO user_counts (user_id) VALUES (?)").bind::<BigInt, _>(user.id.get()))
-}
-
-fn update_user(conn: &mut SqliteConnection, user: &User) -> Result<(), StoreError> {
-    let write = statement!(
-        "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, email_isvalid = ?, \
-                date_joined = ?, bio = ?, location = ?, birthday = ?, description = ?, gender = ?, status = ?, \
-                website = ?, avatar = ?, cover = ?, changed = ? WHERE id = ?"
-    );
-    run(conn, profile(write, user).bind::<BigInt, _>(user.id.get()))
-}
-
-fn profile<'a, Key>(write: Write<'a, Key>, user: &'a User) -> Write<'a, Key> {
-    write
-        .bind::<Text, _>(user.username.as_str())
-        .bind::<Text, _>(user.username.key())
-        .bind::<Text, _>(user.real_name.as_str())
-        .bind::<Text, _>(user.email.as_str())
-        .bind::<Bool, _>(user.email_isvalid)
-        .bind::<Instant, _>(Stamp(user.date_joined))
-        .bind::<Text, _>(user.bio.as_str())
-        .bind::<Text, _>(user.location.as_str())
-        .bind::<Text, _>(user.birthday.as_str())
-        .bind::<Text, _>(user.description.as_str())
-        .bind::<Text, _>(gender_name(user.gender))
-        .bind::<Text, _>(user_status_name(user.status))
-        .bind::<Text, _>(user.website.as_str())
-        .bind::<Text, _>(user.avatar.as_str())
-        .bind::<Text, _>(user.cover.as_str())
-        .bind::<BigInt, _>(user.changed.get())
-}
-
-fn create_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
-    let write = statement!(
-        "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, created, \
-                viewed, rejected, accepted, reply, low_user_id, high_user_id) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    );
-    run(conn, all_columns(write, request))
-}
-
-fn replace_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
-    let write = statement!(
-        "UPDATE connection_requests SET id = ?, from_user_id = ?, to_user_id = ?, state = ?, position = ?, \
-                message = ?, created = ?, viewed = ?, rejected = ?, accepted = ?, reply = ?, out_of_order = 0 \
-                WHERE low_user_id = ? AND high_user_id = ?"
-    );
-    run(conn, all_columns(write, request))
-}
-
-/// Updates only the columns that may change, so that the indexes of the others are not written.
-fn answer_request(conn: &mut SqliteConnection, request: &Request) -> Result<(), StoreError> {
-    let write = statement!(
-        "UPDATE connection_requests SET state = ?, position = ?, viewed = ?, rejected = ?, accepted = ?, reply = ? \
-                WHERE id = ?"
-    );
-    let write = write.bind::<Text, _>(request.state.name()).bind::<BigInt, _>(request.position.get());
-    run(conn, answers(write, request).bind::<BigInt, _>(request.id.get()))
-}
-
-fn answers<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a, Key> {
-    write
-        .bind::<Nullable<Instant>, _>(request.viewed.map(Stamp))
-        .bind::<Nullable<Instant>, _>(request.rejected.map(Stamp))
-        .bind::<Nullable<Instant>, _>(request.accepted.map(Stamp))
-        .bind::<Text, _>(request.reply.as_str())
-}
-
-fn all_columns<'a, Key>(write: Write<'a, Key>, request: &'a Request) -> Write<'a, Key> {
-    let (low, high) = (request.from.min(request.to), request.from.max(request.to));
-    let write = write
-        .bind::<BigInt, _>(request.id.get())
-        .bind::<BigInt, _>(request.from.get())
-        .bind::<BigInt, _>(request.to.get())
-        .bind::<Text, _>(request.state.name())
-        .bind::<BigInt, _>(request.position.get())
-        .bind::<Text, _>(request.message.as_str())
-        .bind::<Instant, _>(Stamp(request.created));
-    answers(write, request).bind::<BigInt, _>(low.get()).bind::<BigInt, _>(high.get())
-}
-
-fn change_counts(conn: &mut SqliteConnection, counts: &CountsChange) -> Result<(), StoreError> {
-    let CountsChange { user, change, sends } = counts;
-    let write = statement!(
-        "UPDATE user_counts SET requests_sent = requests_sent + ?, requests_received = requests_received + ?, \
-                requests_unviewed = requests_unviewed + ?, connections = connections + ?, \
-                sends = coalesce(?, sends), sends_since = coalesce(?, sends_since) WHERE user_id = ?"
-    );
-    let write = write
-        .bind::<BigInt, _>(change.requests_sent)
-        .bind::<BigInt, _>(change.requests_received)
-        .bind::<BigInt, _>(change.requests_unviewed)
-        .bind::<BigInt, _>(change.connections)
-        .bind::<Nullable<BigInt>, _>(sends.map(|sends| sends.count))
-        .bind::<Nullable<Instant>, _>(sends.and_then(|sends| sends.since).map(Stamp))
-        .bind::<BigInt, _>(user.get());
-    run(conn, write)
-}
-
-fn create_event(conn: &mut SqliteConnection, event: &Event, batch_id: i64) -> Result<(), StoreError> {
-    let write = statement!(
-        "INSERT INTO events (sequence, stretch, time, batch_id, kind, cause, actor, actor_user_id, user_id, \
-                other_user_id, request_id, silenced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    );
-    let (actor, actor_user) = actor_columns(event.actor);
-    let write = write
-        .bind::<BigInt, _>(event.sequence.get())
-        .bind::<BigInt, _>(feed::stretch(event.sequence))
-        .bind::<Instant, _>(Stamp(event.time))
-        .bind::<BigInt, _>(batch_id)
-        .bind::<Text, _>(event.kind.name())
-        .bind::<Nullable<Text>, _>(event.cause.map(|cause| cause.name()))
-        .bind::<Text, _>(actor)
-        .bind::<Nullable<BigInt>, _>(actor_user)
-        .bind::<BigInt, _>(event.user.get())
-        .bind::<Nullable<BigInt>, _>(event.other.map(UserId::get))
-        .bind::<Nullable<BigInt>, _>(event.request.map(|request| request.get()))
-        .bind::<Bool, _>(event.silenced);
-    run(conn, write)
-}
-
-fn run(conn: &mut SqliteConnection, write: Write<'_, impl CacheKey>) -> Result<(), StoreError> {
+fn run(conn: &mut SqliteConnection, write: SqliteStatement<'_, (), impl CacheKey>) -> Result<(), StoreError> {
     write.execute(conn)?;
     Ok(())
 }
