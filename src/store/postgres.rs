@@ -41,6 +41,7 @@ use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
+use crate::task::persistent;
 
 pub(super) struct PostgresEngine {
     writer: Writer,
@@ -63,7 +64,9 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), time));
     let committed = watch::Sender::new(());
     let mut listener = JoinSet::new();
-    listener.spawn(listen::follow(Arc::clone(&config), committed.clone()));
+    let (listening, notified) = (Arc::clone(&config), committed.clone());
+    let listen = move || listen::follow(Arc::clone(&listening), notified.clone());
+    listener.spawn(persistent("notifications of commits", listen));
     let users = Arc::new(UserCache::new(options.user_cache));
     let pools = Arc::new(Pools::new(&config, &options));
     let max = options.read_batch_max;
