@@ -78,7 +78,10 @@ impl Reader {
 
     async fn read(&self) {
         loop {
-            self.watched.notified().await;
+            // After a panic there may be watchers who subscribed to the reader before.
+            if self.updates.receiver_count() == 0 {
+                self.watched.notified().await;
+            }
             self.read_while_watched().await;
         }
     }
