@@ -170,6 +170,22 @@ fn commands_change_the_request() {
     }
 }
 
+/// A wrong clock can date a request ahead.
+#[test]
+fn nothing_happens_to_a_request_before_its_creation() {
+    let ahead = pair(Some(Request { created: day(2), ..request(BOB, Pending) }));
+    let times = |command: &Command| {
+        let decision = by_ann(&ahead, command).unwrap();
+        let Request { viewed, rejected, accepted, .. } = decision.pair.request.unwrap();
+        assert!(decision.events.iter().all(|event| event.time == day(0)), "events have the time of the clock");
+        (viewed, rejected, accepted, decision.pair.high.cooldown)
+    };
+    let created = Some(day(2));
+    assert_eq!(times(&Command::MarkViewed), (created, None, None, None));
+    assert_eq!(times(&Command::Reject), (created, created, None, Some(day(0))));
+    assert_eq!(times(&Command::Accept(Message::default())), (created, None, created, None));
+}
+
 #[test]
 fn events_of_a_silenced_request_are_silenced_unless_it_becomes_a_connection() {
     for (command, from, state, is_silenced) in [
