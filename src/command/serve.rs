@@ -7,8 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
 use crate::config::Serve;
+use crate::domain::caller::Caller;
+use crate::domain::command::{Batch, Command, Submission};
 use crate::server::{self, Settings};
-use crate::store::{self, Observed, Store};
+use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let _log = start_log(&args.common)?;
@@ -16,6 +18,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
+    check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
@@ -40,6 +43,12 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         }
     };
     server::serve(listener, store, settings, shutdown).await
+}
+
+/// Writes the head of the feed as it is: a server that cannot write is not started.
+async fn check_writable(store: &dyn Store) -> Result<(), StoreError> {
+    let submissions = vec![Submission { caller: Caller::System, command: Command::Probe, idempotency: None }];
+    store.commit(Arc::new(Batch { submissions, policy: Arc::default() })).await.map(drop)
 }
 
 /// Adds the setting to an error of the database. The URL is printed without its password.

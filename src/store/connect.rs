@@ -99,6 +99,9 @@ impl fmt::Debug for DatabaseUrl {
 
 /// Opens a database, and migrates it if the options say so.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
+    if let Engine::Sqlite(path) = url.0.clone() {
+        blocking(move || Ok(sqlite::check_writable(&path)?)).await?;
+    }
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {

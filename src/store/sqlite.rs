@@ -1,5 +1,6 @@
 //! The SQLite engine: one thread writes and a few threads read, each with its own connection.
 
+mod access;
 mod checkpoint;
 mod commit;
 mod options;
@@ -16,6 +17,7 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use tokio::sync::{oneshot, watch};
 
+pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
 use self::commit::commit;
 use self::threads::{Threads, Work};

@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("server", &["committer", "domain", "error", "feed", "proto", "service", "store", "task"]),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "proto", "server", "store", "telemetry"]),
+    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry"]),
 ];
 
 /// The modules of this crate that a module's files name.

@@ -1,15 +1,18 @@
 //! What goes wrong around the program does not end its work.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{PipeReader, Read, pipe};
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use tonic::transport::Channel;
 
 use crate::harness::clients::Clients;
-use crate::harness::process::command;
+use crate::harness::process::{command, run, run_command};
 use crate::harness::{Database, Engine, until};
 
 /// A program whose standard error is this file. It is killed when this is dropped.
@@ -100,4 +103,46 @@ async fn a_log_that_nobody_reads_holds_nothing_up_and_says_how_much_was_dropped(
     program.end();
     let log = reading.join().expect("a log");
     assert!(log.contains("lines of the log were dropped"), "{} bytes", log.len());
+}
+
+/// Runs `kith serve` as another user than root, who may do less. Returns what it says at its end.
+async fn refused_as_nobody(database: &Path) -> String {
+    let url = format!("sqlite://{}", database.display());
+    let mut serve = command(&["--listen=127.0.0.1:0", "--database-url", &url]);
+    if is_root() {
+        serve.uid(NOBODY);
+    }
+    let ended = run_command(serve).await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+    ended.log
+}
+
+const NOBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("a process").uid() == 0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_cannot_write_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("permissions");
+    let (file, missing) = (folder.path().join("kith.db"), folder.path().join("missing/kith.db"));
+    let user = if is_root() { NOBODY } else { fs::metadata("/proc/self").expect("a process").uid() };
+    let log = refused_as_nobody(&missing).await;
+    assert!(log.contains(&format!("there is no directory {}", folder.path().join("missing").display())), "{log}");
+    // A folder that only others may write.
+    set(folder.path(), 0o555);
+    let log = refused_as_nobody(&file).await;
+    let words =
+        format!("the user with the id {user}, who runs Kith, may not create files in {}", folder.path().display());
+    assert!(log.contains(&words), "{log}");
+    // A file that nobody may write, with all its tables.
+    set(folder.path(), 0o777);
+    let url = format!("sqlite://{}", file.display());
+    assert!(run(&["migrate", "--database-url", &url]).await.status.success());
+    set(&file, 0o444);
+    let log = refused_as_nobody(&file).await;
+    let words = format!("the user with the id {user}, who runs Kith, may not write {}", file.display());
+    assert!(log.contains(&words), "{log}");
 }
