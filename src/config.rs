@@ -87,7 +87,7 @@ pub struct Serve {
     /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
     #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
-    /// Time that open calls have to finish after SIGTERM or SIGINT
+    /// Time that open calls have to finish after a signal that ends the server
     #[arg(long, env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,
     /// Serve the API schema by gRPC server reflection

@@ -1,5 +1,7 @@
-//! `kith serve`: runs the server until SIGTERM or SIGINT.
+//! `kith serve`: runs the server until a signal ends it.
 
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -23,8 +25,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         .await
         .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
     // Before the log reports that the server listens: a script that waits for that may send a signal.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = until_signalled()?;
     tracing::info!(database = %url, %revision, "opened the database");
     tracing::info!("listening on {}", listener.local_addr()?);
     let settings = Settings {
@@ -36,13 +37,29 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         drain_time: args.drain_time,
         reflection: args.reflection,
     };
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     server::serve(listener, store, settings, shutdown).await
+}
+
+/// Completes at a signal that ends the server: SIGTERM, SIGINT, SIGQUIT or SIGUSR1.
+///
+/// SIGHUP, which a closed terminal or a rotated log sends, does not end it.
+fn until_signalled() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut user = signal(SignalKind::user_defined1())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = quit.recv() => return,
+                _ = user.recv() => return,
+                _ = hangup.recv() => tracing::info!("SIGHUP: there is no file to read again"),
+            }
+        }
+    })
 }
 
 /// Writes the head of the feed as it is: a server that cannot write is not started.

@@ -40,10 +40,18 @@ impl Program {
         }
     }
 
-    /// Ends it. It drains and exits with 0.
-    fn end(mut self) {
-        let signalled = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
+    fn signal(&self, name: &str) {
+        let signalled = std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(signalled.expect("kill runs").success());
+    }
+
+    /// Ends it. It drains and exits with 0.
+    fn end(self) {
+        self.end_by("TERM");
+    }
+
+    fn end_by(mut self, signal: &str) {
+        self.signal(signal);
         let deadline = Instant::now() + Duration::from_secs(30);
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -145,4 +153,17 @@ async fn a_start_that_cannot_write_says_why() {
     let log = refused_as_nobody(&file).await;
     let words = format!("the user with the id {user}, who runs Kith, may not write {}", file.display());
     assert!(log.contains(&words), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_does_not_end_it_and_other_signals_drain_it() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    for (number, signal) in ["TERM", "INT", "QUIT", "USR1"].into_iter().enumerate() {
+        let program = Program::start(&database.url, Stdio::null(), &[]);
+        let from = 1 + 10 * i64::try_from(number).expect("few");
+        program.writes(from, 1).await;
+        program.signal("HUP");
+        program.writes(from + 1, 1).await;
+        program.end_by(signal);
+    }
 }
