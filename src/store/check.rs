@@ -137,15 +137,10 @@ async fn look(
     let mut session = Session::read(url).await?;
     let future = session.later_than(clock, TOLERANCE);
     let mut report = head(&mut session).await?;
-    let (mut sizes, mut broken) = (HashMap::new(), Vec::new());
+    let (mut sizes, mut broken) = (Sizes::default(), Vec::new());
     for (index, check) in CHECKS.iter().enumerate() {
         let repairs = repair == Repair::Counts && repair::is_of_counts(check.name);
-        let looks_at = check.looks_at(report.oldest);
-        let examined = match sizes.get(&looks_at) {
-            Some(examined) => *examined,
-            None => size(&mut session, &looks_at).await?,
-        };
-        sizes.insert(looks_at, examined);
+        let examined = sizes.of(&mut session, check.looks_at(report.oldest)).await?;
         let found =
             session.ask(check.sql(report.oldest, &future, if repairs { None } else { Some(ROWS_SHOWN) })).await?;
         if repairs && !found.is_empty() {
@@ -156,7 +151,7 @@ async fn look(
         tracing::debug!(examined, violations = checked.violations, "{}", checked.name);
         report.checks.push(checked);
     }
-    report.checks.push(times::check(&mut session, &future).await?);
+    report.checks.push(times::check(&mut session, &mut sizes, &future).await?);
     report.checks.push(names::check(&mut session).await?);
     Ok((report, broken))
 }
@@ -175,7 +170,18 @@ async fn head(session: &mut Session) -> Result<Report, ConnectError> {
     Ok(Report { revision: Sequence::new(ends.number), oldest: Sequence::new(ends.total), checks: Vec::new() })
 }
 
-async fn size(session: &mut Session, looks_at: &str) -> Result<i64, ConnectError> {
-    let count = format!("SELECT CAST(0 AS bigint) AS number, '' AS said, count(*) AS total FROM {looks_at}");
-    Ok(session.ask(count).await?.first().map_or(0, |row| row.total))
+/// The numbers of rows that the checks look at, by what follows FROM. Several checks look at the same rows.
+#[derive(Default)]
+struct Sizes(HashMap<String, i64>);
+
+impl Sizes {
+    async fn of(&mut self, session: &mut Session, looks_at: String) -> Result<i64, ConnectError> {
+        if let Some(size) = self.0.get(&looks_at) {
+            return Ok(*size);
+        }
+        let count = format!("SELECT CAST(0 AS bigint) AS number, '' AS said, count(*) AS total FROM {looks_at}");
+        let size = session.ask(count).await?.first().map_or(0, |row| row.total);
+        self.0.insert(looks_at, size);
+        Ok(size)
+    }
 }
