@@ -3,13 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::TimeDelta;
-use kith::domain::caller::Caller;
-use kith::domain::command::{Batch, Command, Reply, Submission};
-use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Repair};
@@ -37,20 +33,7 @@ async fn server_off_by(app: &App, by: TimeDelta) -> App {
 
 /// Sweeps once, and keeps the feed. Returns the number of rows.
 async fn swept(app: &App) -> i64 {
-    swept_by(app, Policy { event_retention: None, ..Policy::default() }).await
-}
-
-async fn swept_by(app: &App, policy: Policy) -> i64 {
-    let submissions = vec![Submission { caller: Caller::System, command: Command::Sweep, idempotency: None }];
-    let batch = Batch { submissions, policy: Arc::new(policy) };
-    let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
-    match replies.as_slice() {
-        [Ok(Reply::Fresh(executed))] => match executed.outcome {
-            Outcome::Swept { rows } => rows,
-            ref other => panic!("{other:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
+    app.swept(Policy { event_retention: None, ..Policy::default() }).await
 }
 
 /// The stored times of a query, in the order of the query.
@@ -256,10 +239,10 @@ cases! {
         app.clock.set_by(TimeDelta::days(100));
         rename("right").await;
         app.clock.advance(TimeDelta::days(29));
-        assert_eq!(swept_by(&app, Policy::default()).await, 0, "neither one that is dated in the past");
+        assert_eq!(app.swept(Policy::default()).await, 0, "neither one that is dated in the past");
         rename("young").await;
         app.clock.advance(TimeDelta::days(1));
-        assert!(swept_by(&app, Policy::default()).await > 0);
+        assert!(app.swept(Policy::default()).await > 0);
         let left = "SELECT sequence AS value FROM events ORDER BY sequence";
         assert_eq!(numbers(&app, left).await, [5], "nor does one that is dated in the future keep those before it");
     }

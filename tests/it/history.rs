@@ -1,12 +1,7 @@
 //! The same random history gives the same answers on SQLite, on PostgreSQL, and by the naive model; and both engines'
 //! feeds tell it whole.
 
-use std::sync::Arc;
-
 use chrono::TimeDelta;
-use kith::domain::caller::Caller;
-use kith::domain::command::{Batch, Command, Reply, Submission};
-use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::store::Options;
@@ -98,17 +93,8 @@ pub async fn sweep(app: &App) {
 
 /// The same by another policy.
 pub async fn sweep_by(app: &App, policy: &Policy) {
-    loop {
-        let submissions = vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }];
-        let policy = Policy { event_retention: None, ..policy.clone() };
-        let batch = Batch { submissions, policy: Arc::new(policy) };
-        let replies = app.store.commit(Arc::new(batch)).await.expect("a commit");
-        match replies.as_slice() {
-            [Ok(Reply::Fresh(executed))] if executed.outcome == Outcome::Swept { rows: 0 } => return,
-            [Ok(Reply::Fresh(_))] => {}
-            other => panic!("{other:?}"),
-        }
-    }
+    let policy = Policy { event_retention: None, ..policy.clone() };
+    while app.swept(policy.clone()).await > 0 {}
 }
 
 async fn start(engine: Engine, options: Options) -> App {

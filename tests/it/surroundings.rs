@@ -6,70 +6,33 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use tonic::transport::Channel;
-
-use crate::harness::clients::Clients;
-use crate::harness::process::{command, run, run_command};
+use crate::harness::process::{Kith, command, run, run_command};
 use crate::harness::{Database, Engine, until};
 
-/// A program whose standard error is this file. It is killed when this is dropped.
-struct Program {
-    child: Child,
-    clients: Clients,
+/// Starts a program whose standard error is this file, in which nobody reads the address.
+fn start(url: &str, log: impl Into<Stdio>, args: &[&str]) -> Kith {
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string();
+    let mut serve = command(&[&["--listen", &address, "--database-url", url], args].concat());
+    serve.stderr(log);
+    Kith::start_unread(serve, address)
 }
 
-impl Program {
-    fn start(url: &str, log: impl Into<Stdio>, args: &[&str]) -> Self {
-        // The log, which has the address otherwise, is not read.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-        let listen = format!("--listen=127.0.0.1:{port}");
-        let all = [&[listen.as_str(), "--database-url", url], args].concat();
-        let child = command(&all).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
-        let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("an address").connect_lazy();
-        Self { child, clients: Clients(channel) }
-    }
-
-    /// Waits until it serves, and makes writes, each of which logs at the level `debug`.
-    async fn writes(&self, from: i64, number: i64) {
-        until("it serves", async || self.clients.create(from).await.is_ok()).await;
-        for id in from + 1..from + number {
-            self.clients.create(id).await.expect("a user");
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let signalled = std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(signalled.expect("kill runs").success());
-    }
-
-    /// Ends it. It drains and exits with 0.
-    fn end(self) {
-        self.end_by("TERM");
-    }
-
-    fn end_by(mut self, signal: &str) {
-        self.signal(signal);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(status.code(), Some(0));
+/// Waits until it serves, and makes writes, each of which logs at the level `debug`.
+async fn writes(kith: &Kith, from: i64, number: i64) {
+    let clients = kith.clients();
+    until("it serves", async || clients.create(from).await.is_ok()).await;
+    for id in from + 1..from + number {
+        clients.create(id).await.expect("a user");
     }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Both fail if it has ended, which is fine.
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
+/// Ends it by a signal. It drains and exits with 0.
+async fn end_by(kith: Kith, signal: &str) {
+    kith.signal(signal);
+    assert_eq!(kith.wait().await.status.code(), Some(0));
 }
 
 /// Reads what is in the pipe until its writers have ended.
@@ -84,18 +47,18 @@ async fn a_log_whose_reader_went_away_ends_nothing() {
     let database = Database::migrated(Engine::Sqlite).await;
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
-    let program = Program::start(&database.url, writer, &["--log-level=debug"]);
-    program.writes(1, 20).await;
-    program.end();
+    let program = start(&database.url, writer, &["--log-level=debug"]);
+    writes(&program, 1, 20).await;
+    end_by(program, "TERM").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_on_a_full_disk_ends_nothing() {
     let database = Database::migrated(Engine::Sqlite).await;
     let full: File = OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
-    let program = Program::start(&database.url, full, &["--log-level=debug"]);
-    program.writes(1, 20).await;
-    program.end();
+    let program = start(&database.url, full, &["--log-level=debug"]);
+    writes(&program, 1, 20).await;
+    end_by(program, "TERM").await;
 }
 
 /// The pipe has room for 64 KiB, and more is logged.
@@ -103,12 +66,12 @@ async fn a_log_on_a_full_disk_ends_nothing() {
 async fn a_log_that_nobody_reads_holds_nothing_up_and_says_how_much_was_dropped() {
     let database = Database::migrated(Engine::Sqlite).await;
     let (reader, writer) = pipe().expect("a pipe");
-    let program = Program::start(&database.url, writer, &["--log-level=trace"]);
+    let program = start(&database.url, writer, &["--log-level=trace"]);
     // Each write logs some 100 lines of the transport.
-    program.writes(1, 300).await;
+    writes(&program, 1, 300).await;
     let reading = std::thread::spawn(|| rest_of(reader));
-    program.writes(301, 2).await;
-    program.end();
+    writes(&program, 301, 2).await;
+    end_by(program, "TERM").await;
     let log = reading.join().expect("a log");
     assert!(log.contains("lines of the log were dropped"), "{} bytes", log.len());
 }
@@ -159,11 +122,11 @@ async fn a_start_that_cannot_write_says_why() {
 async fn a_hangup_does_not_end_it_and_other_signals_drain_it() {
     let database = Database::migrated(Engine::Sqlite).await;
     for (number, signal) in ["TERM", "INT", "QUIT", "USR1"].into_iter().enumerate() {
-        let program = Program::start(&database.url, Stdio::null(), &[]);
+        let program = start(&database.url, Stdio::null(), &[]);
         let from = 1 + 10 * i64::try_from(number).expect("few");
-        program.writes(from, 1).await;
+        writes(&program, from, 1).await;
         program.signal("HUP");
-        program.writes(from + 1, 1).await;
-        program.end_by(signal);
+        writes(&program, from + 1, 1).await;
+        end_by(program, signal).await;
     }
 }

@@ -9,6 +9,10 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use kith::clock::Clock;
 use kith::domain::Time;
+use kith::domain::caller::Caller;
+use kith::domain::command::{Batch, Command, Reply, Submission};
+use kith::domain::outcome::Outcome;
+use kith::domain::policy::Policy;
 use kith::error;
 use kith::proto::v1::ErrorReason;
 use kith::server::{Settings, serve};
@@ -134,6 +138,17 @@ impl App {
     pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
         let database = Database::at(&self.database.url, self.database.engine);
         Self::at(database, &self.database.url, options(), change).await
+    }
+
+    /// Sweeps once by this policy. Returns the number of rows that were expired or deleted.
+    pub async fn swept(&self, policy: Policy) -> i64 {
+        let submissions = vec![Submission { caller: Caller::System, command: Command::Sweep, idempotency: None }];
+        let batch = Batch { submissions, policy: Arc::new(policy) };
+        let replies = self.store.commit(Arc::new(batch)).await.expect("a commit");
+        match replies.as_slice() {
+            [Ok(Reply::Fresh(executed))] if let Outcome::Swept { rows } = executed.outcome => rows,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Starts the shutdown of the service. Calls in progress continue.

@@ -89,6 +89,13 @@ impl Kith {
         }
     }
 
+    /// Starts a prepared command whose standard error goes elsewhere. It listens at this address once it serves.
+    pub fn start_unread(mut command: Command, address: String) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("kith runs");
+        let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        Self { child, log: Log::none(), address, channel }
+    }
+
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
