@@ -142,6 +142,8 @@ async fn serve_with(
     let policy = Arc::new(settings.policy);
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
+    // Before the first call: until the database was read, the services exist and do not serve.
+    report_not_serving(&reporter, &SERVICES).await;
     let watching = {
         let health = Health { reporter: reporter.clone(), store: Arc::clone(&store), committer: committer.clone() };
         let stopped = stopped.clone();
@@ -182,7 +184,8 @@ async fn serve_with(
         () = shutdown => Ok(()),
     };
     tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
-    report_not_serving(&reporter).await;
+    report_not_serving(&reporter, &SERVICES).await;
+    report_not_serving(&reporter, &[""]).await;
     // Fails if all receivers have already stopped.
     let _stopped = stop.send(true);
     match timeout(settings.drain_time, &mut serving).await {
@@ -238,9 +241,9 @@ fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Er
     Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
-/// Reports every service as NOT_SERVING, so that clients use another server.
-async fn report_not_serving(reporter: &HealthReporter) {
-    for service in SERVICES.iter().chain([&""]) {
+/// Reports services as NOT_SERVING, so that clients use another server.
+async fn report_not_serving(reporter: &HealthReporter, services: &[&str]) {
+    for service in services {
         reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
     }
 }
