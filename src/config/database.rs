@@ -1,0 +1,56 @@
+//! Settings of the database and the log, which most subcommands have.
+
+use std::ffi::OsStr;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, ValueEnum};
+
+use crate::store::DatabaseUrl;
+
+/// Settings of every subcommand that uses the database.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE
+    /// is disable, prefer, require or verify-full
+    #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
+    pub database_url: DatabaseUrl,
+    /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
+    #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Format of the log, which goes to standard error
+    #[arg(long, env = "KITH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Parser of a database URL.
+///
+/// clap's own error would contain the URL with its password.
+#[derive(Clone, Copy, Debug)]
+struct UrlParser;
+
+impl TypedValueParser for UrlParser {
+    type Value = DatabaseUrl;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<DatabaseUrl, clap::Error> {
+        let parsed = value.to_str().ok_or_else(|| "is not UTF-8".to_owned()).and_then(str::parse);
+        parsed.map_err(|error| {
+            let message = format!("invalid value for --database-url: {error}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}
+
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Human-readable lines
+    Text,
+    /// One JSON object per line
+    Json,
+}

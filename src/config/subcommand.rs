@@ -1,0 +1,84 @@
+//! Settings of the other subcommands.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::database::Common;
+use super::duration::interval;
+use crate::domain::event::EventKind;
+use crate::domain::id::ID_MAX;
+
+/// Settings of `kith migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct Migrate {
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Settings of `kith watch`.
+#[derive(Clone, Debug, Args)]
+pub struct Watch {
+    /// URL of the server to watch
+    #[arg(long, env = "KITH_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub server: String,
+    /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
+    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+    pub after: Option<i64>,
+    /// Epoch that the sequence belongs to; the watch is refused if the server's epoch differs
+    #[arg(long)]
+    pub epoch: Option<String>,
+    /// Print only events about this user; repeatable
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(1..=ID_MAX))]
+    pub user: Vec<i64>,
+    /// Print only events of this kind, such as CONNECTION_CREATED; repeatable
+    #[arg(long, value_name = "KIND", ignore_case = true, value_parser = kinds())]
+    pub kind: Vec<String>,
+    /// Print only events that this user can see; 0 = all events
+    #[arg(long, value_name = "ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=ID_MAX))]
+    pub viewer: i64,
+    /// Print the current revision when there are no events
+    #[arg(long)]
+    pub heartbeats: bool,
+}
+
+/// Settings of `kith check`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+    /// Correct wrong counts of users; other violations are only reported
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// Settings of `kith restore-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreEpoch {
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Settings of `kith healthcheck`.
+#[derive(Clone, Debug, Args)]
+pub struct Healthcheck {
+    /// Address and port of the server; an unspecified address such as 0.0.0.0 means this machine
+    #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub address: SocketAddr,
+    /// Name of the gRPC service to query; an empty name queries only the process
+    #[arg(long, value_name = "NAME", default_value = "kith.v1.ConnectionRequestService")]
+    pub service: String,
+    /// Time to wait for the response
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = interval)]
+    pub timeout: Duration,
+}
+
+/// The parser of an event kind, by name.
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.name()))
+}
