@@ -38,6 +38,7 @@ use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
+use crate::service::import::Imports;
 use crate::service::user::Users;
 use crate::store::Store;
 use crate::task::persistent;
@@ -86,9 +87,11 @@ pub struct Settings {
     pub max_queued_writes: usize,
     /// Maximum concurrent event streams. Further ones are refused.
     pub max_watchers: usize,
+    /// Maximum concurrent imports. Further ones are refused.
+    pub max_imports: usize,
     /// Interval between sweeps.
     pub sweep_interval: Duration,
-    /// Maximum duration of a call. Imports and watches are exempt.
+    /// Maximum duration of a call, and of the wait for the next row of an import. Watches are exempt.
     pub max_call_time: Duration,
     /// Time that open calls have to finish after the shutdown begins.
     pub drain_time: Duration,
@@ -102,6 +105,7 @@ impl Default for Settings {
             policy: Policy::default(),
             max_queued_writes: 4_096,
             max_watchers: 10_000,
+            max_imports: 16,
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(10),
@@ -158,7 +162,8 @@ async fn serve_with(
 
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
-    let mut routes = routes(core, feed);
+    let imports = Imports::new(settings.max_imports, settings.max_call_time);
+    let mut routes = routes(core, feed, imports);
     routes = routes.add_service(health);
     if settings.reflection {
         routes = add_reflection(routes)?;
@@ -219,10 +224,11 @@ async fn delay_after_error(connection: io::Result<TcpStream>) -> io::Result<TcpS
     connection
 }
 
-fn routes(core: Core, feed: Feed) -> Routes {
+fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
     let limit = REQUEST_BYTES_MAX;
     let mut routes = Routes::default();
-    routes = routes.add_service(UserServiceServer::new(Users(core.clone())).max_decoding_message_size(limit));
+    routes = routes
+        .add_service(UserServiceServer::new(Users { core: core.clone(), imports }).max_decoding_message_size(limit));
     routes = routes.add_service(
         ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())).max_decoding_message_size(limit),
     );

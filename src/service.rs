@@ -7,7 +7,7 @@ pub mod block;
 pub mod connection;
 pub mod connection_request;
 pub mod event;
-mod import;
+pub mod import;
 mod pager;
 pub mod user;
 

@@ -32,6 +32,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         policy: args.policy.policy(),
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
+        max_imports: usize::try_from(args.max_imports)?,
         sweep_interval: args.sweep_interval,
         max_call_time: args.max_call_time,
         drain_time: args.drain_time,

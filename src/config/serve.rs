@@ -44,7 +44,11 @@ pub struct Serve {
     /// Maximum concurrent event streams, 1 to 1000000; further streams are refused
     #[arg(long, env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
-    /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
+    /// Maximum concurrent imports of users, 1 to 10000; further imports are refused
+    #[arg(long, env = "KITH_MAX_IMPORTS", value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_imports: u32,
+    /// Maximum duration of a call, regardless of its deadline, and of the wait for the next row of an import; watches are
+    /// exempt
     #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
     /// Time that open calls have to finish after a signal that ends the server
