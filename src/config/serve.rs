@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::address::Address;
 use super::database::Common;
-use super::duration::interval;
+use super::duration::{interval, parse_duration};
 use super::policy::PolicyArgs;
 use crate::store::Options;
 
@@ -47,9 +47,17 @@ pub struct Serve {
     /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
     #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
-    /// Time that open calls have to finish after a signal that ends the server
+    /// Time for which the server still accepts calls after a signal that ends it, while health is NOT_SERVING; by default
+    /// 0s on a loopback address and 5s on others
+    #[arg(long, env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]
+    pub drain_delay: Option<Duration>,
+    /// Time that open calls have to finish after that
     #[arg(long, env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,
+    /// Age at which a connection is closed, so that clients spread over new servers: within 10 %, after its calls have
+    /// finished; 0 = never
+    #[arg(long, env = "KITH_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
+    pub max_connection_age: Duration,
     /// Serve the API schema by gRPC server reflection
     #[arg(long, env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,

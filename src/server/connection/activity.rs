@@ -1,0 +1,83 @@
+//! What happens on a connection: its open calls, and whether bytes are exchanged.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+
+/// Counts the calls of a connection, and its reads and writes.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    open_calls: AtomicUsize,
+    /// Reads and writes that moved bytes. It may wrap around.
+    moves: AtomicUsize,
+}
+
+impl Activity {
+    /// Notes that bytes were read or written.
+    pub(super) fn note(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of reads and writes so far.
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are open calls.
+    pub(super) fn has_calls(&self) -> bool {
+        self.open_calls.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// An open call of a connection. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenCall(Arc<Activity>);
+
+impl OpenCall {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+        activity.open_calls.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response's body. The call is open until hyper has taken all of it.
+#[derive(Debug)]
+pub(in crate::server) struct CallBody {
+    body: Body,
+    _call: Option<OpenCall>,
+}
+
+impl CallBody {
+    pub(super) fn new(body: Body, call: Option<OpenCall>) -> Self {
+        Self { body, _call: call }
+    }
+}
+
+impl http_body::Body for CallBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
