@@ -8,9 +8,10 @@ pub mod listener;
 pub mod peer;
 mod rarely;
 mod sweep;
+mod web;
 
 use std::error::Error;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
 use crate::committer::Committer;
+use crate::config::Origins;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -82,6 +84,8 @@ pub struct Settings {
     pub opening_time: Duration,
     /// Age at which a connection is closed, within 10 %. Its calls may finish; watches resume on another connection.
     pub max_connection_age: Option<Duration>,
+    /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
+    pub grpc_web: Option<Origins>,
     /// Whether to serve server reflection.
     pub reflection: bool,
 }
@@ -98,6 +102,7 @@ impl Default for Settings {
             drain_time: Duration::from_secs(10),
             opening_time: Duration::from_secs(10),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
+            grpc_web: None,
             reflection: true,
         }
     }
@@ -160,7 +165,13 @@ async fn serve_with(
     }
     let service = CallLayer::new(settings.max_call_time).layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
-    let mut serving = Box::pin(accept::serve(listener, Transport::new(service, times), stopped));
+    let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
+        None => Box::pin(accept::serve(listener, Transport::new(service, times), stopped)),
+        Some(origins) => {
+            let transport = Transport::new(web::web(service, &origins), times).with_web(origins);
+            Box::pin(accept::serve(listener, transport, stopped))
+        }
+    };
     let mut ended = tokio::select! {
         () = &mut serving => Ok(()),
         failure = &mut committing => Err(committer_ended(&failure)),

@@ -39,6 +39,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         drain_delay: args.drain_delay.unwrap_or_else(|| default_drain_delay(&listener)),
         drain_time: args.drain_time,
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),
+        grpc_web: args.grpc_web.then_some(args.grpc_web_origins),
         reflection: args.reflection,
         ..Settings::default()
     };

@@ -7,6 +7,7 @@ use clap::Args;
 use super::address::Address;
 use super::database::Common;
 use super::duration::{interval, parse_duration};
+use super::origins::Origins;
 use super::policy::PolicyArgs;
 use crate::store::Options;
 
@@ -58,6 +59,12 @@ pub struct Serve {
     /// finished; 0 = never
     #[arg(long, env = "KITH_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
     pub max_connection_age: Duration,
+    /// Serve gRPC-Web too, for browsers, over HTTP/1.1 and HTTP/2
+    #[arg(long, env = "KITH_GRPC_WEB", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub grpc_web: bool,
+    /// Origins of the pages that may call by gRPC-Web, such as https://example.com, separated by commas; * = any origin
+    #[arg(long, env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
+    pub grpc_web_origins: Origins,
     /// Serve the API schema by gRPC server reflection
     #[arg(long, env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,

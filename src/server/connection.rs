@@ -1,6 +1,7 @@
 //! Connections: which protocol a client speaks, the calls of HTTP/2, and the end of a connection.
 
 mod activity;
+mod frames;
 mod opening;
 mod request;
 mod socket;
@@ -27,6 +28,7 @@ use self::socket::Socket;
 use super::peer::Peer;
 use super::rarely::Rarely;
 use super::wait;
+use crate::config::Origins;
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
 const STREAMS_MAX: u32 = 1_024;
@@ -55,6 +57,10 @@ const HEADERS_MAX: u32 = 64 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Time that a client has to respond to a ping. Then the connection is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a connection of HTTP/1.1 may take for the headers of its next request.
+const HTTP_1_IDLE_TIME: Duration = Duration::from_secs(60);
+/// Buffer of a connection of HTTP/1.1, in bytes. The headers of a request must fit in it.
+const HTTP_1_BUFFER: usize = 64 * 1024;
 /// Time that a closing connection may be silent while it has no call. Then the client does not respond.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// The response to HTTP/1.1.
@@ -70,6 +76,8 @@ pub(super) struct Transport<S> {
     http: auto::Builder<TokioExecutor>,
     service: S,
     times: Times,
+    /// With gRPC-Web: the origins of pages that may call.
+    web: Option<Arc<Origins>>,
     notes: Notes,
 }
 
@@ -98,7 +106,8 @@ where
     S::Future: Unpin + Send + 'static,
 {
     pub(super) fn new(service: S, times: Times) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new()).http2_only();
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_1_IDLE_TIME).max_buf_size(HTTP_1_BUFFER);
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
@@ -109,7 +118,13 @@ where
             .max_header_list_size(HEADERS_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Self { http, service, times, notes: Notes::default() }
+        Self { http, service, times, web: None, notes: Notes::default() }
+    }
+
+    /// Serves HTTP/1.1 too, for the gRPC-Web that the service has. Pages of other origins are refused.
+    pub(super) fn with_web(mut self, origins: Origins) -> Self {
+        self.web = Some(Arc::new(origins));
+        self
     }
 
     /// Serves a connection to its end. When `stopped` is true, it ends with its open calls.
@@ -126,6 +141,9 @@ where
         };
         match protocol {
             Ok(Ok(Some(Protocol::Http2))) => self.serve_http(stream, opening, peer, stopped).await,
+            Ok(Ok(Some(Protocol::Http1))) if self.web.is_some() => {
+                self.serve_http(stream, opening, peer, stopped).await;
+            }
             Ok(Ok(Some(protocol))) => {
                 self.notes.wrong_protocol(protocol, peer);
                 if protocol == Protocol::Http1 {
@@ -145,11 +163,12 @@ where
     {
         let activity = Arc::new(Activity::default());
         let (leave, leaving) = watch::channel(false);
-        let entry = Entry { service: self.service.clone(), peer, activity: Arc::clone(&activity), leaving };
+        let (service, web) = (self.service.clone(), self.web.clone());
+        let entry = Entry { service, peer, web, activity: Arc::clone(&activity), leaving };
         let socket = TokioIo::new(Socket::new(stream, opening, Arc::clone(&activity)));
         let mut connection = std::pin::pin!(self.http.serve_connection(socket, entry));
         tokio::select! {
-            ended = connection.as_mut() => return self.notes.ended(ended, peer),
+            ended = connection.as_mut() => return self.notes.ended(ended, peer, activity.is_flooded()),
             () = wait(&mut stopped) => {}
             () = sleep_if(self.times.age.map(|age| jittered(age, Uuid::new_v4().as_fields().0))) => {
                 tracing::debug!(%peer, "closing a connection of the maximum age");
@@ -162,7 +181,7 @@ where
         loop {
             let before = activity.moves();
             tokio::select! {
-                ended = connection.as_mut() => return self.notes.ended(ended, peer),
+                ended = connection.as_mut() => return self.notes.ended(ended, peer, activity.is_flooded()),
                 () = sleep(CLOSING_TIME) => {}
             }
             if !activity.has_calls() && activity.moves() == before {
@@ -178,6 +197,7 @@ impl Notes {
         let (note, words) = match protocol {
             Protocol::Http2 => return,
             Protocol::Tls => (&self.tls, "a client speaks TLS to this port, which has none"),
+            // Without gRPC-Web.
             Protocol::Http1 => (&self.http1, "a client speaks HTTP/1.1 to this port, which has only HTTP/2"),
             Protocol::Proxy => (&self.proxy, "a proxy speaks the PROXY protocol to this port, which has only HTTP/2"),
             Protocol::Other => (&self.other, "a client speaks an unknown protocol to this port, which has only HTTP/2"),
@@ -189,11 +209,11 @@ impl Notes {
 
     /// Logs how a connection ended.
     ///
-    /// Lost connections are normal. A connection that h2 ends because of too many resets, errors or headers is not.
-    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer) {
+    /// Lost connections are normal. One that was ended because of too many control frames, resets, errors or headers is not.
+    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) {
         let Err(error) = ended else { return };
         let error: &(dyn Error + 'static) = &*error;
-        if !is_abuse(error) {
+        if !flooded && !is_abuse(error) {
             tracing::debug!(%peer, error, "connection ended with an error");
         } else if let Some(more) = self.abuse.due() {
             tracing::warn!(%peer, more, error, "closed a connection that demands too much");

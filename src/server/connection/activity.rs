@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,8 +14,11 @@ use tonic::body::Body;
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     open_calls: AtomicUsize,
-    /// Reads and writes that moved bytes. It may wrap around.
+    /// Reads and writes that moved bytes. It may wrap around, as `progress` may.
     moves: AtomicUsize,
+    /// Calls, and messages of their responses.
+    progress: AtomicUsize,
+    flooded: AtomicBool,
 }
 
 impl Activity {
@@ -27,6 +30,25 @@ impl Activity {
     /// The number of reads and writes so far.
     pub(super) fn moves(&self) -> usize {
         self.moves.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes with each call and each message of a response.
+    pub(super) fn progress(&self) -> usize {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    fn advance(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the client sent too many control frames.
+    pub(super) fn note_flood(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// Whether there are open calls.
@@ -42,6 +64,7 @@ pub(super) struct OpenCall(Arc<Activity>);
 impl OpenCall {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.open_calls.fetch_add(1, Ordering::Relaxed);
+        activity.advance();
         Self(Arc::clone(activity))
     }
 }
@@ -56,12 +79,12 @@ impl Drop for OpenCall {
 #[derive(Debug)]
 pub(in crate::server) struct CallBody {
     body: Body,
-    _call: Option<OpenCall>,
+    call: Option<OpenCall>,
 }
 
 impl CallBody {
     pub(super) fn new(body: Body, call: Option<OpenCall>) -> Self {
-        Self { body, _call: call }
+        Self { body, call }
     }
 }
 
@@ -70,7 +93,11 @@ impl http_body::Body for CallBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(_)), Some(OpenCall(activity))) = (&frame, &self.call) {
+            activity.advance();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -55,6 +55,11 @@ impl Opening {
         }
     }
 
+    /// The bytes that were read after the preface of HTTP/2, if that is the protocol.
+    pub(super) fn first_frame(&self) -> Option<&[u8]> {
+        self.bytes().strip_prefix(PREFACE)
+    }
+
     /// The bytes that were read.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]

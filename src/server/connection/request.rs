@@ -6,19 +6,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
+use crate::config::Origins;
 use crate::server::peer::Peer;
 use crate::service::Leaving;
 
 /// The content type of gRPC, which may have a suffix or parameters.
 const GRPC: &str = "application/grpc";
+/// The content types of gRPC-Web. tonic-web knows no others.
+const WEB: [&str; 4] = [
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+];
 /// The method whose stream does not end by itself.
 const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 
@@ -26,6 +34,8 @@ const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 pub(super) struct Entry<S> {
     pub(super) service: S,
     pub(super) peer: Peer,
+    /// With gRPC-Web: the origins of pages that may call.
+    pub(super) web: Option<Arc<Origins>>,
     pub(super) activity: Arc<Activity>,
     /// Set when the connection is to be closed although the server goes on.
     pub(super) leaving: watch::Receiver<bool>,
@@ -41,7 +51,7 @@ where
     type Future = Responding<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        if let Some(refusal) = refusal(request.method(), request.headers()) {
+        if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
             return Responding::Refused(Some(refusal));
         }
         let mut request = request.map(Body::new);
@@ -82,20 +92,32 @@ where
     }
 }
 
-/// Returns the response to a request that is not a call of gRPC, or `None` if it is one.
-fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
+/// Returns the response to a request that is not a call, or `None` if it is one.
+///
+/// With gRPC-Web, a page's question whether it may call is passed on, unless its origin may not.
+fn refusal(method: &Method, version: Version, headers: &HeaderMap, web: Option<&Origins>) -> Option<Response<Body>> {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if let Some(origins) = web {
+        let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
+        if origin.is_some_and(|origin| !origins.allow(origin)) {
+            return Some(text(StatusCode::FORBIDDEN, "pages of this origin may not call; see --grpc-web-origins\n"));
+        }
+        let asks = method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        if asks || (method == Method::POST && WEB.iter().any(|web| content_type == web.as_bytes())) {
+            return None;
+        }
+    }
     if method != Method::POST {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "calls of gRPC are POST requests\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return Some(response);
     }
-    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    (!is_grpc(content_type)).then(|| {
-        text(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "calls of gRPC have a content-type that begins with application/grpc\n",
-        )
-    })
+    if !is_grpc(content_type) {
+        let words = "calls of gRPC have a content-type that begins with application/grpc\n";
+        return Some(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+    }
+    let is_http_1 = version < Version::HTTP_2;
+    is_http_1.then(|| text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "calls of gRPC, without -web, need HTTP/2\n"))
 }
 
 /// Whether this is the content type of gRPC, with any suffix or parameters.
@@ -121,7 +143,7 @@ mod tests {
 
     fn status(method: &Method, content_type: Option<&'static str>) -> Option<StatusCode> {
         let headers = content_type.map(|value| (CONTENT_TYPE, HeaderValue::from_static(value)));
-        refusal(method, &HeaderMap::from_iter(headers)).map(|response| response.status())
+        refusal(method, Version::HTTP_2, &HeaderMap::from_iter(headers), None).map(|response| response.status())
     }
 
     #[test]

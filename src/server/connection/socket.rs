@@ -1,4 +1,5 @@
-//! A connection's socket: gives back the bytes that were read to find out the protocol, and notes activity.
+//! A connection's socket: gives back the bytes that were read to find out the protocol, notes activity, and
+//! ends floods of control frames.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
+use super::frames::Frames;
 use super::opening::Opening;
 
 /// A stream whose first bytes were already read.
@@ -18,11 +20,18 @@ pub(super) struct Socket<S> {
     /// Bytes of the opening that were given back.
     given_back: usize,
     activity: Arc<Activity>,
+    /// For HTTP/2.
+    frames: Option<Frames>,
 }
 
 impl<S> Socket<S> {
     pub(super) fn new(stream: S, opening: Opening, activity: Arc<Activity>) -> Self {
-        Self { stream, opening, given_back: 0, activity }
+        let frames = opening.first_frame().map(|first| {
+            let mut frames = Frames::new();
+            frames.flood(first, 0);
+            frames
+        });
+        Self { stream, opening, given_back: 0, activity, frames }
     }
 
     /// Notes whether bytes were written.
@@ -46,8 +55,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let new = &buffer.filled()[before..];
+        if !new.is_empty() {
             this.activity.note();
+            if this.frames.as_mut().is_some_and(|frames| frames.flood(new, this.activity.progress())) {
+                this.activity.note_flood();
+                return Poll::Ready(Err(io::Error::other("too many control frames")));
+            }
         }
         read
     }
