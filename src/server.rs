@@ -2,6 +2,7 @@
 
 mod call;
 mod health;
+pub mod peer;
 mod sweep;
 
 use std::error::Error;
