@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
-use crate::config::Serve;
+use crate::config::{self, Serve};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::{self, Settings};
@@ -16,6 +16,7 @@ use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let _log = start_log(&args.common)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = config::changed(), "starting");
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));

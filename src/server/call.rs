@@ -1,23 +1,26 @@
-//! The layer around every call: identifies the caller, enforces the deadline, and logs failures.
+//! The layer around every call: identifies the caller, enforces the deadline, and logs how the call ended.
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
-use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::peer::Peer;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
+use crate::telemetry::call::Call as Record;
 
 /// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
@@ -67,21 +70,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let started = Instant::now();
-        // Cheap: the clone shares the bytes of the URI.
-        let uri = request.uri().clone();
-        let deadline = self.deadline(uri.path(), request.headers()).map(|time| started + time);
+        let address = address(&mut request);
+        let record = Arc::new(Record::new(request.uri(), request.headers(), address));
+        let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
-        let address = request.extensions().get().and_then(TcpConnectInfo::remote_addr);
-        if let Some(address) = address {
-            request.extensions_mut().insert(Peer::Tcp(address));
-        }
         // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
+        request.extensions_mut().insert(Arc::clone(&record));
         let call = self.inner.call(request);
         Box::pin(async move {
+            let open = Open(Some(&record));
             let response = match deadline {
                 Some(deadline) => tokio::select! {
                     biased;
@@ -90,8 +90,12 @@ where
                 },
                 None => call.await?,
             };
-            let response = if is_undecodable(&response) { error::undecodable().into_http() } else { response };
-            log(uri.path(), &response, started);
+            open.ended();
+            let response = in_own_words(response);
+            match status(&response) {
+                Some(status) => record.failed(&status),
+                None => record.succeeded(),
+            }
             Ok(response)
         })
     }
@@ -105,6 +109,50 @@ impl<S> Call<S> {
         let max_time = (path.starts_with(KITH_PREFIX) && !UNLIMITED.contains(&path)).then_some(self.max_time);
         timeout(headers).into_iter().chain(max_time).min()
     }
+}
+
+/// Returns the address of the client, which is also stored as [`Peer`]. A client over a Unix socket has none.
+fn address(request: &mut Request<Body>) -> Option<SocketAddr> {
+    let address = request.extensions().get().and_then(TcpConnectInfo::remote_addr);
+    let peer = request.extensions().get().copied().or_else(|| address.map(Peer::Tcp))?;
+    request.extensions_mut().insert(peer);
+    match peer {
+        Peer::Tcp(address) => Some(address),
+        Peer::Unix => None,
+    }
+}
+
+/// A call that has no response yet. Dropping it logs that its caller went away.
+struct Open<'a>(Option<&'a Record>);
+
+impl Open<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(Record::abandoned);
+    }
+}
+
+/// Replaces a status that tonic made for a request that it could not read.
+fn in_own_words(response: Response<Body>) -> Response<Body> {
+    // Kith's own have details.
+    if response.headers().contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let own = response.extensions().get().and_then(error::unread);
+    own.map_or(response, Status::into_http)
+}
+
+/// Returns the status of a failed call.
+///
+/// tonic puts it, with its source, into the response's extensions. Generated code for unknown methods puts it only into
+/// the headers. An error later in a stream is logged by the service that sends it.
+fn status(response: &Response<Body>) -> Option<Status> {
+    response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()))
 }
 
 /// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout").
@@ -126,26 +174,6 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-/// Whether tonic could not decode the request.
-///
-/// tonic then responds with INTERNAL and the decoder's message. Kith's own internal errors always have details.
-fn is_undecodable<B>(response: &Response<B>) -> bool {
-    let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
-    code == Some(Code::Internal) && !response.headers().contains_key("grpc-status-details-bin")
-}
-
-/// Logs how the call ended.
-///
-/// tonic puts the status of a failed call, with its source, into the response's extensions. Generated code for unknown
-/// methods puts it only into the headers. An error later in a stream is logged by the service that sends it.
-fn log(method: &str, response: &Response<Body>, started: Instant) {
-    let status = response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()));
-    match status {
-        Some(status) => error::log(method, &status, started.elapsed()),
-        None => tracing::debug!(method, ms = started.elapsed().as_secs_f64() * 1_000.0, "call done"),
-    }
 }
 
 #[cfg(test)]
