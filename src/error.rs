@@ -306,13 +306,15 @@ fn internal_error() -> Status {
 /// Returns the status of a call whose request tonic could not read, by the status that tonic made.
 ///
 /// `None` if that one is right as it is.
-pub fn unread(foreign: &Status) -> Option<Status> {
+pub fn unread(foreign: &Status, bytes_max: usize) -> Option<Status> {
     // The connection or the stream broke while the request was read.
     if foreign.source().is_some() {
         return Some(caller_gone(foreign));
     }
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; tonic makes no other code for a request")]
     match foreign.code() {
+        // The size before and after decompression.
+        Code::OutOfRange | Code::ResourceExhausted => Some(message_too_large(bytes_max)),
         Code::Internal => Some(undecodable()),
         _ => None,
     }
@@ -323,6 +325,18 @@ fn caller_gone(foreign: &Status) -> Status {
     let mut status = Status::cancelled("the request ended before it was complete");
     status.set_source(Arc::new(foreign.clone()));
     status
+}
+
+/// Returns the status of a request with a message of more than `bytes_max`.
+///
+/// It is the only one of its code without a retry delay: a retry fails as well.
+fn message_too_large(bytes_max: usize) -> Status {
+    status(
+        Code::ResourceExhausted,
+        ErrorReason::MessageTooLarge,
+        format!("a message of the request is larger than {bytes_max} bytes; nothing of it was read"),
+        [("maximum", bytes_max.to_string())],
+    )
 }
 
 /// Returns the status of a request whose bytes are not a message of its method.

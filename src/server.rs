@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -111,6 +112,19 @@ impl Default for Settings {
     }
 }
 
+/// Adds a service with the limit on requests and with gzip. A compressed request is limited before and after it is
+/// decompressed.
+macro_rules! add {
+    ($routes:expr, $service:expr) => {
+        $routes.add_service(
+            $service
+                .max_decoding_message_size(REQUEST_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
+        )
+    };
+}
+
 /// Serves calls on the listener until `shutdown` completes, then drains the open calls.
 ///
 /// Open calls have [`Settings::drain_time`] to finish. Then the queued writes have the same time to be committed.
@@ -159,7 +173,7 @@ async fn serve_with(
 
     let core = Core { store, committer: committer.clone(), policy };
     let mut routes = routes(core, feed);
-    routes = routes.add_service(health);
+    routes = add!(routes, health);
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
@@ -217,16 +231,12 @@ async fn delay_after_error(connection: io::Result<TcpStream>) -> io::Result<TcpS
 }
 
 fn routes(core: Core, feed: Feed) -> Routes {
-    let limit = REQUEST_BYTES_MAX;
     let mut routes = Routes::default();
-    routes = routes.add_service(UserServiceServer::new(Users(core.clone())).max_decoding_message_size(limit));
-    routes = routes.add_service(
-        ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())).max_decoding_message_size(limit),
-    );
-    routes =
-        routes.add_service(ConnectionServiceServer::new(Connections(core.clone())).max_decoding_message_size(limit));
-    routes = routes.add_service(BlockServiceServer::new(Blocks(core.clone())).max_decoding_message_size(limit));
-    routes.add_service(EventServiceServer::new(Events { core, feed }).max_decoding_message_size(limit))
+    routes = add!(routes, UserServiceServer::new(Users(core.clone())));
+    routes = add!(routes, ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())));
+    routes = add!(routes, ConnectionServiceServer::new(Connections(core.clone())));
+    routes = add!(routes, BlockServiceServer::new(Blocks(core.clone())));
+    add!(routes, EventServiceServer::new(Events { core, feed }))
 }
 
 /// Adds both versions of reflection, since clients use either.
@@ -239,7 +249,8 @@ fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Er
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    let routes = add!(routes, builder().build_v1()?);
+    Ok(add!(routes, builder().build_v1alpha()?))
 }
 
 /// Reports services as NOT_SERVING, so that clients use another server.

@@ -76,6 +76,7 @@ where
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
+        compress_only_for_those_who_do(request.headers_mut());
         // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
         request.extensions_mut().insert(Arc::clone(&record));
@@ -137,13 +138,24 @@ impl Drop for Open<'_> {
     }
 }
 
+/// Lets tonic compress the response only if the request is compressed.
+///
+/// Clients on gRPC's C core (Python, Ruby, PHP) offer gzip in every call, whatever their network. Compressing takes 60 µs
+/// for one user and 150 µs for a page of 20: more than the call itself. A caller that compresses says that its network is
+/// worth it.
+fn compress_only_for_those_who_do(headers: &mut HeaderMap) {
+    if headers.get("grpc-encoding").is_none_or(|encoding| encoding != "gzip") {
+        headers.remove("grpc-accept-encoding");
+    }
+}
+
 /// Replaces a status that tonic made for a request that it could not read.
 fn in_own_words(response: Response<Body>) -> Response<Body> {
     // Kith's own have details.
     if response.headers().contains_key("grpc-status-details-bin") {
         return response;
     }
-    let own = response.extensions().get().and_then(error::unread);
+    let own = response.extensions().get().and_then(|foreign| error::unread(foreign, super::REQUEST_BYTES_MAX));
     own.map_or(response, Status::into_http)
 }
 

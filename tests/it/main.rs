@@ -19,6 +19,7 @@ mod devices;
 mod faults;
 mod feed;
 mod freshness;
+mod gzip;
 mod harness;
 mod history;
 mod large_pages;
