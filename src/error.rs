@@ -279,7 +279,8 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
     retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
-fn overloaded() -> Status {
+/// Returns the status of a call that the server has no room for.
+pub fn overloaded() -> Status {
     retryable(
         Code::ResourceExhausted,
         ErrorReason::Overloaded,
@@ -344,6 +345,14 @@ fn undecodable() -> Status {
     let mut details = details(ErrorReason::InvalidFields, []);
     details.add_bad_request_violation("", "the bytes are not a valid protobuf message for this call");
     Status::with_error_details(Code::InvalidArgument, "the request could not be decoded", details)
+}
+
+/// Returns the status of a call whose answer was not read before its deadline. The log has the cause.
+pub fn answer_not_read() -> Status {
+    let mut status = deadline_passed();
+    let cause: Box<dyn Error + Send + Sync> = "the caller did not read the answer in time".into();
+    status.set_source(cause.into());
+    status
 }
 
 /// Returns the status of a call whose deadline has passed.

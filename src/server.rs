@@ -1,5 +1,6 @@
 //! Assembles the gRPC server and runs it until it is shut down.
 
+mod answer;
 mod call;
 mod health;
 pub mod peer;
@@ -22,6 +23,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
+use self::answer::Unsent;
 use self::call::CallLayer;
 use self::health::Health;
 use crate::committer::Committer;
@@ -90,8 +92,11 @@ pub struct Settings {
     pub max_watchers: usize,
     /// Interval between sweeps.
     pub sweep_interval: Duration,
-    /// Maximum duration of a call. Imports and watches are exempt.
+    /// Maximum duration of a call, including the sending of its answer. Imports and watches are exempt.
     pub max_call_time: Duration,
+    /// Maximum bytes of large answers that wait for their callers to read them. Further reads with one are refused. One
+    /// connection may have a quarter of it.
+    pub max_unsent: usize,
     /// Time that open calls have to finish after the shutdown begins.
     pub drain_time: Duration,
     /// Whether to serve server reflection.
@@ -106,6 +111,7 @@ impl Default for Settings {
             max_watchers: 10_000,
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
+            max_unsent: 256 << 20,
             drain_time: Duration::from_secs(10),
             reflection: true,
         }
@@ -181,7 +187,7 @@ async fn serve_with(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(delay_after_error);
     let mut serving = Box::pin(
         Server::builder()
-            .layer(CallLayer::new(settings.max_call_time))
+            .layer(CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)))
             .max_concurrent_streams(STREAMS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -35,6 +35,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         max_watchers: usize::try_from(args.max_watchers)?,
         sweep_interval: args.sweep_interval,
         max_call_time: args.max_call_time,
+        max_unsent: usize::try_from(u64::from(args.max_unsent_mib) << 20)?,
         drain_time: args.drain_time,
         reflection: args.reflection,
     };

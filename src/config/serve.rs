@@ -44,9 +44,14 @@ pub struct Serve {
     /// Maximum concurrent event streams, 1 to 1000000; further streams are refused
     #[arg(long, env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
-    /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
+    /// Maximum duration of a call with the sending of its answer, regardless of its deadline; imports and watches are
+    /// exempt
     #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
+    /// Maximum memory for large answers that their callers have not read yet, in MiB, 16 to 1048576; further reads are
+    /// refused; one connection may have a quarter of it
+    #[arg(long, env = "KITH_MAX_UNSENT_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub max_unsent_mib: u32,
     /// Time that open calls have to finish after a signal that ends the server
     #[arg(long, env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,

@@ -1,4 +1,5 @@
-//! The layer around every call: identifies the caller, enforces the deadline, and logs how the call ended.
+//! The layer around every call: identifies the caller, enforces the deadline, limits what waits to be sent, and logs how
+//! the call ended.
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
@@ -10,33 +11,39 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
+use super::answer::{Sending, Unsent};
 use super::peer::Peer;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
 
+/// The method whose response is a stream of messages.
+const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
+const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 const KITH_PREFIX: &str = "/kith.v1.";
+/// How the names of methods begin that only read.
+const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 
 /// Wraps a service in [`Call`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct CallLayer {
     max_time: Duration,
+    unsent: Unsent,
 }
 
 impl CallLayer {
-    /// Creates a layer that limits calls to `max_time`.
-    pub(super) fn new(max_time: Duration) -> Self {
-        Self { max_time }
+    /// Creates a layer that limits calls to `max_time`, and their answers to what `unsent` allows.
+    pub(super) fn new(max_time: Duration, unsent: Unsent) -> Self {
+        Self { max_time, unsent }
     }
 }
 
@@ -44,7 +51,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, max_time: self.max_time }
+        Call { inner, max_time: self.max_time, unsent: self.unsent.clone() }
     }
 }
 
@@ -53,6 +60,7 @@ impl<S> Layer<S> for CallLayer {
 pub(super) struct Call<S> {
     inner: S,
     max_time: Duration,
+    unsent: Unsent,
 }
 
 impl<S> Service<Request<Body>> for Call<S>
@@ -80,6 +88,7 @@ where
         // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
         request.extensions_mut().insert(Arc::clone(&record));
+        let (max_time, unsent) = (self.max_time, self.unsent.clone());
         let call = self.inner.call(request);
         Box::pin(async move {
             let open = Open(Some(&record));
@@ -93,11 +102,23 @@ where
             };
             open.ended();
             let response = in_own_words(response);
-            match status(&response) {
-                Some(status) => record.failed(&status),
-                None => record.succeeded(),
+            if let Some(status) = status(&response) {
+                record.failed(&status);
+                return Ok(response);
             }
-            Ok(response)
+            let method = record.method();
+            if !method.starts_with(KITH_PREFIX) || method == WATCH {
+                record.succeeded();
+                return Ok(response);
+            }
+            let sending = Sending {
+                unsent,
+                peer: address,
+                // An import may take any time until it answers.
+                until: deadline.unwrap_or_else(|| Instant::now() + max_time),
+                refusable: only_reads(method),
+            };
+            Ok(sending.prepare(&record, response).await)
         })
     }
 }
@@ -165,6 +186,11 @@ fn in_own_words(response: Response<Body>) -> Response<Body> {
 /// the headers. An error later in a stream is logged by the service that sends it.
 fn status(response: &Response<Body>) -> Option<Status> {
     response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()))
+}
+
+/// Whether a method of Kith's changes nothing.
+fn only_reads(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|method| READS.iter().any(|read| method.starts_with(read)))
 }
 
 /// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout").
@@ -251,5 +277,20 @@ mod tests {
             let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]);
             assert_eq!(timeout(&headers), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn methods_that_only_read_are_known_by_their_names() {
+        use prost::Message;
+        let protos = prost_types::FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let services = protos.file.iter().filter(|file| file.package() == "kith.v1").flat_map(|file| &file.service);
+        let mut methods = 0;
+        for method in services.flat_map(|service| &service.method).filter(|method| method.name() != "WatchEvents") {
+            let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
+            let reads = level == Some(prost_types::method_options::IdempotencyLevel::NoSideEffects);
+            assert_eq!(only_reads(&format!("/kith.v1.Service/{}", method.name())), reads, "{}", method.name());
+            methods += 1;
+        }
+        assert!(methods > 20);
     }
 }

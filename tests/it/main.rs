@@ -37,6 +37,7 @@ mod rpc;
 mod semantics;
 mod story;
 mod surroundings;
+mod unread;
 mod user_views;
 mod usernames;
 mod watchers;
