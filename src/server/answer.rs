@@ -14,10 +14,10 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -155,14 +155,33 @@ impl Sending {
                 return Response::from_parts(parts, Body::new(Small { first, rest: body }));
             }
         };
+        let (bytes, trailers) = match rest(bytes, body).await {
+            Ok(complete) => complete,
+            Err(status) => return failed(call, &status),
+        };
         let reservation = match self.unsent.reserve(self.peer, bytes.len()) {
             Some(reservation) => reservation,
             None if self.refusable => return failed(call, &error::overloaded()),
             None => self.unsent.count(self.peer, bytes.len()),
         };
-        let large = Large::new(Arc::clone(call), Unread::Waiting { bytes, reservation }, body, self.until);
+        let large = Large::new(Arc::clone(call), Unread::Waiting { bytes, reservation }, trailers, self.until);
         Response::from_parts(parts, Body::new(large))
     }
+}
+
+/// Reads a body to its end. Returns its bytes, after those that were read before, and its trailers.
+///
+/// Drops the body: its buffer shares the memory of the bytes, which would outlive them.
+async fn rest(mut bytes: Bytes, mut body: Body) -> Result<(Bytes, HeaderMap), Status> {
+    let mut trailers = HeaderMap::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame?.into_data() {
+            // tonic gives the only message of a response in one frame.
+            Ok(more) => bytes = [bytes, more].concat().into(),
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok((bytes, trailers))
 }
 
 fn failed(call: &Call, status: &Status) -> Response<Body> {
@@ -207,14 +226,14 @@ enum Unread {
 struct Large {
     unread: Arc<Mutex<Unread>>,
     expiry: AbortHandle,
-    /// What follows the message: the trailers.
-    rest: Body,
+    /// What follows the message.
+    trailers: HeaderMap,
     call: Arc<Call>,
     ended: bool,
 }
 
 impl Large {
-    fn new(call: Arc<Call>, unread: Unread, rest: Body, until: Instant) -> Self {
+    fn new(call: Arc<Call>, unread: Unread, trailers: HeaderMap, until: Instant) -> Self {
         let unread = Arc::new(Mutex::new(unread));
         let expiry = tokio::spawn({
             let (unread, call) = (Arc::clone(&unread), Arc::clone(&call));
@@ -227,7 +246,7 @@ impl Large {
                 }
             }
         });
-        Self { unread, expiry: expiry.abort_handle(), rest, call, ended: false }
+        Self { unread, expiry: expiry.abort_handle(), trailers, call, ended: false }
     }
 
     /// Takes the next piece of the message. `None` after the last one.
@@ -252,26 +271,21 @@ impl http_body::Body for Large {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.piece() {
-            Ok(Some(piece)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
-            Ok(None) => {
-                let last = ready!(Pin::new(&mut self.rest).poll_frame(cx));
-                if !matches!(&last, Some(Ok(frame)) if frame.is_data()) {
-                    self.ended = true;
-                    self.call.succeeded();
-                }
-                Poll::Ready(last)
-            }
-            Err(expired) => {
-                self.ended = true;
-                let mut trailers = http::HeaderMap::new();
-                Poll::Ready(Some(expired.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
-            }
+        let piece = self.piece();
+        if let Ok(Some(piece)) = piece {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
+        self.ended = true;
+        let mut trailers = std::mem::take(&mut self.trailers);
+        match piece {
+            Ok(_) => self.call.succeeded(),
+            Err(expired) => expired.add_header(&mut trailers)?,
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -42,7 +42,7 @@ async fn next(body: &mut Body) -> Option<Frame<Bytes>> {
 }
 
 /// The sizes of what is left of a body, and its trailers.
-async fn rest(mut body: Body) -> (Vec<usize>, Option<Status>) {
+async fn sent(mut body: Body) -> (Vec<usize>, Option<Status>) {
     let (mut sizes, mut status) = (Vec::new(), None);
     while let Some(frame) = next(&mut body).await {
         match frame.into_data() {
@@ -61,11 +61,21 @@ fn total(unsent: &Unsent) -> usize {
 }
 
 #[tokio::test]
+async fn nothing_else_holds_the_memory_of_a_large_answer() {
+    let mut body = response(MIB).into_body();
+    let first = next(&mut body).await.expect("a frame").into_data().expect("bytes");
+    assert!(!first.is_unique());
+    let (bytes, trailers) = super::rest(first, body).await.expect("a body");
+    assert!(bytes.is_unique());
+    assert_eq!((bytes.len(), trailers.len()), (MIB + 5, 1));
+}
+
+#[tokio::test]
 async fn a_small_answer_passes_as_it_is() {
     let unsent = Unsent::new(0);
     let answer = prepared(&unsent, client(1), PIECE - 5, true).await;
     assert_eq!(total(&unsent), 0);
-    let (sizes, status) = rest(answer.into_body()).await;
+    let (sizes, status) = sent(answer.into_body()).await;
     assert_eq!((sizes, status.expect("a status").code()), (vec![PIECE], tonic::Code::Ok));
 }
 
@@ -80,7 +90,7 @@ async fn a_large_answer_arrives_in_pieces_and_is_counted_until_they_are_gone() {
     assert_eq!(total(&unsent), 4 * PIECE + 5);
     drop(first);
     assert_eq!(total(&unsent), 3 * PIECE + 5);
-    let (sizes, status) = rest(body).await;
+    let (sizes, status) = sent(body).await;
     assert_eq!((sizes, status.expect("a status").code()), (vec![PIECE, PIECE, 5], tonic::Code::Ok));
     assert_eq!(total(&unsent), 0);
     // Its caller may go away.
@@ -101,7 +111,7 @@ async fn what_is_not_read_in_time_is_dropped_and_ends_with_an_error() {
     assert_eq!(total(&unsent), PIECE);
     drop(held);
     assert_eq!(total(&unsent), 0);
-    let (sizes, status) = rest(body).await;
+    let (sizes, status) = sent(body).await;
     assert_eq!((sizes, status.expect("a status").code()), (vec![], tonic::Code::DeadlineExceeded));
 }
 
