@@ -20,7 +20,7 @@ use crate::service::Deadline;
 /// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
-const KITH_PREFIX: &str = "/kith.v1.";
+pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 
 /// Wraps a service in [`Call`].
 #[derive(Clone, Copy, Debug)]
