@@ -29,7 +29,7 @@ const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 /// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
-const KITH_PREFIX: &str = "/kith.v1.";
+pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 /// How the names of methods begin that only read.
 const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 
