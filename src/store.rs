@@ -20,7 +20,6 @@ mod schema;
 mod session;
 mod sqlite;
 mod statement;
-mod tls;
 mod users;
 mod writer;
 

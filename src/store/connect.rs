@@ -6,9 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
-use super::postgres::{self, Role};
+use super::postgres::{self, PostgresConfig, Role};
 use super::sqlite;
-use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
 

@@ -6,10 +6,12 @@
 mod advice;
 mod batcher;
 mod commit;
+mod config;
 mod listen;
 mod pool;
 mod read;
 mod role;
+mod tls;
 
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use tokio::try_join;
 use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
+pub(super) use self::config::PostgresConfig;
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
 use super::clock::DatabaseClock;
@@ -31,7 +34,6 @@ use super::feed::{self, EventRow};
 use super::row::FeedRow;
 use super::schema::{Instant, Stamp};
 use super::statement::PgStatement;
-use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};

@@ -3,25 +3,23 @@
 //! The modes are libpq's (PostgreSQL manual, chapter "SSL Support"), less `allow` and `verify-ca`.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::tls::{any_certificate, verified};
+
 /// A PostgreSQL database and how to connect to it.
 #[derive(Clone)]
-pub(super) struct PostgresConfig {
+pub(in crate::store) struct PostgresConfig {
     config: tokio_postgres::Config,
     tls: Option<Arc<ClientConfig>>,
 }
@@ -30,12 +28,12 @@ pub(super) struct PostgresConfig {
 /// drop a connection without notice, and the operating system's own limits are hours.
 const SILENCE: Duration = Duration::from_secs(30);
 
-type Cause = Box<dyn Error + Send + Sync>;
+pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
 impl PostgresConfig {
     /// Parses a `postgres://` URL. `sslmode` is `disable`, `prefer` (the default), `require` or `verify-full`;
     /// `sslrootcert` names a file of certificates to trust instead of the system's.
-    pub(super) fn parse(url: &str) -> Result<Self, Cause> {
+    pub(in crate::store) fn parse(url: &str) -> Result<Self, Cause> {
         let (rest, mode, roots) = take_tls_parameters(url)?;
         let mut config: tokio_postgres::Config = rest.parse().map_err(|error| reason(error, url))?;
         config.application_name("kith");
@@ -59,7 +57,7 @@ impl PostgresConfig {
     }
 
     /// Opens a connection for several users at the same time, each of whom can see whether it is closed.
-    pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
+    pub(in crate::store) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
         let Some(tls) = &self.tls else {
             let (client, connection) = self.config.connect(NoTls).await?;
             return share(client, connection).await;
@@ -69,7 +67,7 @@ impl PostgresConfig {
         share(client, connection).await
     }
 
-    pub(super) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
+    pub(in crate::store) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
         let Some(tls) = &self.tls else {
             let (client, connection) = self.config.connect(NoTls).await?;
             return Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?);
@@ -81,15 +79,15 @@ impl PostgresConfig {
 }
 
 /// A connection with several users at the same time.
-pub(super) struct SharedConnection {
-    pub(super) conn: AsyncPgConnection,
+pub(in crate::store) struct SharedConnection {
+    pub(in crate::store) conn: AsyncPgConnection,
     /// Sends and receives its messages. Ends with the connection.
     driver: JoinHandle<()>,
 }
 
 impl SharedConnection {
     /// Whether the database or the network closed it.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::store) fn is_closed(&self) -> bool {
         self.driver.is_finished()
     }
 }
@@ -126,71 +124,6 @@ fn reason(error: tokio_postgres::Error, url: &str) -> Cause {
     let has_question_mark_in_password = url.split_once('?').is_some_and(|(_, query)| query.contains('@'));
     let message = error.to_string();
     error.into_source().filter(|_| !has_question_mark_in_password).unwrap_or_else(|| message.into())
-}
-
-fn any_certificate() -> Result<ClientConfig, Cause> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let verifier = Arc::new(AnyCertificate(provider));
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-fn verified(roots: Option<&Path>) -> Result<ClientConfig, Cause> {
-    let mut store = RootCertStore::empty();
-    match roots {
-        Some(path) => {
-            let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-            let certificates = read().map_err(|error| format!("sslrootcert {}: {error}", path.display()))?;
-            for certificate in certificates {
-                store.add(certificate)?;
-            }
-        }
-        None => _ = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
-    }
-    if store.is_empty() {
-        return Err("no root certificates to verify the server with; set sslrootcert".into());
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(store).with_no_client_auth())
-}
-
-/// Accepts any certificate, as libpq does for `prefer` and `require`: encryption without authentication of the server.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
