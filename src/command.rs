@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod check;
+mod database;
 mod healthcheck;
 mod migrate;
 mod restore_epoch;

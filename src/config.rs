@@ -3,6 +3,7 @@
 mod database;
 mod duration;
 mod policy;
+mod secrets;
 mod serve;
 mod subcommand;
 

@@ -3,6 +3,7 @@
 mod call;
 mod health;
 mod sweep;
+mod waiting;
 
 use std::error::Error;
 use std::future::Future;
@@ -22,6 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use self::call::CallLayer;
 use self::health::Health;
+pub use self::waiting::serve_until;
 use crate::committer::Committer;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;

@@ -32,7 +32,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::check::{Checked, Repair, Report, check};
-pub use self::connect::{DatabaseUrl, Options, connect, migrate};
+pub use self::connect::{DatabaseUrl, Options, connect, migrate, wait_for};
 pub use self::epoch::{Epochs, restore_epoch};
 pub use self::observed::Observed;
 pub use self::users::{CachedUser, Users};
@@ -255,4 +255,20 @@ impl From<DieselError> for ConnectError {
     fn from(error: DieselError) -> Self {
         Self::Store(error.into())
     }
+}
+
+/// Formats an error and its causes in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors already contain their cause.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
 }

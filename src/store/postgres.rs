@@ -4,14 +4,18 @@
 //! the rows that follow reflect at least its revision.
 
 mod advice;
+mod attributes;
 mod batcher;
 mod commit;
 mod config;
 mod listen;
+mod passfile;
 mod pool;
 mod read;
 mod role;
 mod tls;
+mod url;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -26,8 +30,10 @@ use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
 pub(super) use self::config::PostgresConfig;
+pub(super) use self::passfile::PasswordFile;
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
+pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};

@@ -2,11 +2,13 @@
 
 pub mod app;
 pub mod clients;
+pub mod daemon;
 pub mod database;
 pub mod faulty;
 pub mod fold;
 pub mod invariants;
 mod overdue;
+pub mod own_postgres;
 pub mod postgres;
 pub mod printer;
 pub mod process;

@@ -1,160 +1,287 @@
-//! Connecting to PostgreSQL: the URL, and the encryption that `sslmode` selects.
-//!
-//! The modes are libpq's (PostgreSQL manual, chapter "SSL Support"), less `allow` and `verify-ca`.
+//! Opening connections to PostgreSQL, as the URL says.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use rustls::ClientConfig;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio::time::timeout;
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::tls::{any_certificate, verified};
+use super::attributes::check;
+use super::passfile::PasswordFile;
+use super::tls;
+use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
+use crate::store::with_causes;
 
 /// A PostgreSQL database and how to connect to it.
 #[derive(Clone)]
 pub(in crate::store) struct PostgresConfig {
-    config: tokio_postgres::Config,
+    url: PostgresUrl,
+    /// The driver's settings for each host.
+    hosts: Vec<tokio_postgres::Config>,
     tls: Option<Arc<ClientConfig>>,
+    /// The host of the last connection. It is tried first, so that a host that is down delays only one connection.
+    last: Arc<AtomicUsize>,
 }
 
 /// Time without an acknowledgement after which a connection counts as lost, unless the URL sets another. A firewall may
 /// drop a connection without notice, and the operating system's own limits are hours.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The time that one host has for a connection, unless the URL sets another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of this program's connections in PostgreSQL, unless the URL sets another.
+const APPLICATION_NAME: &str = "kith";
 
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
 impl PostgresConfig {
-    /// Parses a `postgres://` URL. `sslmode` is `disable`, `prefer` (the default), `require` or `verify-full`;
-    /// `sslrootcert` names a file of certificates to trust instead of the system's.
+    /// Parses a `postgres://` URL. The error contains no part of the user or the password.
     pub(in crate::store) fn parse(url: &str) -> Result<Self, Cause> {
-        let (rest, mode, roots) = take_tls_parameters(url)?;
-        let mut config: tokio_postgres::Config = rest.parse().map_err(|error| reason(error, url))?;
-        config.application_name("kith");
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(SILENCE);
-        }
-        if config.get_keepalives_idle() == tokio_postgres::Config::new().get_keepalives_idle() {
-            config.keepalives_idle(SILENCE).keepalives_interval(SILENCE / 6).keepalives_retries(6);
-        }
-        let (ssl_mode, tls) = match mode.as_deref() {
-            Some("disable") => (SslMode::Disable, None),
-            None | Some("prefer") => (SslMode::Prefer, Some(any_certificate()?)),
-            Some("require") => (SslMode::Require, Some(any_certificate()?)),
-            Some("verify-full") => (SslMode::Require, Some(verified(roots.as_deref())?)),
-            Some(other) => {
-                return Err(format!("sslmode is {other:?}; it can be disable, prefer, require or verify-full").into());
-            }
+        let url = PostgresUrl::parse(url)?;
+        let hosts = url.hosts.iter().map(|host| driver_settings(&url, host)).collect();
+        let roots = url.ssl_root_cert.as_deref().filter(|_| !url.trusts_system());
+        let tls = match url.ssl_mode {
+            SslMode::Disable => None,
+            SslMode::Prefer | SslMode::Require => Some(tls::any_certificate()?),
+            SslMode::VerifyCa => Some(tls::verified_chain(roots)?),
+            SslMode::VerifyFull => Some(tls::verified(roots)?),
         };
-        config.ssl_mode(ssl_mode);
-        Ok(Self { config, tls: tls.map(Arc::new) })
+        Ok(Self { url, hosts, tls: tls.map(Arc::new), last: Arc::default() })
+    }
+
+    /// Whether it has a password.
+    pub(in crate::store) fn has_password(&self) -> bool {
+        self.url.password.is_some()
+    }
+
+    /// Sets the password for all hosts.
+    pub(in crate::store) fn set_password(&mut self, password: &str) {
+        self.hosts.iter_mut().for_each(|host| _ = host.password(password));
+    }
+
+    /// The file of passwords that the URL names.
+    pub(in crate::store) fn password_file(&self) -> Option<&Path> {
+        self.url.password_file.as_deref()
+    }
+
+    /// Sets the password of each host that has one in the file.
+    pub(in crate::store) fn set_passwords(&mut self, file: &PasswordFile) {
+        let user = self.url.user.clone().or_else(|| whoami::username().ok()).unwrap_or_default();
+        let database = self.url.database.as_deref().unwrap_or(&user);
+        for (driver, host) in self.hosts.iter_mut().zip(&self.url.hosts) {
+            if let Some(password) = file.find(&host.name, host.port, database, &user) {
+                driver.password(password);
+            }
+        }
+    }
+
+    /// Formats hosts and database, without secrets.
+    pub(in crate::store) fn shown(&self) -> String {
+        let hosts: Vec<_> = self.url.hosts.iter().map(ToString::to_string).collect();
+        let database = self.url.database.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+        format!("postgres://{}{database}", hosts.join(","))
+    }
+
+    /// Opens a connection.
+    pub(in crate::store) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
+        self.open().await
     }
 
     /// Opens a connection for several users at the same time, each of whom can see whether it is closed.
-    pub(in crate::store) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
-        let Some(tls) = &self.tls else {
-            let (client, connection) = self.config.connect(NoTls).await?;
-            return share(client, connection).await;
-        };
-        let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
-        let (client, connection) = self.config.connect(tls).await?;
-        share(client, connection).await
+    pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
+        self.open().await
     }
 
-    pub(in crate::store) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
-        let Some(tls) = &self.tls else {
-            let (client, connection) = self.config.connect(NoTls).await?;
-            return Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?);
+    /// Opens a connection of the driver itself. It ends when the client is dropped.
+    pub(super) async fn connect_plain(&self) -> Result<Client, Cause> {
+        self.open().await
+    }
+
+    /// Opens a connection to the first host that is what the URL asks for.
+    async fn open<O: Opened>(&self) -> Result<O, Cause> {
+        let passes = match self.url.session {
+            SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any][..],
+            session => &[session],
         };
-        let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
-        let (client, connection) = self.config.connect(tls).await?;
-        Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+        let mut failures = Vec::new();
+        for session in passes {
+            for index in self.order() {
+                match self.open_at(index, *session).await {
+                    Ok(opened) => {
+                        self.last.store(index, Ordering::Relaxed);
+                        return Ok(opened);
+                    }
+                    Err(cause) => failures.push((self.url.hosts[index].to_string(), cause)),
+                }
+            }
+        }
+        Err(match <[_; 1]>::try_from(failures) {
+            Ok([(_, cause)]) => cause,
+            Err(failures) => NoHost(failures).into(),
+        })
+    }
+
+    /// The indices of the hosts, in the order in which they are tried.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let last = self.last.load(Ordering::Relaxed);
+        std::iter::once(last).chain((0..self.hosts.len()).filter(move |index| *index != last))
+    }
+
+    async fn open_at<O: Opened>(&self, index: usize, session: SessionAttributes) -> Result<O, Cause> {
+        let host = &self.hosts[index];
+        let opening = async {
+            // PostgreSQL has no TLS on Unix sockets.
+            match self.tls.as_ref().filter(|_| !self.url.hosts[index].is_socket()) {
+                Some(tls) => {
+                    let (client, connection) = host.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
+                    admit(client, connection, session).await
+                }
+                None => {
+                    let (client, connection) = host.connect(NoTls).await?;
+                    admit(client, connection, session).await
+                }
+            }
+        };
+        match self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT) {
+            Duration::ZERO => opening.await,
+            limit => timeout(limit, opening).await.map_err(|_| NoAnswer(limit))?,
+        }
+    }
+}
+
+/// The driver's settings for one host.
+fn driver_settings(url: &PostgresUrl, host: &HostPort) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&host.name).port(host.port);
+    if let Some(address) = host.address {
+        config.hostaddr(address);
+    }
+    if let Some(user) = &url.user {
+        config.user(user);
+    }
+    if let Some(password) = &url.password {
+        config.password(password);
+    }
+    if let Some(database) = &url.database {
+        config.dbname(database);
+    }
+    if let Some(options) = &url.options {
+        config.options(options);
+    }
+    config.application_name(url.application_name.as_deref().unwrap_or(APPLICATION_NAME));
+    config.ssl_mode(match url.ssl_mode {
+        _ if host.is_socket() => tokio_postgres::config::SslMode::Disable,
+        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+        SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+    });
+    config.channel_binding(match url.channel_binding {
+        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
+        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
+    });
+    match url.tcp_user_timeout.unwrap_or(SILENCE) {
+        Duration::ZERO => {}
+        limit => _ = config.tcp_user_timeout(limit),
+    }
+    config.keepalives(url.keepalives.unwrap_or(true));
+    config.keepalives_idle(url.keepalives_idle.unwrap_or(SILENCE));
+    config.keepalives_interval(url.keepalives_interval.unwrap_or(SILENCE / 6));
+    config.keepalives_retries(url.keepalives_count.unwrap_or(6));
+    config
+}
+
+/// Makes a connection usable, if the server is what the URL asks for.
+async fn admit<O: Opened, S>(
+    client: Client,
+    mut connection: Connection<Socket, S>,
+    session: SessionAttributes,
+) -> Result<O, Cause>
+where
+    S: TlsStream + Unpin + Send + 'static,
+{
+    check(session, &client, Pin::new(&mut connection)).await?;
+    O::of(client, connection).await
+}
+
+/// A kind of open connection.
+trait Opened: Sized {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static;
+}
+
+impl Opened for Client {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        // Its error is returned to each pending query.
+        tokio::spawn(async move { _ = connection.await });
+        Ok(client)
+    }
+}
+
+impl Opened for AsyncPgConnection {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        Ok(Self::try_from_client_and_connection(client, connection).await?)
     }
 }
 
 /// A connection with several users at the same time.
-pub(in crate::store) struct SharedConnection {
-    pub(in crate::store) conn: AsyncPgConnection,
+pub(super) struct SharedConnection {
+    pub(super) conn: AsyncPgConnection,
     /// Sends and receives its messages. Ends with the connection.
     driver: JoinHandle<()>,
 }
 
 impl SharedConnection {
     /// Whether the database or the network closed it.
-    pub(in crate::store) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.driver.is_finished()
     }
 }
 
-async fn share<S>(client: Client, connection: Connection<Socket, S>) -> Result<SharedConnection, Cause>
-where
-    S: TlsStream + Unpin + Send + 'static,
-{
-    // Its error is returned to each pending query.
-    let driver = tokio::spawn(async move { _ = connection.await });
-    Ok(SharedConnection { conn: AsyncPgConnection::try_from(client).await?, driver })
+impl Opened for SharedConnection {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        // Its error is returned to each pending query.
+        let driver = tokio::spawn(async move { _ = connection.await });
+        Ok(Self { conn: AsyncPgConnection::try_from(client).await?, driver })
+    }
 }
 
-/// Takes `sslmode` and `sslrootcert` out of the URL: the driver knows neither `verify-full` nor root files.
-fn take_tls_parameters(url: &str) -> Result<(String, Option<String>, Option<PathBuf>), Cause> {
-    let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (mut mode, mut roots, mut others) = (None, None, Vec::new());
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some(("sslmode", value)) => mode = Some(value.to_owned()),
-            Some(("sslrootcert", value)) => roots = Some(PathBuf::from(value)),
-            Some(_) => others.push(parameter),
-            // Not named in the error: it could be the rest of a password that contains a question mark.
-            None => return Err("a parameter after the question mark has no value".into()),
+/// The error of a host that did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(super) struct NoAnswer(pub(super) Duration);
+
+/// The error of several hosts, none of which can be used.
+#[derive(Debug)]
+pub(super) struct NoHost(pub(super) Vec<(String, Cause)>);
+
+impl fmt::Display for NoHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (host, cause)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            write!(f, "{separator}{host}: {}", with_causes(&**cause))?;
         }
-    }
-    let rest = if others.is_empty() { base.to_owned() } else { format!("{base}?{}", others.join("&")) };
-    Ok((rest, mode, roots))
-}
-
-/// Returns the reason why the driver refuses a URL, such as an unknown parameter. The driver's own message lacks it.
-fn reason(error: tokio_postgres::Error, url: &str) -> Cause {
-    // With an `@` after the question mark, both are probably part of a password, and so is the parameter's name.
-    let has_question_mark_in_password = url.split_once('?').is_some_and(|(_, query)| query.contains('@'));
-    let message = error.to_string();
-    error.into_source().filter(|_| !has_question_mark_in_password).unwrap_or_else(|| message.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tls_parameters_are_taken_out_of_the_url() {
-        let (rest, mode, roots) =
-            take_tls_parameters("postgres://h/d?sslmode=verify-full&host=/tmp&sslrootcert=/ca.pem").expect("valid");
-        assert_eq!(rest, "postgres://h/d?host=/tmp");
-        assert_eq!(mode.as_deref(), Some("verify-full"));
-        assert_eq!(roots, Some(PathBuf::from("/ca.pem")));
-    }
-
-    #[test]
-    fn an_unknown_mode_is_refused() {
-        let error = PostgresConfig::parse("postgres://h/d?sslmode=verify-ca").err().expect("refused");
-        assert!(error.to_string().contains("verify-ca"), "{error}");
-    }
-
-    #[test]
-    fn an_error_names_the_parameter_but_no_part_of_a_password() {
-        for (url, expected) in [
-            ("postgres://h/d?colour=1", "unknown option `colour`"),
-            ("postgres://h/d?connect_timeout=soon", "invalid value for option `connect_timeout`"),
-            ("postgres://h:port/d", "invalid value for option `port`"),
-            ("postgres://kith:hunter@2?canary=1@h/d", "invalid connection string"),
-        ] {
-            let error = PostgresConfig::parse(url).err().expect("refused");
-            assert_eq!(error.to_string(), expected, "{url}");
-        }
+        Ok(())
     }
 }
+
+impl Error for NoHost {}
