@@ -243,6 +243,18 @@ pub enum ConnectError {
     /// The tables are older, and migrations are turned off.
     #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
     Older(usize),
+    /// A pooler gives the transactions of a session to several connections.
+    #[error(
+        "the database is behind a pooler that shares connections between sessions, in which Kith cannot work; use \
+         session pooling (PgBouncer: pool_mode=session), or connect to PostgreSQL itself"
+    )]
+    SharedSessions,
+    /// A second connection waits for the first one's end.
+    #[error(
+        "a second connection to the database had no answer within {0:?}: a pool in between is too small (PgBouncer: \
+         pool_size); a server needs as many connections as --read-connections says, and three more"
+    )]
+    NoSecondSession(std::time::Duration),
     /// A migration failed.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn Error + Send + Sync>),

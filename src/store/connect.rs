@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
-use super::postgres::{self, PasswordFile, PostgresConfig, Role};
+use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_sessions};
 use super::sqlite;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
@@ -177,6 +177,7 @@ async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectEr
     match url.0.clone() {
         Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
         Engine::Postgres { config, .. } => {
+            refuse_shared_sessions(&config).await?;
             migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
         }
     }

@@ -9,6 +9,7 @@ pub mod fold;
 pub mod invariants;
 mod overdue;
 pub mod own_postgres;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod printer;
 pub mod process;

@@ -28,6 +28,7 @@ mod model;
 mod packets;
 mod paging;
 mod plans;
+mod poolers;
 mod postgres_urls;
 mod privacy;
 mod program;
