@@ -20,7 +20,7 @@ pub(super) async fn wait(url: &DatabaseUrl, limit: Duration) -> Result<(), Failu
     let report = |error: &store::ConnectError, left: Duration| {
         has_waited = true;
         let error = with_causes(error);
-        tracing::warn!(database = %url, error, "the database is not there yet; waiting for {}s more", left.as_secs());
+        tracing::warn!(database = %url, error, "the database is not there yet; waiting for {:.0}s more", left.as_secs_f64());
     };
     store::wait_for(url, limit, report).await.map_err(|error| {
         let waited = if has_waited { format!(" (waited {limit:?}, --database-wait)") } else { String::new() };

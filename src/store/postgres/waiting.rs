@@ -27,7 +27,8 @@ pub(in crate::store) async fn reach(
     loop {
         let left = end.saturating_duration_since(Instant::now());
         // Some poolers answer only when PostgreSQL is there.
-        let attempt = timeout(left, config.connect_plain()).await.unwrap_or_else(|_| Err(NoAnswer(left).into()));
+        let time = left.max(PAUSE);
+        let attempt = timeout(time, config.connect_plain()).await.unwrap_or_else(|_| Err(NoAnswer(time).into()));
         let Err(cause) = attempt else { return Ok(()) };
         let can_pass = is_passing(&*cause);
         let error = StoreError::Unavailable(cause).into();
