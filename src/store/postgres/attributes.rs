@@ -14,6 +14,12 @@ use super::url::SessionAttributes;
 #[error("the server {0}, which target_session_attrs does not allow")]
 pub(super) struct WrongServer(&'static str);
 
+/// Returns the first value of an answer.
+pub(super) fn value(answer: &[SimpleQueryMessage]) -> Option<&str> {
+    let mut rows = answer.iter();
+    rows.find_map(|message| if let SimpleQueryMessage::Row(row) = message { row.get(0) } else { None })
+}
+
 /// Checks a server over a new connection, which is not driven by a task yet.
 pub(super) async fn check<S>(
     wanted: SessionAttributes,
@@ -37,9 +43,5 @@ where
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     };
-    let is_expected = answer.iter().any(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0) == Some(expected),
-        _ => false,
-    });
-    if is_expected { Ok(()) } else { Err(WrongServer(otherwise).into()) }
+    if value(&answer) == Some(expected) { Ok(()) } else { Err(WrongServer(otherwise).into()) }
 }

@@ -110,7 +110,11 @@ impl PostgresConfig {
     async fn open<O: Opened>(&self) -> Result<O, Cause> {
         let passes = match self.url.session {
             SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any][..],
-            session => &[session],
+            session @ (SessionAttributes::Any
+            | SessionAttributes::ReadWrite
+            | SessionAttributes::ReadOnly
+            | SessionAttributes::Primary
+            | SessionAttributes::Standby) => &[session],
         };
         let mut failures = Vec::new();
         for session in passes {

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
+use super::attributes::value;
 use super::config::{Cause, PostgresConfig};
 use crate::store::{ConnectError, StoreError, with_causes};
 
@@ -63,9 +64,5 @@ async fn is_shared(config: &PostgresConfig, one: &Client) -> Result<bool, Failed
 
 async fn read_process(client: &Client) -> Result<String, tokio_postgres::Error> {
     let answer = client.simple_query(PROCESS).await?;
-    let text = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    });
-    Ok(text.unwrap_or_default())
+    Ok(value(&answer).unwrap_or_default().to_owned())
 }
