@@ -28,7 +28,8 @@ pub struct Common {
     /// Time to wait at the start for a PostgreSQL that is not there yet; 0 = do not wait
     #[arg(long, env = "KITH_DATABASE_WAIT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub database_wait: Duration,
-    /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
+    /// Log level: off, error, warn, info, debug or trace; libraries log at most at info, unless directives such as
+    /// debug,h2=trace name them
     #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
     /// Format of the log, which goes to standard error

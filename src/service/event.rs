@@ -1,21 +1,18 @@
 //! `kith.v1.EventService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller};
-use crate::error;
-use crate::feed::{Feed, FeedError, Watcher};
+use super::{Core, Leaving, caller};
+use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
-
-/// The method name in the log.
-const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+use crate::telemetry::call::Call;
 
 /// Implements [`EventService`].
 #[derive(Clone)]
@@ -35,9 +32,10 @@ impl EventService for Events {
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
-        let started = Instant::now();
+        let leaving = request.extensions().get().cloned();
+        let call = request.extensions().get().cloned();
         let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started }), next))))
+        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, call, leaving }), next))))
     }
 
     async fn list_events(
@@ -63,7 +61,24 @@ impl EventService for Events {
 /// One call of `WatchEvents`.
 struct Watch {
     watcher: Watcher,
-    started: Instant,
+    /// What the log says about it, which the server stores in the request's extensions.
+    call: Option<Arc<Call>>,
+    leaving: Option<Leaving>,
+}
+
+impl Watch {
+    /// Returns the next message, or the error of a shutdown when the connection is to be closed.
+    async fn message(&mut self) -> Result<Message, FeedError> {
+        match &mut self.leaving {
+            Some(Leaving(leaving)) => tokio::select! {
+                biased;
+                // An error: the connection is already closed.
+                _ = leaving.wait_for(|leaving| *leaving) => Err(FeedError::ShuttingDown),
+                message = self.watcher.next() => message,
+            },
+            None => self.watcher.next().await,
+        }
+    }
 }
 
 /// Returns the stream's next message. The stream ends after an error.
@@ -72,12 +87,12 @@ struct Watch {
 /// logged: it would add a line for each watcher.
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
-    Some(match watch.watcher.next().await {
+    Some(match watch.message().await {
         Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {
             let status = Status::from(error);
-            error::log(WATCH, &status, watch.started.elapsed());
+            watch.call.iter().for_each(|call| call.failed(&status));
             (Err(status), None)
         }
     })

@@ -1,14 +1,14 @@
 //! Opens the store that a database URL names.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
 use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_sessions};
-use super::sqlite;
+use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
 
@@ -18,7 +18,7 @@ pub struct DatabaseUrl(pub(super) Engine);
 
 #[derive(Clone)]
 pub(super) enum Engine {
-    Sqlite(PathBuf),
+    Sqlite(SqliteFile),
     Postgres { config: Box<PostgresConfig> },
 }
 
@@ -59,12 +59,8 @@ impl FromStr for DatabaseUrl {
     fn from_str(url: &str) -> Result<Self, String> {
         // Files and variables often have a newline at their end.
         let url = url.trim();
-        if let Some(path) = url.strip_prefix("sqlite://") {
-            return match path {
-                "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
-                ":memory:" => Err("a database in memory is not supported; give the path of a file".to_owned()),
-                path => Ok(Self(Engine::Sqlite(path.into()))),
-            };
+        if let Some(file) = url.strip_prefix("sqlite://") {
+            return Ok(Self(Engine::Sqlite(file.parse()?)));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let config = PostgresConfig::parse(url).map_err(|error| error.to_string())?;
@@ -112,7 +108,7 @@ impl DatabaseUrl {
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Engine::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Engine::Sqlite(file) => write!(f, "sqlite://{file}"),
             Engine::Postgres { config, .. } => f.write_str(&config.shown()),
         }
     }
@@ -144,13 +140,13 @@ pub async fn wait_for(
 
 /// Opens a database, and migrates it if the options say so.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
-    if let Engine::Sqlite(path) = url.0.clone() {
-        blocking(move || Ok(sqlite::check_writable(&path)?)).await?;
+    if let Engine::Sqlite(file) = url.0.clone() {
+        blocking(move || Ok(sqlite::check_writable(&file)?)).await?;
     }
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
-        Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
+        Engine::Sqlite(file) => {
+            let store = blocking(move || Ok(sqlite::store(&file, &options)?)).await?;
             Ok(Arc::new(store))
         }
         Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),
@@ -165,8 +161,8 @@ pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
 /// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
     // Checked first, because opening a missing file would create it.
-    if let Engine::Sqlite(path) = &url.0
-        && !path.exists()
+    if let Engine::Sqlite(file) = &url.0
+        && !file.path().exists()
     {
         return Err(StoreError::Unavailable("no such file".into()).into());
     }
@@ -175,7 +171,15 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
 
 async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
+        Engine::Sqlite(file) => {
+            let migrate = move || {
+                if pending == Pending::Apply {
+                    sqlite::check_writable(&file)?;
+                }
+                migrate_sqlite(&mut sqlite::open(&file)?, pending)
+            };
+            blocking(migrate).await
+        }
         Engine::Postgres { config, .. } => {
             refuse_shared_sessions(&config).await?;
             migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await

@@ -4,6 +4,7 @@ pub mod app;
 pub mod clients;
 pub mod daemon;
 pub mod database;
+pub mod disk;
 pub mod faulty;
 pub mod fold;
 pub mod invariants;
