@@ -34,7 +34,9 @@ COPY --from=build --chown=65532:65532 /data /data
 # A number, since Kubernetes' runAsNonRoot cannot check a name.
 USER 65532:65532
 VOLUME /data
-ENV KITH_DATABASE_URL=sqlite:///data/kith.db KITH_LISTEN=0.0.0.0:50051
+# The default database is a file in this directory. A URL in ENV would exclude KITH_DATABASE_URL_FILE.
+WORKDIR /data
+ENV KITH_LISTEN=0.0.0.0:50051
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/usr/local/bin/kith", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/kith"]

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod check;
+mod database;
 mod healthcheck;
 mod migrate;
 mod restore_epoch;
@@ -27,7 +28,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command {
         None => serve::run(cli.serve).await,
-        Some(Command::Serve(settings)) => serve::run(settings).await,
+        Some(Command::Serve(settings)) => serve::run(*settings).await,
         Some(Command::Migrate(settings)) => migrate::run(settings).await,
         Some(Command::Watch(settings)) => watch::run(settings).await,
         Some(Command::Check(settings)) => return check::run(settings).await,

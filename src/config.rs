@@ -6,6 +6,7 @@ mod database;
 mod duration;
 mod origins;
 mod policy;
+mod secrets;
 mod serve;
 mod subcommand;
 
@@ -38,7 +39,7 @@ pub struct Cli {
 pub enum Command {
     /// Serve gRPC calls; this is the default
     #[command(after_help = DURATIONS)]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Apply pending schema migrations to the database and exit
     Migrate(Migrate),
     /// Print events as they are committed, one JSON object per line

@@ -289,7 +289,8 @@ pub fn overloaded() -> Status {
     )
 }
 
-fn unavailable() -> Status {
+/// Returns the status of a call while the database cannot be reached.
+pub fn unavailable() -> Status {
     retryable(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database is unavailable; retry later", [])
 }
 

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod peer;
 mod rarely;
 mod sweep;
+pub mod waiting;
 mod web;
 
 use std::error::Error;

@@ -20,7 +20,6 @@ mod schema;
 mod session;
 mod sqlite;
 mod statement;
-mod tls;
 mod users;
 mod writer;
 
@@ -33,7 +32,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::check::{Checked, Repair, Report, check};
-pub use self::connect::{DatabaseUrl, Options, connect, migrate};
+pub use self::connect::{DatabaseUrl, Options, connect, migrate, wait_for};
 pub use self::epoch::{Epochs, restore_epoch};
 pub use self::observed::Observed;
 pub use self::users::{CachedUser, Users};
@@ -249,6 +248,18 @@ pub enum ConnectError {
     /// The tables are older, and migrations are turned off.
     #[error("the database lacks {0} migration(s); run `kith migrate` first, or leave --migrate on")]
     Older(usize),
+    /// A pooler gives the transactions of a session to several connections.
+    #[error(
+        "the database is behind a pooler that shares connections between sessions, in which Kith cannot work; use \
+         session pooling (PgBouncer: pool_mode=session), or connect to PostgreSQL itself"
+    )]
+    SharedSessions,
+    /// A second connection waits for the first one's end.
+    #[error(
+        "a second connection to the database had no answer within {0:?}: a pool in between is too small (PgBouncer: \
+         pool_size); a server needs as many connections as --read-connections says, and three more"
+    )]
+    NoSecondSession(std::time::Duration),
     /// A migration failed.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn Error + Send + Sync>),
@@ -261,4 +272,20 @@ impl From<DieselError> for ConnectError {
     fn from(error: DieselError) -> Self {
         Self::Store(error.into())
     }
+}
+
+/// Formats an error and its causes in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors already contain their cause.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
 }

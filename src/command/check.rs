@@ -2,18 +2,17 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, print, serve, start_log};
+use super::{Failure, database, print, start_log};
 use crate::clock::Clock;
 use crate::config::Check;
 use crate::store::{self, Checked, Repair, Report};
 
 pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
     let _log = start_log(&args.common)?;
-    let url = &args.common.database_url;
+    let url = &database::reachable(&args.common).await?;
     tracing::info!(database = %url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
-    let report =
-        store::check(url, repair, &Clock::system()).await.map_err(|error| serve::database_failure(url, error))?;
+    let report = store::check(url, repair, &Clock::system()).await.map_err(|error| database::failure(url, &error))?;
     print(&format_report(&report))?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -7,8 +7,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{Failure, serve};
+use super::Failure;
 use crate::config::Healthcheck;
+use crate::store::with_causes;
 
 pub(super) async fn run(args: Healthcheck) -> Result<(), Failure> {
     let mut address = args.address;
@@ -27,8 +28,7 @@ pub(super) async fn run(args: Healthcheck) -> Result<(), Failure> {
 
 async fn query(address: SocketAddr, service: String) -> Result<ServingStatus, Failure> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await;
-    let channel =
-        channel.map_err(|error| format!("--address {address}: cannot connect: {}", serve::with_causes(&error)))?;
+    let channel = channel.map_err(|error| format!("--address {address}: cannot connect: {}", with_causes(&error)))?;
     let response = HealthClient::new(channel).check(HealthCheckRequest { service: service.clone() }).await;
     let response = response.map_err(|status| {
         format!("--address {address}: service {service:?}: {:?}: {}", status.code(), status.message())

@@ -1,35 +1,37 @@
 //! `kith serve`: runs the server until a signal ends it.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, start_log};
+use super::{Failure, database, start_log};
 use crate::config::{self, Serve};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::listener::Listener;
-use crate::server::{self, Settings};
-use crate::store::{self, Observed, Store, StoreError};
+use crate::server::{self, Settings, waiting};
+use crate::store::{self, DatabaseUrl, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let _log = start_log(&args.common)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = config::changed(), "starting");
-    let url = &args.common.database_url;
-    let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
-    let store: Arc<dyn Store> = Arc::new(Observed::new(store));
-    let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
-    check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
+    let url = args.common.database_url()?;
     let listener = Listener::bind(&args.listen)
         .await
         .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
-    // Before the log reports that the server listens: a script that waits for that may send a signal.
-    let signals = ending_signals()?;
-    tracing::info!(database = %url, %revision, "opened the database");
+    let mut signals = pin!(ending_signals()?);
+    let store = tokio::select! {
+        store = waiting::serve_until(&listener, open(&url, &args)) => store?,
+        _ = signals.next() => {
+            tracing::info!("server stopped before it had opened the database");
+            return Ok(());
+        }
+    };
     tracing::info!("listening on {}", listener.local_address()?);
     let settings = Settings {
         policy: args.policy.policy(),
@@ -47,6 +49,18 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         ..Settings::default()
     };
     server::serve(listener, store, settings, signals).await
+}
+
+/// Opens the database, once it is there.
+async fn open(url: &DatabaseUrl, args: &Serve) -> Result<Arc<dyn Store>, Failure> {
+    database::wait(url, args.common.database_wait).await?;
+    let failed = |error: &dyn std::error::Error| database::failure(url, error);
+    let store = store::connect(url, args.options()).await.map_err(|error| failed(&error))?;
+    let store: Arc<dyn Store> = Arc::new(Observed::new(store));
+    let revision = store.revision().await.map_err(|error| failed(&error))?;
+    check_writable(&*store).await.map_err(|error| failed(&error))?;
+    tracing::info!(database = %url, %revision, "opened the database");
+    Ok(store)
 }
 
 /// Returns the signals that end the server: SIGTERM, SIGINT, SIGQUIT and SIGUSR1.
@@ -81,25 +95,4 @@ fn default_drain_delay(listener: &Listener) -> Duration {
 async fn check_writable(store: &dyn Store) -> Result<(), StoreError> {
     let submissions = vec![Submission { caller: Caller::System, command: Command::Probe, idempotency: None }];
     store.commit(Arc::new(Batch { submissions, policy: Arc::default() })).await.map(drop)
-}
-
-/// Adds the setting to an error of the database. The URL is printed without its password.
-pub(super) fn database_failure(url: &store::DatabaseUrl, error: impl std::error::Error) -> Failure {
-    format!("--database-url {url}: {}", with_causes(&error)).into()
-}
-
-/// Formats an error and its causes in one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors already contain their cause.
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
 }

@@ -7,10 +7,11 @@ use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{Failure, serve};
+use super::Failure;
 use crate::config;
 use crate::proto::v1 as pb;
 use crate::proto::v1::event_service_client::EventServiceClient;
+use crate::store::with_causes;
 
 /// Delay before a broken watch is resumed.
 const RESUME_DELAY: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ pub(super) async fn run(args: config::Watch) -> Result<(), Failure> {
         .map_err(|error| format!("--server {}: not a URL: {error}", args.server))?;
     let channel = endpoint.connect().await;
     let channel =
-        channel.map_err(|error| format!("--server {}: cannot connect: {}", args.server, serve::with_causes(&error)))?;
+        channel.map_err(|error| format!("--server {}: cannot connect: {}", args.server, with_causes(&error)))?;
     let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
         let status = match watch.follow().await {

@@ -1,20 +1,33 @@
 //! Settings of the database and the log, which most subcommands have.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
+use super::duration::parse_duration;
 use crate::store::DatabaseUrl;
 
 /// Settings of every subcommand that uses the database.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE
-    /// is disable, prefer, require or verify-full
+    /// is disable, prefer, require, verify-ca or verify-full
     #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
-    pub database_url: DatabaseUrl,
+    pub(super) database_url: DatabaseUrl,
+    /// File with the database URL, instead of --database-url
+    #[arg(long, env = "KITH_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
+    pub(super) database_url_file: Option<PathBuf>,
+    /// File with the password of PostgreSQL's user; without it and a password in the URL, PGPASSWORD and PGPASSFILE
+    /// count
+    #[arg(long, env = "KITH_DATABASE_PASSWORD_FILE", value_name = "PATH")]
+    pub(super) database_password_file: Option<PathBuf>,
+    /// Time to wait at the start for a PostgreSQL that is not there yet; 0 = do not wait
+    #[arg(long, env = "KITH_DATABASE_WAIT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub database_wait: Duration,
     /// Log level: off, error, warn, info, debug or trace; libraries log at most at info, unless directives such as
     /// debug,h2=trace name them
     #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]

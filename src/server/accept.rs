@@ -19,7 +19,7 @@ use super::rarely::Rarely;
 use super::wait;
 
 /// Delay after a connection could not be accepted, for example without free file descriptors.
-const RETRY_DELAY: Duration = Duration::from_millis(100);
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves all connections until `stopped` is true, and then those that are open, to their ends.
 ///

@@ -1,13 +1,14 @@
 //! Opens the store that a database URL names.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
-use super::postgres::{self, Role};
+use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_sessions};
 use super::sqlite::{self, SqliteFile};
-use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
 
@@ -18,7 +19,7 @@ pub struct DatabaseUrl(pub(super) Engine);
 #[derive(Clone)]
 pub(super) enum Engine {
     Sqlite(SqliteFile),
-    Postgres { config: Box<PostgresConfig>, shown: String },
+    Postgres { config: Box<PostgresConfig> },
 }
 
 /// Options of a store.
@@ -56,24 +57,51 @@ impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
+        // Files and variables often have a newline at their end.
+        let url = url.trim();
         if let Some(file) = url.strip_prefix("sqlite://") {
             return Ok(Self(Engine::Sqlite(file.parse()?)));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let config = PostgresConfig::parse(url).map_err(|error| error.to_string())?;
-            let shown = without_secrets(url);
-            return Ok(Self(Engine::Postgres { config: Box::new(config), shown }));
+            return Ok(Self(Engine::Postgres { config: Box::new(config) }));
         }
         Err("must begin with sqlite:// or postgres://".to_owned())
     }
 }
 
-/// Returns the URL without user, password and parameters.
-fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
-    let rest = rest.split('?').next().unwrap_or_default();
-    let location = rest.rsplit_once('@').map_or(rest, |(_, location)| location);
-    format!("{scheme}://{location}")
+impl DatabaseUrl {
+    /// Whether it is a PostgreSQL database.
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.0, Engine::Postgres { .. })
+    }
+
+    /// Whether it has a password.
+    pub fn has_password(&self) -> bool {
+        matches!(&self.0, Engine::Postgres { config, .. } if config.has_password())
+    }
+
+    /// Sets the password of the user in the URL.
+    pub fn set_password(&mut self, password: &str) {
+        if let Engine::Postgres { config, .. } = &mut self.0 {
+            config.set_password(password);
+        }
+    }
+
+    /// The file of passwords that the URL names (`passfile`).
+    pub fn password_file(&self) -> Option<&Path> {
+        match &self.0 {
+            Engine::Sqlite(_) => None,
+            Engine::Postgres { config, .. } => config.password_file(),
+        }
+    }
+
+    /// Sets the password that is in the text of a password file, in the format of libpq, if there is one.
+    pub fn set_password_from(&mut self, file: &str) {
+        if let Engine::Postgres { config, .. } = &mut self.0 {
+            config.set_passwords(&PasswordFile::parse(file));
+        }
+    }
 }
 
 /// Formats the URL without secrets.
@@ -81,7 +109,7 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Engine::Sqlite(file) => write!(f, "sqlite://{file}"),
-            Engine::Postgres { shown, .. } => f.write_str(shown),
+            Engine::Postgres { config, .. } => f.write_str(&config.shown()),
         }
     }
 }
@@ -89,6 +117,24 @@ impl fmt::Display for DatabaseUrl {
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Waits until a PostgreSQL database accepts connections, for at most `limit`.
+///
+/// Calls `report` with the cause and the remaining time before each further attempt, about once a second.
+///
+/// # Errors
+///
+/// The last error, if the time is over; any error that waiting cannot mend, such as a wrong password, immediately.
+pub async fn wait_for(
+    url: &DatabaseUrl,
+    limit: Duration,
+    report: impl FnMut(&ConnectError, Duration),
+) -> Result<(), ConnectError> {
+    match &url.0 {
+        Engine::Postgres { config, .. } if !limit.is_zero() => postgres::reach(config, limit, report).await,
+        Engine::Postgres { .. } | Engine::Sqlite(_) => Ok(()),
     }
 }
 
@@ -135,6 +181,7 @@ async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectEr
             blocking(migrate).await
         }
         Engine::Postgres { config, .. } => {
+            refuse_shared_sessions(&config).await?;
             migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
         }
     }
@@ -154,8 +201,10 @@ mod tests {
     #[test]
     fn a_url_is_shown_without_its_secrets() {
         let url: DatabaseUrl = "postgres://kith:s3cr%40t@db:5432/kith?application_name=s3cret".parse().expect("a URL");
-        assert_eq!(url.to_string(), "postgres://db:5432/kith");
-        assert_eq!(format!("{url:?}"), "postgres://db:5432/kith");
+        assert_eq!(url.to_string(), "postgres://db/kith");
+        assert_eq!(format!("{url:?}"), "postgres://db/kith");
+        let url: DatabaseUrl = "postgres://kith:s3cr%40t@[::1]:6432,%2Ftmp/kith\n".parse().expect("a URL");
+        assert_eq!(url.to_string(), "postgres://[::1]:6432,/tmp/kith");
     }
 
     #[test]

@@ -4,12 +4,19 @@
 //! the rows that follow reflect at least its revision.
 
 mod advice;
+mod attributes;
 mod batcher;
 mod commit;
+mod config;
 mod listen;
+mod passfile;
 mod pool;
+mod pooler;
 mod read;
 mod role;
+mod tls;
+mod url;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -23,15 +30,18 @@ use tokio::try_join;
 use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
+pub(super) use self::config::PostgresConfig;
+pub(super) use self::passfile::PasswordFile;
+pub(super) use self::pooler::refuse_shared_sessions;
 use self::read::{CountsOf, PairsOf, Pools, mark};
 pub(super) use self::role::{Role, open};
+pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::row::FeedRow;
 use super::schema::{Instant, Stamp};
 use super::statement::PgStatement;
-use super::tls::PostgresConfig;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};

@@ -2,12 +2,15 @@
 
 pub mod app;
 pub mod clients;
+pub mod daemon;
 pub mod database;
 pub mod disk;
 pub mod faulty;
 pub mod fold;
 pub mod invariants;
 mod overdue;
+pub mod own_postgres;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod printer;
 pub mod process;

@@ -197,12 +197,16 @@ async fn wrong_settings_end_it_before_it_listens() {
         (vec![&*file, "--listen=nowhere"], vec!["--listen"]),
         (vec![listen, "--database-url=mysql://root@db/kith"], vec!["--database-url", "sqlite://", "postgres://"]),
         (vec![listen, &*missing], vec!["--database-url", "no/such/kith.db"]),
-        (vec![listen, &*unreachable], vec!["--database-url", &*free.to_string().leak(), "refused"]),
+        (
+            vec![listen, "--database-wait=0", &*unreachable],
+            vec!["--database-url", &*free.to_string().leak(), "refused"],
+        ),
         (vec![listen, &*mode], vec!["--database-url", "verify-ca"]),
         (vec![listen, &*port], vec!["--database-url", "port"]),
         (vec![listen, &*unknown], vec!["--database-url", "colour"]),
         (vec![listen, "--database-url=postgres://kith:pass@word?hunter2-canary=1@db/kith"], vec!["--database-url"]),
-        (vec![listen, "--database-url=postgres://kith:?hunter2-canary@db/kith"], vec!["--database-url", "no value"]),
+        (vec![listen, "--database-url=postgres://kith:?hunter2-canary@db/kith"], vec!["--database-url", "%3F"]),
+        (vec![listen, "--database-url=postgres://db/kith?hunter2-canary"], vec!["--database-url", "no value"]),
         (vec![listen, &*file, "--drain-time=soon"], vec!["--drain-time"]),
         (vec![listen, &*file, "--max-call-time=0s"], vec!["--max-call-time", "1ms"]),
         (vec![listen, &*file, "--rejection-cooldown=30 parsecs"], vec!["--rejection-cooldown"]),
@@ -213,13 +217,13 @@ async fn wrong_settings_end_it_before_it_listens() {
         failed(&run(&args).await, &words);
     }
     // The same from the environment. The error names the same setting.
-    let mut from_environment = command(&[listen]);
+    let mut from_environment = command(&[listen, "--database-wait=0"]);
     from_environment.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
     failed(&run_command(from_environment).await, &["--database-url"]);
     let mut malformed = command(&[listen]);
     malformed.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@localhost:port/kith"));
     failed(&run_command(malformed).await, &["--database-url"]);
-    let mut migrate = command(&["migrate"]);
+    let mut migrate = command(&["migrate", "--database-wait=0"]);
     migrate.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
     failed(&run_command(migrate).await, &["--database-url"]);
 }

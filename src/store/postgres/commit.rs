@@ -43,6 +43,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::sync::Mutex;
 
 use self::save::NotSaved;
+use super::config::PostgresConfig;
 use super::role::{Role, open};
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -54,7 +55,6 @@ use crate::store::query;
 use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
 use crate::store::statement::PgStatement;
-use crate::store::tls::PostgresConfig;
 use crate::store::writer::{Loaded, WriterState};
 
 type Replies = Vec<Result<Reply, Rejection>>;

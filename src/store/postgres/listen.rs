@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::config::PostgresConfig;
 use super::role::{Role, open};
 use crate::store::StoreError;
-use crate::store::tls::PostgresConfig;
 
 /// Subscribes to the channel that each update of the head notifies.
 ///

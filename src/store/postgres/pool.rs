@@ -11,9 +11,9 @@ use diesel_async::AsyncPgConnection;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::config::{PostgresConfig, SharedConnection};
 use super::role::Role;
 use crate::store::StoreError;
-use crate::store::tls::{PostgresConfig, SharedConnection};
 
 /// How long a read waits for a free slot or a new connection before it fails.
 const WAIT: Duration = Duration::from_secs(1);

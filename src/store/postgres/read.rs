@@ -9,6 +9,7 @@ use diesel::sql_types::{Array, BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 
+use super::config::PostgresConfig;
 use super::pool::Pool;
 use super::role::Role;
 use crate::domain::Time;
@@ -21,7 +22,6 @@ use crate::store::pair::known_to;
 use crate::store::row::{BlockRow, CountsRow, MarkRow, RequestRow, UserRow};
 use crate::store::schema::{Stamp, blocks, connection_requests, user_counts, users};
 use crate::store::statement::PgStatement;
-use crate::store::tls::PostgresConfig;
 use crate::store::users::Mark;
 use crate::store::{Options, Pairs, StoreError, query};
 

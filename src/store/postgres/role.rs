@@ -2,8 +2,8 @@
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
+use super::config::PostgresConfig;
 use crate::store::StoreError;
-use crate::store::tls::PostgresConfig;
 
 /// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -89,7 +89,7 @@ impl Database {
     }
 
     /// The name of a PostgreSQL database.
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         let base = self.url.split('?').next().expect("a URL");
         base.rsplit('/').next().expect("a name")
     }

@@ -59,15 +59,6 @@ fn start() -> Server {
     if let Some(user) = &user {
         run(Command::new("chown").arg("-R").arg(user).arg(&dir));
     }
-    let stepped_down = |program: &Path| match &user {
-        // PostgreSQL refuses to run as root.
-        Some(user) => {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", user, "--regid", user, "--init-groups"]).arg(program);
-            command
-        }
-        None => Command::new(program),
-    };
     run(stepped_down(&bin.join("initdb"))
         .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
         .arg(&data)
@@ -113,7 +104,7 @@ fn start() -> Server {
     }
 }
 
-fn binaries() -> PathBuf {
+pub(super) fn binaries() -> PathBuf {
     let on_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
     let mut packaged: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
@@ -128,20 +119,33 @@ fn binaries() -> PathBuf {
     })
 }
 
+/// A command for a program that refuses to run as root.
+pub(super) fn stepped_down(program: &Path) -> Command {
+    match unprivileged() {
+        Some(user) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &user, "--regid", &user, "--init-groups"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
 /// The user to run the server as, if this process is root.
-fn unprivileged() -> Option<String> {
+pub(super) fn unprivileged() -> Option<String> {
     let output = |args: &[&str]| Command::new("id").args(args).output().expect("id runs");
     let is_root = output(&["-u"]).stdout.trim_ascii() == b"0";
     let known = |user: &&str| output(&["-u", user]).status.success();
     is_root.then(|| ["postgres", "nobody"].into_iter().find(known).expect("an unprivileged user").to_owned())
 }
 
-fn run(command: &mut Command) {
+pub(super) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn wait_until_ready(log: &Path) {
+/// Waits for the line of its log that says it is ready.
+pub(super) fn wait_until_ready(log: &Path) {
     let begun = Instant::now();
     loop {
         let said = fs::read_to_string(log).unwrap_or_default();

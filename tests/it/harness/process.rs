@@ -89,6 +89,13 @@ impl Kith {
         }
     }
 
+    /// Starts a prepared command that may not serve for now. It listens at this address.
+    pub fn start_early(mut command: Command, address: String) -> Self {
+        let (child, log) = spawn(&mut command);
+        let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        Self { child, log, address, channel }
+    }
+
     /// Starts a prepared command whose standard error goes elsewhere. It listens at this address once it serves.
     pub fn start_unread(mut command: Command, address: String) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("kith runs");

@@ -1,0 +1,83 @@
+//! Where the database's URL and password come from, other than the command line.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use super::database::Common;
+use crate::store::DatabaseUrl;
+
+impl Common {
+    /// Returns the database's URL with its password.
+    ///
+    /// The password is that of the URL or of `--database-password-file`. Without both it is looked for as libpq does: in
+    /// `PGPASSWORD`, then in the password file.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or is not valid. The error names the flag and the path, and nothing of the content.
+    pub fn database_url(&self) -> Result<DatabaseUrl, String> {
+        let mut url = match &self.database_url_file {
+            Some(path) => {
+                let parsed = read("--database-url-file", path)?.parse();
+                parsed.map_err(|error: String| format!("--database-url-file {}: {error}", path.display()))?
+            }
+            None => self.database_url.clone(),
+        };
+        if let Some(path) = &self.database_password_file {
+            let flag = format!("--database-password-file {}", path.display());
+            if !url.is_postgres() {
+                return Err(format!("{flag}: the database {url} has no password"));
+            }
+            if url.has_password() {
+                return Err(format!("{flag}: the database's URL has a password too; leave one of them out"));
+            }
+            url.set_password(&read("--database-password-file", path)?);
+        } else if url.is_postgres() && !url.has_password() {
+            match env::var("PGPASSWORD").ok().filter(|password| !password.is_empty()) {
+                Some(password) => url.set_password(&password),
+                None => read_password_file(&url).into_iter().for_each(|file| url.set_password_from(&file)),
+            }
+        }
+        Ok(url)
+    }
+}
+
+/// Reads a file that has one line.
+fn read(flag: &str, path: &Path) -> Result<String, String> {
+    let failed = |cause: &str| format!("{flag} {}: {cause}", path.display());
+    let mut text = fs::read_to_string(path).map_err(|error| failed(&format!("cannot be read: {error}")))?;
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    match text.as_str() {
+        "" => Err(failed("is empty")),
+        line if line.contains('\n') => Err(failed("has more than one line")),
+        _ => Ok(text),
+    }
+}
+
+/// Reads libpq's file of passwords. It is passed over, with a warning, if others may read it too.
+fn read_password_file(url: &DatabaseUrl) -> Option<String> {
+    let named = url.password_file().map(Path::to_path_buf).or_else(|| env::var_os("PGPASSFILE").map(PathBuf::from));
+    let path = match &named {
+        Some(path) => path.clone(),
+        None => Path::new(&env::var_os("HOME")?).join(".pgpass"),
+    };
+    let warn = |cause: &str| tracing::warn!(file = %path.display(), "password file ignored: {cause}");
+    let metadata = match fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        // The default one need not exist.
+        Err(_) if named.is_none() => return None,
+        Err(error) => {
+            warn(&error.to_string());
+            return None;
+        }
+    };
+    if !metadata.is_file() {
+        warn("it is not a file");
+    } else if metadata.permissions().mode() & 0o077 != 0 {
+        warn("others may read it; set its permissions to 0600");
+    } else {
+        return fs::read_to_string(&path).map_err(|error| warn(&error.to_string())).ok();
+    }
+    None
+}

@@ -1,0 +1,291 @@
+//! Opening connections to PostgreSQL, as the URL says.
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use diesel_async::AsyncPgConnection;
+use rustls::ClientConfig;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::attributes::check;
+use super::passfile::PasswordFile;
+use super::tls;
+use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
+use crate::store::with_causes;
+
+/// A PostgreSQL database and how to connect to it.
+#[derive(Clone)]
+pub(in crate::store) struct PostgresConfig {
+    url: PostgresUrl,
+    /// The driver's settings for each host.
+    hosts: Vec<tokio_postgres::Config>,
+    tls: Option<Arc<ClientConfig>>,
+    /// The host of the last connection. It is tried first, so that a host that is down delays only one connection.
+    last: Arc<AtomicUsize>,
+}
+
+/// Time without an acknowledgement after which a connection counts as lost, unless the URL sets another. A firewall may
+/// drop a connection without notice, and the operating system's own limits are hours.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The time that one host has for a connection, unless the URL sets another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of this program's connections in PostgreSQL, unless the URL sets another.
+const APPLICATION_NAME: &str = "kith";
+
+pub(super) type Cause = Box<dyn Error + Send + Sync>;
+
+impl PostgresConfig {
+    /// Parses a `postgres://` URL. The error contains no part of the user or the password.
+    pub(in crate::store) fn parse(url: &str) -> Result<Self, Cause> {
+        let url = PostgresUrl::parse(url)?;
+        let hosts = url.hosts.iter().map(|host| driver_settings(&url, host)).collect();
+        let roots = url.ssl_root_cert.as_deref().filter(|_| !url.trusts_system());
+        let tls = match url.ssl_mode {
+            SslMode::Disable => None,
+            SslMode::Prefer | SslMode::Require => Some(tls::any_certificate()?),
+            SslMode::VerifyCa => Some(tls::verified_chain(roots)?),
+            SslMode::VerifyFull => Some(tls::verified(roots)?),
+        };
+        Ok(Self { url, hosts, tls: tls.map(Arc::new), last: Arc::default() })
+    }
+
+    /// Whether it has a password.
+    pub(in crate::store) fn has_password(&self) -> bool {
+        self.url.password.is_some()
+    }
+
+    /// Sets the password for all hosts.
+    pub(in crate::store) fn set_password(&mut self, password: &str) {
+        self.hosts.iter_mut().for_each(|host| _ = host.password(password));
+    }
+
+    /// The file of passwords that the URL names.
+    pub(in crate::store) fn password_file(&self) -> Option<&Path> {
+        self.url.password_file.as_deref()
+    }
+
+    /// Sets the password of each host that has one in the file.
+    pub(in crate::store) fn set_passwords(&mut self, file: &PasswordFile) {
+        let user = self.url.user.clone().or_else(|| whoami::username().ok()).unwrap_or_default();
+        let database = self.url.database.as_deref().unwrap_or(&user);
+        for (driver, host) in self.hosts.iter_mut().zip(&self.url.hosts) {
+            if let Some(password) = file.find(&host.name, host.port, database, &user) {
+                driver.password(password);
+            }
+        }
+    }
+
+    /// Formats hosts and database, without secrets.
+    pub(in crate::store) fn shown(&self) -> String {
+        let hosts: Vec<_> = self.url.hosts.iter().map(ToString::to_string).collect();
+        let database = self.url.database.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+        format!("postgres://{}{database}", hosts.join(","))
+    }
+
+    /// Opens a connection.
+    pub(in crate::store) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
+        self.open().await
+    }
+
+    /// Opens a connection for several users at the same time, each of whom can see whether it is closed.
+    pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
+        self.open().await
+    }
+
+    /// Opens a connection of the driver itself. It ends when the client is dropped.
+    pub(super) async fn connect_plain(&self) -> Result<Client, Cause> {
+        self.open().await
+    }
+
+    /// Opens a connection to the first host that is what the URL asks for.
+    async fn open<O: Opened>(&self) -> Result<O, Cause> {
+        let passes = match self.url.session {
+            SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any][..],
+            session @ (SessionAttributes::Any
+            | SessionAttributes::ReadWrite
+            | SessionAttributes::ReadOnly
+            | SessionAttributes::Primary
+            | SessionAttributes::Standby) => &[session],
+        };
+        let mut failures = Vec::new();
+        for session in passes {
+            for index in self.order() {
+                match self.open_at(index, *session).await {
+                    Ok(opened) => {
+                        self.last.store(index, Ordering::Relaxed);
+                        return Ok(opened);
+                    }
+                    Err(cause) => failures.push((self.url.hosts[index].to_string(), cause)),
+                }
+            }
+        }
+        Err(match <[_; 1]>::try_from(failures) {
+            Ok([(_, cause)]) => cause,
+            Err(failures) => NoHost(failures).into(),
+        })
+    }
+
+    /// The indices of the hosts, in the order in which they are tried.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let last = self.last.load(Ordering::Relaxed);
+        std::iter::once(last).chain((0..self.hosts.len()).filter(move |index| *index != last))
+    }
+
+    async fn open_at<O: Opened>(&self, index: usize, session: SessionAttributes) -> Result<O, Cause> {
+        let host = &self.hosts[index];
+        let opening = async {
+            // PostgreSQL has no TLS on Unix sockets.
+            match self.tls.as_ref().filter(|_| !self.url.hosts[index].is_socket()) {
+                Some(tls) => {
+                    let (client, connection) = host.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
+                    admit(client, connection, session).await
+                }
+                None => {
+                    let (client, connection) = host.connect(NoTls).await?;
+                    admit(client, connection, session).await
+                }
+            }
+        };
+        match self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT) {
+            Duration::ZERO => opening.await,
+            limit => timeout(limit, opening).await.map_err(|_| NoAnswer(limit))?,
+        }
+    }
+}
+
+/// The driver's settings for one host.
+fn driver_settings(url: &PostgresUrl, host: &HostPort) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&host.name).port(host.port);
+    if let Some(address) = host.address {
+        config.hostaddr(address);
+    }
+    if let Some(user) = &url.user {
+        config.user(user);
+    }
+    if let Some(password) = &url.password {
+        config.password(password);
+    }
+    if let Some(database) = &url.database {
+        config.dbname(database);
+    }
+    if let Some(options) = &url.options {
+        config.options(options);
+    }
+    config.application_name(url.application_name.as_deref().unwrap_or(APPLICATION_NAME));
+    config.ssl_mode(match url.ssl_mode {
+        _ if host.is_socket() => tokio_postgres::config::SslMode::Disable,
+        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+        SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+    });
+    config.channel_binding(match url.channel_binding {
+        ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
+        ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
+    });
+    match url.tcp_user_timeout.unwrap_or(SILENCE) {
+        Duration::ZERO => {}
+        limit => _ = config.tcp_user_timeout(limit),
+    }
+    config.keepalives(url.keepalives.unwrap_or(true));
+    config.keepalives_idle(url.keepalives_idle.unwrap_or(SILENCE));
+    config.keepalives_interval(url.keepalives_interval.unwrap_or(SILENCE / 6));
+    config.keepalives_retries(url.keepalives_count.unwrap_or(6));
+    config
+}
+
+/// Makes a connection usable, if the server is what the URL asks for.
+async fn admit<O: Opened, S>(
+    client: Client,
+    mut connection: Connection<Socket, S>,
+    session: SessionAttributes,
+) -> Result<O, Cause>
+where
+    S: TlsStream + Unpin + Send + 'static,
+{
+    check(session, &client, Pin::new(&mut connection)).await?;
+    O::of(client, connection).await
+}
+
+/// A kind of open connection.
+trait Opened: Sized {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static;
+}
+
+impl Opened for Client {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        // Its error is returned to each pending query.
+        tokio::spawn(async move { _ = connection.await });
+        Ok(client)
+    }
+}
+
+impl Opened for AsyncPgConnection {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        Ok(Self::try_from_client_and_connection(client, connection).await?)
+    }
+}
+
+/// A connection with several users at the same time.
+pub(super) struct SharedConnection {
+    pub(super) conn: AsyncPgConnection,
+    /// Sends and receives its messages. Ends with the connection.
+    driver: JoinHandle<()>,
+}
+
+impl SharedConnection {
+    /// Whether the database or the network closed it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.driver.is_finished()
+    }
+}
+
+impl Opened for SharedConnection {
+    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    where
+        S: TlsStream + Unpin + Send + 'static,
+    {
+        // Its error is returned to each pending query.
+        let driver = tokio::spawn(async move { _ = connection.await });
+        Ok(Self { conn: AsyncPgConnection::try_from(client).await?, driver })
+    }
+}
+
+/// The error of a host that did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(super) struct NoAnswer(pub(super) Duration);
+
+/// The error of several hosts, none of which can be used.
+#[derive(Debug)]
+pub(super) struct NoHost(pub(super) Vec<(String, Cause)>);
+
+impl fmt::Display for NoHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (host, cause)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            write!(f, "{separator}{host}: {}", with_causes(&**cause))?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for NoHost {}
