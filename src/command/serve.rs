@@ -20,16 +20,19 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
-    check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
+    if !args.read_only {
+        check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
+    }
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
     // Before the log reports that the server listens: a script that waits for that may send a signal.
     let shutdown = until_signalled()?;
-    tracing::info!(database = %url, %revision, "opened the database");
+    tracing::info!(database = %url, %revision, read_only = args.read_only, "opened the database");
     tracing::info!("listening on {}", listener.local_addr()?);
     let settings = Settings {
         policy: args.policy.policy(),
+        read_only: args.read_only,
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
         sweep_interval: args.sweep_interval,

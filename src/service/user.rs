@@ -93,6 +93,8 @@ impl UserService for Users {
         &self,
         request: Request<Streaming<pb::ImportUsersRequest>>,
     ) -> Result<Response<pb::ImportUsersResponse>, Status> {
+        // Before the stream is read, which may be long.
+        self.0.committer.check_writable()?;
         import::run(&self.0, caller(&request)?, request.into_inner()).await
     }
 }

@@ -1,13 +1,15 @@
 //! Opens the store that a database URL names.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::migration::{Pending, migrate_postgres, migrate_sqlite};
+use diesel::{Connection as _, SqliteConnection};
+
+use super::migration::{self, Blocking, Migrations, Pending};
 use super::postgres::{self, Role};
-use super::sqlite;
+use super::sqlite::{self, Access};
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
@@ -35,13 +37,22 @@ pub struct Options {
     pub user_cache: u64,
     /// Whether to apply pending migrations. If not, a database with pending migrations is refused.
     pub migrate: bool,
+    /// Whether the database is only read. Then it is neither migrated nor written, and may be one that cannot be.
+    pub read_only: bool,
     /// The clock. On PostgreSQL, the system's clock stands for that of the database.
     pub clock: Clock,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 4, read_batch_max: 32, user_cache: 256 << 20, migrate: true, clock: Clock::system() }
+        Self {
+            readers: 4,
+            read_batch_max: 32,
+            user_cache: 256 << 20,
+            migrate: true,
+            read_only: false,
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -98,11 +109,17 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 /// Opens a database, and migrates it if the options say so.
+///
+/// # Errors
+///
+/// [`ConnectError::ReadOnly`] if the database cannot be written, unless the options say that it is only read.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
-    if let Engine::Sqlite(path) = url.0.clone() {
-        blocking(move || Ok(sqlite::check_writable(&path)?)).await?;
+    if options.read_only {
+        refuse_other_tables(url).await?;
+    } else {
+        check_writable(url).await?;
+        prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     }
-    prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(path) => {
             let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
@@ -112,14 +129,23 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     }
 }
 
-/// Applies pending migrations. Returns the number of applied ones.
-pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
+/// Applies pending migrations, all or none. Returns those that were applied now and before.
+pub async fn migrate(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
     prepare(url, Pending::Apply).await
+}
+
+/// Applies pending migrations and rolls back. Takes the same locks as [`migrate`].
+pub async fn try_migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::Try).await
+}
+
+/// Returns the applied and the pending migrations. Changes nothing.
+pub async fn migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::List).await
 }
 
 /// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
-    // Checked first, because opening a missing file would create it.
     if let Engine::Sqlite(path) = &url.0
         && !path.exists()
     {
@@ -128,12 +154,32 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
     prepare(url, Pending::Refuse).await.map(drop)
 }
 
-async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
+async fn check_writable(url: &DatabaseUrl) -> Result<(), ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
+        Engine::Sqlite(path) => blocking(move || sqlite::check_writable(&path)).await,
+        Engine::Postgres { config, .. } => postgres::check_writable(&config).await,
+    }
+}
+
+async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
+    match url.0.clone() {
+        Engine::Sqlite(path) => blocking(move || migration::migrate(&mut to_migrate(&path, pending)?, pending)).await,
         Engine::Postgres { config, .. } => {
-            migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
+            let conn = postgres::open(&config, Role::Migration).await?;
+            blocking(move || migration::migrate(&mut Blocking::from(conn), pending)).await
         }
+    }
+}
+
+/// Opens a file to do with its pending migrations what `pending` says. Only applying them creates the file.
+fn to_migrate(path: &Path, pending: Pending) -> Result<SqliteConnection, StoreError> {
+    match pending {
+        Pending::Apply => sqlite::open(path),
+        Pending::Try | Pending::Refuse | Pending::List if !path.exists() => {
+            SqliteConnection::establish(":memory:").map_err(|error| StoreError::Unavailable(error.into()))
+        }
+        Pending::Try => sqlite::open(path),
+        Pending::Refuse | Pending::List => Access::of_reader(path)?.open(path),
     }
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod checkpoint;
 mod commit;
 mod options;
+mod read_only;
 mod threads;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
 use self::commit::commit;
+pub(super) use self::read_only::{Access, open_alone};
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
@@ -50,23 +52,30 @@ pub(super) struct SqliteEngine {
     short: Threads<Job>,
     long: Threads<Job>,
     feed: Threads<Job>,
-    writer: Threads<Write>,
+    /// `None` for a store that only reads.
+    writer: Option<Threads<Write>>,
 }
 
 /// Opens a migrated file.
 pub(super) fn store(path: &Path, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
-    let mut conn = open(path)?;
+    let access = if options.read_only { Access::of_reader(path)? } else { Access::Write };
+    if access == Access::Unchanging {
+        tracing::warn!("the folder of the database cannot be written; no other process may change the file meanwhile");
+    }
+    let mut conn = access.open(path)?;
     options::warn_if_slower(&mut conn)?;
     let head: FeedRow = query::head().first(&mut conn)?;
     drop(conn);
     let users = Arc::new(UserCache::new(options.user_cache));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
+    let state = || WriterState::new(options.user_cache, Arc::clone(&users));
+    let writer = (!options.read_only).then(|| writer(path, Arc::clone(&clock), state())).transpose()?;
     let engine = SqliteEngine {
-        writer: writer(path, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)))?,
-        short: readers("kith-read", path, short)?,
-        long: readers("kith-read-long", path, long)?,
-        feed: readers("kith-read-feed", path, 1)?,
+        writer,
+        short: readers("kith-read", path, access, short)?,
+        long: readers("kith-read-long", path, access, long)?,
+        feed: readers("kith-read-feed", path, access, 1)?,
     };
     let committed = watch::Sender::new(());
     Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
@@ -93,10 +102,10 @@ fn mark(conn: &mut SqliteConnection) -> Result<Mark, StoreError> {
     Ok(row.mark())
 }
 
-fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Job>, StoreError> {
+fn readers(name: &'static str, path: &Path, access: Access, threads: usize) -> Result<Threads<Job>, StoreError> {
     let path = path.to_owned();
     let open = move || {
-        let mut reader = open(&path)?;
+        let mut reader = access.open(&path)?;
         reader.batch_execute(READER)?;
         Ok(reader)
     };
@@ -172,7 +181,8 @@ fn use_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 #[async_trait]
 impl Engine for SqliteEngine {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Replies, StoreError> {
-        self.writer.run(|reply| Write(batch, reply)).await
+        let writer = self.writer.as_ref().ok_or_else(StoreError::read_only)?;
+        writer.run(|reply| Write(batch, reply)).await
     }
 
     async fn mark(&self) -> Result<Mark, StoreError> {

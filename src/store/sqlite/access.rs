@@ -1,19 +1,32 @@
-//! Why a database file cannot be written, in words: SQLite's own errors do not name the cause.
+//! Why a database file cannot be written or read, in words: SQLite's own errors do not name the cause.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::store::StoreError;
+use crate::store::{ConnectError, StoreError};
 
 /// Tries to write the file, and to create another one beside it, as SQLite does for its log.
 ///
 /// # Errors
 ///
 /// The cause, if it fails.
-pub(in crate::store) fn check_writable(path: &Path) -> Result<(), StoreError> {
-    reason(path).map_err(|reason| StoreError::Unavailable(reason.into()))
+pub(in crate::store) fn check_writable(path: &Path) -> Result<(), ConnectError> {
+    reason(path).map_err(|reason| match path.is_file() {
+        true => ConnectError::ReadOnly(reason),
+        false => StoreError::Unavailable(reason.into()).into(),
+    })
+}
+
+/// Tries to read the file.
+///
+/// # Errors
+///
+/// The cause, if it fails.
+pub(super) fn check_readable(path: &Path) -> Result<(), StoreError> {
+    let read = File::open(path).map(drop);
+    read.map_err(|error| StoreError::Unavailable(cause("read", path, &error).into()))
 }
 
 fn reason(path: &Path) -> Result<(), String> {
