@@ -122,7 +122,7 @@ impl Default for Settings {
 ///
 /// # Errors
 ///
-/// If the transport fails, or if the task that commits ends.
+/// If the transport fails, if the database is lost ([`Store::lost`]), or if the task that commits ends.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn Store>,
@@ -163,6 +163,7 @@ async fn serve_with(
 
     let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
 
+    let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
     let mut routes = routes(core, feed);
     routes = routes.add_service(health);
@@ -187,6 +188,9 @@ async fn serve_with(
         result = &mut serving => return result.map_err(Into::into),
         failure = &mut committing => Err(COMMITTER_ENDED.into()).inspect_err(|error: &Failure| {
             tracing::error!(failure = failure.err().map(|error| error.to_string()), "{error}");
+        }),
+        error = database.lost() => Err(error.into()).inspect_err(|error: &Failure| {
+            tracing::error!(error = &**error as &dyn Error, "the database is gone; it needs to be opened again");
         }),
         () = shutdown => Ok(()),
     };

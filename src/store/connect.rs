@@ -1,7 +1,6 @@
 //! Opens the store that a database URL names.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use diesel::{Connection as _, SqliteConnection};
 
 use super::migration::{self, Blocking, Migrations, Pending};
 use super::postgres::{self, Role};
-use super::sqlite::{self, Access};
+use super::sqlite::{self, SqliteFile};
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
@@ -20,7 +19,7 @@ pub struct DatabaseUrl(pub(super) Engine);
 
 #[derive(Clone)]
 pub(super) enum Engine {
-    Sqlite(PathBuf),
+    Sqlite(SqliteFile),
     Postgres { config: Box<PostgresConfig>, shown: String },
 }
 
@@ -68,12 +67,8 @@ impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        if let Some(path) = url.strip_prefix("sqlite://") {
-            return match path {
-                "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
-                ":memory:" => Err("a database in memory is not supported; give the path of a file".to_owned()),
-                path => Ok(Self(Engine::Sqlite(path.into()))),
-            };
+        if let Some(file) = url.strip_prefix("sqlite://") {
+            return Ok(Self(Engine::Sqlite(file.parse()?)));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let config = PostgresConfig::parse(url).map_err(|error| error.to_string())?;
@@ -96,7 +91,7 @@ fn without_secrets(url: &str) -> String {
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Engine::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Engine::Sqlite(file) => write!(f, "sqlite://{file}"),
             Engine::Postgres { shown, .. } => f.write_str(shown),
         }
     }
@@ -121,8 +116,8 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
         prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     }
     match url.0.clone() {
-        Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
+        Engine::Sqlite(file) => {
+            let store = blocking(move || Ok(sqlite::store(&file, &options)?)).await?;
             Ok(Arc::new(store))
         }
         Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),
@@ -146,8 +141,9 @@ pub async fn migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
 
 /// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
-    if let Engine::Sqlite(path) = &url.0
-        && !path.exists()
+    // Checked first, because what is read of a missing file is an empty database.
+    if let Engine::Sqlite(file) = &url.0
+        && !file.path().exists()
     {
         return Err(StoreError::Unavailable("no such file".into()).into());
     }
@@ -156,14 +152,14 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
 
 async fn check_writable(url: &DatabaseUrl) -> Result<(), ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(path) => blocking(move || sqlite::check_writable(&path)).await,
+        Engine::Sqlite(file) => blocking(move || sqlite::check_writable(&file)).await,
         Engine::Postgres { config, .. } => postgres::check_writable(&config).await,
     }
 }
 
 async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(path) => blocking(move || migration::migrate(&mut to_migrate(&path, pending)?, pending)).await,
+        Engine::Sqlite(file) => blocking(move || migration::migrate(&mut to_migrate(&file, pending)?, pending)).await,
         Engine::Postgres { config, .. } => {
             let conn = postgres::open(&config, Role::Migration).await?;
             blocking(move || migration::migrate(&mut Blocking::from(conn), pending)).await
@@ -172,14 +168,16 @@ async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, Conn
 }
 
 /// Opens a file to do with its pending migrations what `pending` says. Only applying them creates the file.
-fn to_migrate(path: &Path, pending: Pending) -> Result<SqliteConnection, StoreError> {
+fn to_migrate(file: &SqliteFile, pending: Pending) -> Result<SqliteConnection, ConnectError> {
+    if pending == Pending::Apply {
+        sqlite::check_writable(file)?;
+    } else if file.may_be_created() && !file.path().exists() {
+        let empty = SqliteConnection::establish(":memory:");
+        return Ok(empty.map_err(|error| StoreError::Unavailable(error.into()))?);
+    }
     match pending {
-        Pending::Apply => sqlite::open(path),
-        Pending::Try | Pending::Refuse | Pending::List if !path.exists() => {
-            SqliteConnection::establish(":memory:").map_err(|error| StoreError::Unavailable(error.into()))
-        }
-        Pending::Try => sqlite::open(path),
-        Pending::Refuse | Pending::List => Access::of_reader(path)?.open(path),
+        Pending::Apply | Pending::Try => Ok(sqlite::open(file)?),
+        Pending::Refuse | Pending::List => Ok(sqlite::open(&sqlite::for_reads(file)?)?),
     }
 }
 

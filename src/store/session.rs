@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::connect::{DatabaseUrl, Engine, blocking};
 use super::postgres::{self, SERVING};
-use super::sqlite::{self, Access};
+use super::sqlite;
 use super::{ConnectError, StoreError};
 use crate::clock::Clock;
 
@@ -60,8 +60,8 @@ impl Session {
     /// Opens a read-only snapshot.
     pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
-            Engine::Sqlite(path) => {
-                let conn = blocking(move || Ok(Access::of_reader(&path)?.open(&path)?)).await?;
+            Engine::Sqlite(file) => {
+                let conn = blocking(move || Ok(sqlite::open(&sqlite::for_reads(&file)?)?)).await?;
                 let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
                 session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
                 Ok(session)
@@ -77,8 +77,8 @@ impl Session {
     /// Opens a connection for changes, each between [`lock`](Self::lock) and [`commit`](Self::commit).
     pub(super) async fn write(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
-            Engine::Sqlite(path) => {
-                let conn = blocking(move || Ok(sqlite::open(&path)?)).await?;
+            Engine::Sqlite(file) => {
+                let conn = blocking(move || Ok(sqlite::open(&file)?)).await?;
                 Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
             }
             Engine::Postgres { config, .. } => {
@@ -93,9 +93,9 @@ impl Session {
     ///
     /// [`ConnectError::InUse`] with those that do, as far as this user may see them.
     pub(super) async fn without_servers(url: &DatabaseUrl) -> Result<Self, ConnectError> {
-        if let Engine::Sqlite(path) = url.0.clone() {
-            let shown = path.display().to_string();
-            let conn = blocking(move || Ok(sqlite::open_alone(&path)?)).await?;
+        if let Engine::Sqlite(file) = url.0.clone() {
+            let shown = file.to_string();
+            let conn = blocking(move || Ok(sqlite::open_alone(&file)?)).await?;
             let in_use = || format!("another process has the file open; `fuser {shown}` shows which");
             let conn = conn.ok_or_else(|| ConnectError::InUse(in_use()))?;
             return Ok(Self::Sqlite(Arc::new(Mutex::new(conn))));

@@ -18,6 +18,7 @@ mod coverage;
 mod devices;
 mod faults;
 mod feed;
+mod files;
 mod freshness;
 mod harness;
 mod history;

@@ -153,6 +153,12 @@ on_each_engine! {
         writer.clients().update(1, "new").await;
         let request = pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(1)), min_revision: 5, ..Default::default() };
         assert_eq!(clients.users().get_user(request).await.expect("a user").into_inner().user.expect("a user").bio, "new");
+        // It goes on when the server that writes is replaced by another one.
+        writer.signal("TERM");
+        assert!(writer.wait().await.status.success());
+        let writer = Kith::serve(&database.url, &[]).await;
+        assert_eq!(writer.clients().user("dee").await, 4);
+        while watching.next_events().await.events.iter().all(|event| event.user_id != 4) {}
         // Fields are checked first.
         let invalid = clients.users().create_user(pb::CreateUserRequest::default()).await;
         refused(invalid, Code::InvalidArgument, ErrorReason::InvalidFields);
