@@ -1,15 +1,19 @@
 //! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
 
+mod address;
 mod database;
 mod duration;
+mod origins;
 mod policy;
 mod serve;
 mod subcommand;
 
 use clap::{Parser, Subcommand};
 
+pub use self::address::Address;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::origins::Origins;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
 pub use self::subcommand::{Check, Healthcheck, Migrate, RestoreEpoch, Watch};
@@ -28,6 +32,7 @@ pub struct Cli {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Command {
     /// Serve gRPC calls; this is the default
     #[command(after_help = DURATIONS)]
@@ -47,6 +52,8 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::policy::Policy;
     use crate::domain::text::UsernameRule;
@@ -81,6 +88,13 @@ mod tests {
     }
 
     #[test]
+    fn connections_have_a_maximum_age_or_none() {
+        let age = |args: &[&str]| parse(args).unwrap().serve.max_connection_age;
+        assert_eq!(age(&[]), Duration::from_secs(30 * 60));
+        assert_eq!(age(&["--max-connection-age=0"]), Duration::ZERO);
+    }
+
+    #[test]
     fn an_error_names_the_invalid_setting() {
         for (args, named) in [
             (["--listen=nowhere"], "--listen"),
@@ -88,6 +102,8 @@ mod tests {
             (["--rejection-cooldown=soon"], "--rejection-cooldown"),
             (["--max-connections=-1"], "--max-connections"),
             (["--max-call-time=0s"], "--max-call-time"),
+            (["--max-connection-age=soon"], "--max-connection-age"),
+            (["--grpc-web-origins=example.com"], "--grpc-web-origins"),
             (["--log-format=xml"], "--log-format"),
         ] {
             let error = parse(&args).unwrap_err().to_string();

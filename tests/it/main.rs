@@ -14,6 +14,7 @@ mod clocks;
 mod commits;
 mod concurrency;
 mod conformance;
+mod connections;
 mod coverage;
 mod devices;
 mod faults;
