@@ -1,6 +1,7 @@
 //! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
 
 mod address;
+mod changed;
 mod database;
 mod duration;
 mod origins;
@@ -11,6 +12,7 @@ mod subcommand;
 use clap::{Parser, Subcommand};
 
 pub use self::address::Address;
+pub use self::changed::changed;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::origins::Origins;

@@ -1,7 +1,7 @@
 //! Conversions from errors to `tonic::Status`. No other module creates a status for a caller.
 //!
 //! A status never contains SQL, text of a driver, a path or a panic message. The message of an internal error is fixed.
-//! Its cause is the source of the status: [`log`] logs it, and tonic does not send it.
+//! Its cause is the source of the status: the log has it, and tonic does not send it.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -29,20 +29,6 @@ const VIOLATIONS_IN_MESSAGE: usize = 5;
 pub fn name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
-}
-
-/// Logs a failed call with its cause.
-pub fn log(method: &str, status: &Status, elapsed: Duration) {
-    let (code, ms, error) = (status.code(), elapsed.as_secs_f64() * 1_000.0, status.source());
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "a foreign enum; all other codes are errors of the caller or normal"
-    )]
-    match code {
-        Code::Unknown | Code::Internal | Code::DataLoss => tracing::error!(method, ?code, ms, error, "call failed"),
-        Code::Unavailable | Code::DeadlineExceeded => tracing::warn!(method, ?code, ms, error, "call failed"),
-        _ => tracing::debug!(method, ?code, ms, error, "call failed"),
-    }
 }
 
 fn details<const N: usize>(reason: ErrorReason, metadata: [(&str, String); N]) -> ErrorDetails {
@@ -299,7 +285,7 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
     retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
-/// Returns the status of a call that is refused because too many others run.
+/// Returns the status of a call that the server has no room for.
 pub fn overloaded() -> Status {
     retryable(
         Code::ResourceExhausted,
@@ -324,11 +310,55 @@ fn internal_error() -> Status {
     status(Code::Internal, ErrorReason::InternalFault, "internal error; its cause is in the server's log", [])
 }
 
+/// Returns the status of a call whose request tonic could not read, by the status that tonic made.
+///
+/// `None` if that one is right as it is.
+pub fn unread(foreign: &Status, bytes_max: usize) -> Option<Status> {
+    // The connection or the stream broke while the request was read.
+    if foreign.source().is_some() {
+        return Some(caller_gone(foreign));
+    }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; tonic makes no other code for a request")]
+    match foreign.code() {
+        // The size before and after decompression.
+        Code::OutOfRange | Code::ResourceExhausted => Some(message_too_large(bytes_max)),
+        Code::Internal => Some(undecodable()),
+        _ => None,
+    }
+}
+
+/// Returns the status of a call whose caller went away before the end of its request. Only the log has it.
+fn caller_gone(foreign: &Status) -> Status {
+    let mut status = Status::cancelled("the request ended before it was complete");
+    status.set_source(Arc::new(foreign.clone()));
+    status
+}
+
+/// Returns the status of a request with a message of more than `bytes_max`.
+///
+/// It is the only one of its code without a retry delay: a retry fails as well.
+fn message_too_large(bytes_max: usize) -> Status {
+    status(
+        Code::ResourceExhausted,
+        ErrorReason::MessageTooLarge,
+        format!("a message of the request is larger than {bytes_max} bytes; nothing of it was read"),
+        [("maximum", bytes_max.to_string())],
+    )
+}
+
 /// Returns the status of a request whose bytes are not a message of its method.
-pub fn undecodable() -> Status {
+fn undecodable() -> Status {
     let mut details = details(ErrorReason::InvalidFields, []);
     details.add_bad_request_violation("", "the bytes are not a valid protobuf message for this call");
     Status::with_error_details(Code::InvalidArgument, "the request could not be decoded", details)
+}
+
+/// Returns the status of a call whose answer was not read before its deadline. The log has the cause.
+pub fn answer_not_read() -> Status {
+    let mut status = deadline_passed();
+    let cause: Box<dyn Error + Send + Sync> = "the caller did not read the answer in time".into();
+    status.set_source(cause.into());
+    status
 }
 
 /// Returns the status of a call whose deadline has passed.

@@ -1,6 +1,7 @@
 //! Assembles the gRPC server and runs it until it is shut down.
 
 mod accept;
+mod answer;
 mod call;
 mod connection;
 mod health;
@@ -20,10 +21,12 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::Layer;
 
+use self::answer::Unsent;
 use self::call::CallLayer;
 use self::connection::{Times, Transport};
 use self::health::Health;
@@ -79,8 +82,12 @@ pub struct Settings {
     pub max_imports: usize,
     /// Interval between sweeps.
     pub sweep_interval: Duration,
-    /// Maximum duration of a call, and of the wait for the next row of an import. Watches are exempt.
+    /// Maximum duration of a call, including the sending of its answer, and of the wait for the next row of an import.
+    /// Watches are exempt.
     pub max_call_time: Duration,
+    /// Maximum bytes of large answers that wait for their callers to read them. Further reads with one are refused. One
+    /// connection may have a quarter of it.
+    pub max_unsent: usize,
     /// Time for which the server still accepts connections and calls after health is NOT_SERVING.
     pub drain_delay: Duration,
     /// Time that open calls have to finish after that.
@@ -105,6 +112,7 @@ impl Default for Settings {
             max_imports: 16,
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
+            max_unsent: 256 << 20,
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             opening_time: Duration::from_secs(10),
@@ -113,6 +121,19 @@ impl Default for Settings {
             reflection: true,
         }
     }
+}
+
+/// Adds a service with the limit on requests and with gzip. A compressed request is limited before and after it is
+/// decompressed.
+macro_rules! add {
+    ($routes:expr, $service:expr) => {
+        $routes.add_service(
+            $service
+                .max_decoding_message_size(REQUEST_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
+        )
+    };
 }
 
 /// Serves calls on the listener until there is an item of `signals`, then drains the open calls.
@@ -172,11 +193,11 @@ async fn serve_with(
     let core = Core { store, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
     let mut routes = routes(core, feed, imports);
-    routes = routes.add_service(health);
+    routes = add!(routes, health);
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let service = CallLayer::new(settings.max_call_time).layer(routes.prepare());
+    let service = CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)).layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
         None => Box::pin(accept::serve(listener, Transport::new(service, times), stopped)),
@@ -244,17 +265,12 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
 }
 
 fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
-    let limit = REQUEST_BYTES_MAX;
     let mut routes = Routes::default();
-    routes = routes
-        .add_service(UserServiceServer::new(Users { core: core.clone(), imports }).max_decoding_message_size(limit));
-    routes = routes.add_service(
-        ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())).max_decoding_message_size(limit),
-    );
-    routes =
-        routes.add_service(ConnectionServiceServer::new(Connections(core.clone())).max_decoding_message_size(limit));
-    routes = routes.add_service(BlockServiceServer::new(Blocks(core.clone())).max_decoding_message_size(limit));
-    routes.add_service(EventServiceServer::new(Events { core, feed }).max_decoding_message_size(limit))
+    routes = add!(routes, UserServiceServer::new(Users { core: core.clone(), imports }));
+    routes = add!(routes, ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())));
+    routes = add!(routes, ConnectionServiceServer::new(Connections(core.clone())));
+    routes = add!(routes, BlockServiceServer::new(Blocks(core.clone())));
+    add!(routes, EventServiceServer::new(Events { core, feed }))
 }
 
 /// Adds both versions of reflection, since clients use either.
@@ -267,7 +283,8 @@ fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Er
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    let routes = add!(routes, builder().build_v1()?);
+    Ok(add!(routes, builder().build_v1alpha()?))
 }
 
 /// Reports services as NOT_SERVING, so that clients use another server.

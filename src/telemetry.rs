@@ -1,17 +1,22 @@
 //! The log, written to standard error.
 //!
+//! A level alone is that of Kith's own lines. The libraries below it (HTTP/2, TLS, the drivers) log at most at `info`,
+//! unless a directive names them.
+//!
 //! It never contains data of callers: messages, e-mail addresses, tokens.
 //!
 //! The log never holds up or fails what it reports. A separate thread writes it. A line is dropped if it cannot be
 //! written, as on a full disk or into a closed pipe, or if too many lines wait, as when nobody reads the pipe. Once lines
 //! can be written again, one of them has the number of those that were dropped.
 
+pub mod call;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 use crate::config::LogFormat;
 
@@ -31,13 +36,13 @@ pub struct Log {
     _writer: WorkerGuard,
 }
 
-/// Starts the log. `filter` is a level or a list of directives, such as `info,kith=debug`.
+/// Starts the log. `filter` is a level or a list of directives, such as `debug,h2=trace`.
 ///
 /// # Errors
 ///
 /// If `filter` cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
-    let filter: EnvFilter = format!("{QUIET},{filter}").parse()?;
+    let filter: EnvFilter = format!("{QUIET},{}", directives(filter)).parse()?;
     let not_queued = Arc::new(OnceLock::new());
     let lossy = Lossy { inner: io::stderr(), not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0 };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).thread_name("kith-log");
@@ -54,6 +59,16 @@ pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
         LogFormat::Json => subscriber.json().try_init(),
     };
     Ok(Log { _writer: guard })
+}
+
+/// Returns the directives in which each level alone is that of Kith, and at most `info` for all others.
+fn directives(filter: &str) -> String {
+    let directive = |part: &str| match part.trim().parse::<LevelFilter>() {
+        // An empty part is a level too.
+        Ok(level) if !part.trim().is_empty() => format!("{},kith={level}", level.min(LevelFilter::INFO)),
+        _ => part.to_owned(),
+    };
+    filter.split(',').map(directive).collect::<Vec<_>>().join(",")
 }
 
 /// A writer that drops and counts the lines that cannot be written.
@@ -84,5 +99,38 @@ impl<W: Write> Write for Lossy<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_that_of_kith() {
+        for (filter, expected) in [
+            ("debug", "info,kith=debug"),
+            ("TRACE", "info,kith=trace"),
+            ("info", "info,kith=info"),
+            ("warn", "warn,kith=warn"),
+            ("off", "off,kith=off"),
+            ("5", "info,kith=trace"),
+            ("debug,h2=trace", "info,kith=debug,h2=trace"),
+            ("h2=trace, debug", "h2=trace,info,kith=debug"),
+            ("kith=debug", "kith=debug"),
+            ("kith::store=debug,warn", "kith::store=debug,warn,kith=warn"),
+            ("", ""),
+        ] {
+            assert_eq!(directives(filter), expected, "{filter:?}");
+            assert!(directives(filter).parse::<EnvFilter>().is_ok(), "{filter:?}");
+        }
+        assert!(directives("kith=loud").parse::<EnvFilter>().is_err());
+    }
+
+    /// A level that comes with a directive for Kith itself leaves that one as it is, in either order.
+    #[test]
+    fn the_directive_of_a_part_wins_over_the_level() {
+        let filter: EnvFilter = directives("kith::store=debug,warn").parse().unwrap();
+        assert_eq!(filter.max_level_hint(), Some(LevelFilter::DEBUG));
     }
 }

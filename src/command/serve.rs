@@ -9,7 +9,7 @@ use futures_util::{Stream, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
-use crate::config::Serve;
+use crate::config::{self, Serve};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::listener::Listener;
@@ -18,6 +18,7 @@ use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let _log = start_log(&args.common)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = config::changed(), "starting");
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
@@ -40,6 +41,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
         max_imports: usize::try_from(args.max_imports)?,
         sweep_interval: args.sweep_interval,
         max_call_time: args.max_call_time,
+        max_unsent: usize::try_from(u64::from(args.max_unsent_mib) << 20)?,
         drain_delay: args.drain_delay.unwrap_or_else(|| default_drain_delay(&listener)),
         drain_time: args.drain_time,
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),

@@ -15,7 +15,8 @@ pub struct Common {
     /// is disable, prefer, require or verify-full
     #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
     pub database_url: DatabaseUrl,
-    /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
+    /// Log level: off, error, warn, info, debug or trace; libraries log at most at info, unless directives such as
+    /// debug,h2=trace name them
     #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
     /// Format of the log, which goes to standard error

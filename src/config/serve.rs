@@ -52,10 +52,14 @@ pub struct Serve {
     /// Maximum concurrent imports of users, 1 to 10000; further imports are refused
     #[arg(long, env = "KITH_MAX_IMPORTS", value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_imports: u32,
-    /// Maximum duration of a call, regardless of its deadline, and of the wait for the next row of an import; watches are
-    /// exempt
+    /// Maximum duration of a call with the sending of its answer, regardless of its deadline, and of the wait for the next
+    /// row of an import; watches are exempt
     #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
+    /// Maximum memory for large answers that their callers have not read yet, in MiB, 16 to 1048576; further reads are
+    /// refused; one connection may have a quarter of it
+    #[arg(long, env = "KITH_MAX_UNSENT_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub max_unsent_mib: u32,
     /// Time for which the server still accepts calls after a signal that ends it, while health is NOT_SERVING; by default
     /// 0s on a loopback address and 5s on others
     #[arg(long, env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]

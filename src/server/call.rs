@@ -1,37 +1,49 @@
-//! The layer around every call: identifies the caller, enforces the deadline, and logs failures.
+//! The layer around every call: identifies the caller, enforces the deadline, limits what waits to be sent, and logs how
+//! the call ended.
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
+use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
+use super::answer::{Sending, Unsent};
+use super::peer::Peer;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
+use crate::telemetry::call::Call as Record;
 
+/// The method whose response is a stream of messages.
+const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", "/kith.v1.EventService/WatchEvents"];
+const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
-const KITH_PREFIX: &str = "/kith.v1.";
+pub(super) const KITH_PREFIX: &str = "/kith.v1.";
+/// How the names of methods begin that only read.
+const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 
 /// Wraps a service in [`Call`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct CallLayer {
     max_time: Duration,
+    unsent: Unsent,
 }
 
 impl CallLayer {
-    /// Creates a layer that limits calls to `max_time`.
-    pub(super) fn new(max_time: Duration) -> Self {
-        Self { max_time }
+    /// Creates a layer that limits calls to `max_time`, and their answers to what `unsent` allows.
+    pub(super) fn new(max_time: Duration, unsent: Unsent) -> Self {
+        Self { max_time, unsent }
     }
 }
 
@@ -39,7 +51,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, max_time: self.max_time }
+        Call { inner, max_time: self.max_time, unsent: self.unsent.clone() }
     }
 }
 
@@ -48,6 +60,7 @@ impl<S> Layer<S> for CallLayer {
 pub(super) struct Call<S> {
     inner: S,
     max_time: Duration,
+    unsent: Unsent,
 }
 
 impl<S> Service<Request<Body>> for Call<S>
@@ -65,17 +78,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let started = Instant::now();
-        // Cheap: the clone shares the bytes of the URI.
-        let uri = request.uri().clone();
-        let deadline = self.deadline(uri.path(), request.headers()).map(|time| started + time);
+        let address = address(&mut request);
+        let record = Arc::new(Record::new(request.uri(), request.headers(), address));
+        let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
+        compress_only_for_those_who_do(request.headers_mut());
         // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);
+        request.extensions_mut().insert(Arc::clone(&record));
+        let (max_time, unsent) = (self.max_time, self.unsent.clone());
         let call = self.inner.call(request);
         Box::pin(async move {
+            let open = Open(Some(&record));
             let response = match deadline {
                 Some(deadline) => tokio::select! {
                     biased;
@@ -84,9 +100,25 @@ where
                 },
                 None => call.await?,
             };
-            let response = if is_undecodable(&response) { error::undecodable().into_http() } else { response };
-            log(uri.path(), &response, started);
-            Ok(response)
+            open.ended();
+            let response = in_own_words(response);
+            if let Some(status) = status(&response) {
+                record.failed(&status);
+                return Ok(response);
+            }
+            let method = record.method();
+            if !method.starts_with(KITH_PREFIX) || method == WATCH {
+                record.succeeded();
+                return Ok(response);
+            }
+            let sending = Sending {
+                unsent,
+                peer: address,
+                // An import may take any time until it answers.
+                until: deadline.unwrap_or_else(|| Instant::now() + max_time),
+                refusable: only_reads(method),
+            };
+            Ok(sending.prepare(&record, response).await)
         })
     }
 }
@@ -99,6 +131,66 @@ impl<S> Call<S> {
         let max_time = (path.starts_with(KITH_PREFIX) && !UNLIMITED.contains(&path)).then_some(self.max_time);
         timeout(headers).into_iter().chain(max_time).min()
     }
+}
+
+/// Returns the address of the client, which is also stored as [`Peer`]. A client over a Unix socket has none.
+fn address(request: &mut Request<Body>) -> Option<SocketAddr> {
+    let address = request.extensions().get().and_then(TcpConnectInfo::remote_addr);
+    let peer = request.extensions().get().copied().or_else(|| address.map(Peer::Tcp))?;
+    request.extensions_mut().insert(peer);
+    match peer {
+        Peer::Tcp(address) => Some(address),
+        Peer::Unix => None,
+    }
+}
+
+/// A call that has no response yet. Dropping it logs that its caller went away.
+struct Open<'a>(Option<&'a Record>);
+
+impl Open<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(Record::abandoned);
+    }
+}
+
+/// Lets tonic compress the response only if the request is compressed.
+///
+/// Clients on gRPC's C core (Python, Ruby, PHP) offer gzip in every call, whatever their network. Compressing takes 60 µs
+/// for one user and 150 µs for a page of 20: more than the call itself. A caller that compresses says that its network is
+/// worth it.
+fn compress_only_for_those_who_do(headers: &mut HeaderMap) {
+    if headers.get("grpc-encoding").is_none_or(|encoding| encoding != "gzip") {
+        headers.remove("grpc-accept-encoding");
+    }
+}
+
+/// Replaces a status that tonic made for a request that it could not read.
+fn in_own_words(response: Response<Body>) -> Response<Body> {
+    // Kith's own have details.
+    if response.headers().contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let own = response.extensions().get().and_then(|foreign| error::unread(foreign, super::REQUEST_BYTES_MAX));
+    own.map_or(response, Status::into_http)
+}
+
+/// Returns the status of a failed call.
+///
+/// tonic puts it, with its source, into the response's extensions. Generated code for unknown methods puts it only into
+/// the headers. An error later in a stream is logged by the service that sends it.
+fn status(response: &Response<Body>) -> Option<Status> {
+    response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()))
+}
+
+/// Whether a method of Kith's changes nothing.
+fn only_reads(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|method| READS.iter().any(|read| method.starts_with(read)))
 }
 
 /// Parses the `grpc-timeout` header (gRPC over HTTP/2, "Timeout").
@@ -120,26 +212,6 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-/// Whether tonic could not decode the request.
-///
-/// tonic then responds with INTERNAL and the decoder's message. Kith's own internal errors always have details.
-fn is_undecodable<B>(response: &Response<B>) -> bool {
-    let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
-    code == Some(Code::Internal) && !response.headers().contains_key("grpc-status-details-bin")
-}
-
-/// Logs how the call ended.
-///
-/// tonic puts the status of a failed call, with its source, into the response's extensions. Generated code for unknown
-/// methods puts it only into the headers. An error later in a stream is logged by the service that sends it.
-fn log(method: &str, response: &Response<Body>, started: Instant) {
-    let status = response.extensions().get().cloned().or_else(|| Status::from_header_map(response.headers()));
-    match status {
-        Some(status) => error::log(method, &status, started.elapsed()),
-        None => tracing::debug!(method, ms = started.elapsed().as_secs_f64() * 1_000.0, "call done"),
-    }
 }
 
 #[cfg(test)]
@@ -205,5 +277,20 @@ mod tests {
             let headers = HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]);
             assert_eq!(timeout(&headers), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn methods_that_only_read_are_known_by_their_names() {
+        use prost::Message;
+        let protos = prost_types::FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        let services = protos.file.iter().filter(|file| file.package() == "kith.v1").flat_map(|file| &file.service);
+        let mut methods = 0;
+        for method in services.flat_map(|service| &service.method).filter(|method| method.name() != "WatchEvents") {
+            let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
+            let reads = level == Some(prost_types::method_options::IdempotencyLevel::NoSideEffects);
+            assert_eq!(only_reads(&format!("/kith.v1.Service/{}", method.name())), reads, "{}", method.name());
+            methods += 1;
+        }
+        assert!(methods > 20);
     }
 }

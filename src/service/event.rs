@@ -1,21 +1,18 @@
 //! `kith.v1.EventService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Core, Leaving, caller};
-use crate::error;
 use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
-
-/// The method name in the log.
-const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+use crate::telemetry::call::Call;
 
 /// Implements [`EventService`].
 #[derive(Clone)]
@@ -35,10 +32,10 @@ impl EventService for Events {
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
-        let started = Instant::now();
         let leaving = request.extensions().get().cloned();
+        let call = request.extensions().get().cloned();
         let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started, leaving }), next))))
+        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, call, leaving }), next))))
     }
 
     async fn list_events(
@@ -64,7 +61,8 @@ impl EventService for Events {
 /// One call of `WatchEvents`.
 struct Watch {
     watcher: Watcher,
-    started: Instant,
+    /// What the log says about it, which the server stores in the request's extensions.
+    call: Option<Arc<Call>>,
     leaving: Option<Leaving>,
 }
 
@@ -94,7 +92,7 @@ async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, S
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {
             let status = Status::from(error);
-            error::log(WATCH, &status, watch.started.elapsed());
+            watch.call.iter().for_each(|call| call.failed(&status));
             (Err(status), None)
         }
     })

@@ -602,10 +602,16 @@ cases! {
         let bio = "x".repeat(256 * 1024);
         let user = pb::User { bio, ..fresh() };
         let create = pb::CreateUserRequest { user: Some(user.clone()), request_id: String::new() };
-        assert_eq!(app.users().create_user(create).await.unwrap_err().code(), Code::OutOfRange);
+        let details = refused(app.users().create_user(create).await, Code::ResourceExhausted, ErrorReason::MessageTooLarge);
+        assert_eq!(details.error_info().unwrap().metadata["maximum"], "262144");
+        assert!(details.retry_info().is_none(), "a retry fails as well");
+        // Of a stream, an earlier message is not affected.
+        let small = pb::ImportUsersRequest { user: Some(fresh()), request_id: String::new() };
         let row = pb::ImportUsersRequest { user: Some(user), request_id: String::new() };
-        let refusal = app.users().import_users(tokio_stream::iter([row])).await.unwrap_err();
-        assert_eq!(refusal.code(), Code::OutOfRange);
+        for rows in [vec![row.clone()], vec![small, row]] {
+            let refusal = app.users().import_users(tokio_stream::iter(rows)).await;
+            refused(refusal, Code::ResourceExhausted, ErrorReason::MessageTooLarge);
+        }
         assert_eq!(app.revision().await, 0);
     }
 

@@ -189,13 +189,15 @@ async fn another_signal_aborts_the_calls_that_are_drained() {
     import.await.expect("a call").expect_err("a call that was cut");
 }
 
-/// Neither of them is a call.
+/// The streams of the health service do not end by themselves, and are not counted as calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_without_calls_do_not_hold_up_the_end() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &["--drain-time", NEVER]).await;
     let (idle, _) = RawChannel::connect(&format!("http://{}", kith.address)).await;
     get_nobody(&idle).await.expect("a call");
+    let request = HealthCheckRequest { service: String::new() };
+    let watch = HealthClient::new(kith.fresh_clients().0).watch(request).await.expect("a watch");
     // Without a byte, within the preface, and with a client that responds to no ping.
     let mut silent = Vec::new();
     for bytes in [&b""[..], &OPENING[..20], OPENING] {
@@ -207,6 +209,7 @@ async fn connections_without_calls_do_not_hold_up_the_end() {
     let ended = kith.wait().await;
     assert!(ended.status.success() && ended.log.contains("server stopped"), "{ended:#?}");
     assert!(!ended.log.contains("WARN"), "{ended:#?}");
+    drop(watch);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ const LARGEST: usize = 7 << 19;
 const PAGE: i32 = 1_000;
 
 /// Gives every user a bio of the maximum size, in characters of four bytes.
-async fn large_users(app: &App) {
+pub async fn large_users(app: &App) {
     let bio = "\u{1F600}".repeat(5_000);
     let row = |id| pb::ImportUsersRequest {
         user: Some(pb::User { id, username: format!("user-{id}"), bio: bio.clone(), ..Default::default() }),

@@ -66,11 +66,11 @@ async fn a_log_on_a_full_disk_ends_nothing() {
 async fn a_log_that_nobody_reads_holds_nothing_up_and_says_how_much_was_dropped() {
     let database = Database::migrated(Engine::Sqlite).await;
     let (reader, writer) = pipe().expect("a pipe");
-    let program = start(&database.url, writer, &["--log-level=trace"]);
-    // Each write logs some 100 lines of the transport.
-    writes(&program, 1, 300).await;
+    let program = start(&database.url, writer, &["--log-level=trace,h2=trace,hyper=trace,tonic=trace,tower=trace"]);
+    // Each write logs some 30 lines of the transport.
+    writes(&program, 1, 600).await;
     let reading = std::thread::spawn(|| rest_of(reader));
-    writes(&program, 301, 2).await;
+    writes(&program, 601, 2).await;
     end_by(program, "TERM").await;
     let log = reading.join().expect("a log");
     assert!(log.contains("lines of the log were dropped"), "{} bytes", log.len());

@@ -37,7 +37,8 @@ impl Activity {
         self.progress.load(Ordering::Relaxed)
     }
 
-    fn advance(&self) {
+    /// Notes a call, or a message of a response.
+    pub(super) fn advance(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -64,7 +65,6 @@ pub(super) struct OpenCall(Arc<Activity>);
 impl OpenCall {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.open_calls.fetch_add(1, Ordering::Relaxed);
-        activity.advance();
         Self(Arc::clone(activity))
     }
 }

@@ -15,6 +15,7 @@ use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
 use crate::config::Origins;
+use crate::server::call::KITH_PREFIX;
 use crate::server::peer::Peer;
 use crate::service::Leaving;
 
@@ -59,9 +60,11 @@ where
         if request.uri().path() == WATCH {
             request.extensions_mut().insert(Leaving(self.leaving.clone()));
         }
-        let call = OpenCall::new(&self.activity);
+        self.activity.advance();
+        // Streams of health and reflection do not end by themselves. They do not hold a connection open.
+        let call = request.uri().path().starts_with(KITH_PREFIX).then(|| OpenCall::new(&self.activity));
         // The router and the layers around it are always ready.
-        Responding::Called(self.service.clone().call(request), Some(call))
+        Responding::Called(self.service.clone().call(request), call)
     }
 }
 
@@ -69,7 +72,7 @@ where
 pub(super) enum Responding<F> {
     /// The request is not a call.
     Refused(Option<Response<Body>>),
-    /// The call is open until the body of its response ends.
+    /// A call of Kith's services is open until the body of its response ends.
     Called(F, Option<OpenCall>),
 }
 

@@ -196,7 +196,7 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason
     assert_eq!(info.domain, "kith");
     match code {
         Code::InvalidArgument => assert!(details.bad_request().is_some(), "no BadRequest in {status:?}"),
-        Code::ResourceExhausted | Code::Unavailable => {
+        Code::ResourceExhausted | Code::Unavailable if reason != ErrorReason::MessageTooLarge => {
             assert!(details.retry_info().is_some_and(|retry| retry.retry_delay.is_some()), "no RetryInfo: {status:?}");
         }
         _ => {}

@@ -1,15 +1,19 @@
-//! A channel that only sends what it is given. In particular it enforces no deadline.
+//! A channel that only sends what it is given. In particular it enforces no deadline, and reads no response by itself.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use tokio::net::TcpStream;
 use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBody};
+use tonic_prost::ProstCodec;
 use tower::Service;
 
 #[derive(Clone)]
@@ -25,6 +29,42 @@ impl RawChannel {
         tokio::spawn(connection);
         (Self(sender), origin)
     }
+
+    /// A channel that lets the server send so many bytes of a response, until they are read.
+    pub async fn with_window(address: &str, bytes: u32) -> Self {
+        let host = address.strip_prefix("http://").expect("an address");
+        let socket = TcpStream::connect(host).await.expect("a connection");
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(bytes);
+        let (sender, connection) = builder.handshake(TokioIo::new(socket)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    /// Calls a method with one message. Returns once the response has begun.
+    pub async fn post(&mut self, path: &str, message: impl Message + Default + 'static) -> Response<Incoming> {
+        let encoder = ProstCodec::<_, ()>::default().encoder();
+        let body = Body::new(EncodeBody::new_client(encoder, tokio_stream::iter([Ok(message)]), None, None));
+        self.0.send_request(post(path, body)).await.expect("a response")
+    }
+}
+
+/// A request of a method.
+pub fn post(path: &str, body: Body) -> Request<Body> {
+    let request = Request::post(format!("http://localhost{path}"));
+    request.header("content-type", "application/grpc").header("te", "trailers").body(body).expect("a request")
+}
+
+/// Reads a response to its end. Returns the number of its bytes, and its trailers.
+pub async fn read(mut body: Incoming) -> (usize, HeaderMap) {
+    let (mut bytes, mut trailers) = (0, HeaderMap::new());
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame.expect("a frame").into_data() {
+            Ok(data) => bytes += data.len(),
+            Err(frame) => trailers = frame.into_trailers().expect("trailers"),
+        }
+    }
+    (bytes, trailers)
 }
 
 impl Service<Request<Body>> for RawChannel {

@@ -1,0 +1,313 @@
+//! The sending of answers: how many of their bytes wait for callers, and for how long.
+//!
+//! HTTP/2 sends an answer as fast as its caller reads it. hyper takes whatever piece a body gives it, and holds it until
+//! the caller has room for it. So a large answer is given in small pieces, which are copies: a piece that is never read
+//! does not hold the memory of the others. The rest waits here, is counted, and is dropped when the call's time is over.
+//! A timer drops it, since hyper asks for no further piece of an answer that nobody reads.
+//!
+//! Small answers pass untouched: they cost neither a lock nor a task. The maximum number of calls of a connection limits
+//! them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body as _, Frame};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::error;
+use crate::telemetry::call::Call;
+
+/// Maximum size of a small answer, in bytes. It is also the size of the pieces of a larger one: that of an HTTP/2 frame.
+const PIECE: usize = 16 * 1024;
+/// The part of the maximum that one connection may have: one in so many.
+const CONNECTION_SHARE: usize = 4;
+
+/// The bytes of large answers that were not yet sent.
+#[derive(Clone, Debug)]
+pub(super) struct Unsent(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    max: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: usize,
+    /// By the address of the client, which is that of a connection. Connections of a Unix socket have none, and only the
+    /// total limits them.
+    by_peer: HashMap<SocketAddr, usize>,
+}
+
+impl Unsent {
+    /// Creates a counter that allows `max` bytes.
+    pub(super) fn new(max: usize) -> Self {
+        Self(Arc::new(Shared { max, counts: Mutex::default() }))
+    }
+
+    /// Counts the bytes until the result is dropped. Returns `None` if they are too many.
+    fn reserve(&self, peer: Option<SocketAddr>, bytes: usize) -> Option<Reservation> {
+        let mut counts = self.lock();
+        let of_peer = peer.and_then(|peer| counts.by_peer.get(&peer)).copied().unwrap_or_default();
+        let fits = counts.total + bytes <= self.0.max && of_peer + bytes <= self.0.max / CONNECTION_SHARE;
+        fits.then(|| {
+            counts.add(peer, bytes);
+            Reservation { unsent: self.clone(), peer, bytes }
+        })
+    }
+
+    /// The same without a limit.
+    fn count(&self, peer: Option<SocketAddr>, bytes: usize) -> Reservation {
+        self.lock().add(peer, bytes);
+        Reservation { unsent: self.clone(), peer, bytes }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, peer: Option<SocketAddr>, bytes: usize) {
+        self.total += bytes;
+        peer.into_iter().for_each(|peer| *self.by_peer.entry(peer).or_default() += bytes);
+    }
+
+    fn remove(&mut self, peer: Option<SocketAddr>, bytes: usize) {
+        self.total -= bytes;
+        if let Some(Entry::Occupied(mut of_peer)) = peer.map(|peer| self.by_peer.entry(peer)) {
+            *of_peer.get_mut() -= bytes;
+            if *of_peer.get() == 0 {
+                of_peer.remove();
+            }
+        }
+    }
+}
+
+/// Bytes that are counted until this is dropped.
+#[derive(Debug)]
+struct Reservation {
+    unsent: Unsent,
+    peer: Option<SocketAddr>,
+    bytes: usize,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.unsent.lock().remove(self.peer, self.bytes);
+    }
+}
+
+/// A piece of an answer. HTTP/2 drops it when it is sent.
+struct Piece {
+    bytes: Vec<u8>,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// How the answer to a call is sent.
+pub(super) struct Sending {
+    /// The bytes that wait.
+    pub(super) unsent: Unsent,
+    /// The address of the client, if it has one.
+    pub(super) peer: Option<SocketAddr>,
+    /// The time after which what is left is dropped.
+    pub(super) until: Instant,
+    /// Whether the answer may be refused if too many bytes wait. That of a write may not: it is committed.
+    pub(super) refusable: bool,
+}
+
+impl Sending {
+    /// Prepares the answer of a call with one response message. Its log line follows when it is sent.
+    ///
+    /// Encodes the message, so that its size is known. If too many bytes wait, the call fails.
+    pub(super) async fn prepare(self, call: &Arc<Call>, response: Response<Body>) -> Response<Body> {
+        let (parts, mut body) = response.into_parts();
+        let first = match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(status)) => return failed(call, &status),
+            None => {
+                call.succeeded();
+                return Response::from_parts(parts, Body::empty());
+            }
+        };
+        let bytes = match first.into_data() {
+            Ok(bytes) if bytes.len() > PIECE => bytes,
+            small => {
+                call.succeeded();
+                let first = Some(small.map_or_else(|frame| frame, Frame::data));
+                return Response::from_parts(parts, Body::new(Small { first, rest: body }));
+            }
+        };
+        let (bytes, trailers) = match rest(bytes, body).await {
+            Ok(complete) => complete,
+            Err(status) => return failed(call, &status),
+        };
+        let reservation = match self.unsent.reserve(self.peer, bytes.len()) {
+            Some(reservation) => reservation,
+            None if self.refusable => return failed(call, &error::overloaded()),
+            None => self.unsent.count(self.peer, bytes.len()),
+        };
+        let large = Large::new(Arc::clone(call), Unread::Waiting { bytes, reservation }, trailers, self.until);
+        Response::from_parts(parts, Body::new(large))
+    }
+}
+
+/// Reads a body to its end. Returns its bytes, after those that were read before, and its trailers.
+///
+/// Drops the body: its buffer shares the memory of the bytes, which would outlive them.
+async fn rest(mut bytes: Bytes, mut body: Body) -> Result<(Bytes, HeaderMap), Status> {
+    let mut trailers = HeaderMap::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame?.into_data() {
+            // tonic gives the only message of a response in one frame.
+            Ok(more) => bytes = [bytes, more].concat().into(),
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok((bytes, trailers))
+}
+
+fn failed(call: &Call, status: &Status) -> Response<Body> {
+    call.failed(status);
+    status.clone().into_http()
+}
+
+/// A small answer.
+struct Small {
+    first: Option<Frame<Bytes>>,
+    rest: Body,
+}
+
+impl http_body::Body for Small {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+/// What HTTP/2 has not yet taken of a large answer.
+enum Unread {
+    Waiting {
+        bytes: Bytes,
+        reservation: Reservation,
+    },
+    Taken,
+    /// Dropped, since the time was over.
+    Expired,
+}
+
+/// A large answer.
+struct Large {
+    unread: Arc<Mutex<Unread>>,
+    expiry: AbortHandle,
+    /// What follows the message.
+    trailers: HeaderMap,
+    call: Arc<Call>,
+    ended: bool,
+}
+
+impl Large {
+    fn new(call: Arc<Call>, unread: Unread, trailers: HeaderMap, until: Instant) -> Self {
+        let unread = Arc::new(Mutex::new(unread));
+        let expiry = tokio::spawn({
+            let (unread, call) = (Arc::clone(&unread), Arc::clone(&call));
+            async move {
+                sleep_until(until).await;
+                let mut unread = lock(&unread);
+                if matches!(*unread, Unread::Waiting { .. }) {
+                    *unread = Unread::Expired;
+                    call.failed(&error::answer_not_read());
+                }
+            }
+        });
+        Self { unread, expiry: expiry.abort_handle(), trailers, call, ended: false }
+    }
+
+    /// Takes the next piece of the message. `None` after the last one.
+    fn piece(&self) -> Result<Option<Bytes>, Status> {
+        let mut unread = lock(&self.unread);
+        match &mut *unread {
+            Unread::Waiting { bytes, reservation } => {
+                let part = bytes.split_to(bytes.len().min(PIECE));
+                let reservation = reservation.unsent.count(reservation.peer, part.len());
+                if bytes.is_empty() {
+                    *unread = Unread::Taken;
+                }
+                Ok(Some(Bytes::from_owner(Piece { bytes: part.to_vec(), _reservation: reservation })))
+            }
+            Unread::Taken => Ok(None),
+            Unread::Expired => Err(error::answer_not_read()),
+        }
+    }
+}
+
+impl http_body::Body for Large {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = self.piece();
+        if let Ok(Some(piece)) = piece {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        self.ended = true;
+        let mut trailers = std::mem::take(&mut self.trailers);
+        match piece {
+            Ok(_) => self.call.succeeded(),
+            Err(expired) => expired.add_header(&mut trailers)?,
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.expiry.abort();
+        // Not left to the task, which ends later.
+        let unread = std::mem::replace(&mut *lock(&self.unread), Unread::Taken);
+        // An answer that expired was logged then.
+        if !self.ended && !matches!(unread, Unread::Expired) {
+            self.call.abandoned();
+        }
+    }
+}
+
+fn lock(unread: &Mutex<Unread>) -> MutexGuard<'_, Unread> {
+    unread.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The line that the log has for each call.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderValue, Uri};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The maximum length of a request id in the log, in characters. A longer one is cut.
+const REQUEST_ID_LEN_MAX: usize = 128;
+
+/// What the log says about one call.
+///
+/// Its values are formatted only if a line is written.
+#[derive(Debug)]
+pub struct Call {
+    uri: Uri,
+    /// The address of the client. `None` for a Unix socket.
+    peer: Option<SocketAddr>,
+    request_id: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    started: Instant,
+}
+
+impl Call {
+    /// Describes a call that starts now. Cheap: it shares the bytes of the request.
+    pub fn new(uri: &Uri, headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
+        Self {
+            uri: uri.clone(),
+            peer,
+            request_id: headers.get("x-request-id").cloned(),
+            traceparent: headers.get("traceparent").cloned(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The method's path, such as `/kith.v1.UserService/GetUser`.
+    pub fn method(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The time at which the call started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Logs that the call succeeded.
+    pub fn succeeded(&self) {
+        // tracing evaluates the fields only if the line is written.
+        tracing::debug!(
+            method = self.method(),
+            code = ?Code::Ok,
+            ms = self.ms(),
+            peer = self.peer(),
+            request_id = self.request_id(),
+            "call done"
+        );
+    }
+
+    /// Logs that the call failed, with its cause: at a level that says whether operators should act on it.
+    pub fn failed(&self, status: &Status) {
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    method = self.method(),
+                    code = ?status.code(),
+                    reason = reason(status),
+                    ms = self.ms(),
+                    peer = self.peer(),
+                    request_id = self.request_id(),
+                    error = status.source(),
+                    "call failed"
+                )
+            };
+        }
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "a foreign enum; all other codes are errors of the caller or normal"
+        )]
+        match status.code() {
+            Code::Unknown | Code::Internal | Code::DataLoss => line!(tracing::Level::ERROR),
+            Code::Unavailable | Code::DeadlineExceeded => line!(tracing::Level::WARN),
+            _ => line!(tracing::Level::DEBUG),
+        }
+    }
+
+    /// Logs that the caller went away before the response.
+    pub fn abandoned(&self) {
+        tracing::debug!(
+            method = self.method(),
+            code = ?Code::Cancelled,
+            ms = self.ms(),
+            peer = self.peer(),
+            request_id = self.request_id(),
+            "call cancelled: its caller went away"
+        );
+    }
+
+    fn ms(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() * 1_000.0
+    }
+
+    fn peer(&self) -> String {
+        self.peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+
+    /// Returns the id that the caller gave the call: its `x-request-id`, or else the trace id of its `traceparent`.
+    fn request_id(&self) -> Option<String> {
+        let given = self.request_id.as_ref().map(|value| visible(value.as_bytes())).filter(|id| !id.is_empty());
+        given.or_else(|| trace_id(self.traceparent.as_ref()?.to_str().ok()?))
+    }
+}
+
+/// Returns the reason in the status's `ErrorInfo`.
+fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Returns the first visible ASCII characters. All others are dropped: a header must not change how the log reads.
+fn visible(bytes: &[u8]) -> String {
+    bytes.iter().filter(|byte| byte.is_ascii_graphic()).take(REQUEST_ID_LEN_MAX).map(|byte| char::from(*byte)).collect()
+}
+
+/// Returns the trace id of a `traceparent` header (W3C Trace Context): 32 hexadecimal digits, not all zero.
+fn trace_id(traceparent: &str) -> Option<String> {
+    let id = traceparent.split('-').nth(1)?;
+    let is_id =
+        id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    is_id.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn request_id(headers: &[(&'static str, &[u8])]) -> Option<String> {
+        let header =
+            |(name, value): &(&'static str, &[u8])| Some((name.parse().ok()?, HeaderValue::from_bytes(value).ok()?));
+        let headers = headers.iter().map(|pair| header(pair).expect("a header")).collect();
+        Call::new(&Uri::from_static("/x"), &headers, None).request_id()
+    }
+
+    #[test]
+    fn a_call_has_the_request_id_of_its_headers() {
+        let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let trace: (&str, &[u8]) = ("traceparent", traceparent.as_bytes());
+        for (headers, expected) in [
+            (&[][..], None),
+            (&[("x-request-id", &b"7f-3"[..])], Some("7f-3")),
+            (&[trace], Some(TRACE)),
+            (&[trace, ("x-request-id", b"7f-3")], Some("7f-3")),
+            (&[trace, ("x-request-id", b" \t")], Some(TRACE)),
+            (&[("x-request-id", b"a b\tc\xff")], Some("abc")),
+            (&[("traceparent", b"00-4bf92f35-00f067aa0ba902b7-01")], None),
+            (&[("traceparent", b"00-00000000000000000000000000000000-00f067aa0ba902b7-01")], None),
+            (&[("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e473x-00f067aa0ba902b7-01")], None),
+            (&[("traceparent", b"")], None),
+        ] {
+            assert_eq!(request_id(headers).as_deref(), expected, "{headers:?}");
+        }
+        let long = request_id(&[("x-request-id", &[b'x'; 5_000])]);
+        assert_eq!(long, Some("x".repeat(REQUEST_ID_LEN_MAX)));
+    }
+}
