@@ -20,7 +20,8 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Runs the subcommand and returns the exit status.
 ///
-/// A check that finds violations returns a failure status, and no error: its report is already printed.
+/// A check that finds violations returns a failure status, and no error: its report is already printed. So does a list
+/// with pending migrations.
 ///
 /// # Errors
 ///
@@ -29,7 +30,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = match cli.command {
         None => serve::run(cli.serve).await,
         Some(Command::Serve(settings)) => serve::run(*settings).await,
-        Some(Command::Migrate(settings)) => migrate::run(settings).await,
+        Some(Command::Migrate(settings)) => return migrate::run(settings).await,
         Some(Command::Watch(settings)) => watch::run(settings).await,
         Some(Command::Check(settings)) => return check::run(settings).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings).await,

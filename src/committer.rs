@@ -44,6 +44,8 @@ pub enum CommitError {
     Overloaded,
     /// The database is unavailable, or the server is shutting down. Nothing was changed.
     Unavailable,
+    /// The server only reads. Nothing was changed.
+    ReadOnly,
     /// The connection was lost, or the disk failed, during the commit. The change may or may not be stored.
     OutcomeUnknown,
     /// An internal error, which is in the log. Nothing was changed.
@@ -61,6 +63,7 @@ pub struct Committer {
     closing: Arc<Notify>,
     /// Whether the last batch was committed.
     is_well: Arc<AtomicBool>,
+    is_read_only: bool,
 }
 
 impl Committer {
@@ -73,7 +76,25 @@ impl Committer {
         let is_well = Arc::new(AtomicBool::new(true));
         let worker = Worker { store, policy, is_well: Arc::clone(&is_well) };
         let task = tokio::spawn(run(worker, queues, Arc::clone(&closing)));
-        (Self { calls, rows, closing, is_well }, task)
+        (Self { calls, rows, closing, is_well, is_read_only: false }, task)
+    }
+
+    /// Returns a committer that refuses every command, for a server that only reads. Its task ends when it is closed.
+    pub fn read_only() -> (Self, JoinHandle<()>) {
+        let ((calls, _), (rows, _)) = (mpsc::channel(1), mpsc::channel(1));
+        let closing = Arc::new(Notify::new());
+        let closed = Arc::clone(&closing);
+        let task = tokio::spawn(async move { closed.notified().await });
+        (Self { calls, rows, closing, is_well: Arc::new(AtomicBool::new(true)), is_read_only: true }, task)
+    }
+
+    /// Returns an error if this committer refuses every command.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::ReadOnly`].
+    pub fn check_writable(&self) -> Result<(), CommitError> {
+        if self.is_read_only { Err(CommitError::ReadOnly) } else { Ok(()) }
     }
 
     /// Whether the last batch was committed. True before the first one.
@@ -92,8 +113,10 @@ impl Committer {
     ///
     /// # Errors
     ///
-    /// [`CommitError::Overloaded`] immediately if the queue is full, [`CommitError::Unavailable`] if it is closed.
+    /// [`CommitError::Overloaded`] immediately if the queue is full, [`CommitError::Unavailable`] if it is closed,
+    /// [`CommitError::ReadOnly`] if the server only reads.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
+        self.check_writable()?;
         let (sender, result) = oneshot::channel();
         self.calls.try_send((submission, sender)).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
@@ -109,8 +132,9 @@ impl Committer {
     ///
     /// # Errors
     ///
-    /// [`CommitError::Unavailable`] if the queue is closed.
+    /// [`CommitError::Unavailable`] if the queue is closed, [`CommitError::ReadOnly`] if the server only reads.
     pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
+        self.check_writable()?;
         let (sender, result) = oneshot::channel();
         self.rows.send((submission, sender)).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(result))

@@ -216,6 +216,12 @@ impl From<CommitError> for Status {
             CommitError::Rejected(rejection) => rejection.into(),
             CommitError::Overloaded => overloaded(),
             CommitError::Unavailable => unavailable(),
+            CommitError::ReadOnly => status(
+                Code::FailedPrecondition,
+                ErrorReason::ReadOnly,
+                "this server only reads; send writes to one that was started without --read-only",
+                [],
+            ),
             CommitError::OutcomeUnknown => retryable(
                 Code::Unavailable,
                 ErrorReason::OutcomeUnknown,

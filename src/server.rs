@@ -73,6 +73,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 pub struct Settings {
     /// Settings of the rules.
     pub policy: Policy,
+    /// Whether to serve reads only. Writes are refused, and nothing is swept.
+    pub read_only: bool,
     /// Maximum writes in the queue. Further ones are refused.
     pub max_queued_writes: usize,
     /// Maximum concurrent event streams. Further ones are refused.
@@ -105,6 +107,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
+            read_only: false,
             max_queued_writes: 4_096,
             max_watchers: 10_000,
             max_imports: 16,
@@ -153,7 +156,11 @@ pub async fn serve(
     signals: impl Stream<Item = ()> + Send,
 ) -> Result<(), Failure> {
     let policy = Arc::new(settings.policy.clone());
-    let commits = Committer::start(Arc::clone(&store), policy, settings.max_queued_writes);
+    let commits = if settings.read_only {
+        Committer::read_only()
+    } else {
+        Committer::start(Arc::clone(&store), policy, settings.max_queued_writes)
+    };
     serve_with(commits, listener.into(), store, settings, signals).await
 }
 

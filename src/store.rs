@@ -32,9 +32,11 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::check::{Checked, Repair, Report, check};
-pub use self::connect::{DatabaseUrl, Options, connect, migrate, wait_for};
-pub use self::epoch::{Epochs, restore_epoch};
+pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
+pub use self::epoch::{Epochs, Servers, restore_epoch};
+pub use self::migration::Migrations;
 pub use self::observed::Observed;
+pub use self::postgres::roles_script;
 pub use self::users::{CachedUser, Users};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
@@ -185,6 +187,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error of a commit by a store that was opened for reads only.
+    fn read_only() -> Self {
+        Self::Unavailable("the database was opened for reads only".into())
+    }
+
     fn corrupt(column: &'static str, value: &str) -> Self {
         Self::Corrupt { column, value: value.to_owned() }
     }
@@ -260,6 +267,12 @@ pub enum ConnectError {
          pool_size); a server needs as many connections as --read-connections says, and three more"
     )]
     NoSecondSession(std::time::Duration),
+    /// The database or the file cannot be written, with the reason.
+    #[error("the database cannot be written: {0}; `kith serve --read-only` serves reads from it")]
+    ReadOnly(String),
+    /// Servers use the database, and none may.
+    #[error("{0}; stop all servers first, or use --force if you know that none is running")]
+    InUse(String),
     /// A migration failed.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn Error + Send + Sync>),

@@ -1,13 +1,39 @@
-//! `kith migrate`: applies pending schema migrations.
+//! `kith migrate`: applies pending schema migrations, or lists them.
 
-use super::{Failure, database, start_log};
+use std::process::ExitCode;
+
+use super::{Failure, database, print, start_log};
 use crate::config::Migrate;
-use crate::store;
+use crate::store::{self, Migrations};
 
-pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
+/// The exit status of `--status` if migrations are pending. Not that of an error.
+const PENDING: u8 = 3;
+
+pub(super) async fn run(args: Migrate) -> Result<ExitCode, Failure> {
     let _log = start_log(&args.common)?;
+    if args.print_roles {
+        print(&store::roles_script())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let url = &database::reachable(&args.common).await?;
-    let applied = store::migrate(url).await.map_err(|error| database::failure(url, &error))?;
-    tracing::info!(database = %url, migrations_applied = applied, "database schema is up to date");
-    Ok(())
+    let failure = |error| database::failure(url, &error);
+    if args.status {
+        let migrations = store::migrations(url).await.map_err(failure)?;
+        print(&status(&migrations))?;
+        return Ok(if migrations.pending.is_empty() { ExitCode::SUCCESS } else { PENDING.into() });
+    } else if args.dry_run {
+        let Migrations { applied: _, pending } = store::try_migrations(url).await.map_err(failure)?;
+        let lines: String = pending.iter().map(|name| format!("would apply  {name}\n")).collect();
+        print(if pending.is_empty() { "no pending migrations\n" } else { &lines })?;
+    } else {
+        let Migrations { applied: _, pending } = store::migrate(url).await.map_err(failure)?;
+        tracing::info!(database = %url, migrations_applied = pending.len(), "database schema is up to date");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each migration, in order.
+fn status(Migrations { applied, pending }: &Migrations) -> String {
+    let lines = |word: &str, names: &[String]| names.iter().map(|name| format!("{word}  {name}\n")).collect::<String>();
+    lines("applied", applied) + &lines("pending", pending)
 }

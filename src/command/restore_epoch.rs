@@ -2,12 +2,13 @@
 
 use super::{Failure, database, print, start_log};
 use crate::config::RestoreEpoch;
-use crate::store;
+use crate::store::{self, Servers};
 
 pub(super) async fn run(args: RestoreEpoch) -> Result<(), Failure> {
     let _log = start_log(&args.common)?;
     let url = &database::reachable(&args.common).await?;
-    let epochs = store::restore_epoch(url).await.map_err(|error| database::failure(url, &error))?;
+    let servers = if args.force { Servers::Ignored } else { Servers::Refused };
+    let epochs = store::restore_epoch(url, servers).await.map_err(|error| database::failure(url, &error))?;
     tracing::info!(database = %url, "started a new epoch");
     print(&format!("old epoch {}\nnew epoch {}\n", epochs.old, epochs.new))
 }

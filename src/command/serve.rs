@@ -35,6 +35,7 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     tracing::info!("listening on {}", listener.local_address()?);
     let settings = Settings {
         policy: args.policy.policy(),
+        read_only: args.read_only,
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
         max_imports: usize::try_from(args.max_imports)?,
@@ -58,8 +59,10 @@ async fn open(url: &DatabaseUrl, args: &Serve) -> Result<Arc<dyn Store>, Failure
     let store = store::connect(url, args.options()).await.map_err(|error| failed(&error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| failed(&error))?;
-    check_writable(&*store).await.map_err(|error| failed(&error))?;
-    tracing::info!(database = %url, %revision, "opened the database");
+    if !args.read_only {
+        check_writable(&*store).await.map_err(|error| failed(&error))?;
+    }
+    tracing::info!(database = %url, %revision, read_only = args.read_only, "opened the database");
     Ok(store)
 }
 

@@ -23,6 +23,10 @@ pub struct Serve {
     /// Apply pending schema migrations at startup; if false, a database that lacks any is refused
     #[arg(long, env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
+    /// Serve reads only, also from a standby, a file that cannot be written or a role that may only read; writes are
+    /// refused, and migrations are never applied
+    #[arg(long, env = "KITH_READ_ONLY", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pub read_only: bool,
     /// Database connections for reads, 2 to 1000: two thirds for short reads, one third for long ones; the writer and the
     /// feed have one more each
     #[arg(long, env = "KITH_READ_CONNECTIONS", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
@@ -87,6 +91,7 @@ impl Serve {
             read_batch_max: number(self.read_batch_max),
             user_cache: u64::from(self.user_cache_mib) << 20,
             migrate: self.migrate,
+            read_only: self.read_only,
             ..Options::default()
         }
     }

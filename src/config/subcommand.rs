@@ -14,6 +14,15 @@ use crate::domain::id::ID_MAX;
 /// Settings of `kith migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct Migrate {
+    /// List the applied and the pending migrations and change nothing; exit status 3 if any is pending
+    #[arg(long, conflicts_with_all = ["dry_run", "print_roles"])]
+    pub status: bool,
+    /// Apply the pending migrations in a transaction that is rolled back, and list them
+    #[arg(long, conflicts_with = "print_roles")]
+    pub dry_run: bool,
+    /// Print an SQL script for psql that creates roles with the least rights on PostgreSQL
+    #[arg(long)]
+    pub print_roles: bool,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
@@ -59,6 +68,9 @@ pub struct Check {
 /// Settings of `kith restore-epoch`.
 #[derive(Clone, Debug, Args)]
 pub struct RestoreEpoch {
+    /// Do it even though a server seems to use the database
+    #[arg(long)]
+    pub force: bool,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,

@@ -1,4 +1,5 @@
-//! Health by `grpc.health.v1`: a service is SERVING while its reads and writes can succeed.
+//! Health by `grpc.health.v1`: a service is SERVING while its reads and writes can succeed, or only its reads if the
+//! server only reads.
 //!
 //! The process itself (the empty service name) is SERVING as long as it runs.
 
@@ -69,7 +70,7 @@ impl Health {
         matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
     }
 
-    /// Whether the last commit succeeded, or another one does now that changes nothing.
+    /// Whether the last commit succeeded, or another one does now that changes nothing. True if the server only reads.
     async fn can_write(&self) -> bool {
         if self.committer.is_well() {
             return true;

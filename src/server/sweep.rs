@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::committer::Committer;
+use crate::committer::{CommitError, Committer};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
 use crate::domain::outcome::Outcome;
@@ -22,8 +22,13 @@ pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: w
             // A shutdown does not wait for a sweep that the database does not respond to.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
-        // The committer has logged the error. The next sweep is the retry.
-        let rows = reply.map_or(0, swept_rows);
+        let rows = match reply {
+            Ok(reply) => swept_rows(reply),
+            // The servers that write sweep.
+            Err(CommitError::ReadOnly) => return,
+            // The committer has logged the error. The next sweep is the retry.
+            Err(_) => 0,
+        };
         if rows > 0 {
             tracing::debug!(rows, "swept expired rows");
         }

@@ -99,6 +99,8 @@ impl UserService for Users {
         &self,
         request: Request<Streaming<pb::ImportUsersRequest>>,
     ) -> Result<Response<pb::ImportUsersResponse>, Status> {
+        // Before the stream is read, which may be long.
+        self.core.committer.check_writable()?;
         import::run(&self.core, &self.imports, caller(&request)?, request.into_inner()).await
     }
 }

@@ -1,8 +1,8 @@
 //! The clock that the times of a database come from.
 //!
 //! On PostgreSQL it is the clock of the database, read when the head is locked: servers whose own clocks differ agree on
-//! the time. Between commits it is the last reading plus the time that has passed since. On SQLite it is the system's
-//! clock.
+//! the time. Between commits it is the last reading plus the time that has passed since. A server that only reads takes
+//! a reading now and then. On SQLite it is the system's clock.
 //!
 //! Somebody may set a clock, or start a server while it is wrong. Commands are decided at the time that it shows, and a
 //! later, right time is not held up by an earlier, wrong one. But what the sweep deletes is lost for good, so after a
@@ -103,6 +103,15 @@ impl DatabaseClock {
         let Reading { time, elapsed } = self.state().last;
         let passed = self.clock.elapsed().saturating_sub(elapsed);
         TimeDelta::from_std(passed).ok().and_then(|passed| time.checked_add_signed(passed)).unwrap_or(time)
+    }
+
+    /// Takes over what the clock of a database server showed just now, without a lock of the head.
+    pub(super) fn read(&self, time: Time) {
+        if self.is_remote {
+            let mut state = self.state();
+            state.compare(self.clock.now() - time);
+            state.last = Reading { time, elapsed: self.clock.elapsed() };
+        }
     }
 
     /// Returns the time at which to decide a batch, under the lock of the head.
@@ -294,5 +303,7 @@ mod tests {
         assert!((TimeDelta::zero()..TimeDelta::minutes(1)).contains(&passed(500)));
         assert_eq!(clock.locked(&head(minute(700)), Some(minute(700))).time, minute(700));
         assert!((TimeDelta::zero()..TimeDelta::minutes(1)).contains(&passed(700)));
+        clock.read(minute(300));
+        assert!((TimeDelta::zero()..TimeDelta::minutes(1)).contains(&passed(300)), "also without a commit");
     }
 }

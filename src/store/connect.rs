@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::migration::{Pending, migrate_postgres, migrate_sqlite};
+use diesel::{Connection as _, SqliteConnection};
+
+use super::migration::{self, Blocking, Migrations, Pending};
 use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_sessions};
 use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, Store, StoreError};
@@ -35,13 +37,22 @@ pub struct Options {
     pub user_cache: u64,
     /// Whether to apply pending migrations. If not, a database with pending migrations is refused.
     pub migrate: bool,
+    /// Whether the database is only read. Then it is neither migrated nor written, and may be one that cannot be.
+    pub read_only: bool,
     /// The clock. On PostgreSQL, the system's clock stands for that of the database.
     pub clock: Clock,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 4, read_batch_max: 32, user_cache: 256 << 20, migrate: true, clock: Clock::system() }
+        Self {
+            readers: 4,
+            read_batch_max: 32,
+            user_cache: 256 << 20,
+            migrate: true,
+            read_only: false,
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -139,11 +150,18 @@ pub async fn wait_for(
 }
 
 /// Opens a database, and migrates it if the options say so.
+///
+/// # Errors
+///
+/// [`ConnectError::ReadOnly`] if the database cannot be written, unless the options say that it is only read.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
-    if let Engine::Sqlite(file) = url.0.clone() {
-        blocking(move || Ok(sqlite::check_writable(&file)?)).await?;
+    if options.read_only {
+        refuse_other_tables(url).await?;
+    } else {
+        refuse_pooler(url).await?;
+        check_writable(url).await?;
+        run_migrations(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     }
-    prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
         Engine::Sqlite(file) => {
             let store = blocking(move || Ok(sqlite::store(&file, &options)?)).await?;
@@ -153,14 +171,24 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     }
 }
 
-/// Applies pending migrations. Returns the number of applied ones.
-pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
+/// Applies pending migrations, all or none. Returns those that were applied now and before.
+pub async fn migrate(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
     prepare(url, Pending::Apply).await
+}
+
+/// Applies pending migrations and rolls back. Takes the same locks as [`migrate`].
+pub async fn try_migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::Try).await
+}
+
+/// Returns the applied and the pending migrations. Changes nothing.
+pub async fn migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::List).await
 }
 
 /// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
-    // Checked first, because opening a missing file would create it.
+    // Checked first, because what is read of a missing file is an empty database.
     if let Engine::Sqlite(file) = &url.0
         && !file.path().exists()
     {
@@ -169,21 +197,47 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
     prepare(url, Pending::Refuse).await.map(drop)
 }
 
-async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
+async fn check_writable(url: &DatabaseUrl) -> Result<(), ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(file) => {
-            let migrate = move || {
-                if pending == Pending::Apply {
-                    sqlite::check_writable(&file)?;
-                }
-                migrate_sqlite(&mut sqlite::open(&file)?, pending)
-            };
-            blocking(migrate).await
-        }
+        Engine::Sqlite(file) => blocking(move || sqlite::check_writable(&file)).await,
+        Engine::Postgres { config, .. } => postgres::check_writable(&config).await,
+    }
+}
+
+async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
+    refuse_pooler(url).await?;
+    run_migrations(url, pending).await
+}
+
+/// Returns an error if the sessions of PostgreSQL are shared. Comes first: the settings of a session would stay in others.
+async fn refuse_pooler(url: &DatabaseUrl) -> Result<(), ConnectError> {
+    match &url.0 {
+        Engine::Sqlite(_) => Ok(()),
+        Engine::Postgres { config, .. } => refuse_shared_sessions(config).await,
+    }
+}
+
+async fn run_migrations(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
+    match url.0.clone() {
+        Engine::Sqlite(file) => blocking(move || migration::migrate(&mut to_migrate(&file, pending)?, pending)).await,
         Engine::Postgres { config, .. } => {
-            refuse_shared_sessions(&config).await?;
-            migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
+            let conn = postgres::open(&config, Role::Migration).await?;
+            blocking(move || migration::migrate(&mut Blocking::from(conn), pending)).await
         }
+    }
+}
+
+/// Opens a file to do with its pending migrations what `pending` says. Only applying them creates the file.
+fn to_migrate(file: &SqliteFile, pending: Pending) -> Result<SqliteConnection, ConnectError> {
+    if pending == Pending::Apply {
+        sqlite::check_writable(file)?;
+    } else if file.may_be_created() && !file.path().exists() {
+        let empty = SqliteConnection::establish(":memory:");
+        return Ok(empty.map_err(|error| StoreError::Unavailable(error.into()))?);
+    }
+    match pending {
+        Pending::Apply | Pending::Try => Ok(sqlite::open(file)?),
+        Pending::Refuse | Pending::List => Ok(sqlite::open(&sqlite::for_reads(file)?)?),
     }
 }
 

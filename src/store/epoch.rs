@@ -15,6 +15,15 @@ pub struct Epochs {
     pub new: String,
 }
 
+/// What to do if a server uses the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// Refuse.
+    Refused,
+    /// Go on.
+    Ignored,
+}
+
 /// Gives the feed a new epoch, and page tokens a new key.
 ///
 /// A restored feed gives its next events the numbers of the lost ones. Clients that read the lost ones must not continue
@@ -23,10 +32,13 @@ pub struct Epochs {
 ///
 /// # Errors
 ///
-/// When the database cannot be used, or its tables belong to another version.
-pub async fn restore_epoch(url: &DatabaseUrl) -> Result<Epochs, ConnectError> {
+/// When the database cannot be used, or its tables belong to another version, or a server uses it and that is refused.
+pub async fn restore_epoch(url: &DatabaseUrl, servers: Servers) -> Result<Epochs, ConnectError> {
     refuse_other_tables(url).await?;
-    let mut session = Session::write(url).await?;
+    let mut session = match servers {
+        Servers::Refused => Session::without_servers(url).await?,
+        Servers::Ignored => Session::write(url).await?,
+    };
     session.lock().await?;
     let head = "SELECT id AS number, epoch AS said, id AS total FROM feed".to_owned();
     let head = session.ask(head).await?.pop().ok_or_else(|| StoreError::corrupt("feed", "no row"))?;

@@ -13,27 +13,33 @@ mod passfile;
 mod pool;
 mod pooler;
 mod read;
+mod rights;
 mod role;
 mod tls;
 mod url;
 mod waiting;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio::try_join;
 
 use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
 pub(super) use self::config::PostgresConfig;
+pub(super) use self::listen::SERVING;
 pub(super) use self::passfile::PasswordFile;
 pub(super) use self::pooler::refuse_shared_sessions;
 use self::read::{CountsOf, PairsOf, Pools, mark};
+pub(super) use self::rights::check_writable;
+pub use self::rights::roles_script;
 pub(super) use self::role::{Role, open};
 pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
@@ -53,45 +59,77 @@ use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
 use crate::task::persistent;
 
+/// Time between two readings of the clock in a store that only reads. A clock that is set meanwhile is noticed so late.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 pub(super) struct PostgresEngine {
-    writer: Writer,
+    /// `None` for a store that only reads.
+    writer: Option<Writer>,
     pools: Arc<Pools>,
     marks: Batcher<(), Mark>,
     users: Batcher<Vec<UserId>, Vec<User>>,
     pairs: Batcher<PairsOf, Read<Pairs>>,
     counts: Batcher<CountsOf, Read<StoredCounts>>,
-    /// Receives notifications of other servers' commits. Ends when this is dropped.
-    _listener: JoinSet<()>,
+    /// Tasks that end when this is dropped.
+    ///
+    /// One receives notifications of other servers' commits. In a store that only reads, another one reads the clock.
+    _tasks: JoinSet<()>,
 }
 
 /// Connects to a database that has been migrated.
 pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Database<PostgresEngine>, StoreError> {
     let config = Arc::new(config);
     let mut conn = open(&config, Role::ShortReads).await?;
-    advice::warn(&mut conn).await?;
+    if !options.read_only {
+        advice::warn(&mut conn).await?;
+    }
     let head: FeedRow = query::head().first(&mut conn).await?;
-    let Stamp(time) = PgStatement::<Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
-    let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), time));
+    let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), current_time(&conn).await?));
     let committed = watch::Sender::new(());
-    let mut listener = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let (listening, notified) = (Arc::clone(&config), committed.clone());
     let listen = move || listen::follow(Arc::clone(&listening), notified.clone());
-    listener.spawn(persistent("notifications of commits", listen));
+    tasks.spawn(persistent("notifications of commits", listen));
     let users = Arc::new(UserCache::new(options.user_cache));
     let pools = Arc::new(Pools::new(&config, &options));
     let max = options.read_batch_max;
     let of = || Arc::clone(&pools);
+    if options.read_only {
+        let (pools, clock) = (of(), Arc::clone(&clock));
+        tasks.spawn(persistent("readings of the clock", move || read_clock(Arc::clone(&pools), Arc::clone(&clock))));
+    }
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
+    let writer = || {
+        let state = WriterState::new(options.user_cache, Arc::clone(&users));
+        Writer::new(config, Arc::clone(&clock), state)
+    };
     let engine = PostgresEngine {
-        writer: Writer::new(config, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users))),
+        writer: (!options.read_only).then(writer),
         marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
         users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
         counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
         pools,
-        _listener: listener,
+        _tasks: tasks,
     };
     Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
+}
+
+async fn current_time(mut conn: &AsyncPgConnection) -> Result<Time, StoreError> {
+    let Stamp(time) = PgStatement::<Instant>::new("SELECT clock_timestamp()").get_result(&mut conn).await?;
+    Ok(time)
+}
+
+/// Reads the clock of the database now and then. A store that writes reads it with each commit instead.
+async fn read_clock(pools: Arc<Pools>, clock: Arc<DatabaseClock>) {
+    loop {
+        sleep(CLOCK_INTERVAL).await;
+        let read = async { current_time(&*pools.short.lease().await?).await };
+        // While the database cannot be read, health says so.
+        if let Ok(time) = read.await {
+            clock.read(time);
+        }
+    }
 }
 
 impl PostgresEngine {
@@ -110,7 +148,7 @@ async fn rows<R: Send>(conn: &AsyncPgConnection, query: impl SharedQuery<R>) -> 
 #[async_trait]
 impl Engine for PostgresEngine {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        self.writer.commit(&batch).await
+        self.writer.as_ref().ok_or_else(StoreError::read_only)?.commit(&batch).await
     }
 
     async fn mark(&self) -> Result<Mark, StoreError> {

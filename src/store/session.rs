@@ -3,15 +3,19 @@
 //! Both engines run the same text. That matters more than speed here.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio::time::sleep;
 
 use super::connect::{DatabaseUrl, Engine, blocking};
-use super::{ConnectError, StoreError, postgres, sqlite};
+use super::postgres::{self, SERVING};
+use super::sqlite;
+use super::{ConnectError, StoreError};
 use crate::clock::Clock;
 
 /// Begins one snapshot for all queries. They read whole tables, so they have no time limit. PostgreSQL plans them freely,
@@ -19,6 +23,17 @@ use crate::clock::Clock;
 /// table for each row of another.
 const READ: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; \
                     SET enable_nestloop = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+
+/// Attempts to find no server, and the pause after each: one that was just stopped may still be connected.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The sessions of servers: each holds a lock as long as it is connected.
+const SERVERS: &str = "SELECT CAST(pid AS bigint) AS number, 'process ' || pid || coalesce(' from ' || host(client_addr), '') \
+                       || coalesce(' since ' || date_trunc('second', backend_start), '') AS said, count(*) OVER () AS total \
+                       FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) \
+                       WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND classid = 0 \
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// A connection. Dropping it rolls back what was not committed.
 pub(super) enum Session {
@@ -46,7 +61,7 @@ impl Session {
     pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
             Engine::Sqlite(file) => {
-                let conn = blocking(move || Ok(sqlite::open(&file)?)).await?;
+                let conn = blocking(move || Ok(sqlite::open(&sqlite::for_reads(&file)?)?)).await?;
                 let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
                 session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
                 Ok(session)
@@ -70,6 +85,36 @@ impl Session {
                 Ok(Self::Postgres(Box::new(postgres::open(&config, postgres::Role::Repair).await?)))
             }
         }
+    }
+
+    /// The same if no server uses the database. None can begin to until the session ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::InUse`] with those that do, as far as this user may see them.
+    pub(super) async fn without_servers(url: &DatabaseUrl) -> Result<Self, ConnectError> {
+        if let Engine::Sqlite(file) = url.0.clone() {
+            let shown = file.to_string();
+            let conn = blocking(move || Ok(sqlite::open_alone(&file)?)).await?;
+            let in_use = || format!("another process has the file open; `fuser {shown}` shows which");
+            let conn = conn.ok_or_else(|| ConnectError::InUse(in_use()))?;
+            return Ok(Self::Sqlite(Arc::new(Mutex::new(conn))));
+        }
+        let mut session = Self::write(url).await?;
+        let lock = format!(
+            "SELECT CAST(0 AS bigint) AS number, '' AS said, pg_try_advisory_lock({SERVING})::int::bigint AS total"
+        );
+        for _ in 0..ATTEMPTS {
+            if session.ask(lock.clone()).await?.first().is_some_and(|row| row.total == 1) {
+                return Ok(session);
+            }
+            sleep(PAUSE).await;
+        }
+        let servers = session.ask(format!("{SERVERS} AND objid = {SERVING}")).await?;
+        let servers: Vec<_> = servers.into_iter().map(|row| row.said).collect();
+        let query =
+            "SELECT * FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
+        Err(ConnectError::InUse(format!("servers are connected ({}; `{query}` shows more)", servers.join("; "))))
     }
 
     /// Returns the time that lies `by` later than now, as SQL.

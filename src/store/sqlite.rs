@@ -6,6 +6,7 @@ mod commit;
 mod file;
 mod identity;
 mod options;
+mod read_only;
 mod threads;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ use self::checkpoint::Checkpoint;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
+pub(super) use self::read_only::{for_reads, open_alone};
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
@@ -54,12 +56,17 @@ pub(super) struct SqliteEngine {
     short: Threads<Job>,
     long: Threads<Job>,
     feed: Threads<Job>,
-    writer: Threads<Write>,
+    /// `None` for a store that only reads.
+    writer: Option<Threads<Write>>,
     identity: Identity,
 }
 
 /// Opens a migrated file.
 pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
+    let file = &if options.read_only { for_reads(file)? } else { file.clone() };
+    if file.is_unchanging() {
+        tracing::warn!("the folder of the database cannot be written; no other process may change the file meanwhile");
+    }
     let mut conn = open(file)?;
     options::warn_if_slower(&mut conn)?;
     let head: FeedRow = query::head().first(&mut conn)?;
@@ -68,8 +75,10 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     let users = Arc::new(UserCache::new(options.user_cache));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
+    let state = || WriterState::new(options.user_cache, Arc::clone(&users));
+    let writer = (!options.read_only).then(|| writer(file, Arc::clone(&clock), state(), &identity)).transpose()?;
     let engine = SqliteEngine {
-        writer: writer(file, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)), &identity)?,
+        writer,
         short: readers("kith-read", file, short)?,
         long: readers("kith-read-long", file, long)?,
         feed: readers("kith-read-feed", file, 1)?,
@@ -192,7 +201,8 @@ fn use_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 #[async_trait]
 impl Engine for SqliteEngine {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Replies, StoreError> {
-        self.writer.run(|reply| Write(batch, reply)).await
+        let writer = self.writer.as_ref().ok_or_else(StoreError::read_only)?;
+        writer.run(|reply| Write(batch, reply)).await
     }
 
     async fn mark(&self) -> Result<Mark, StoreError> {

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use crate::harness::clients::Clients;
 use crate::harness::invariants::later_than_all;
 use crate::harness::process::{Ended, Kith, run};
-use crate::harness::{App, Database, Engine, app::fields, refused};
+use crate::harness::{App, Database, Engine, app::fields, refused, until};
 use crate::{cases, on_each_engine};
 
 const COUNTS: &str = "each count equals what it counts";
@@ -343,6 +343,37 @@ on_each_engine! {
             refuses(&run(&[command, &url]).await, &["--database-url", "newer than this program", "99990101000000"]);
             assert_eq!(database.values(feed).await, before);
         }
+    }
+
+    async fn an_epoch_is_not_restored_under_a_server(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        let url = format!("--database-url={}", database.url);
+        let epoch = "SELECT epoch AS value FROM feed";
+        let before = database.values(epoch).await;
+        for args in [&[][..], &["--read-only"]] {
+            let kith = Kith::serve(&database.url, args).await;
+            if engine == Engine::Postgres {
+                let locks = "SELECT count(*) AS value FROM pg_locks WHERE locktype = 'advisory' \
+                             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+                until("it listens", async || database.number(locks).await == 1).await;
+            }
+            let refusal = run(&["restore-epoch", &url]).await;
+            let words: &[&str] = match engine {
+                Engine::Sqlite => &["another process has the file open", "fuser"],
+                Engine::Postgres => &["servers are connected (process ", " from ", " since ", "pg_stat_activity"],
+            };
+            refuses(&refusal, &[words, &["stop all servers", "--force"]].concat());
+            assert_eq!(database.values(epoch).await, before);
+            end(kith).await;
+        }
+        let kith = Kith::serve(&database.url, &[]).await;
+        let ended = run(&["restore-epoch", "--force", &url]).await;
+        assert!(ended.status.success(), "{ended:#?}");
+        assert_ne!(database.values(epoch).await, before);
+        end(kith).await;
+        // Servers that have just ended are no obstacle.
+        let ended = run(&["restore-epoch", &url]).await;
+        assert!(ended.status.success(), "{ended:#?}");
     }
 
     async fn a_restored_database_gets_a_feed_and_page_tokens_of_its_own(engine: Engine) {

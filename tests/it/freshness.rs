@@ -14,16 +14,16 @@ use crate::harness::clients::Clients;
 use crate::harness::{App, Engine, refused};
 
 /// The result of one read: its revision.
-struct Outcome {
-    rpc: &'static str,
-    result: Result<i64, Status>,
+pub struct Outcome {
+    pub rpc: &'static str,
+    pub result: Result<i64, Status>,
     /// The fields that were invalid besides `min_revision`.
     wrong: Vec<&'static str>,
 }
 
 /// How the reads are made.
 #[derive(Clone, Copy)]
-struct How {
+pub struct How {
     min_revision: i64,
     /// Whether the other fields are valid.
     right: bool,
@@ -31,7 +31,7 @@ struct How {
 }
 
 impl How {
-    fn at(min_revision: i64) -> Self {
+    pub fn at(min_revision: i64) -> Self {
         Self { min_revision, right: true, timeout: None }
     }
 
@@ -46,7 +46,7 @@ macro_rules! reads {
     ($($client:ident.$method:ident($request:ident { $($right:tt)* }, { $($wrong:tt)* } => $fields:expr);)+) => {
         /// Makes every read of the API concurrently.
         #[expect(clippy::needless_update, reason = "some requests have no more fields than are given")]
-        async fn read_all(clients: &Clients, how: How) -> Vec<Outcome> {
+        pub async fn read_all(clients: &Clients, how: How) -> Vec<Outcome> {
             let mut outcomes = JoinSet::new();
             $(
                 let clients_of_call = clients.clone();

@@ -1,11 +1,13 @@
 //! Notifications of commits, including those of other servers.
 //!
-//! Each commit notifies a channel in its transaction.
+//! Each commit notifies a channel in its transaction. A standby refuses to listen: there, a commit shows in how far it has
+//! replayed the log of its primary.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel_async::SimpleAsyncConnection;
+use diesel::sql_types::{Bool, Nullable, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -13,11 +15,17 @@ use tokio::time::sleep;
 use super::config::PostgresConfig;
 use super::role::{Role, open};
 use crate::store::StoreError;
+use crate::store::statement::{PgStatement, statement};
 
 /// Subscribes to the channel that each update of the head notifies.
 ///
 /// PostgreSQL delivers a notification only after its transaction is committed.
 const LISTEN: &str = "LISTEN kith_feed";
+/// The number of the lock that the session which listens also holds, shared with other servers: "kith" in ASCII, plus
+/// one. It shows that a server is connected.
+pub(in crate::store) const SERVING: i64 = 0x6b69_7469;
+/// How often a server on a standby looks for commits.
+const REPLAY_INTERVAL: Duration = Duration::from_millis(100);
 /// The pause before a lost connection is reopened.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,13 +47,32 @@ pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender
     }
 }
 
+/// Marks `committed` as changed whenever a standby has replayed more. Returns when the database is no standby.
+async fn follow_replay(mut conn: &AsyncPgConnection, committed: &watch::Sender<()>) -> Result<(), StoreError> {
+    let mut before: Option<String> = None;
+    loop {
+        let replay: PgStatement<'_, (Bool, Nullable<Text>), _> =
+            statement!("SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text");
+        let (is_standby, replayed): (bool, Option<String>) = replay.get_result(&mut conn).await?;
+        if !is_standby {
+            return Ok(());
+        }
+        if before != replayed {
+            committed.send_replace(());
+        }
+        before = replayed;
+        sleep(REPLAY_INTERVAL).await;
+    }
+}
+
 async fn listen(
     config: &PostgresConfig,
     committed: &watch::Sender<()>,
     warned: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut conn = open(config, Role::Listener).await?;
-    conn.batch_execute(LISTEN).await?;
+    follow_replay(&conn, committed).await?;
+    conn.batch_execute(&format!("{LISTEN}; SELECT pg_advisory_lock_shared({SERVING})")).await?;
     if std::mem::take(warned) {
         tracing::info!("receiving notifications of commits again");
     }

@@ -8,7 +8,7 @@ use diesel::sqlite::Sqlite;
 use super::*;
 use crate::domain::Time;
 use crate::domain::id::UserId;
-use crate::store::migration::{Pending, migrate_sqlite};
+use crate::store::migration::{Pending, migrate};
 use crate::store::{feed, pair};
 
 /// How SQLite would find the rows.
@@ -29,7 +29,7 @@ fn plan(conn: &mut SqliteConnection, query: &impl QueryFragment<Sqlite>) -> Vec<
 #[test]
 fn sqlite_finds_the_rows_of_every_query_by_an_index() {
     let mut conn = SqliteConnection::establish(":memory:").expect("a database");
-    migrate_sqlite(&mut conn, Pending::Apply).expect("a migration");
+    migrate(&mut conn, Pending::Apply).expect("a migration");
     let now = Stamp(Time::UNIX_EPOCH);
     let mut plans = 0;
     macro_rules! check {

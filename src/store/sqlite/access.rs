@@ -1,12 +1,12 @@
 //! Why a database file cannot be used, in words: SQLite's own errors do not name the cause.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::file::SqliteFile;
-use crate::store::StoreError;
+use crate::store::{ConnectError, StoreError};
 
 /// File systems over a network. SQLite's write-ahead log needs memory that all processes share, and locks that work.
 const NETWORK: [&str; 7] = ["nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs"];
@@ -41,8 +41,21 @@ pub(super) fn check_usable(file: &SqliteFile) -> Result<(), StoreError> {
 /// # Errors
 ///
 /// The cause, if it fails.
-pub(in crate::store) fn check_writable(file: &SqliteFile) -> Result<(), StoreError> {
-    reason(file).map_err(unavailable)
+pub(in crate::store) fn check_writable(file: &SqliteFile) -> Result<(), ConnectError> {
+    reason(file).map_err(|reason| match file.path().is_file() {
+        true => ConnectError::ReadOnly(reason),
+        false => unavailable(reason).into(),
+    })
+}
+
+/// Tries to read the file.
+///
+/// # Errors
+///
+/// The cause, if it fails.
+pub(super) fn check_readable(file: &SqliteFile) -> Result<(), StoreError> {
+    let read = File::open(file.path()).map(drop);
+    read.map_err(|error| unavailable(cause("read", file.path(), &error)))
 }
 
 fn unavailable(reason: String) -> StoreError {

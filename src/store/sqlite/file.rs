@@ -21,6 +21,8 @@ pub(in crate::store) struct SqliteFile {
 enum Mode {
     /// `ro`: never written.
     ReadOnly,
+    /// Never written, and by nobody else either. Not a mode of a URL.
+    Unchanging,
     /// `rw`: it must exist.
     ReadWrite,
     /// `rwc`, the default: created if there is none.
@@ -33,11 +35,26 @@ impl SqliteFile {
     }
 
     pub(in crate::store) fn is_read_only(&self) -> bool {
-        self.mode == Mode::ReadOnly
+        matches!(self.mode, Mode::ReadOnly | Mode::Unchanging)
+    }
+
+    /// Whether it is read as a file that nobody changes.
+    pub(super) fn is_unchanging(&self) -> bool {
+        self.mode == Mode::Unchanging
+    }
+
+    /// The same file, never written.
+    pub(super) fn read_only(&self) -> Self {
+        Self { mode: Mode::ReadOnly, ..self.clone() }
+    }
+
+    /// The same file, read as one that nobody changes: SQLite needs nothing beside it, and takes no locks.
+    pub(super) fn unchanging(&self) -> Self {
+        Self { mode: Mode::Unchanging, ..self.clone() }
     }
 
     /// Whether opening it creates it.
-    pub(super) fn may_be_created(&self) -> bool {
+    pub(in crate::store) fn may_be_created(&self) -> bool {
         self.mode == Mode::Create
     }
 
@@ -50,6 +67,7 @@ impl SqliteFile {
         let host = if self.path.is_absolute() { "//" } else { "" };
         let mode = match self.mode {
             Mode::ReadOnly => "ro",
+            Mode::Unchanging => "ro&immutable=1",
             Mode::ReadWrite => "rw",
             Mode::Create => "rwc",
         };

@@ -158,7 +158,7 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
-async fn execute(url: &str, sql: &str) {
+pub async fn execute(url: &str, sql: &str) {
     connect(url).await.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 

@@ -1,12 +1,14 @@
-//! A temporary PostgreSQL server, started once for the test process. It ends with the process.
+//! Temporary PostgreSQL servers. One is started once for the test process, and ends with it.
 
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs};
+
+use tempfile::TempDir;
 
 /// Names a server to use instead of a temporary one: `postgres://…` with the right to create databases.
 const URL: &str = "KITH_TEST_POSTGRES_URL";
@@ -24,6 +26,11 @@ pub struct Server {
 impl Server {
     pub fn url(&self, database: &str) -> String {
         format!("{}{database}{}", self.base, self.parameters)
+    }
+
+    /// The same for another user than the superuser.
+    pub fn url_of(&self, user: &str, database: &str) -> String {
+        self.url(database).replacen("postgres@", &format!("{user}@"), 1)
     }
 }
 
@@ -45,62 +52,137 @@ fn given(url: &str) -> Server {
 }
 
 fn start() -> Server {
-    let bin = binaries();
-    let dir = tempfile::Builder::new().prefix("kith-test-postgres-").tempdir().expect("a directory").keep();
-    let (data, certificate) = (dir.join("data"), dir.join("server.crt"));
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    fs::write(&certificate, signed.cert.pem()).expect("written");
-    let key = dir.join("server.key");
-    fs::write(&key, signed.signing_key.serialize_pem()).expect("written");
-    run(Command::new("chmod").arg("600").arg(&key));
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let own = Own::start();
+    let server = Server {
+        base: own.server.base.clone(),
+        parameters: own.server.parameters.clone(),
+        certificate: own.server.certificate.clone(),
+    };
+    // It runs as long as this process lives.
+    std::mem::forget(own);
+    server
+}
 
-    let user = unprivileged();
-    if let Some(user) = &user {
-        run(Command::new("chown").arg("-R").arg(user).arg(&dir));
+/// A temporary server. It ends when this is dropped, or with this process.
+pub struct Own {
+    pub server: Server,
+    /// Open as long as the server runs.
+    _pipe: ChildStdin,
+}
+
+/// A directory for a server, and what it is run as.
+struct Place {
+    dir: TempDir,
+    bin: PathBuf,
+    user: Option<String>,
+}
+
+impl Own {
+    /// A new server without databases.
+    pub fn start() -> Self {
+        let place = Place::new();
+        let mut initdb = place.command("initdb");
+        initdb.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"]);
+        run(initdb.arg(place.dir.path().join("data")));
+        place.serve()
     }
-    run(stepped_down(&bin.join("initdb"))
-        .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
-        .arg(&data)
-        .current_dir(&dir));
 
-    let server = stepped_down(&bin.join("postgres"));
-    // The watchdog reads a pipe that only this process holds open. The server ends with this process, even after a kill.
-    let script = r#"dir=$1; shift; "$@" & pid=$!; read -r _; kill -INT $pid; wait $pid; rm -rf "$dir""#;
-    let mut watchdog = Command::new("sh");
-    watchdog.args(["-c", script, "sh"]).arg(&dir).arg(server.get_program()).args(server.get_args());
-    watchdog.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k"]).arg(&dir);
-    for setting in [
-        "listen_addresses=localhost".to_owned(),
-        "max_connections=400".to_owned(),
-        // Only a power cut could lose data without fsync, not a kill of the server.
-        "fsync=off".to_owned(),
-        "shared_buffers=256MB".to_owned(),
-        "ssl=on".to_owned(),
-        format!("ssl_cert_file={}", certificate.display()),
-        format!("ssl_key_file={}", key.display()),
-    ] {
-        watchdog.args(["-c", &setting]);
+    /// A hot standby of this server, with all its databases.
+    pub fn standby(&self) -> Self {
+        let place = Place::new();
+        let mut backup = place.command("pg_basebackup");
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--pgdata"]);
+        run(backup.arg(place.dir.path().join("data")).args(["--dbname", &self.server.url("postgres")]));
+        place.serve()
     }
-    let log = fs::File::create(dir.join("log")).expect("a log");
-    #[expect(clippy::zombie_processes, reason = "it ends after this process, which is what it is for")]
-    let child = watchdog
-        .current_dir(&dir)
-        .stdin(Stdio::piped())
-        .stdout(log.try_clone().expect("a log"))
-        .stderr(log)
-        .spawn()
-        .expect("a watchdog");
-    // The pipe stays open as long as this process lives.
-    let mut pipe = child.stdin.expect("a pipe");
-    pipe.flush().expect("an open pipe");
-    std::mem::forget(pipe);
 
-    wait_until_ready(&dir.join("log"));
-    Server {
-        base: format!("postgres://postgres@localhost:{port}/"),
-        parameters: String::new(),
-        certificate: Some(certificate),
+    /// Runs a script with psql in a database, as this user. Returns what psql printed if it failed.
+    pub fn psql(&self, user: &str, database: &str, script: &str) -> Result<(), String> {
+        let url = self.server.url_of(user, database);
+        let psql = Command::new(binaries().join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--dbname", &url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut psql = psql.expect("psql runs");
+        psql.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("a script");
+        let output = psql.wait_with_output().expect("psql ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    }
+}
+
+impl Place {
+    fn new() -> Self {
+        let temporary = TempDir::with_prefix("kith-test-postgres-").expect("a directory");
+        let dir = temporary.path();
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        fs::write(dir.join("server.crt"), signed.cert.pem()).expect("written");
+        let key = dir.join("server.key");
+        fs::write(&key, signed.signing_key.serialize_pem()).expect("written");
+        run(Command::new("chmod").arg("600").arg(&key));
+        let user = unprivileged();
+        if let Some(user) = &user {
+            run(Command::new("chown").arg("-R").arg(user).arg(dir));
+        }
+        Self { dir: temporary, bin: binaries(), user }
+    }
+
+    /// A program of PostgreSQL, which refuses to run as root.
+    fn command(&self, program: &str) -> Command {
+        let program = self.bin.join(program);
+        let mut command = match &self.user {
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", user, "--regid", user, "--init-groups"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    /// Starts a server on the data, on a free port, and waits until it is ready.
+    fn serve(self) -> Own {
+        let dir = self.dir.path();
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let (certificate, key) = (dir.join("server.crt"), dir.join("server.key"));
+        let server = self.command("postgres");
+        // The watchdog reads a pipe that only this process holds open. The server ends with this process, even after a
+        // kill.
+        let script = r#"dir=$1; shift; "$@" & pid=$!; read -r _; kill -INT $pid; wait $pid; rm -rf "$dir""#;
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", script, "sh"]).arg(dir).arg(server.get_program()).args(server.get_args());
+        watchdog.arg("-D").arg(dir.join("data")).args(["-p", &port.to_string(), "-k"]).arg(dir);
+        for setting in [
+            "listen_addresses=localhost".to_owned(),
+            "max_connections=400".to_owned(),
+            // Only a power cut could lose data without fsync, not a kill of the server.
+            "fsync=off".to_owned(),
+            "shared_buffers=256MB".to_owned(),
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", certificate.display()),
+            format!("ssl_key_file={}", key.display()),
+        ] {
+            watchdog.args(["-c", &setting]);
+        }
+        let log = fs::File::create(dir.join("log")).expect("a log");
+        #[expect(clippy::zombie_processes, reason = "it ends after this process, or without being waited for")]
+        let child = watchdog
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("a watchdog");
+        wait_until_ready(&dir.join("log"));
+        // From now on the watchdog deletes it.
+        _ = self.dir.keep();
+        let base = format!("postgres://postgres@localhost:{port}/");
+        let server = Server { base, parameters: String::new(), certificate: Some(certificate) };
+        Own { server, _pipe: child.stdin.expect("a pipe") }
     }
 }
 
@@ -111,10 +193,14 @@ pub(super) fn binaries() -> PathBuf {
         .unwrap_or_default();
     packaged.sort();
     let has_server = |directory: &&PathBuf| directory.join("postgres").exists() && directory.join("initdb").exists();
-    on_path.iter().chain(packaged.iter().rev()).find(has_server).cloned().unwrap_or_else(|| {
+    let found = on_path.iter().chain(packaged.iter().rev()).find(has_server);
+    // All programs are where the server is, and perhaps only links to some of them on the path.
+    let server = found.and_then(|directory| fs::canonicalize(directory.join("postgres")).ok());
+    server.and_then(|server| Some(server.parent()?.to_owned())).unwrap_or_else(|| {
         panic!(
             "these tests need PostgreSQL: install a server (on Debian: apt-get install postgresql), or let {URL} \
-             name one (postgres://… with the right to create databases)"
+             name one (postgres://… with the right to create databases); tests of roles and standbys start servers of \
+             their own in any case"
         )
     })
 }
@@ -149,7 +235,7 @@ pub(super) fn wait_until_ready(log: &Path) {
     let begun = Instant::now();
     loop {
         let said = fs::read_to_string(log).unwrap_or_default();
-        if said.contains("ready to accept connections") {
+        if said.contains("ready to accept") {
             return;
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "PostgreSQL does not start:\n{said}");

@@ -1,0 +1,87 @@
+//! Are migrations all or nothing, and can an operator see beforehand what they would do?
+
+use std::fs;
+
+use tokio::task::JoinSet;
+
+use crate::harness::process::run;
+use crate::harness::{Database, Engine, database, until};
+use crate::on_each_engine;
+
+/// The tables and indexes of a database.
+async fn tables(database: &Database) -> Vec<Option<String>> {
+    let query = match database.engine {
+        Engine::Sqlite => "SELECT name AS value FROM sqlite_schema",
+        Engine::Postgres => "SELECT tablename AS value FROM pg_tables WHERE schemaname = 'public'",
+    };
+    database.values(query).await
+}
+
+on_each_engine! {
+    async fn a_migration_that_fails_leaves_nothing_behind(engine: Engine) {
+        let database = Database::empty(engine).await;
+        let url = format!("--database-url={}", database.url);
+        // Not the first of the tables that the migration creates.
+        database.execute("CREATE TABLE blocks (id integer)").await;
+        for args in [&["migrate"][..], &["migrate", "--dry-run"], &["serve", "--listen=127.0.0.1:0"]] {
+            let ended = run(&[args, &[&url]].concat()).await;
+            assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+            assert!(ended.log.contains("a migration failed") && ended.log.contains("already exists"), "{ended:#?}");
+            assert_eq!(tables(&database).await, [Some("blocks".to_owned())]);
+        }
+        database.execute("DROP TABLE blocks").await;
+        assert!(run(&["migrate", &url]).await.status.success());
+    }
+
+    async fn migrations_can_be_listed_and_tried(engine: Engine) {
+        let database = Database::empty(engine).await;
+        let url = format!("--database-url={}", database.url);
+        let status = async || run(&["migrate", "--status", &url]).await;
+        let dry_run = async || run(&["migrate", "--dry-run", &url]).await;
+        let pending = status().await;
+        assert_eq!(pending.status.code(), Some(3), "{pending:#?}");
+        let name = pending.output.strip_prefix("pending  ").and_then(|rest| rest.strip_suffix('\n'));
+        let name = name.unwrap_or_else(|| panic!("{pending:#?}"));
+        assert!(name.ends_with("_kith"), "{name}");
+        let tried = dry_run().await;
+        assert_eq!((tried.status.code(), tried.output), (Some(0), format!("would apply  {name}\n")));
+        if engine == Engine::Sqlite {
+            assert!(!fs::exists(database.path()).expect("a folder"));
+            database.execute("CREATE TABLE other (id integer)").await;
+        } else {
+            assert_eq!(tables(&database).await, []);
+            database.execute("CREATE TABLE other (id integer)").await;
+        }
+        assert_eq!(dry_run().await.output, format!("would apply  {name}\n"));
+        assert_eq!(tables(&database).await, [Some("other".to_owned())]);
+
+        assert!(run(&["migrate", &url]).await.status.success());
+        let applied = status().await;
+        assert_eq!((applied.status.code(), applied.output), (Some(0), format!("applied  {name}\n")));
+        assert_eq!(dry_run().await.output, "no pending migrations\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrations_lock_by_a_transaction_and_only_if_any_is_pending() {
+    let database = Database::empty(Engine::Postgres).await;
+    let url = format!("--database-url={}", database.url);
+    let other = database::connect(&database.url).await;
+    other.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'6b697468'::bigint)").await.expect("a lock");
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 {
+        let url = url.clone();
+        waiting.spawn(async move { run(&["migrate", &url]).await });
+    }
+    let waits = "SELECT count(*) AS value FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    until("both wait for the lock", async || database.number(waits).await == 2).await;
+    other.batch_execute("COMMIT").await.expect("no lock");
+    // The second one sees what the first one did while it waited.
+    for ended in waiting.join_all().await {
+        assert!(ended.status.success(), "{ended:#?}");
+    }
+    // Nothing is pending, so it does not wait.
+    other.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'6b697468'::bigint)").await.expect("a lock");
+    assert!(run(&["migrate", &url]).await.status.success());
+}
