@@ -1,5 +1,6 @@
 //! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
 
+mod address;
 mod database;
 mod duration;
 mod policy;
@@ -8,6 +9,7 @@ mod subcommand;
 
 use clap::{Parser, Subcommand};
 
+pub use self::address::Address;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};

@@ -2,6 +2,7 @@
 
 mod call;
 mod health;
+pub mod listener;
 pub mod peer;
 mod sweep;
 
@@ -11,18 +12,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use self::call::CallLayer;
 use self::health::Health;
+use self::listener::{Listener, Stream};
 use crate::committer::Committer;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
@@ -122,20 +122,20 @@ impl Default for Settings {
 ///
 /// If the transport fails, or if the task that commits ends.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener> + Send,
     store: Arc<dyn Store>,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Failure> {
     let policy = Arc::new(settings.policy.clone());
     let commits = Committer::start(Arc::clone(&store), policy, settings.max_queued_writes);
-    serve_with(commits, listener, store, settings, shutdown).await
+    serve_with(commits, listener.into(), store, settings, shutdown).await
 }
 
 /// The same with a committer and its task.
 async fn serve_with(
     (committer, mut committing): (Committer, JoinHandle<()>),
-    listener: TcpListener,
+    listener: Listener,
     store: Arc<dyn Store>,
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
@@ -163,8 +163,7 @@ async fn serve_with(
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    // Without TCP_NODELAY, a response can wait 40 ms for the acknowledgement of the previous one.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).then(delay_after_error);
+    let incoming = stream::unfold(listener, async |listener| Some((accept(&listener).await, listener)));
     let mut serving = Box::pin(
         Server::builder()
             .layer(CallLayer::new(settings.max_call_time))
@@ -205,15 +204,16 @@ async fn serve_with(
     ended
 }
 
-/// Delays the next accept after a failed one.
+/// Accepts a connection. Delays the next accept after a failed one.
 ///
 /// tonic would retry immediately, also while it cannot succeed, for example without free file descriptors.
-async fn delay_after_error(connection: io::Result<TcpStream>) -> io::Result<TcpStream> {
-    if let Err(error) = &connection {
+async fn accept(listener: &Listener) -> io::Result<Stream> {
+    let accepted = listener.accept().await;
+    if let Err(error) = &accepted {
         tracing::warn!(error = error as &dyn Error, "failed to accept a connection");
         sleep(ACCEPT_RETRY_DELAY).await;
     }
-    connection
+    accepted.map(|(stream, _peer)| stream)
 }
 
 fn routes(core: Core, feed: Feed) -> Routes {

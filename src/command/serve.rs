@@ -4,13 +4,13 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
 use crate::config::Serve;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
+use crate::server::listener::Listener;
 use crate::server::{self, Settings};
 use crate::store::{self, Observed, Store, StoreError};
 
@@ -21,13 +21,13 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
     check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
-    let listener = TcpListener::bind(args.listen)
+    let listener = Listener::bind(&args.listen)
         .await
         .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
     // Before the log reports that the server listens: a script that waits for that may send a signal.
     let shutdown = until_signalled()?;
     tracing::info!(database = %url, %revision, "opened the database");
-    tracing::info!("listening on {}", listener.local_addr()?);
+    tracing::info!("listening on {}", listener.local_address()?);
     let settings = Settings {
         policy: args.policy.policy(),
         max_queued_writes: usize::try_from(args.max_queued_writes)?,

@@ -1,10 +1,10 @@
 //! Settings of `kith serve`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::address::Address;
 use super::database::Common;
 use super::duration::interval;
 use super::policy::PolicyArgs;
@@ -13,9 +13,9 @@ use crate::store::Options;
 /// Settings of `kith serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Address and port to listen on; port 0 chooses a free one
+    /// Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:PATH; port 0 chooses a free one
     #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,

@@ -10,11 +10,9 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::peer::Peer;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
@@ -73,10 +71,6 @@ where
         let deadline = self.deadline(uri.path(), request.headers()).map(|time| started + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
-        }
-        let address = request.extensions().get().and_then(TcpConnectInfo::remote_addr);
-        if let Some(address) = address {
-            request.extensions_mut().insert(Peer::Tcp(address));
         }
         // Callers are identified only here. Without authentication, every caller is an operator.
         request.extensions_mut().insert(Caller::Operator);

@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
     ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store"]),
-    ("server", &["committer", "domain", "error", "feed", "proto", "service", "store", "task"]),
+    ("server", &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task"]),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
     ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry"]),
