@@ -1,24 +1,37 @@
-//! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
+//! The settings. Each is a flag, an environment variable and a key of the configuration file, and `--help` shows them.
 
 mod address;
 mod database;
 mod duration;
+mod file;
+mod nearest;
+mod parse;
 mod policy;
+mod print;
 mod serve;
+mod setting;
 mod subcommand;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 pub use self::address::Address;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::nearest::unknown_variables;
+pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
-pub use self::subcommand::{Check, Healthcheck, Migrate, RestoreEpoch, Watch};
+pub use self::setting::{Source, Sources};
+pub use self::subcommand::{Check, Completion, Healthcheck, Man, Migrate, RestoreEpoch, Watch};
+
+/// The maximum width of `--help`, in columns.
+const WIDTH: usize = 100;
 
 /// Server for connection requests, connections and blocks between users, over gRPC
 #[derive(Debug, Parser)]
-#[command(name = "kith", version, args_conflicts_with_subcommands = true, after_help = DURATIONS)]
+#[command(name = "kith", version, args_conflicts_with_subcommands = true, max_term_width = WIDTH, after_help = DURATIONS)]
 pub struct Cli {
     /// The subcommand. `serve` is the default.
     #[command(subcommand)]
@@ -26,6 +39,10 @@ pub struct Cli {
     /// Settings of `serve`, if there is no subcommand.
     #[command(flatten)]
     pub serve: Serve,
+    /// Configuration file, in TOML, with a line such as listen = ":50051" for each setting; variables and flags override
+    /// it, and `kith config` prints one
+    #[arg(long, env = "KITH_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
 }
 
 /// The subcommands.
@@ -36,6 +53,9 @@ pub enum Command {
     Serve(Serve),
     /// Apply pending schema migrations to the database and exit
     Migrate(Migrate),
+    /// Print the settings that are in force, as a configuration file that says where each is from
+    #[command(after_help = DURATIONS)]
+    Config(Serve),
     /// Print events as they are committed, one JSON object per line
     Watch(Watch),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
@@ -45,6 +65,10 @@ pub enum Command {
     /// Query the health of a running server; exit status 0 if it is serving
     #[command(after_help = DURATIONS)]
     Healthcheck(Healthcheck),
+    /// Print a script that completes commands and flags in a shell
+    Completion(Completion),
+    /// Print a manual page, as in: kith man | man -l -
+    Man(Man),
 }
 
 #[cfg(test)]

@@ -4,16 +4,17 @@ use std::process::ExitCode;
 
 use super::{Failure, print, serve, start_log};
 use crate::clock::Clock;
-use crate::config::Check;
+use crate::config::{Check, Sources};
 use crate::store::{self, Checked, Repair, Report};
 
-pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common)?;
+pub(super) async fn run(args: Check, sources: &Sources) -> Result<ExitCode, Failure> {
+    let _log = start_log(&args.common, sources)?;
     let url = &args.common.database_url;
     tracing::info!(database = %url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
-    let report =
-        store::check(url, repair, &Clock::system()).await.map_err(|error| serve::database_failure(url, error))?;
+    let report = store::check(url, repair, &Clock::system())
+        .await
+        .map_err(|error| serve::database_failure(sources, url, error))?;
     print(&format_report(&report))?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

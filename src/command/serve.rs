@@ -7,23 +7,23 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
-use crate::config::Serve;
+use crate::config::{Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::listener::Listener;
 use crate::server::{self, Settings};
 use crate::store::{self, Observed, Store, StoreError};
 
-pub(super) async fn run(args: Serve) -> Result<(), Failure> {
-    let _log = start_log(&args.common)?;
+pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
+    let _log = start_log(&args.common, sources)?;
     let url = &args.common.database_url;
-    let store = store::connect(url, args.options()).await.map_err(|error| database_failure(url, error))?;
+    let store = store::connect(url, args.options()).await.map_err(|error| database_failure(sources, url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
-    let revision = store.revision().await.map_err(|error| database_failure(url, error))?;
-    check_writable(&*store).await.map_err(|error| database_failure(url, error))?;
-    let listener = Listener::bind(&args.listen)
-        .await
-        .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
+    let revision = store.revision().await.map_err(|error| database_failure(sources, url, error))?;
+    check_writable(&*store).await.map_err(|error| database_failure(sources, url, error))?;
+    let listener = Listener::bind(&args.listen).await.map_err(|error| {
+        format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
+    })?;
     // Before the log reports that the server listens: a script that waits for that may send a signal.
     let shutdown = until_signalled()?;
     tracing::info!(database = %url, %revision, "opened the database");
@@ -56,7 +56,7 @@ fn until_signalled() -> io::Result<impl Future<Output = ()>> {
                 _ = interrupt.recv() => return,
                 _ = quit.recv() => return,
                 _ = user.recv() => return,
-                _ = hangup.recv() => tracing::info!("SIGHUP: there is no file to read again"),
+                _ = hangup.recv() => tracing::info!("SIGHUP: settings are read only at the start"),
             }
         }
     })
@@ -69,8 +69,8 @@ async fn check_writable(store: &dyn Store) -> Result<(), StoreError> {
 }
 
 /// Adds the setting to an error of the database. The URL is printed without its password.
-pub(super) fn database_failure(url: &store::DatabaseUrl, error: impl std::error::Error) -> Failure {
-    format!("--database-url {url}: {}", with_causes(&error)).into()
+pub(super) fn database_failure(sources: &Sources, url: &store::DatabaseUrl, error: impl std::error::Error) -> Failure {
+    format!("{} {url}: {}", sources.name("database-url"), with_causes(&error)).into()
 }
 
 /// Formats an error and its causes in one line.

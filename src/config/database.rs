@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, ValueEnum};
 
 use crate::store::DatabaseUrl;
@@ -13,13 +13,13 @@ use crate::store::DatabaseUrl;
 pub struct Common {
     /// Database URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME?sslmode=MODE, where MODE
     /// is disable, prefer, require or verify-full
-    #[arg(long, env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
+    #[arg(long, help_heading = "Database", env = "KITH_DATABASE_URL", value_name = "URL", default_value = "sqlite://kith.db", hide_env_values = true, value_parser = UrlParser)]
     pub database_url: DatabaseUrl,
     /// Log level: error, warn, info, debug, trace, or directives such as info,kith=debug
-    #[arg(long, env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, help_heading = "Log", env = "KITH_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
     /// Format of the log, which goes to standard error
-    #[arg(long, env = "KITH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, help_heading = "Log", env = "KITH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
@@ -35,13 +35,19 @@ impl TypedValueParser for UrlParser {
     fn parse_ref(
         &self,
         command: &clap::Command,
-        _arg: Option<&clap::Arg>,
+        arg: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<DatabaseUrl, clap::Error> {
         let parsed = value.to_str().ok_or_else(|| "is not UTF-8".to_owned()).and_then(str::parse);
         parsed.map_err(|error| {
             let message = format!("invalid value for --database-url: {error}\n");
-            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+            let mut failed = clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command);
+            failed.insert(
+                ContextKind::InvalidArg,
+                ContextValue::String(arg.map(ToString::to_string).unwrap_or_default()),
+            );
+            failed.insert(ContextKind::Custom, ContextValue::String(error));
+            failed
         })
     }
 }

@@ -34,6 +34,7 @@ mod readers;
 mod retention;
 mod rpc;
 mod semantics;
+mod settings;
 mod story;
 mod surroundings;
 mod user_views;
