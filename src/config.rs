@@ -73,9 +73,29 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
     use crate::domain::policy::Policy;
     use crate::domain::text::UsernameRule;
+
+    /// The groups of `--help`, the everyday ones first.
+    const HEADINGS: [&str; 7] = ["Listen", "Database", "Log", "Limits", "Privacy", "Feed", "Tuning"];
+
+    #[test]
+    fn every_setting_of_the_server_is_in_a_group_of_the_help() {
+        let mut kith = Cli::command();
+        let help = kith.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        let headings: Vec<_> =
+            help.lines().filter(|line| !line.starts_with(' ')).filter_map(|line| line.strip_suffix(':')).collect();
+        assert_eq!(headings, ["Options"].into_iter().chain(HEADINGS).collect::<Vec<_>>());
+        let serve = kith.find_subcommand("serve").unwrap();
+        for arg in serve.get_arguments().filter(|arg| arg.get_id() != "help") {
+            assert!(arg.get_help_heading().is_some(), "{} has no help_heading", arg.get_id());
+        }
+        let widest = help.lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|columns| columns <= WIDTH), "{help}");
+    }
 
     fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("kith").chain(args.iter().copied()))

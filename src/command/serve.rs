@@ -16,6 +16,7 @@ use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     let _log = start_log(&args.common, sources)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let url = &args.common.database_url;
     let store = store::connect(url, args.options()).await.map_err(|error| database_failure(sources, url, error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));

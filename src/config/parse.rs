@@ -56,6 +56,7 @@ impl Cli {
             }
         };
         let cli = Self::from_arg_matches(&matches)?;
+        let command = Self::command();
         let (command, matches) = last(&command, &matches);
         Ok((cli, Sources::of(command, matches, file.as_ref())))
     }

@@ -3,6 +3,7 @@
 use toml_writer::ToTomlValue;
 
 use super::setting::{Kind, Setting, Sources};
+use crate::store::DatabaseUrl;
 
 /// What is shown in place of a secret.
 const MASK: &str = "***";
@@ -37,6 +38,23 @@ impl Sources {
         }
         text
     }
+
+    /// The settings that differ from their defaults, as `key=value`, for the log. Secrets are hidden.
+    pub fn changed(&self) -> String {
+        let changed =
+            self.0.iter().filter(|setting| setting.values.as_ref().is_some_and(|values| *values != setting.default));
+        let text = |setting: &Setting| {
+            let values = setting.values.iter().flatten();
+            let shown = values.map(|value| if setting.secret { hidden(value) } else { value.clone() });
+            format!("{}={}", setting.key, shown.collect::<Vec<_>>().join(","))
+        };
+        changed.map(text).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The value of a secret in a log: of a URL, where the database is.
+fn hidden(secret: &str) -> String {
+    secret.parse::<DatabaseUrl>().map_or_else(|_| MASK.to_owned(), |url| url.to_string())
 }
 
 /// Where a setting is from, in words.
@@ -104,6 +122,24 @@ fn masked(secret: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Cli;
+
+    #[test]
+    fn settings_that_differ_from_their_defaults_are_named_without_secrets() {
+        for (args, expected) in [
+            (&[][..], ""),
+            (&["serve", "--max-watchers=10000"], ""),
+            (&["--reflection=false", "--listen=:1", "--max-call-time=10s"], "listen=:1 reflection=false"),
+            (
+                &["check", "--database-url=postgres://kith:s3cret@db/kith?sslmode=disable"],
+                "database-url=postgres://db/kith",
+            ),
+        ] {
+            let args = std::iter::once("kith").chain(args.iter().copied()).map(Into::into);
+            let (_, sources) = Cli::read(args).expect("settings");
+            assert_eq!(sources.changed(), expected);
+        }
+    }
 
     #[test]
     fn passwords_are_masked() {

@@ -13,7 +13,8 @@ use crate::store::Options;
 /// Settings of `kith serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Address that clients connect to: HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:PATH; port 0 chooses a free one
+    /// Address that clients connect to: HOST:PORT, with an IPv6 address in brackets, :PORT for every interface, or
+    /// unix:PATH; port 0 chooses a free one
     #[arg(
         long,
         help_heading = "Listen",

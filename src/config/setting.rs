@@ -1,6 +1,7 @@
 //! Settings as flags, variables and keys of a file, and where the values in force are from.
 
 use std::any::TypeId;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -112,6 +113,8 @@ pub(super) struct Setting {
     pub(super) kind: Kind,
     /// Its values as they were given. None if there is no default.
     pub(super) values: Option<Vec<String>>,
+    /// The values that it has if none are given.
+    pub(super) default: Vec<String>,
     /// Whether its value must not be shown.
     pub(super) secret: bool,
     pub(super) source: Source,
@@ -138,7 +141,7 @@ pub(super) fn named(source: &Source, flag: &str, key: &str) -> String {
 pub struct Sources(pub(super) Vec<Setting>);
 
 impl Sources {
-    /// Reads the result of a command line, of which `file` gave the defaults.
+    /// Reads the result of a command line, of which `file` replaced the defaults of `command`.
     pub(super) fn of(command: &Command, matches: &ArgMatches, file: Option<&File>) -> Self {
         let setting = |arg: &Arg| {
             let key = key(arg)?;
@@ -154,9 +157,8 @@ impl Sources {
                 flag: arg.get_long()?.to_owned(),
                 heading: arg.get_help_heading().map(str::to_owned),
                 kind: Kind::of(arg),
-                values: matches
-                    .get_raw(id)
-                    .map(|values| values.map(|value| value.to_string_lossy().into_owned()).collect()),
+                default: texts(arg.get_default_values().iter().map(|value| &**value)),
+                values: matches.get_raw(id).map(texts),
                 secret: arg.is_hide_env_values_set(),
                 source,
                 key,
@@ -169,6 +171,10 @@ impl Sources {
     pub fn name(&self, key: &str) -> String {
         self.0.iter().find(|setting| setting.key == key).map_or_else(|| format!("--{key}"), Setting::named)
     }
+}
+
+fn texts<'a>(values: impl Iterator<Item = &'a OsStr>) -> Vec<String> {
+    values.map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
 /// Without the values: one may be a password.

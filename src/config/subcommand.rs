@@ -23,7 +23,7 @@ pub struct Migrate {
 /// Settings of `kith watch`.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// Address of the server: HOST:PORT, [IPV6]:PORT, :PORT on this machine, or unix:PATH
+    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH
     #[arg(long, env = "KITH_SERVER", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub server: Address,
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]

@@ -75,6 +75,9 @@ async fn a_flag_precedes_a_variable_and_that_precedes_the_file() {
             serve.envs(variable.map(|value| ("KITH_LISTEN", value)));
             let kith = Kith::start(serve).await;
             assert_eq!(kith.address, socket, "{args:?}");
+            // The file's settings differ from the defaults too.
+            let settings = format!("settings=\"listen={socket} database-url=sqlite://file.db\"");
+            assert!(kith.log().lines().next().is_some_and(|line| line.contains(&settings)), "{}", kith.log());
             assert!(Path::new(&folder.path("file.db")).exists());
         }
     }
@@ -231,9 +234,10 @@ async fn a_unix_socket_serves_every_kind_of_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_every_interface_can_be_listened_on_and_queried() {
-    for (listen, address) in
-        [("localhost:0", "localhost:"), (":0", ":"), ("0.0.0.0:0", "0.0.0.0:"), ("[::1]:0", "[::1]:")]
-    {
+    // The machine may have no IPv6.
+    let six = std::net::TcpListener::bind("[::1]:0").is_ok().then_some(("[::1]:0", "[::1]:"));
+    let four = [("localhost:0", "localhost:"), (":0", ":"), ("0.0.0.0:0", "0.0.0.0:")];
+    for (listen, address) in four.into_iter().chain(six) {
         let folder = Folder::with("");
         let kith = Kith::start(folder.command(&["--listen", listen])).await;
         let (_, port) = kith.address.rsplit_once(':').unwrap();
