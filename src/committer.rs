@@ -4,8 +4,9 @@
 //! and many callers share one transaction. Commits run in their own task, so a cancelled call never leaves a
 //! transaction open.
 //!
-//! The queue is bounded. [`submit`](Committer::submit) refuses a command when it is full;
-//! [`enqueue`](Committer::enqueue), for bulk callers, waits for a slot instead.
+//! There are two queues, both bounded. [`submit`](Committer::submit) refuses a call when its queue is full.
+//! [`enqueue`](Committer::enqueue), for the rows of imports, waits for a slot instead. The two take turns, batch by
+//! batch, and a batch of rows is short: a call waits for few rows, however many importers there are.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -24,8 +25,11 @@ use crate::store::{Store, StoreError};
 
 /// Maximum number of commands in one batch.
 const BATCH_MAX: usize = 512;
-/// The share of the queue that bulk callers may fill: one part in this many.
-const BULK_SHARE: usize = 4;
+/// The number of imported rows in the batch that follows one of calls. It doubles with each further batch of rows, up to
+/// the maximum. A call that arrives meanwhile waits for as many.
+const ROWS: (usize, usize) = (8, 64);
+/// The capacity of the queue of rows: one part in this many of the other one's.
+const ROWS_SHARE: usize = 4;
 /// Maximum attempts to commit a batch.
 const ATTEMPTS: u32 = 3;
 /// Delay before the second attempt. It doubles with each further one.
@@ -47,33 +51,29 @@ pub enum CommitError {
 }
 
 /// Sends the result of a command to its caller.
-struct Responder {
-    sender: oneshot::Sender<Result<Reply, CommitError>>,
-    /// The slot of a command from a bulk caller, released after the response.
-    _slot: Option<OwnedSemaphorePermit>,
-}
+type Responder = oneshot::Sender<Result<Reply, CommitError>>;
 
 /// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
-    queue: mpsc::Sender<(Submission, Responder)>,
-    /// Slots for bulk callers. They are fewer than the queue's, so that other callers always find room.
-    bulk_slots: Arc<Semaphore>,
+    calls: mpsc::Sender<(Submission, Responder)>,
+    rows: mpsc::Sender<(Submission, Responder)>,
     closing: Arc<Notify>,
     /// Whether the last batch was committed.
     is_well: Arc<AtomicBool>,
 }
 
 impl Committer {
-    /// Starts the committing task with a queue of `capacity` commands.
+    /// Starts the committing task with a queue of `capacity` calls, and one of a quarter as many imported rows.
     pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, capacity: usize) -> (Self, JoinHandle<()>) {
-        let (queue, commands) = mpsc::channel(capacity);
+        let (calls, queued_calls) = mpsc::channel(capacity);
+        let (rows, queued_rows) = mpsc::channel(capacity.div_ceil(ROWS_SHARE));
+        let queues = Queues { next: Queue::of_calls(queued_calls), other: Queue::of_rows(queued_rows) };
         let closing = Arc::new(Notify::new());
-        let bulk_slots = Arc::new(Semaphore::new(capacity.div_ceil(BULK_SHARE)));
         let is_well = Arc::new(AtomicBool::new(true));
         let worker = Worker { store, policy, is_well: Arc::clone(&is_well) };
-        let task = tokio::spawn(run(worker, commands, Arc::clone(&closing)));
-        (Self { queue, bulk_slots, closing, is_well }, task)
+        let task = tokio::spawn(run(worker, queues, Arc::clone(&closing)));
+        (Self { calls, rows, closing, is_well }, task)
     }
 
     /// Whether the last batch was committed. True before the first one.
@@ -81,7 +81,7 @@ impl Committer {
         self.is_well.load(Ordering::Relaxed)
     }
 
-    /// Closes the queue. The task ends when the commands in it are committed, even if handles remain.
+    /// Closes the queues. The task ends when the commands in them are committed, even if handles remain.
     pub fn close(&self) {
         self.closing.notify_one();
     }
@@ -95,7 +95,7 @@ impl Committer {
     /// [`CommitError::Overloaded`] immediately if the queue is full, [`CommitError::Unavailable`] if it is closed.
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         let (sender, result) = oneshot::channel();
-        self.queue.try_send((submission, Responder { sender, _slot: None })).map_err(|error| match error {
+        self.calls.try_send((submission, sender)).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The server is shutting down.
             TrySendError::Closed(_) => CommitError::Unavailable,
@@ -103,7 +103,7 @@ impl Committer {
         Queued(result).result().await
     }
 
-    /// Adds a command of a bulk caller to the queue, and waits if bulk callers fill their share of it.
+    /// Adds a command of an import to the queue of rows, and waits while that is full.
     ///
     /// The commands of one caller are executed in the order of its calls.
     ///
@@ -111,11 +111,8 @@ impl Committer {
     ///
     /// [`CommitError::Unavailable`] if the queue is closed.
     pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
-        // The semaphore is never closed, so this always returns a slot.
-        let slot = Arc::clone(&self.bulk_slots).acquire_owned().await.ok();
         let (sender, result) = oneshot::channel();
-        let queued = self.queue.send((submission, Responder { sender, _slot: slot })).await;
-        queued.map_err(|_| CommitError::Unavailable)?;
+        self.rows.send((submission, sender)).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(result))
     }
 }
@@ -133,24 +130,82 @@ impl Queued {
     }
 }
 
-async fn run(worker: Worker, mut queue: mpsc::Receiver<(Submission, Responder)>, closing: Arc<Notify>) {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
+/// Commands that wait, with the senders of their results.
+struct Queue {
+    commands: mpsc::Receiver<(Submission, Responder)>,
+    /// The maximum number in the next batch.
+    limit: usize,
+    /// Its least and its largest value.
+    limits: (usize, usize),
+}
+
+impl Queue {
+    fn of_calls(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
+        Self { commands, limit: BATCH_MAX, limits: (BATCH_MAX, BATCH_MAX) }
+    }
+
+    fn of_rows(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
+        Self { commands, limit: ROWS.0, limits: ROWS }
+    }
+
+    /// Waits for commands. `None` if there will be no more.
+    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+        let mut batch = Vec::new();
+        let received = self.commands.recv_many(&mut batch, self.limit).await;
+        self.limit = self.limits.1.min(self.limit * 2);
+        (received > 0).then_some(batch)
+    }
+
+    /// Limits the next batch as if it were the first one.
+    fn reset(&mut self) {
+        self.limit = self.limits.0;
+    }
+}
+
+/// The queues of calls and of imported rows.
+struct Queues {
+    /// The one whose turn it is.
+    next: Queue,
+    other: Queue,
+}
+
+impl Queues {
+    /// Waits for the next batch: of the queue whose turn it is, or of the other one if that is empty.
+    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+        let Self { next, other } = self;
+        tokio::select! {
+            biased;
+            Some(batch) = next.batch() => {
+                other.reset();
+                std::mem::swap(next, other);
+                Some(batch)
+            }
+            Some(batch) = other.batch() => Some(batch),
+            else => None,
+        }
+    }
+
+    fn close(&mut self) {
+        self.next.commands.close();
+        self.other.commands.close();
+    }
+}
+
+async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
     loop {
-        let received = tokio::select! {
-            received = queue.recv_many(&mut batch, BATCH_MAX) => received,
+        let batch = tokio::select! {
+            batch = queues.batch() => batch,
             () = closing.notified() => {
-                queue.close();
+                queues.close();
                 continue;
             }
         };
-        if received == 0 {
-            return;
-        }
+        let Some(batch) = batch else { return };
         // A command is withdrawn when its call is cancelled or reaches its deadline.
-        let live = batch.drain(..).filter(|(_, responder)| !responder.sender.is_closed());
+        let live = batch.into_iter().filter(|(_, responder)| !responder.is_closed());
         let (submissions, responders): (Vec<_>, Vec<_>) = live.unzip();
         if !submissions.is_empty() {
-            // The next batch forms in the queue during this commit.
+            // The next batch forms in the queues during this commit.
             worker.process(submissions, responders).await;
         }
     }
@@ -168,7 +223,7 @@ impl Worker {
         let results = self.commit(submissions).await;
         for (responder, result) in responders.into_iter().zip(results) {
             // Fails if the call was cancelled.
-            let _cancelled = responder.sender.send(result);
+            let _cancelled = responder.send(result);
         }
     }
 
@@ -249,5 +304,46 @@ impl Worker {
         let (store, batch) = (Arc::clone(&self.store), Arc::clone(batch));
         let commit = tokio::spawn(async move { store.commit(batch).await });
         commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::caller::Caller;
+    use crate::domain::command::Command;
+
+    /// Adds commands to a queue, and returns the receivers of their results.
+    fn fill(queue: &mpsc::Sender<(Submission, Responder)>, number: usize) {
+        for _ in 0..number {
+            let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
+            queue.try_send((submission, oneshot::channel().0)).expect("room");
+        }
+    }
+
+    /// Returns the sizes of the next batches. The calls that are added come while the first of them is committed.
+    async fn sizes(calls: usize, rows: usize, added: usize, batches: usize) -> Vec<usize> {
+        let (call, queued_calls) = mpsc::channel(2_000);
+        let (row, queued_rows) = mpsc::channel(2_000);
+        let mut queues = Queues { next: Queue::of_calls(queued_calls), other: Queue::of_rows(queued_rows) };
+        fill(&call, calls);
+        fill(&row, rows);
+        let mut sizes = Vec::new();
+        for number in 0..batches {
+            sizes.push(queues.batch().await.expect("a batch").len());
+            fill(&call, if number == 0 { added } else { 0 });
+        }
+        drop((call, row));
+        while queues.batch().await.is_some() {}
+        sizes
+    }
+
+    #[tokio::test]
+    async fn calls_and_imported_rows_take_turns() {
+        assert_eq!(sizes(3, 0, 0, 1).await, [3]);
+        assert_eq!(sizes(0, 1_000, 0, 6).await, [8, 16, 32, 64, 64, 64], "without calls, batches of rows grow");
+        assert_eq!(sizes(3, 1_000, 0, 3).await, [3, 8, 16]);
+        assert_eq!(sizes(0, 1_000, 1, 3).await, [8, 1, 8], "a call waits for one batch of rows");
+        assert_eq!(sizes(1_500, 1_000, 0, 5).await, [512, 8, 512, 8, 476], "many calls let rows through");
     }
 }

@@ -5,6 +5,7 @@ mod database;
 mod duration;
 mod file;
 mod nearest;
+mod origins;
 mod parse;
 mod policy;
 mod print;
@@ -20,6 +21,7 @@ pub use self::address::Address;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::nearest::unknown_variables;
+pub use self::origins::Origins;
 pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
@@ -73,6 +75,8 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -127,6 +131,13 @@ mod tests {
     }
 
     #[test]
+    fn connections_have_a_maximum_age_or_none() {
+        let age = |args: &[&str]| parse(args).unwrap().serve.max_connection_age;
+        assert_eq!(age(&[]), Duration::from_secs(30 * 60));
+        assert_eq!(age(&["--max-connection-age=0"]), Duration::ZERO);
+    }
+
+    #[test]
     fn an_error_names_the_invalid_setting() {
         for (args, named) in [
             (["--listen=nowhere"], "--listen"),
@@ -134,6 +145,8 @@ mod tests {
             (["--rejection-cooldown=soon"], "--rejection-cooldown"),
             (["--max-connections=-1"], "--max-connections"),
             (["--max-call-time=0s"], "--max-call-time"),
+            (["--max-connection-age=soon"], "--max-connection-age"),
+            (["--grpc-web-origins=example.com"], "--grpc-web-origins"),
             (["--log-format=xml"], "--log-format"),
         ] {
             let error = parse(&args).unwrap_err().to_string();

@@ -293,7 +293,8 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
     retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
-fn overloaded() -> Status {
+/// Returns the status of a call that is refused because too many others run.
+pub fn overloaded() -> Status {
     retryable(
         Code::ResourceExhausted,
         ErrorReason::Overloaded,

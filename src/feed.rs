@@ -79,13 +79,19 @@ impl Feed {
     ///
     /// # Errors
     ///
-    /// [`FeedError::TooManyWatchers`] at the limit, or any error of resolving the cursor or reading the table.
+    /// [`FeedError::TooManyWatchers`] at the limit, [`FeedError::Unresponsive`] if the database does not respond within
+    /// [`FAILURE_TIMEOUT`] however many wait for it, or any error of resolving the cursor or reading the table.
     pub async fn watch(&self, selection: Selection, cursor: Cursor, heartbeat: Duration) -> Result<Watcher, FeedError> {
         let permit = Arc::clone(&self.watcher_permits).try_acquire_owned().map_err(|_| FeedError::TooManyWatchers)?;
         // Subscribes before reading the feed's end, so that no commit in between is missed.
         let updates = self.updates.subscribe();
         self.watched.notify_one();
-        let bounds = self.read_table(EventFilter::All, Sequence::MAX, 0).await?;
+        let bounds = timeout(FAILURE_TIMEOUT, self.read_table(EventFilter::All, Sequence::MAX, 0)).await;
+        let bounds = match bounds.unwrap_or(Err(FeedError::Unresponsive)) {
+            // Only watchers and the reader use this connection, so it is the database that lets them wait.
+            Err(FeedError::Store(StoreError::Overloaded)) => Err(FeedError::Unresponsive),
+            bounds => bounds,
+        }?;
         let start = self.since_viewer(&selection, cursor.resolve(&bounds)?, bounds.last).await?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, start, bounds))
     }

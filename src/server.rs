@@ -1,29 +1,35 @@
 //! Assembles the gRPC server and runs it until it is shut down.
 
+mod accept;
 mod call;
+mod connection;
 mod health;
 pub mod listener;
 pub mod peer;
+mod rarely;
 mod sweep;
+mod web;
 
 use std::error::Error;
-use std::future::Future;
-use std::io;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
+use tower::Layer;
 
 use self::call::CallLayer;
+use self::connection::{Times, Transport};
 use self::health::Health;
-use self::listener::{Listener, Stream};
+use self::listener::Listener;
 use crate::committer::Committer;
+use crate::config::Origins;
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -39,8 +45,9 @@ use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
+use crate::service::import::Imports;
 use crate::service::user::Users;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::task::persistent;
 
 /// Names of the gRPC services that depend on the database.
@@ -50,27 +57,6 @@ pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EV
 ///
 /// The largest valid one, a profile with every field filled with four-byte characters, has 30 kB.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
-/// Maximum concurrent calls on one connection. A client queues further calls.
-const STREAMS_MAX: u32 = 1_024;
-/// Maximum streams that a connection may reset before the server accepts them.
-///
-/// A connection with more is closed, as a rapid reset attack (CVE-2023-44487). The default of 20 would close the
-/// connection of a busy gateway whose callers cancel.
-const RESETS_MAX: usize = 200;
-/// HTTP/2 flow-control window of one call, in bytes.
-///
-/// h2 closes a connection whose unread small frames exceed half of its window. An import is read in chunks,
-/// and some clients send a frame for each row. So the window of a call is a small part of the connection's.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// HTTP/2 flow-control window of one connection, in bytes.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// Delay after a connection could not be accepted.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Interval between HTTP/2 pings on an idle connection.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// Time that a client has to respond to a ping. Then the connection is closed.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The error when no more writes can be served.
 const COMMITTER_ENDED: &str =
     "the task that commits writes has ended, which is a bug; the server cannot go on without it";
@@ -87,12 +73,22 @@ pub struct Settings {
     pub max_queued_writes: usize,
     /// Maximum concurrent event streams. Further ones are refused.
     pub max_watchers: usize,
+    /// Maximum concurrent imports. Further ones are refused.
+    pub max_imports: usize,
     /// Interval between sweeps.
     pub sweep_interval: Duration,
-    /// Maximum duration of a call. Imports and watches are exempt.
+    /// Maximum duration of a call, and of the wait for the next row of an import. Watches are exempt.
     pub max_call_time: Duration,
-    /// Time that open calls have to finish after the shutdown begins.
+    /// Time for which the server still accepts connections and calls after health is NOT_SERVING.
+    pub drain_delay: Duration,
+    /// Time that open calls have to finish after that.
     pub drain_time: Duration,
+    /// Time that a client has for the first bytes of its connection. Then it is closed.
+    pub opening_time: Duration,
+    /// Age at which a connection is closed, within 10 %. Its calls may finish; watches resume on another connection.
+    pub max_connection_age: Option<Duration>,
+    /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
+    pub grpc_web: Option<Origins>,
     /// Whether to serve server reflection.
     pub reflection: bool,
 }
@@ -103,33 +99,40 @@ impl Default for Settings {
             policy: Policy::default(),
             max_queued_writes: 4_096,
             max_watchers: 10_000,
+            max_imports: 16,
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
+            opening_time: Duration::from_secs(10),
+            max_connection_age: Some(Duration::from_secs(30 * 60)),
+            grpc_web: None,
             reflection: true,
         }
     }
 }
 
-/// Serves calls on the listener until `shutdown` completes, then drains the open calls.
+/// Serves calls on the listener until there is an item of `signals`, then drains the open calls.
 ///
-/// Open calls have [`Settings::drain_time`] to finish. Then the queued writes have the same time to be committed.
+/// First, health is NOT_SERVING for [`Settings::drain_delay`], so that clients and load balancers choose other servers
+/// while this one still accepts calls. Then open calls have [`Settings::drain_time`] to finish. Then the queued writes
+/// have the same time to be committed. Each further signal ends the delay, or the time of the open calls.
 ///
 /// Tasks that panic begin anew. Without the one that commits no write can be served, so its end is that of the server:
 /// whoever supervises the process can start it again.
 ///
 /// # Errors
 ///
-/// If the transport fails, or if the task that commits ends.
+/// If the services cannot be assembled, if the database is lost ([`Store::lost`]), or if the task that commits ends.
 pub async fn serve(
     listener: impl Into<Listener> + Send,
     store: Arc<dyn Store>,
     settings: Settings,
-    shutdown: impl Future<Output = ()> + Send,
+    signals: impl Stream<Item = ()> + Send,
 ) -> Result<(), Failure> {
     let policy = Arc::new(settings.policy.clone());
     let commits = Committer::start(Arc::clone(&store), policy, settings.max_queued_writes);
-    serve_with(commits, listener.into(), store, settings, shutdown).await
+    serve_with(commits, listener.into(), store, settings, signals).await
 }
 
 /// The same with a committer and its task.
@@ -138,17 +141,18 @@ async fn serve_with(
     listener: Listener,
     store: Arc<dyn Store>,
     settings: Settings,
-    shutdown: impl Future<Output = ()> + Send,
+    signals: impl Stream<Item = ()> + Send,
 ) -> Result<(), Failure> {
+    let mut signals = pin!(signals);
     let policy = Arc::new(settings.policy);
+    let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     // Before the first call: until the database was read, the services exist and do not serve.
     report_not_serving(&reporter, &SERVICES).await;
     let watching = {
         let health = Health { reporter: reporter.clone(), store: Arc::clone(&store), committer: committer.clone() };
-        let stopped = stopped.clone();
-        tokio::spawn(persistent("health", move || health.clone().follow(stopped.clone())))
+        tokio::spawn(persistent("health", move || health.clone().follow(draining.clone())))
     };
     let sweeping = {
         let (committer, interval, stopped) = (committer.clone(), settings.sweep_interval, stopped.clone());
@@ -157,43 +161,52 @@ async fn serve_with(
 
     let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
 
+    let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
-    let mut routes = routes(core, feed);
+    let imports = Imports::new(settings.max_imports, settings.max_call_time);
+    let mut routes = routes(core, feed, imports);
     routes = routes.add_service(health);
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let incoming = stream::unfold(listener, async |listener| Some((accept(&listener).await, listener)));
-    let mut serving = Box::pin(
-        Server::builder()
-            .layer(CallLayer::new(settings.max_call_time))
-            .max_concurrent_streams(STREAMS_MAX)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, wait(stopped)),
-    );
-    let ended = tokio::select! {
-        result = &mut serving => return result.map_err(Into::into),
-        failure = &mut committing => Err(COMMITTER_ENDED.into()).inspect_err(|error: &Failure| {
-            tracing::error!(failure = failure.err().map(|error| error.to_string()), "{error}");
-        }),
-        () = shutdown => Ok(()),
+    let service = CallLayer::new(settings.max_call_time).layer(routes.prepare());
+    let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
+    let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
+        None => Box::pin(accept::serve(listener, Transport::new(service, times), stopped)),
+        Some(origins) => {
+            let transport = Transport::new(web::web(service, &origins), times).with_web(origins);
+            Box::pin(accept::serve(listener, transport, stopped))
+        }
     };
-    tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
+    let mut ended = tokio::select! {
+        () = &mut serving => Ok(()),
+        failure = &mut committing => Err(committer_ended(&failure)),
+        error = database.lost() => Err(database_lost(error)),
+        () = next(signals.as_mut()) => Ok(()),
+    };
     report_not_serving(&reporter, &SERVICES).await;
     report_not_serving(&reporter, &[""]).await;
-    // Fails if all receivers have already stopped.
-    let _stopped = stop.send(true);
-    match timeout(settings.drain_time, &mut serving).await {
-        Ok(result) => result?,
-        Err(_) => tracing::warn!("drain time is over; aborting open calls"),
+    // Fails if all receivers have already stopped. The same below.
+    _ = drain.send(true);
+    if ended.is_ok() && !settings.drain_delay.is_zero() {
+        tracing::info!(drain_delay = ?settings.drain_delay, "health is NOT_SERVING; still accepting calls");
+        tokio::select! {
+            () = &mut serving => {}
+            failure = &mut committing => ended = Err(committer_ended(&failure)),
+            () = sleep(settings.drain_delay) => {}
+            () = next(signals.as_mut()) => {}
+        }
     }
-    // tonic runs each connection in its own task. An idle connection, or one with an open call, would hold its committer
-    // forever. So the queue is closed explicitly, and the writes in it are committed.
+    tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
+    _ = stop.send(true);
+    tokio::select! {
+        drained = timeout(settings.drain_time, &mut serving) => if drained.is_err() {
+            tracing::warn!("drain time is over; aborting open calls");
+        },
+        () = next(signals.as_mut()) => tracing::warn!("another signal; aborting open calls"),
+    }
+    // Each connection has a service with a committer. So the queue is closed explicitly, and the writes in it are
+    // committed.
     drop(serving);
     let _tasks = tokio::join!(watching, sweeping, reading);
     committer.close();
@@ -204,22 +217,30 @@ async fn serve_with(
     ended
 }
 
-/// Accepts a connection. Delays the next accept after a failed one.
-///
-/// tonic would retry immediately, also while it cannot succeed, for example without free file descriptors.
-async fn accept(listener: &Listener) -> io::Result<Stream> {
-    let accepted = listener.accept().await;
-    if let Err(error) = &accepted {
-        tracing::warn!(error = error as &dyn Error, "failed to accept a connection");
-        sleep(ACCEPT_RETRY_DELAY).await;
-    }
-    accepted.map(|(stream, _peer)| stream)
+/// Logs and returns the error of a server whose task that commits has ended.
+fn committer_ended(ended: &Result<(), JoinError>) -> Failure {
+    tracing::error!(failure = ended.as_ref().err().map(ToString::to_string), "{COMMITTER_ENDED}");
+    COMMITTER_ENDED.into()
 }
 
-fn routes(core: Core, feed: Feed) -> Routes {
+/// Logs and returns the error of a server whose database is no longer the one that it opened.
+fn database_lost(error: StoreError) -> Failure {
+    tracing::error!(error = &error as &dyn Error, "the database is gone; it needs to be opened again");
+    error.into()
+}
+
+/// Completes at the next signal. Never, if there are no more.
+async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
+    if signals.next().await.is_none() {
+        pending().await
+    }
+}
+
+fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
     let limit = REQUEST_BYTES_MAX;
     let mut routes = Routes::default();
-    routes = routes.add_service(UserServiceServer::new(Users(core.clone())).max_decoding_message_size(limit));
+    routes = routes
+        .add_service(UserServiceServer::new(Users { core: core.clone(), imports }).max_decoding_message_size(limit));
     routes = routes.add_service(
         ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())).max_decoding_message_size(limit),
     );
@@ -250,7 +271,7 @@ async fn report_not_serving(reporter: &HealthReporter, services: &[&str]) {
 }
 
 /// Completes when the value is true, or its sender was dropped.
-async fn wait(mut stopped: watch::Receiver<bool>) {
+async fn wait(stopped: &mut watch::Receiver<bool>) {
     let _closed = stopped.wait_for(|stopped| *stopped).await;
 }
 

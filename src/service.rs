@@ -7,7 +7,7 @@ pub mod block;
 pub mod connection;
 pub mod connection_request;
 pub mod event;
-mod import;
+pub mod import;
 mod pager;
 pub mod user;
 
@@ -15,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -138,6 +139,10 @@ impl Revised for feed::Page {
 /// The deadline of a call. The server stores it in the request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
+
+/// Whether a watch has to end because its connection is to be closed. The server stores it in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Leaving(pub watch::Receiver<bool>);
 
 /// Returns the caller, which the server stores in the request's extensions. Without one the call fails.
 fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {

@@ -134,6 +134,11 @@ pub trait Store: Send + Sync + 'static {
     /// Notifications may be lost; callers that must not miss a commit also poll.
     fn changes(&self) -> watch::Receiver<()>;
 
+    /// Completes when the database is no longer the one that was opened, with the reason.
+    ///
+    /// On SQLite that is seen within a second. From then on, commits fail.
+    async fn lost(&self) -> StoreError;
+
     /// The key that signs page tokens. All servers of one database have the same one.
     fn token_key(&self) -> &[u8];
 }

@@ -18,6 +18,12 @@ use crate::config::LogFormat;
 /// The maximum number of lines that wait to be written.
 const LINES_MAX: usize = 8_192;
 
+/// Directives before those of the setting, which may replace them.
+///
+/// h2 warns of each frame that a client should not have sent. A client could fill the log by them; of the connections that
+/// are closed therefore, the server has a line of its own.
+const QUIET: &str = "h2::proto::ping_pong=error,h2::proto::streams=error";
+
 /// The running log. Dropping it writes the lines that wait, for at most a second.
 #[derive(Debug)]
 #[must_use = "without it, lines are lost"]
@@ -31,7 +37,7 @@ pub struct Log {
 ///
 /// If `filter` cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
-    let filter: EnvFilter = filter.parse()?;
+    let filter: EnvFilter = format!("{QUIET},{filter}").parse()?;
     let not_queued = Arc::new(OnceLock::new());
     let lossy = Lossy { inner: io::stderr(), not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0 };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).thread_name("kith-log");

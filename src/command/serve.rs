@@ -1,9 +1,11 @@
 //! `kith serve`: runs the server until a signal ends it.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
+use futures_util::{Stream, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, start_log};
@@ -26,41 +28,52 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
     // Before the log reports that the server listens: a script that waits for that may send a signal.
-    let shutdown = until_signalled()?;
+    let signals = ending_signals()?;
     tracing::info!(database = %url, %revision, "opened the database");
     tracing::info!("listening on {}", listener.local_address()?);
     let settings = Settings {
         policy: args.policy.policy(),
         max_queued_writes: usize::try_from(args.max_queued_writes)?,
         max_watchers: usize::try_from(args.max_watchers)?,
+        max_imports: usize::try_from(args.max_imports)?,
         sweep_interval: args.sweep_interval,
         max_call_time: args.max_call_time,
+        drain_delay: args.drain_delay.unwrap_or_else(|| default_drain_delay(&listener)),
         drain_time: args.drain_time,
+        max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),
+        grpc_web: args.grpc_web.then_some(args.grpc_web_origins),
         reflection: args.reflection,
+        ..Settings::default()
     };
-    server::serve(listener, store, settings, shutdown).await
+    server::serve(listener, store, settings, signals).await
 }
 
-/// Completes at a signal that ends the server: SIGTERM, SIGINT, SIGQUIT or SIGUSR1.
+/// Returns the signals that end the server: SIGTERM, SIGINT, SIGQUIT and SIGUSR1.
 ///
 /// SIGHUP, which a closed terminal or a rotated log sends, does not end it.
-fn until_signalled() -> io::Result<impl Future<Output = ()>> {
+fn ending_signals() -> io::Result<impl Stream<Item = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
     let mut user = signal(SignalKind::user_defined1())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = quit.recv() => return,
-                _ = user.recv() => return,
-                _ = hangup.recv() => tracing::info!("SIGHUP: settings are read only at the start"),
-            }
+    Ok(stream::poll_fn(move |cx| {
+        while hangup.poll_recv(cx).is_ready() {
+            tracing::info!("SIGHUP: settings are read only at the start");
         }
-    })
+        let ending = [&mut terminate, &mut interrupt, &mut quit, &mut user];
+        // All of them: each wakes the task only if it was polled.
+        let received = ending.into_iter().filter_map(|signal| signal.poll_recv(cx).is_ready().then_some(())).count();
+        if received > 0 { Poll::Ready(Some(())) } else { Poll::Pending }
+    }))
+}
+
+/// Returns how long a server still accepts calls after a signal, unless a setting says so.
+///
+/// Other machines need the time to learn of its health. On this machine clients only see connections refused, and a
+/// developer does not wait.
+fn default_drain_delay(listener: &Listener) -> Duration {
+    if listener.is_local() { Duration::ZERO } else { Duration::from_secs(5) }
 }
 
 /// Writes the head of the feed as it is: a server that cannot write is not started.

@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::address::Address;
 use super::database::Common;
-use super::duration::interval;
+use super::duration::{interval, parse_duration};
+use super::origins::Origins;
 use super::policy::PolicyArgs;
 use crate::store::Options;
 
@@ -51,12 +52,30 @@ pub struct Serve {
     /// Maximum concurrent event streams, 1 to 1000000; further streams are refused
     #[arg(long, help_heading = "Feed", env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
-    /// Maximum duration of a call, regardless of its deadline; imports and watches are exempt
+    /// Maximum concurrent imports of users, 1 to 10000; further imports are refused
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_IMPORTS", value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_imports: u32,
+    /// Maximum duration of a call, regardless of its deadline, and of the wait for the next row of an import; watches are
+    /// exempt
     #[arg(long, help_heading = "Limits", env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
-    /// Time that calls in progress have to finish after a signal that ends the server
+    /// Time for which the server still accepts calls after a signal that ends it, while health is NOT_SERVING; by default
+    /// 0s on a loopback address and 5s on others
+    #[arg(long, help_heading = "Listen", env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]
+    pub drain_delay: Option<Duration>,
+    /// Time that calls in progress have to finish after that
     #[arg(long, help_heading = "Listen", env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,
+    /// Age at which a connection is closed, so that clients spread over new servers: within 10 %, after its calls have
+    /// finished; 0 = never
+    #[arg(long, help_heading = "Listen", env = "KITH_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
+    pub max_connection_age: Duration,
+    /// Serve gRPC-Web too, for browsers, over HTTP/1.1 and HTTP/2
+    #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub grpc_web: bool,
+    /// Origins of the pages that may call by gRPC-Web, such as https://example.com, separated by commas; * = any origin
+    #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
+    pub grpc_web_origins: Origins,
     /// Describe the API to tools such as grpcurl, by gRPC server reflection
     #[arg(long, help_heading = "Listen", env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,

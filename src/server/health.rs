@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::SERVICES;
+use super::{SERVICES, report_not_serving, wait};
 use crate::committer::{CommitError, Committer};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Submission};
@@ -32,8 +32,17 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Checks the database and updates the health of all services, until `stopped` is true.
-    pub(super) async fn follow(self, mut stopped: watch::Receiver<bool>) {
+    /// Checks the database and updates the health of all services, until `draining` is true: then NOT_SERVING.
+    pub(super) async fn follow(self, mut draining: watch::Receiver<bool>) {
+        tokio::select! {
+            () = wait(&mut draining) => {}
+            () = self.update() => {}
+        }
+        // The last report, if another one was in progress when the server began to drain.
+        report_not_serving(&self.reporter, &SERVICES).await;
+    }
+
+    async fn update(&self) {
         let mut previous = None;
         loop {
             let (reads, writes) = (self.can_read().await, self.can_write().await);
@@ -50,10 +59,7 @@ impl Health {
                 }
                 previous = Some(serves);
             }
-            tokio::select! {
-                () = sleep(INTERVAL) => {}
-                _ = stopped.wait_for(|stopped| *stopped) => return,
-            }
+            sleep(INTERVAL).await;
         }
     }
 

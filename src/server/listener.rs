@@ -89,6 +89,14 @@ impl Listener {
         }
     }
 
+    /// Whether only this machine can connect to it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Self::Unix(..) => true,
+        }
+    }
+
     /// Accepts the next connection. Cancel safe.
     ///
     /// # Errors

@@ -1,5 +1,4 @@
-use std::future::pending;
-
+use futures_util::stream;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -18,7 +17,7 @@ async fn the_end_of_the_committing_task_is_the_end_of_the_server() {
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let commits = Committer::start(Arc::clone(&store), Arc::default(), 8);
     let end = commits.1.abort_handle();
-    let server = tokio::spawn(serve_with(commits, listener.into(), store, Settings::default(), pending()));
+    let server = tokio::spawn(serve_with(commits, listener.into(), store, Settings::default(), stream::pending()));
 
     let channel = Channel::from_shared(address).expect("an address").connect().await.expect("a connection");
     let mut health = HealthClient::new(channel);

@@ -6,9 +6,9 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller};
+use super::{Core, Leaving, caller};
 use crate::error;
-use crate::feed::{Feed, FeedError, Watcher};
+use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
@@ -36,8 +36,9 @@ impl EventService for Events {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
         let started = Instant::now();
+        let leaving = request.extensions().get().cloned();
         let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
-        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started }), next))))
+        Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, started, leaving }), next))))
     }
 
     async fn list_events(
@@ -64,6 +65,22 @@ impl EventService for Events {
 struct Watch {
     watcher: Watcher,
     started: Instant,
+    leaving: Option<Leaving>,
+}
+
+impl Watch {
+    /// Returns the next message, or the error of a shutdown when the connection is to be closed.
+    async fn message(&mut self) -> Result<Message, FeedError> {
+        match &mut self.leaving {
+            Some(Leaving(leaving)) => tokio::select! {
+                biased;
+                // An error: the connection is already closed.
+                _ = leaving.wait_for(|leaving| *leaving) => Err(FeedError::ShuttingDown),
+                message = self.watcher.next() => message,
+            },
+            None => self.watcher.next().await,
+        }
+    }
 }
 
 /// Returns the stream's next message. The stream ends after an error.
@@ -72,7 +89,7 @@ struct Watch {
 /// logged: it would add a line for each watcher.
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
-    Some(match watch.watcher.next().await {
+    Some(match watch.message().await {
         Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {

@@ -6,7 +6,12 @@
 //! so that users can exchange their names, however far apart their rows are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -24,10 +29,11 @@ use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::user as mapping;
 use crate::proto::server as pb;
 
-/// The maximum number of rows that one import has in the commit queue: half of the largest batch.
-///
-/// The committer limits how much of a batch imports may take, so that other calls are not delayed.
+/// The maximum number of rows that one import has in the committer's queue of rows.
 const CHUNK_SIZE: usize = 256;
+/// The size of those rows in bytes, from which no further one is read. An import holds little more than that, and the rows
+/// that wait for their usernames.
+const CHUNK_BYTES: usize = 1024 * 1024;
 /// The number of rows at which those that wait for their usernames are decided before the end of the stream.
 ///
 /// They are decided in one command, and so in one batch. It has fewer than twice as many.
@@ -35,13 +41,59 @@ const WAITING_MAX: usize = 256;
 /// The maximum number of refused rows that the response describes.
 const REFUSALS_MAX: usize = 1_000;
 
+/// The limits of imports.
+#[derive(Clone, Debug)]
+pub struct Imports {
+    permits: Arc<Semaphore>,
+    max_silence: Duration,
+}
+
+impl Imports {
+    /// Allows this many imports at the same time. Each must send the next row within `max_silence`.
+    pub fn new(max: usize, max_silence: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(max)), max_silence }
+    }
+}
+
+/// The rows that a client sends.
+struct Rows {
+    stream: Streaming<pb::ImportUsersRequest>,
+    max_silence: Duration,
+}
+
+impl Rows {
+    /// Waits for the next row. `None` at the end of the stream.
+    async fn next(&mut self) -> Result<Option<pb::ImportUsersRequest>, Status> {
+        timeout(self.max_silence, self.stream.message()).await.unwrap_or_else(|_| Err(error::deadline_passed()))
+    }
+
+    /// Waits for the rows that follow this one, until a chunk is full or the stream ends.
+    async fn chunk(&mut self, first: pb::ImportUsersRequest) -> Result<Vec<pb::ImportUsersRequest>, Status> {
+        let mut bytes = first.encoded_len();
+        let mut chunk = vec![first];
+        while chunk.len() < CHUNK_SIZE && bytes < CHUNK_BYTES {
+            let Some(row) = self.next().await? else { break };
+            bytes += row.encoded_len();
+            chunk.push(row);
+        }
+        Ok(chunk)
+    }
+}
+
 /// Runs an import and returns its response.
+///
+/// # Errors
+///
+/// OVERLOADED before anything is read if too many imports run.
 pub(super) async fn run(
     core: &Core,
+    limits: &Imports,
     caller: Caller,
-    mut rows: Streaming<pb::ImportUsersRequest>,
+    stream: Streaming<pb::ImportUsersRequest>,
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
-    let Some(first) = rows.message().await? else {
+    let _permit = limits.permits.try_acquire().map_err(|_| error::overloaded())?;
+    let mut rows = Rows { stream, max_silence: limits.max_silence };
+    let Some(first) = rows.next().await? else {
         let revision = core.store.revision().await?;
         return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision)));
     };
@@ -62,16 +114,10 @@ pub(super) async fn run(
     let mut fingerprint = Fingerprint::default();
     let mut next = Some(first);
     while let Some(row) = next {
-        let mut chunk = vec![row];
-        while chunk.len() < CHUNK_SIZE {
-            match rows.message().await? {
-                Some(row) => chunk.push(row),
-                None => break,
-            }
-        }
+        let chunk = rows.chunk(row).await?;
         chunk.iter().for_each(|row| fingerprint.add(row));
         import.store(chunk).await?;
-        next = rows.message().await?;
+        next = rows.next().await?;
     }
     import.decide_waiting().await?;
     import.limit_refusals();
@@ -91,14 +137,14 @@ async fn stored_response(
     core: &Core,
     key: IdempotencyKey,
     first: &pb::ImportUsersRequest,
-    rows: &mut Streaming<pb::ImportUsersRequest>,
+    rows: &mut Rows,
 ) -> Result<Option<Reply>, Status> {
     let id = key.id;
     let stored = core.store.idempotent_response(key).await?;
     let Some(stored) = stored.filter(|stored| stored.is_current(core.store.now())) else { return Ok(None) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.add(first);
-    while let Some(row) = rows.message().await? {
+    while let Some(row) = rows.next().await? {
         fingerprint.add(&row);
     }
     if fingerprint.finish() != stored.fingerprint {

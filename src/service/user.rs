@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use super::import::{self, Imports};
 use super::pager::{Pager, Room};
-use super::{Core, caller, import};
+use super::{Core, caller};
 use crate::domain::query::UserKey;
 use crate::error;
 use crate::mapping::user as mapping;
@@ -14,7 +15,12 @@ use crate::proto::server::user_service_server::UserService;
 
 /// Implements [`UserService`].
 #[derive(Clone)]
-pub struct Users(pub Core);
+pub struct Users {
+    /// The shared state.
+    pub core: Core,
+    /// The limits of imports.
+    pub imports: Imports,
+}
 
 #[tonic::async_trait]
 impl UserService for Users {
@@ -22,12 +28,12 @@ impl UserService for Users {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::CreateUserResponse>, Status> {
-        self.0.write(&request, mapping::create(request.get_ref(), &self.0.policy, self.0.store.now())?).await
+        self.core.write(&request, mapping::create(request.get_ref(), &self.core.policy, self.core.store.now())?).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let (key, view, min_revision) = mapping::key(request.get_ref(), &self.0.policy)?;
-        let read = self.0.read(&request, min_revision, || self.0.store.user(key.clone())).await?;
+        let (key, view, min_revision) = mapping::key(request.get_ref(), &self.core.policy)?;
+        let read = self.core.read(&request, min_revision, || self.core.store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::Name(name) => error::username_not_found(&name),
@@ -42,7 +48,7 @@ impl UserService for Users {
         let (mut ids, view, min_revision) = mapping::ids(request.get_ref())?;
         let mut seen = HashSet::new();
         ids.retain(|id| seen.insert(*id));
-        let read = self.0.read(&request, min_revision, || self.0.store.users(ids.clone())).await?;
+        let read = self.core.read(&request, min_revision, || self.core.store.users(ids.clone())).await?;
         let mut response = pb::BatchGetUsersResponse { revision: read.revision.get(), ..Default::default() };
         let mut room = Room::new();
         for id in ids {
@@ -61,11 +67,11 @@ impl UserService for Users {
         &self,
         request: Request<pb::ListUsersRequest>,
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
-        let key = self.0.store.token_key();
+        let key = self.core.store.token_key();
         let (view, page) = mapping::page(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let range = pager.range();
-        let read = self.0.read(&request, page.min_revision, || self.0.store.list_users(range)).await?;
+        let read = self.core.read(&request, page.min_revision, || self.core.store.list_users(range)).await?;
         let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user, view)));
         Ok(Response::new(pb::ListUsersResponse {
             users,
@@ -78,21 +84,21 @@ impl UserService for Users {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::UpdateUserResponse>, Status> {
-        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.0.policy, self.0.store.now())?;
-        self.0.write(&request, command).await
+        let command = mapping::update(request.get_ref(), &caller(&request)?, &self.core.policy, self.core.store.now())?;
+        self.core.write(&request, command).await
     }
 
     async fn delete_user(
         &self,
         request: Request<pb::DeleteUserRequest>,
     ) -> Result<Response<pb::DeleteUserResponse>, Status> {
-        self.0.write(&request, mapping::delete(request.get_ref())?).await
+        self.core.write(&request, mapping::delete(request.get_ref())?).await
     }
 
     async fn import_users(
         &self,
         request: Request<Streaming<pb::ImportUsersRequest>>,
     ) -> Result<Response<pb::ImportUsersResponse>, Status> {
-        import::run(&self.0, caller(&request)?, request.into_inner()).await
+        import::run(&self.core, &self.imports, caller(&request)?, request.into_inner()).await
     }
 }

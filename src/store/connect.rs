@@ -1,13 +1,12 @@
 //! Opens the store that a database URL names.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::migration::{Pending, migrate_postgres, migrate_sqlite};
 use super::postgres::{self, Role};
-use super::sqlite;
+use super::sqlite::{self, SqliteFile};
 use super::tls::PostgresConfig;
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
@@ -18,7 +17,7 @@ pub struct DatabaseUrl(pub(super) Engine);
 
 #[derive(Clone)]
 pub(super) enum Engine {
-    Sqlite(PathBuf),
+    Sqlite(SqliteFile),
     Postgres { config: Box<PostgresConfig>, shown: String },
 }
 
@@ -57,12 +56,8 @@ impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        if let Some(path) = url.strip_prefix("sqlite://") {
-            return match path {
-                "" => Err("sqlite:// needs the path of a file, as in sqlite://kith.db".to_owned()),
-                ":memory:" => Err("a database in memory is not supported; give the path of a file".to_owned()),
-                path => Ok(Self(Engine::Sqlite(path.into()))),
-            };
+        if let Some(file) = url.strip_prefix("sqlite://") {
+            return Ok(Self(Engine::Sqlite(file.parse()?)));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let config = PostgresConfig::parse(url).map_err(|error| error.to_string())?;
@@ -85,7 +80,7 @@ fn without_secrets(url: &str) -> String {
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Engine::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Engine::Sqlite(file) => write!(f, "sqlite://{file}"),
             Engine::Postgres { shown, .. } => f.write_str(shown),
         }
     }
@@ -99,13 +94,13 @@ impl fmt::Debug for DatabaseUrl {
 
 /// Opens a database, and migrates it if the options say so.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
-    if let Engine::Sqlite(path) = url.0.clone() {
-        blocking(move || Ok(sqlite::check_writable(&path)?)).await?;
+    if let Engine::Sqlite(file) = url.0.clone() {
+        blocking(move || Ok(sqlite::check_writable(&file)?)).await?;
     }
     prepare(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
     match url.0.clone() {
-        Engine::Sqlite(path) => {
-            let store = blocking(move || Ok(sqlite::store(&path, &options)?)).await?;
+        Engine::Sqlite(file) => {
+            let store = blocking(move || Ok(sqlite::store(&file, &options)?)).await?;
             Ok(Arc::new(store))
         }
         Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),
@@ -120,8 +115,8 @@ pub async fn migrate(url: &DatabaseUrl) -> Result<usize, ConnectError> {
 /// Returns an error if the database does not exist or does not have the tables of this version.
 pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), ConnectError> {
     // Checked first, because opening a missing file would create it.
-    if let Engine::Sqlite(path) = &url.0
-        && !path.exists()
+    if let Engine::Sqlite(file) = &url.0
+        && !file.path().exists()
     {
         return Err(StoreError::Unavailable("no such file".into()).into());
     }
@@ -130,7 +125,15 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
 
 async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<usize, ConnectError> {
     match url.0.clone() {
-        Engine::Sqlite(path) => blocking(move || migrate_sqlite(&mut sqlite::open(&path)?, pending)).await,
+        Engine::Sqlite(file) => {
+            let migrate = move || {
+                if pending == Pending::Apply {
+                    sqlite::check_writable(&file)?;
+                }
+                migrate_sqlite(&mut sqlite::open(&file)?, pending)
+            };
+            blocking(migrate).await
+        }
         Engine::Postgres { config, .. } => {
             migrate_postgres(postgres::open(&config, Role::Migration).await?, pending).await
         }

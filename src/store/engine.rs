@@ -96,6 +96,10 @@ pub(super) trait Engine: Send + Sync + 'static {
     async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError>;
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
+
+    async fn lost(&self) -> StoreError {
+        std::future::pending().await
+    }
 }
 
 /// The store over an engine.
@@ -269,6 +273,10 @@ impl<E: Engine> Store for Database<E> {
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
         self.engine.events(query).await
+    }
+
+    async fn lost(&self) -> StoreError {
+        self.engine.lost().await
     }
 
     fn changes(&self) -> watch::Receiver<()> {

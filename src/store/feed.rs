@@ -43,6 +43,12 @@ pub(super) struct EventRow {
     silenced: bool,
 }
 
+impl EventRow {
+    pub(super) fn sequence(&self) -> i64 {
+        self.sequence
+    }
+}
+
 impl TryFrom<EventRow> for Recorded {
     type Error = StoreError;
 

@@ -126,6 +126,10 @@ impl Store for Observed {
         self.observe("events", self.store.events(query)).await
     }
 
+    async fn lost(&self) -> StoreError {
+        self.store.lost().await
+    }
+
     fn changes(&self) -> watch::Receiver<()> {
         self.store.changes()
     }

@@ -200,5 +200,8 @@ async fn events_of(
         }
         rows.extend(feed::of_user_in(stretches, user.get(), after, missing).load(&mut conn).await?);
     }
+    // A commit since then may be read in part: its first events lie in a stretch that was read after it, and the others in
+    // one that was not.
+    rows.retain(|row| row.sequence() <= until);
     Ok(rows)
 }

@@ -45,8 +45,8 @@ impl Session {
     /// Opens a read-only snapshot.
     pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
-            Engine::Sqlite(path) => {
-                let conn = blocking(move || Ok(sqlite::open(&path)?)).await?;
+            Engine::Sqlite(file) => {
+                let conn = blocking(move || Ok(sqlite::open(&file)?)).await?;
                 let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
                 session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
                 Ok(session)
@@ -62,8 +62,8 @@ impl Session {
     /// Opens a connection for changes, each between [`lock`](Self::lock) and [`commit`](Self::commit).
     pub(super) async fn write(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
-            Engine::Sqlite(path) => {
-                let conn = blocking(move || Ok(sqlite::open(&path)?)).await?;
+            Engine::Sqlite(file) => {
+                let conn = blocking(move || Ok(sqlite::open(&file)?)).await?;
                 Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
             }
             Engine::Postgres { config, .. } => {

@@ -3,10 +3,11 @@
 mod access;
 mod checkpoint;
 mod commit;
+mod file;
+mod identity;
 mod options;
 mod threads;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,9 +18,12 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use tokio::sync::{oneshot, watch};
 
+use self::access::check_usable;
 pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
 use self::commit::commit;
+pub(super) use self::file::SqliteFile;
+use self::identity::Identity;
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
@@ -51,23 +55,27 @@ pub(super) struct SqliteEngine {
     long: Threads<Job>,
     feed: Threads<Job>,
     writer: Threads<Write>,
+    identity: Identity,
 }
 
 /// Opens a migrated file.
-pub(super) fn store(path: &Path, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
-    let mut conn = open(path)?;
+pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<SqliteEngine>, StoreError> {
+    let mut conn = open(file)?;
     options::warn_if_slower(&mut conn)?;
     let head: FeedRow = query::head().first(&mut conn)?;
-    drop(conn);
+    // While the connection is open, so that there is a log.
+    let identity = Identity::of(file.path()).map_err(|error| StoreError::Unavailable(error.into()))?;
     let users = Arc::new(UserCache::new(options.user_cache));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
     let engine = SqliteEngine {
-        writer: writer(path, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)))?,
-        short: readers("kith-read", path, short)?,
-        long: readers("kith-read-long", path, long)?,
-        feed: readers("kith-read-feed", path, 1)?,
+        writer: writer(file, Arc::clone(&clock), WriterState::new(options.user_cache, Arc::clone(&users)), &identity)?,
+        short: readers("kith-read", file, short)?,
+        long: readers("kith-read-long", file, long)?,
+        feed: readers("kith-read-feed", file, 1)?,
+        identity,
     };
+    drop(conn);
     let committed = watch::Sender::new(());
     Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
 }
@@ -93,22 +101,27 @@ fn mark(conn: &mut SqliteConnection) -> Result<Mark, StoreError> {
     Ok(row.mark())
 }
 
-fn readers(name: &'static str, path: &Path, threads: usize) -> Result<Threads<Job>, StoreError> {
-    let path = path.to_owned();
+fn readers(name: &'static str, file: &SqliteFile, threads: usize) -> Result<Threads<Job>, StoreError> {
+    let file = file.clone();
     let open = move || {
-        let mut reader = open(&path)?;
+        let mut reader = open(&file)?;
         reader.batch_execute(READER)?;
         Ok(reader)
     };
     Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
 }
 
-fn writer(path: &Path, clock: Arc<DatabaseClock>, state: WriterState) -> Result<Threads<Write>, StoreError> {
+fn writer(
+    file: &SqliteFile,
+    clock: Arc<DatabaseClock>,
+    state: WriterState,
+    identity: &Identity,
+) -> Result<Threads<Write>, StoreError> {
     // Only one thread uses it, so the lock is always free.
-    let state = Arc::new(Mutex::new((state, Checkpoint::start(path)?)));
-    let path = path.to_owned();
+    let state = Arc::new(Mutex::new((state, Checkpoint::start(file)?)));
+    let (file, identity) = (file.clone(), identity.clone());
     let open = move || {
-        let mut writer = open(&path)?;
+        let mut writer = open(&file)?;
         writer.batch_execute(WRITER)?;
         Ok(writer)
     };
@@ -117,7 +130,8 @@ fn writer(path: &Path, clock: Arc<DatabaseClock>, state: WriterState) -> Result<
             return;
         }
         let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _gone = reply.send(commit(conn, state, &clock, &batch));
+        // What is written to a deleted file would be lost.
+        let _gone = reply.send(identity.check().and_then(|()| commit(conn, state, &clock, &batch)));
         checkpoint.committed(conn);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve })
@@ -144,12 +158,18 @@ const READER: &str = "PRAGMA query_only = ON; PRAGMA mmap_size = 2147418112;";
 const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072;";
 
 /// Opens a connection with the settings of every connection.
-pub(super) fn open(path: &Path) -> Result<SqliteConnection, StoreError> {
-    // The path comes from a URL, so it is valid UTF-8.
-    let name = path.to_string_lossy();
-    let mut conn = SqliteConnection::establish(&name).map_err(|error| StoreError::Unavailable(error.into()))?;
+///
+/// # Errors
+///
+/// The cause in words, where SQLite's own error does not name it.
+pub(super) fn open(file: &SqliteFile) -> Result<SqliteConnection, StoreError> {
+    check_usable(file)?;
+    let conn = SqliteConnection::establish(&file.uri());
+    let mut conn = conn.map_err(|error| StoreError::Unavailable(error.into()))?;
     conn.batch_execute(&format!("PRAGMA busy_timeout = {BUSY_TIMEOUT}"))?;
-    use_wal(&mut conn)?;
+    if !file.is_read_only() {
+        use_wal(&mut conn)?;
+    }
     conn.batch_execute(SESSION)?;
     Ok(conn)
 }
@@ -241,6 +261,10 @@ impl Engine for SqliteEngine {
             Reads::Many => &self.long,
         };
         read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: query.load(conn)? })).await
+    }
+
+    async fn lost(&self) -> StoreError {
+        self.identity.lost().await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

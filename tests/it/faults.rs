@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::stream;
 use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use kith::proto::v1::{self as pb, ErrorReason};
@@ -441,7 +442,8 @@ async fn a_server_ends_although_its_sweep_gets_no_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (stop, stopped) = oneshot::channel::<()>();
     let settings = Settings { drain_time: Duration::from_millis(50), ..Settings::default() };
-    let server = tokio::spawn(serve(listener, Arc::<Faulty>::clone(&store), settings, async { _ = stopped.await }));
+    let stopped = stream::once(async { _ = stopped.await });
+    let server = tokio::spawn(serve(listener, Arc::<Faulty>::clone(&store), settings, stopped));
     store.sweeps_begun(2).await;
     drop(stop);
     let ended = timeout(Duration::from_secs(30), server).await.expect("an end");

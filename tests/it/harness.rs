@@ -3,6 +3,7 @@
 pub mod app;
 pub mod clients;
 pub mod database;
+pub mod disk;
 pub mod faulty;
 pub mod fold;
 pub mod invariants;

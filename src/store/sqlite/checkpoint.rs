@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -16,7 +15,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 
-use super::{BUSY_TIMEOUT, open};
+use super::{BUSY_TIMEOUT, SqliteFile, open};
 use crate::store::StoreError;
 
 /// Pages in the log from which copying starts: 8 MiB.
@@ -54,10 +53,10 @@ struct Progress {
 
 impl Checkpoint {
     /// Starts the copying thread.
-    pub(super) fn start(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn start(file: &SqliteFile) -> Result<Self, StoreError> {
         let (request, work) = sync_channel::<()>(1);
         let copying = Arc::new(AtomicBool::new(false));
-        let (mut conn, running) = (open(path)?, Arc::clone(&copying));
+        let (mut conn, running) = (open(file)?, Arc::clone(&copying));
         let thread = std::thread::Builder::new().name("kith-checkpoint".to_owned()).spawn(move || {
             for () in work {
                 // Without an end of this copy, the writer would never request another one.

@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn readers_map_the_file() {
         let directory = tempfile::tempdir().unwrap();
-        let mut conn = crate::store::sqlite::open(&directory.path().join("kith.db")).unwrap();
+        let file = directory.path().join("kith.db").display().to_string().parse().unwrap();
+        let mut conn = crate::store::sqlite::open(&file).unwrap();
         assert_eq!(mapped(&mut conn), 0, "the writer does not");
         conn.batch_execute(crate::store::sqlite::READER).unwrap();
         assert_eq!(mapped(&mut conn), 2_147_418_112);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::stream;
 use kith::clock::Clock;
 use kith::domain::Time;
 use kith::domain::caller::Caller;
@@ -128,7 +129,7 @@ impl App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
-        let stopped = async { _ = stopped.await };
+        let stopped = stream::once(async { _ = stopped.await });
         tokio::spawn(serve(listener, Arc::clone(&store), settings, stopped));
         let channel = Channel::from_shared(address.clone()).expect("an address").connect().await.expect("a connection");
         Self { database, store, clock, address, clients: Clients(channel), stop: Some(stop) }

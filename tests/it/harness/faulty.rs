@@ -204,6 +204,10 @@ impl Store for Faulty {
         self.reading().await?.events(query).await
     }
 
+    async fn lost(&self) -> StoreError {
+        self.inner.lost().await
+    }
+
     fn changes(&self) -> watch::Receiver<()> {
         self.inner.changes()
     }

@@ -1,6 +1,11 @@
+use std::time::Duration;
+
+use futures_util::stream;
 use kith::proto::v1 as pb;
 use kith::proto::v1::{ErrorReason, UserStatus, get_user_request::Key};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
 
 use super::{REQUEST_ID, full_user};
@@ -68,6 +73,30 @@ cases! {
         }
         assert_eq!(created, 8_000);
         assert!(calls > 4, "only {calls} calls meanwhile");
+    }
+
+    #[with(|settings| settings.max_imports = 1)]
+    async fn more_imports_than_the_limit_are_refused_until_one_ends(app: App) {
+        let (rows, mut imports) = (watch::Sender::new(None), JoinSet::new());
+        for _ in 0..2 {
+            let (mut users, mut end) = (app.users(), rows.subscribe());
+            let row = async move { end.wait_for(Option::is_some).await.unwrap().clone().unwrap() };
+            imports.spawn(async move { users.import_users(stream::once(row)).await });
+        }
+        // Neither has sent a row, and one of them was late.
+        refused(imports.join_next().await.unwrap().unwrap(), Code::ResourceExhausted, ErrorReason::Overloaded);
+        rows.send_replace(Some(named(1, "ann")));
+        assert_eq!(imports.join_next().await.unwrap().unwrap().unwrap().into_inner().created, 1);
+        assert_eq!(imported(&app, vec![named(2, "bob")]).await.created, 1);
+    }
+
+    #[with(|settings| settings.max_call_time = Duration::from_millis(300))]
+    async fn an_import_that_is_not_continued_is_ended(app: App) {
+        let (rows, sent) = mpsc::channel(1);
+        rows.send(named(1, "ann")).await.unwrap();
+        let ended = app.users().import_users(ReceiverStream::new(sent)).await;
+        refused(ended, Code::DeadlineExceeded, ErrorReason::DeadlinePassed);
+        drop(rows);
     }
 
     async fn users_are_created_changed_or_left_as_they_are(app: App) {

@@ -1,0 +1,73 @@
+//! Accepts connections, until the server stops.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
+use tonic::body::Body;
+use tower::Service;
+
+use super::connection::Transport;
+use super::listener::{Listener, Stream};
+use super::peer::Peer;
+use super::rarely::Rarely;
+use super::wait;
+
+/// Delay after a connection could not be accepted, for example without free file descriptors.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Serves all connections until `stopped` is true, and then those that are open, to their ends.
+///
+/// Dropping the future closes them.
+pub(super) async fn serve<S>(listener: Listener, transport: Transport<S>, mut stopped: watch::Receiver<bool>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Unpin + Send + 'static,
+{
+    let transport = Arc::new(transport);
+    let mut open = JoinSet::new();
+    let failed = Rarely::default();
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = wait(&mut stopped) => break,
+            Some(ended) = open.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = accept(&listener, &failed) => accepted,
+        };
+        let (transport, stopped) = (Arc::clone(&transport), stopped.clone());
+        open.spawn(async move { transport.serve(stream, peer, stopped).await });
+    }
+    // New clients are refused, and find another server.
+    drop(listener);
+    while let Some(ended) = open.join_next().await {
+        report(ended);
+    }
+}
+
+/// Returns the next connection.
+async fn accept(listener: &Listener, failed: &Rarely) -> (Stream, Peer) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if let Some(more) = failed.due() {
+                    tracing::warn!(error = &error as &dyn Error, more, "failed to accept a connection");
+                }
+                sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = &error as &dyn Error, "the task of a connection panicked, which is a bug");
+    }
+}

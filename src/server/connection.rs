@@ -1,0 +1,285 @@
+//! Connections: which protocol a client speaks, the calls of HTTP/2, and the end of a connection.
+
+mod activity;
+mod frames;
+mod opening;
+mod request;
+mod socket;
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tonic::body::Body;
+use tower::Service;
+use uuid::Uuid;
+
+use self::activity::Activity;
+use self::opening::{Opening, Protocol};
+use self::request::Entry;
+use self::socket::Socket;
+use super::peer::Peer;
+use super::rarely::Rarely;
+use super::wait;
+use crate::config::Origins;
+
+/// Maximum concurrent calls on one connection. A client queues further calls.
+const STREAMS_MAX: u32 = 1_024;
+/// Maximum streams that a connection may reset before the server accepts them.
+///
+/// A connection with more is closed, as a rapid reset attack (CVE-2023-44487). The default of 20 would close the
+/// connection of a busy gateway whose callers cancel.
+const RESETS_MAX: usize = 200;
+/// Maximum streams of one connection that the server may have to reset because of errors in them.
+///
+/// A connection with more is closed, since a client can cause resets without sending any (CVE-2025-8671).
+const ERRORS_MAX: usize = 1_024;
+/// HTTP/2 flow-control window of one call, in bytes.
+///
+/// h2 closes a connection whose unread small frames exceed half of its window. An import is read in chunks,
+/// and some clients send a frame for each row. So the window of a call is a small part of the connection's.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 flow-control window of one connection, in bytes.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Maximum size of a call's headers, in bytes, where each header counts 32 more than its name and value.
+///
+/// h2 responds with 431 to a call with larger ones, and the connection remains. It closes the connection if the headers
+/// are larger than four times this, or take more than seven frames.
+const HEADERS_MAX: u32 = 64 * 1024;
+/// Interval between HTTP/2 pings on an idle connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Time that a client has to respond to a ping. Then the connection is closed.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that a connection of HTTP/1.1 may take for the headers of its next request.
+const HTTP_1_IDLE_TIME: Duration = Duration::from_secs(60);
+/// Buffer of a connection of HTTP/1.1, in bytes. The headers of a request must fit in it.
+const HTTP_1_BUFFER: usize = 64 * 1024;
+/// Time that a closing connection may be silent while it has no call. Then the client does not respond.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+/// The response to HTTP/1.1.
+const HTTP_2_ONLY: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 75\r\n\
+    connection: close\r\n\
+    \r\n\
+    This is a server of gRPC. It speaks HTTP/2 without TLS (prior knowledge).\r\n";
+
+/// Serves connections by one service.
+pub(super) struct Transport<S> {
+    http: auto::Builder<TokioExecutor>,
+    service: S,
+    times: Times,
+    /// With gRPC-Web: the origins of pages that may call.
+    web: Option<Arc<Origins>>,
+    notes: Notes,
+}
+
+/// Times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Time that a client has for the first bytes.
+    pub(super) opening: Duration,
+    /// Time after which a connection is closed, within 10 %.
+    pub(super) age: Option<Duration>,
+}
+
+/// Lines of the log that clients can cause.
+#[derive(Debug, Default)]
+struct Notes {
+    tls: Rarely,
+    http1: Rarely,
+    proxy: Rarely,
+    other: Rarely,
+    abuse: Rarely,
+}
+
+impl<S> Transport<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Unpin + Send + 'static,
+{
+    pub(super) fn new(service: S, times: Times) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_1_IDLE_TIME).max_buf_size(HTTP_1_BUFFER);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(ERRORS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS_MAX)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        Self { http, service, times, web: None, notes: Notes::default() }
+    }
+
+    /// Serves HTTP/1.1 too, for the gRPC-Web that the service has. Pages of other origins are refused.
+    pub(super) fn with_web(mut self, origins: Origins) -> Self {
+        self.web = Some(Arc::new(origins));
+        self
+    }
+
+    /// Serves a connection to its end. When `stopped` is true, it ends with its open calls.
+    pub(super) async fn serve<T>(&self, mut stream: T, peer: Peer, mut stopped: watch::Receiver<bool>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut opening = Opening::new();
+        let protocol = tokio::select! {
+            // What the client has sent before the end is read.
+            biased;
+            protocol = timeout(self.times.opening, opening.read(&mut stream)) => protocol,
+            () = wait(&mut stopped) => return,
+        };
+        match protocol {
+            Ok(Ok(Some(Protocol::Http2))) => self.serve_http(stream, opening, peer, stopped).await,
+            Ok(Ok(Some(Protocol::Http1))) if self.web.is_some() => {
+                self.serve_http(stream, opening, peer, stopped).await;
+            }
+            Ok(Ok(Some(protocol))) => {
+                self.notes.wrong_protocol(protocol, peer);
+                if protocol == Protocol::Http1 {
+                    respond_to_http1(stream).await;
+                }
+            }
+            // Load balancers test ports by connections without a byte.
+            Ok(Ok(None)) => tracing::debug!(%peer, "a client closed its connection before it said anything"),
+            Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn Error, "connection lost"),
+            Err(_) => tracing::debug!(%peer, time = ?self.times.opening, "closing a connection that says nothing"),
+        }
+    }
+
+    async fn serve_http<T>(&self, stream: T, opening: Opening, peer: Peer, mut stopped: watch::Receiver<bool>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Arc::new(Activity::default());
+        let (leave, leaving) = watch::channel(false);
+        let (service, web) = (self.service.clone(), self.web.clone());
+        let entry = Entry { service, peer, web, activity: Arc::clone(&activity), leaving };
+        let socket = TokioIo::new(Socket::new(stream, opening, Arc::clone(&activity)));
+        let mut connection = std::pin::pin!(self.http.serve_connection(socket, entry));
+        tokio::select! {
+            ended = connection.as_mut() => return self.notes.ended(ended, peer, activity.is_flooded()),
+            () = wait(&mut stopped) => {}
+            () = sleep_if(self.times.age.map(|age| jittered(age, Uuid::new_v4().as_fields().0))) => {
+                tracing::debug!(%peer, "closing a connection of the maximum age");
+            }
+        }
+        // GOAWAY: the client makes further calls on another connection. Watches resume there.
+        connection.as_mut().graceful_shutdown();
+        // Without a watch nobody receives it.
+        _ = leave.send(true);
+        loop {
+            let before = activity.moves();
+            tokio::select! {
+                ended = connection.as_mut() => return self.notes.ended(ended, peer, activity.is_flooded()),
+                () = sleep(CLOSING_TIME) => {}
+            }
+            if !activity.has_calls() && activity.moves() == before {
+                tracing::debug!(%peer, "closing a connection whose client does not respond");
+                return;
+            }
+        }
+    }
+}
+
+impl Notes {
+    fn wrong_protocol(&self, protocol: Protocol, peer: Peer) {
+        let (note, words) = match protocol {
+            Protocol::Http2 => return,
+            Protocol::Tls => (&self.tls, "a client speaks TLS to this port, which has none"),
+            // Without gRPC-Web.
+            Protocol::Http1 => (&self.http1, "a client speaks HTTP/1.1 to this port, which has only HTTP/2"),
+            Protocol::Proxy => (&self.proxy, "a proxy speaks the PROXY protocol to this port, which has only HTTP/2"),
+            Protocol::Other => (&self.other, "a client speaks an unknown protocol to this port, which has only HTTP/2"),
+        };
+        if let Some(more) = note.due() {
+            tracing::warn!(%peer, more, "{words}");
+        }
+    }
+
+    /// Logs how a connection ended.
+    ///
+    /// Lost connections are normal. One that was ended because of too many control frames, resets, errors or headers is not.
+    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) {
+        let Err(error) = ended else { return };
+        let error: &(dyn Error + 'static) = &*error;
+        if !flooded && !is_abuse(error) {
+            tracing::debug!(%peer, error, "connection ended with an error");
+        } else if let Some(more) = self.abuse.due() {
+            tracing::warn!(%peer, more, error, "closed a connection that demands too much");
+        }
+    }
+}
+
+/// Whether the server closed the connection because the client sent too much of something.
+fn is_abuse(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Says that this is a server of gRPC. What the client still sends is not read for longer than [`CLOSING_TIME`].
+async fn respond_to_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let respond = async {
+        stream.write_all(HTTP_2_ONLY).await?;
+        stream.shutdown().await?;
+        // The response would be lost if the connection were closed with unread bytes.
+        let mut unread = [0; 1_024];
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // A client that went away needs no response.
+    _ = timeout(CLOSING_TIME, respond).await;
+}
+
+/// Returns the age at which a connection is closed: within 10 % of `age`, by a random number.
+///
+/// So connections that were made together are not closed together.
+fn jittered(age: Duration, random: u32) -> Duration {
+    age.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Completes after this time, or never.
+async fn sleep_if(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_connection_is_within_a_tenth() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (random, expected) in [(0, minutes(27)), (u32::MAX, minutes(33))] {
+            let difference = jittered(minutes(30), random).abs_diff(expected);
+            assert!(difference < Duration::from_millis(1), "{random}: {difference:?}");
+        }
+        assert!(jittered(minutes(30), 1 << 30) < jittered(minutes(30), 1 << 31));
+    }
+
+    #[test]
+    fn the_response_to_http_1_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(HTTP_2_ONLY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,110 @@
+//! What happens on a connection: its open calls, and whether bytes are exchanged.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+
+/// Counts the calls of a connection, and its reads and writes.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    open_calls: AtomicUsize,
+    /// Reads and writes that moved bytes. It may wrap around, as `progress` may.
+    moves: AtomicUsize,
+    /// Calls, and messages of their responses.
+    progress: AtomicUsize,
+    flooded: AtomicBool,
+}
+
+impl Activity {
+    /// Notes that bytes were read or written.
+    pub(super) fn note(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of reads and writes so far.
+    pub(super) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes with each call and each message of a response.
+    pub(super) fn progress(&self) -> usize {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    fn advance(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the client sent too many control frames.
+    pub(super) fn note_flood(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are open calls.
+    pub(super) fn has_calls(&self) -> bool {
+        self.open_calls.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// An open call of a connection. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenCall(Arc<Activity>);
+
+impl OpenCall {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+        activity.open_calls.fetch_add(1, Ordering::Relaxed);
+        activity.advance();
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response's body. The call is open until hyper has taken all of it.
+#[derive(Debug)]
+pub(in crate::server) struct CallBody {
+    body: Body,
+    call: Option<OpenCall>,
+}
+
+impl CallBody {
+    pub(super) fn new(body: Body, call: Option<OpenCall>) -> Self {
+        Self { body, call }
+    }
+}
+
+impl http_body::Body for CallBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(_)), Some(OpenCall(activity))) = (&frame, &self.call) {
+            activity.advance();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

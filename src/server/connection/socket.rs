@@ -1,0 +1,125 @@
+//! A connection's socket: gives back the bytes that were read to find out the protocol, notes activity, and
+//! ends floods of control frames.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+use super::frames::Frames;
+use super::opening::Opening;
+
+/// A stream whose first bytes were already read.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    stream: S,
+    opening: Opening,
+    /// Bytes of the opening that were given back.
+    given_back: usize,
+    activity: Arc<Activity>,
+    /// For HTTP/2.
+    frames: Option<Frames>,
+}
+
+impl<S> Socket<S> {
+    pub(super) fn new(stream: S, opening: Opening, activity: Arc<Activity>) -> Self {
+        let frames = opening.first_frame().map(|first| {
+            let mut frames = Frames::new();
+            frames.flood(first, 0);
+            frames
+        });
+        Self { stream, opening, given_back: 0, activity, frames }
+    }
+
+    /// Notes whether bytes were written.
+    fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.activity.note();
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rest = &this.opening.bytes()[this.given_back..];
+        if !rest.is_empty() {
+            let length = rest.len().min(buffer.remaining());
+            buffer.put_slice(&rest[..length]);
+            this.given_back += length;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let new = &buffer.filled()[before..];
+        if !new.is_empty() {
+            this.activity.note();
+            if this.frames.as_mut().is_some_and(|frames| frames.flood(new, this.activity.progress())) {
+                this.activity.note_flood();
+                return Poll::Ready(Err(io::Error::other("too many control frames")));
+            }
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.noted(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.noted(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_byte_is_read_once_in_order() {
+        let bytes: Vec<u8> = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().copied().chain(0..100).collect();
+        // The reader's buffers end within the opening, at its end, and after it.
+        for size in [1, 7, 33, 40] {
+            let (mut client, mut server) = duplex(1_024);
+            client.write_all(&bytes).await.expect("written");
+            drop(client);
+            let mut opening = Opening::new();
+            opening.read(&mut server).await.expect("read");
+            let mut socket = Socket::new(server, opening, Arc::default());
+            let (mut read, mut buffer) = (Vec::new(), vec![0; size]);
+            loop {
+                match socket.read(&mut buffer).await.expect("read") {
+                    0 => break,
+                    length => read.extend_from_slice(&buffer[..length]),
+                }
+            }
+            assert_eq!(read, bytes, "{size}");
+        }
+    }
+}
