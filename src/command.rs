@@ -1,18 +1,22 @@
 //! The subcommands, one file each.
 
 mod check;
+mod completion;
+mod config;
+mod connect;
 mod database;
 mod healthcheck;
+mod man;
 mod migrate;
 mod restore_epoch;
 mod serve;
 mod watch;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use crate::config::{Cli, Command, Common};
+use crate::config::{Cli, Command, Common, Sources, unknown_variables};
 use crate::telemetry::{self, Log};
 
 /// An error that ends the program. It is printed to standard error.
@@ -26,25 +30,38 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 /// # Errors
 ///
 /// If the subcommand fails. The error names the setting that caused it.
-pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
     let done = match cli.command {
-        None => serve::run(cli.serve).await,
-        Some(Command::Serve(settings)) => serve::run(*settings).await,
-        Some(Command::Migrate(settings)) => return migrate::run(settings).await,
-        Some(Command::Watch(settings)) => watch::run(settings).await,
-        Some(Command::Check(settings)) => return check::run(settings).await,
-        Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings).await,
-        Some(Command::Healthcheck(settings)) => healthcheck::run(settings).await,
+        None => serve::run(cli.serve, sources).await,
+        Some(Command::Serve(settings)) => serve::run(*settings, sources).await,
+        Some(Command::Config(_)) => config::run(sources),
+        Some(Command::Migrate(settings)) => return migrate::run(settings, sources).await,
+        Some(Command::Watch(settings)) => watch::run(settings, sources).await,
+        Some(Command::Check(settings)) => return check::run(settings, sources).await,
+        Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
+        Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
+        Some(Command::Completion(settings)) => completion::run(&settings),
+        Some(Command::Man(settings)) => man::run(&settings),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Writes a result to standard output. The log goes to standard error.
+///
+/// A reader that has seen enough, such as `head`, is no error.
 fn print(text: &str) -> Result<(), Failure> {
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
-fn start_log(common: &Common) -> Result<Log, Failure> {
-    telemetry::init(&common.log_level, common.log_format)
-        .map_err(|error| format!("--log-level {:?}: {error}", common.log_level).into())
+/// Starts the log. Its first lines warn of variables that are named like settings, and are none.
+fn start_log(common: &Common, sources: &Sources) -> Result<Log, Failure> {
+    let log = telemetry::init(&common.log_level, common.log_format)
+        .map_err(|error| format!("{} {:?}: {error}", sources.name("log-level"), common.log_level))?;
+    for unknown in unknown_variables(std::env::vars_os()) {
+        tracing::warn!("{unknown}");
+    }
+    Ok(log)
 }

@@ -1,29 +1,40 @@
-//! The command line. Every setting is a flag and an environment variable, and `--help` shows both.
+//! The settings. Each is a flag, an environment variable and a key of the configuration file, and `--help` shows them.
 
 mod address;
-mod changed;
 mod database;
 mod duration;
+mod file;
+mod nearest;
 mod origins;
+mod parse;
 mod policy;
+mod print;
 mod secrets;
 mod serve;
+mod setting;
 mod subcommand;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 pub use self::address::Address;
-pub use self::changed::changed;
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::nearest::unknown_variables;
 pub use self::origins::Origins;
+pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
-pub use self::subcommand::{Check, Healthcheck, Migrate, RestoreEpoch, Watch};
+pub use self::setting::{Source, Sources};
+pub use self::subcommand::{Check, Completion, Healthcheck, Man, Migrate, RestoreEpoch, Watch};
+
+/// The maximum width of `--help`, in columns.
+const WIDTH: usize = 100;
 
 /// Server for connection requests, connections and blocks between users, over gRPC
 #[derive(Debug, Parser)]
-#[command(name = "kith", version, args_conflicts_with_subcommands = true, after_help = DURATIONS)]
+#[command(name = "kith", version, args_conflicts_with_subcommands = true, max_term_width = WIDTH, after_help = DURATIONS)]
 pub struct Cli {
     /// The subcommand. `serve` is the default.
     #[command(subcommand)]
@@ -31,17 +42,23 @@ pub struct Cli {
     /// Settings of `serve`, if there is no subcommand.
     #[command(flatten)]
     pub serve: Serve,
+    /// Configuration file, in TOML, with a line such as listen = ":50051" for each setting; variables and flags override
+    /// it, and `kith config` prints one
+    #[arg(long, env = "KITH_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Command {
     /// Serve gRPC calls; this is the default
     #[command(after_help = DURATIONS)]
     Serve(Box<Serve>),
     /// Apply pending schema migrations to the database and exit
     Migrate(Migrate),
+    /// Print the settings that are in force, as a configuration file that says where each is from
+    #[command(after_help = DURATIONS)]
+    Config(Box<Serve>),
     /// Print events as they are committed, one JSON object per line
     Watch(Watch),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
@@ -51,15 +68,39 @@ pub enum Command {
     /// Query the health of a running server; exit status 0 if it is serving
     #[command(after_help = DURATIONS)]
     Healthcheck(Healthcheck),
+    /// Print a script that completes commands and flags in a shell
+    Completion(Completion),
+    /// Print a manual page, as in: kith man | man -l -
+    Man(Man),
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use clap::CommandFactory;
+
     use super::*;
     use crate::domain::policy::Policy;
     use crate::domain::text::UsernameRule;
+
+    /// The groups of `--help`, the everyday ones first.
+    const HEADINGS: [&str; 7] = ["Listen", "Database", "Log", "Limits", "Privacy", "Feed", "Tuning"];
+
+    #[test]
+    fn every_setting_of_the_server_is_in_a_group_of_the_help() {
+        let mut kith = Cli::command();
+        let help = kith.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        let headings: Vec<_> =
+            help.lines().filter(|line| !line.starts_with(' ')).filter_map(|line| line.strip_suffix(':')).collect();
+        assert_eq!(headings, ["Options"].into_iter().chain(HEADINGS).collect::<Vec<_>>());
+        let serve = kith.find_subcommand("serve").unwrap();
+        for arg in serve.get_arguments().filter(|arg| arg.get_id() != "help") {
+            assert!(arg.get_help_heading().is_some(), "{} has no help_heading", arg.get_id());
+        }
+        let widest = help.lines().map(|line| line.chars().count()).max();
+        assert!(widest.is_some_and(|columns| columns <= WIDTH), "{help}");
+    }
 
     fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("kith").chain(args.iter().copied()))

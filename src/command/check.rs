@@ -2,17 +2,19 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, database, print, start_log};
+use super::database::Database;
+use super::{Failure, print, start_log};
 use crate::clock::Clock;
-use crate::config::Check;
+use crate::config::{Check, Sources};
 use crate::store::{self, Checked, Repair, Report};
 
-pub(super) async fn run(args: Check) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common)?;
-    let url = &database::reachable(&args.common).await?;
-    tracing::info!(database = %url, "checking the database");
+pub(super) async fn run(args: Check, sources: &Sources) -> Result<ExitCode, Failure> {
+    let _log = start_log(&args.common, sources)?;
+    let database = Database::reach(&args.common, sources).await?;
+    tracing::info!(database = %database.url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
-    let report = store::check(url, repair, &Clock::system()).await.map_err(|error| database::failure(url, &error))?;
+    let report =
+        store::check(&database.url, repair, &Clock::system()).await.map_err(|error| database.failure(&error))?;
     print(&format_report(&report))?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

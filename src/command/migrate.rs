@@ -2,21 +2,23 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, database, print, start_log};
-use crate::config::Migrate;
+use super::database::Database;
+use super::{Failure, print, start_log};
+use crate::config::{Migrate, Sources};
 use crate::store::{self, Migrations};
 
 /// The exit status of `--status` if migrations are pending. Not that of an error.
 const PENDING: u8 = 3;
 
-pub(super) async fn run(args: Migrate) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common)?;
+pub(super) async fn run(args: Migrate, sources: &Sources) -> Result<ExitCode, Failure> {
+    let _log = start_log(&args.common, sources)?;
     if args.print_roles {
         print(&store::roles_script())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let url = &database::reachable(&args.common).await?;
-    let failure = |error| database::failure(url, &error);
+    let database = Database::reach(&args.common, sources).await?;
+    let url = &database.url;
+    let failure = |error| database.failure(&error);
     if args.status {
         let migrations = store::migrations(url).await.map_err(failure)?;
         print(&status(&migrations))?;

@@ -9,24 +9,25 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, database, start_log};
-use crate::config::{self, Serve};
+use super::database::Database;
+use super::{Failure, start_log};
+use crate::config::{Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::listener::Listener;
 use crate::server::{self, Settings, waiting};
-use crate::store::{self, DatabaseUrl, Observed, Store, StoreError};
+use crate::store::{self, Observed, Store, StoreError};
 
-pub(super) async fn run(args: Serve) -> Result<(), Failure> {
-    let _log = start_log(&args.common)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = config::changed(), "starting");
-    let url = args.common.database_url()?;
-    let listener = Listener::bind(&args.listen)
-        .await
-        .map_err(|error| format!("--listen {}: cannot listen on this address: {error}", args.listen))?;
+pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
+    let _log = start_log(&args.common, sources)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
+    let database = Database::of(&args.common, sources)?;
+    let listener = Listener::bind(&args.listen).await.map_err(|error| {
+        format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
+    })?;
     let mut signals = pin!(ending_signals()?);
     let store = tokio::select! {
-        store = waiting::serve_until(&listener, open(&url, &args)) => store?,
+        store = waiting::serve_until(&listener, open(&database, &args)) => store?,
         _ = signals.next() => {
             tracing::info!("server stopped before it had opened the database");
             return Ok(());
@@ -53,9 +54,10 @@ pub(super) async fn run(args: Serve) -> Result<(), Failure> {
 }
 
 /// Opens the database, once it is there.
-async fn open(url: &DatabaseUrl, args: &Serve) -> Result<Arc<dyn Store>, Failure> {
-    database::wait(url, args.common.database_wait).await?;
-    let failed = |error: &dyn std::error::Error| database::failure(url, error);
+async fn open(database: &Database, args: &Serve) -> Result<Arc<dyn Store>, Failure> {
+    database.wait().await?;
+    let url = &database.url;
+    let failed = |error: &dyn std::error::Error| database.failure(error);
     let store = store::connect(url, args.options()).await.map_err(|error| failed(&error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| failed(&error))?;
@@ -77,7 +79,7 @@ fn ending_signals() -> io::Result<impl Stream<Item = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(stream::poll_fn(move |cx| {
         while hangup.poll_recv(cx).is_ready() {
-            tracing::info!("SIGHUP: there is no file to read again");
+            tracing::info!("SIGHUP: settings are read only at the start");
         }
         let ending = [&mut terminate, &mut interrupt, &mut quit, &mut user];
         // All of them: each wakes the task only if it was polled.

@@ -4,14 +4,13 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::Failure;
-use crate::config;
+use super::{Failure, connect};
+use crate::config::{self, Sources};
 use crate::proto::v1 as pb;
 use crate::proto::v1::event_service_client::EventServiceClient;
-use crate::store::with_causes;
 
 /// Delay before a broken watch is resumed.
 const RESUME_DELAY: Duration = Duration::from_secs(1);
@@ -19,12 +18,8 @@ const RESUME_DELAY: Duration = Duration::from_secs(1);
 /// Watches until standard output is closed or the watch cannot be resumed.
 ///
 /// After the first connection, it reconnects if the server is restarted or unreachable.
-pub(super) async fn run(args: config::Watch) -> Result<(), Failure> {
-    let endpoint = Endpoint::from_shared(args.server.clone())
-        .map_err(|error| format!("--server {}: not a URL: {error}", args.server))?;
-    let channel = endpoint.connect().await;
-    let channel =
-        channel.map_err(|error| format!("--server {}: cannot connect: {}", args.server, with_causes(&error)))?;
+pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Failure> {
+    let channel = connect::channel(&args.server, &sources.name("server")).await?;
     let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
         let status = match watch.follow().await {

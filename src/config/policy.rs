@@ -13,35 +13,47 @@ use crate::domain::text::UsernameRule;
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
     /// Time after a rejection during which a new request from the same sender does not reach the receiver; 0 = off
-    #[arg(long, env = "KITH_REJECTION_COOLDOWN", value_name = "DURATION", default_value = "30d")]
+    #[arg(
+        long,
+        help_heading = "Limits",
+        env = "KITH_REJECTION_COOLDOWN",
+        value_name = "DURATION",
+        default_value = "30d"
+    )]
     pub rejection_cooldown: Lifetime,
     /// Time after which a request that was not accepted expires; 0 = never
-    #[arg(long, env = "KITH_REQUEST_LIFETIME", value_name = "DURATION", default_value = "180d")]
+    #[arg(
+        long,
+        help_heading = "Limits",
+        env = "KITH_REQUEST_LIFETIME",
+        value_name = "DURATION",
+        default_value = "180d"
+    )]
     pub request_lifetime: Lifetime,
-    /// Maximum open requests of a sender: pending, silenced or rejected; 0 = no limit
-    #[arg(long, env = "KITH_MAX_SENT_REQUESTS", value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(0..))]
+    /// Maximum open requests of a sender: those neither accepted, cancelled nor expired; 0 = no limit
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_SENT_REQUESTS", value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sent_requests: i64,
     /// Maximum connections per user; 0 = no limit
-    #[arg(long, env = "KITH_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 30_000, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 30_000, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_connections: i64,
     /// Maximum requests that a user can send within an hour; 0 = no limit
-    #[arg(long, env = "KITH_MAX_SENDS_PER_HOUR", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_SENDS_PER_HOUR", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sends_per_hour: i64,
     /// Maximum requests that a user can send to the same other user within the cooldown's time; 0 = no limit
-    #[arg(long, env = "KITH_MAX_SENDS_PER_PAIR", value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_SENDS_PER_PAIR", value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(i64).range(0..))]
     pub max_sends_per_pair: i64,
-    /// Time for which events are retained in the feed, at least 1h; 0 = forever
-    #[arg(long, env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
-    pub event_retention: Lifetime,
     /// Characters of usernames: ascii = A-Z a-z 0-9 - _; open = letters and digits of all scripts, and - _ . @ + '
-    #[arg(long, env = "KITH_USERNAMES", value_name = "RULE", default_value = "ascii")]
+    #[arg(long, help_heading = "Privacy", env = "KITH_USERNAMES", value_name = "RULE", default_value = "ascii")]
     pub usernames: Usernames,
     /// Show senders that their request was rejected
-    #[arg(long, env = "KITH_DISCLOSE_REJECTIONS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, help_heading = "Privacy", env = "KITH_DISCLOSE_REJECTIONS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_rejections: bool,
     /// Show senders that their request was viewed
-    #[arg(long, env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, help_heading = "Privacy", env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
+    /// Time for which events are retained in the feed, at least 1h; 0 = forever
+    #[arg(long, help_heading = "Feed", env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
+    pub event_retention: Lifetime,
 }
 
 /// The characters of usernames.

@@ -5,9 +5,15 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use super::database::Common;
+use super::setting::Sources;
 use crate::store::DatabaseUrl;
 
 impl Common {
+    /// Whether the URL is in a file.
+    pub fn has_url_file(&self) -> bool {
+        self.database_url_file.is_some()
+    }
+
     /// Returns the database's URL with its password.
     ///
     /// The password is that of the URL or of `--database-password-file`. Without both it is looked for as libpq does: in
@@ -15,24 +21,24 @@ impl Common {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or is not valid. The error names the flag and the path, and nothing of the content.
-    pub fn database_url(&self) -> Result<DatabaseUrl, String> {
+    /// If a file cannot be read or is not valid. The error names the setting and the path, and nothing of the content.
+    pub fn database_url(&self, sources: &Sources) -> Result<DatabaseUrl, String> {
         let mut url = match &self.database_url_file {
             Some(path) => {
-                let parsed = read("--database-url-file", path)?.parse();
-                parsed.map_err(|error: String| format!("--database-url-file {}: {error}", path.display()))?
+                let setting = format!("{} {}", sources.name("database-url-file"), path.display());
+                read(&setting, path)?.parse().map_err(|error: String| format!("{setting}: {error}"))?
             }
             None => self.database_url.clone(),
         };
         if let Some(path) = &self.database_password_file {
-            let flag = format!("--database-password-file {}", path.display());
+            let setting = format!("{} {}", sources.name("database-password-file"), path.display());
             if !url.is_postgres() {
-                return Err(format!("{flag}: the database {url} has no password"));
+                return Err(format!("{setting}: the database {url} has no password"));
             }
             if url.has_password() {
-                return Err(format!("{flag}: the database's URL has a password too; leave one of them out"));
+                return Err(format!("{setting}: the database's URL has a password too; leave one of them out"));
             }
-            url.set_password(&read("--database-password-file", path)?);
+            url.set_password(&read(&setting, path)?);
         } else if url.is_postgres() && !url.has_password() {
             match env::var("PGPASSWORD").ok().filter(|password| !password.is_empty()) {
                 Some(password) => url.set_password(&password),
@@ -44,8 +50,8 @@ impl Common {
 }
 
 /// Reads a file that has one line.
-fn read(flag: &str, path: &Path) -> Result<String, String> {
-    let failed = |cause: &str| format!("{flag} {}: {cause}", path.display());
+fn read(setting: &str, path: &Path) -> Result<String, String> {
+    let failed = |cause: &str| format!("{setting}: {cause}");
     let mut text = fs::read_to_string(path).map_err(|error| failed(&format!("cannot be read: {error}")))?;
     text.truncate(text.trim_end_matches(['\r', '\n']).len());
     match text.as_str() {

@@ -14,71 +14,78 @@ use crate::store::Options;
 /// Settings of `kith serve`.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT for every interface, or unix:PATH; port 0 chooses a free one
-    #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    /// Address that clients connect to: HOST:PORT, with an IPv6 address in brackets, :PORT for every interface, or
+    /// unix:PATH; port 0 chooses a free one
+    #[arg(
+        long,
+        help_heading = "Listen",
+        env = "KITH_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:50051"
+    )]
     pub listen: Address,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
-    /// Apply pending schema migrations at startup; if false, a database that lacks any is refused
-    #[arg(long, env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    /// Create or update the tables of the database at startup; if false, a database that needs it is refused
+    #[arg(long, help_heading = "Database", env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
     /// Serve reads only, also from a standby, a file that cannot be written or a role that may only read; writes are
     /// refused, and migrations are never applied
-    #[arg(long, env = "KITH_READ_ONLY", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    #[arg(long, help_heading = "Database", env = "KITH_READ_ONLY", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub read_only: bool,
-    /// Database connections for reads, 2 to 1000: two thirds for short reads, one third for long ones; the writer and the
-    /// feed have one more each
-    #[arg(long, env = "KITH_READ_CONNECTIONS", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
-    pub read_connections: u32,
-    /// PostgreSQL only: maximum number of concurrent look-ups that share a statement, 1 to 1000; 1 = no batches
-    #[arg(long, env = "KITH_READ_BATCH_MAX", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub read_batch_max: u32,
-    /// Memory for cached users, in MiB, up to 1048576; 0 = no cache
-    #[arg(long, env = "KITH_USER_CACHE_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    pub user_cache_mib: u32,
     /// Settings of the rules
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// Database connections for reads, 2 to 1000: two thirds for short reads, one third for long ones; the writer and the
+    /// feed have one more each
+    #[arg(long, help_heading = "Tuning", env = "KITH_READ_CONNECTIONS", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub read_connections: u32,
+    /// PostgreSQL only: maximum number of concurrent look-ups that share a statement, 1 to 1000; 1 = no batches
+    #[arg(long, help_heading = "Tuning", env = "KITH_READ_BATCH_MAX", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub read_batch_max: u32,
+    /// Memory for users that were read before, in MiB, up to 1048576; 0 = no cache
+    #[arg(long, help_heading = "Tuning", env = "KITH_USER_CACHE_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub user_cache_mib: u32,
     /// Interval between sweeps, which delete expired data; expired requests are already hidden
-    #[arg(long, env = "KITH_SWEEP_INTERVAL", value_name = "DURATION", default_value = "60s", value_parser = interval)]
+    #[arg(long, help_heading = "Tuning", env = "KITH_SWEEP_INTERVAL", value_name = "DURATION", default_value = "60s", value_parser = interval)]
     pub sweep_interval: Duration,
     /// Maximum writes waiting in the queue, 1 to 1000000; further writes are refused
-    #[arg(long, env = "KITH_MAX_QUEUED_WRITES", value_name = "NUMBER", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, help_heading = "Tuning", env = "KITH_MAX_QUEUED_WRITES", value_name = "NUMBER", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_queued_writes: u32,
     /// Maximum concurrent event streams, 1 to 1000000; further streams are refused
-    #[arg(long, env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, help_heading = "Feed", env = "KITH_MAX_WATCHERS", value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
     /// Maximum concurrent imports of users, 1 to 10000; further imports are refused
-    #[arg(long, env = "KITH_MAX_IMPORTS", value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_IMPORTS", value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_imports: u32,
     /// Maximum duration of a call with the sending of its answer, regardless of its deadline, and of the wait for the next
     /// row of an import; watches are exempt
-    #[arg(long, env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_CALL_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub max_call_time: Duration,
     /// Maximum memory for large answers that their callers have not read yet, in MiB, 16 to 1048576; further reads are
     /// refused; one connection may have a quarter of it
-    #[arg(long, env = "KITH_MAX_UNSENT_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_UNSENT_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub max_unsent_mib: u32,
     /// Time for which the server still accepts calls after a signal that ends it, while health is NOT_SERVING; by default
     /// 0s on a loopback address and 5s on others
-    #[arg(long, env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, help_heading = "Listen", env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_delay: Option<Duration>,
-    /// Time that open calls have to finish after that
-    #[arg(long, env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
+    /// Time that calls in progress have to finish after that
+    #[arg(long, help_heading = "Listen", env = "KITH_DRAIN_TIME", value_name = "DURATION", default_value = "10s", value_parser = interval)]
     pub drain_time: Duration,
     /// Age at which a connection is closed, so that clients spread over new servers: within 10 %, after its calls have
     /// finished; 0 = never
-    #[arg(long, env = "KITH_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
+    #[arg(long, help_heading = "Listen", env = "KITH_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
     pub max_connection_age: Duration,
     /// Serve gRPC-Web too, for browsers, over HTTP/1.1 and HTTP/2
-    #[arg(long, env = "KITH_GRPC_WEB", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub grpc_web: bool,
     /// Origins of the pages that may call by gRPC-Web, such as https://example.com, separated by commas; * = any origin
-    #[arg(long, env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
+    #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
     pub grpc_web_origins: Origins,
-    /// Serve the API schema by gRPC server reflection
-    #[arg(long, env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    /// Describe the API to tools such as grpcurl, by gRPC server reflection
+    #[arg(long, help_heading = "Listen", env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,
 }
 

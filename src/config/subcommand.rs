@@ -1,11 +1,12 @@
 //! Settings of the other subcommands.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap_complete::Shell;
 
+use super::address::Address;
 use super::database::Common;
 use super::duration::interval;
 use crate::domain::event::EventKind;
@@ -31,9 +32,9 @@ pub struct Migrate {
 /// Settings of `kith watch`.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// URL of the server to watch
-    #[arg(long, env = "KITH_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
-    pub server: String,
+    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH
+    #[arg(long, env = "KITH_SERVER", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    pub server: Address,
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
@@ -79,15 +80,29 @@ pub struct RestoreEpoch {
 /// Settings of `kith healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct Healthcheck {
-    /// Address and port of the server; an unspecified address such as 0.0.0.0 means this machine
+    /// Address of the server, as it listens: one such as :50051 or 0.0.0.0:50051 means this machine
     #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub address: SocketAddr,
+    pub address: Address,
     /// Name of the gRPC service to query; an empty name queries only the process
     #[arg(long, value_name = "NAME", default_value = "kith.v1.ConnectionRequestService")]
     pub service: String,
     /// Time to wait for the response
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = interval)]
     pub timeout: Duration,
+}
+
+/// Settings of `kith completion`.
+#[derive(Clone, Debug, Args)]
+pub struct Completion {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Settings of `kith man`.
+#[derive(Clone, Debug, Args)]
+pub struct Man {
+    /// The subcommand that the page describes [default: all of kith]
+    pub subcommand: Option<String>,
 }
 
 /// The parser of an event kind, by name.

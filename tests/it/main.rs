@@ -42,6 +42,7 @@ mod retention;
 mod rights;
 mod rpc;
 mod semantics;
+mod settings;
 mod standby;
 mod story;
 mod surroundings;

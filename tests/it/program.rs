@@ -216,16 +216,16 @@ async fn wrong_settings_end_it_before_it_listens() {
     ] {
         failed(&run(&args).await, &words);
     }
-    // The same from the environment. The error names the same setting.
+    // The same from the environment. The error names the variable.
     let mut from_environment = command(&[listen, "--database-wait=0"]);
     from_environment.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
-    failed(&run_command(from_environment).await, &["--database-url"]);
+    failed(&run_command(from_environment).await, &["KITH_DATABASE_URL"]);
     let mut malformed = command(&[listen]);
     malformed.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@localhost:port/kith"));
-    failed(&run_command(malformed).await, &["--database-url"]);
+    failed(&run_command(malformed).await, &["KITH_DATABASE_URL"]);
     let mut migrate = command(&["migrate", "--database-wait=0"]);
     migrate.env("KITH_DATABASE_URL", format!("postgres://kith:{PASSWORD}@{free}/kith"));
-    failed(&run_command(migrate).await, &["--database-url"]);
+    failed(&run_command(migrate).await, &["KITH_DATABASE_URL"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

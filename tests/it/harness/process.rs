@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::clients::Clients;
 use super::database::{Database, Engine};
@@ -19,7 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Kith {
     child: Child,
     log: Log,
-    /// Its address, as `HOST:PORT`.
+    /// Its address, as `HOST:PORT` or `unix:PATH`.
     pub address: String,
     channel: Channel,
 }
@@ -82,7 +82,7 @@ impl Kith {
         let (child, mut log) = spawn(&mut command);
         match tokio::time::timeout(PATIENCE, log.after("listening on ")).await.expect("kith starts in time") {
             Some(address) => {
-                let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+                let channel = lazy(&address);
                 Ok(Self { child, log, address, channel })
             }
             None => Err(ended(child, log).await),
@@ -99,7 +99,7 @@ impl Kith {
     /// Starts a prepared command whose standard error goes elsewhere. It listens at this address once it serves.
     pub fn start_unread(mut command: Command, address: String) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("kith runs");
-        let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        let channel = lazy(&address);
         Self { child, log: Log::none(), address, channel }
     }
 
@@ -113,7 +113,7 @@ impl Kith {
 
     /// Clients with a separate connection.
     pub fn fresh_clients(&self) -> Clients {
-        Clients(Channel::from_shared(format!("http://{}", self.address)).expect("an address").connect_lazy())
+        Clients(lazy(&self.address))
     }
 
     pub fn pid(&self) -> u32 {
@@ -160,6 +160,12 @@ impl Drop for Kith {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// A channel to this address that connects when it is used.
+fn lazy(address: &str) -> Channel {
+    let url = if address.starts_with("unix:") { address.to_owned() } else { format!("http://{address}") };
+    Endpoint::from_shared(url).expect("an address").connect_lazy()
 }
 
 async fn ended(child: Child, log: Log) -> Ended {
