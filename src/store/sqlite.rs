@@ -48,6 +48,10 @@ use crate::domain::user::User;
 struct Write(Arc<Batch>, oneshot::Sender<Result<Replies, StoreError>>);
 type Replies = Vec<Result<Reply, Rejection>>;
 
+/// How long a read waits for a thread before it is refused, as on PostgreSQL. Without a limit, reads would run one after
+/// the other until their callers' deadlines, and none of those that wait would be in time.
+const READ_WAIT: Duration = Duration::from_secs(1);
+
 /// A read that a thread runs with its connection.
 type Job = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
@@ -90,16 +94,31 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
 }
 
 /// Runs a read in one snapshot on one of the threads.
+///
+/// # Errors
+///
+/// [`StoreError::Overloaded`] if it would have to wait for longer than [`READ_WAIT`].
 async fn read<T: Send + 'static>(
+    threads: &Threads<Job>,
+    read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    read_since(Instant::now(), threads, read).await
+}
+
+/// The same for a read that was requested at this time.
+async fn read_since<T: Send + 'static>(
+    requested: Instant,
     threads: &Threads<Job>,
     read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let job = |reply: oneshot::Sender<_>| -> Job {
         Box::new(move |conn| {
-            if !reply.is_closed() {
-                // An error means that the caller no longer waits.
-                let _gone = reply.send(conn.transaction(read));
+            if reply.is_closed() {
+                return;
             }
+            let late = requested.elapsed() > READ_WAIT;
+            // An error means that the caller no longer waits.
+            let _gone = reply.send(if late { Err(StoreError::Overloaded) } else { conn.transaction(read) });
         })
     };
     threads.run(job).await
@@ -302,5 +321,21 @@ impl Engine for SqliteEngine {
             feed::slice(head, rows, oldest)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_waited_for_too_long_is_refused_without_being_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kith.db").display().to_string().parse().unwrap();
+        let threads = readers("kith-read", &file, 1).unwrap();
+        assert_eq!(read(&threads, |_| Ok(1)).await.unwrap(), 1);
+        let requested = Instant::now().checked_sub(READ_WAIT * 2).unwrap();
+        let late = read_since(requested, &threads, |_| -> Result<i32, _> { panic!("it is not run") }).await;
+        assert!(matches!(late, Err(StoreError::Overloaded)), "{late:?}");
     }
 }
