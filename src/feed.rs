@@ -79,8 +79,8 @@ impl Feed {
     ///
     /// # Errors
     ///
-    /// [`FeedError::TooManyWatchers`] at the limit, [`FeedError::Unresponsive`] if the database does not respond within
-    /// [`FAILURE_TIMEOUT`] however many wait for it, or any error of resolving the cursor or reading the table.
+    /// [`FeedError::TooManyWatchers`] at the limit. [`FeedError::Unresponsive`] if the database does not respond within
+    /// 5 s, however many wait for it. Any error of resolving the cursor or reading the table.
     pub async fn watch(&self, selection: Selection, cursor: Cursor, heartbeat: Duration) -> Result<Watcher, FeedError> {
         let permit = Arc::clone(&self.watcher_permits).try_acquire_owned().map_err(|_| FeedError::TooManyWatchers)?;
         // Subscribes before reading the feed's end, so that no commit in between is missed.

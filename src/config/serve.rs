@@ -81,7 +81,7 @@ pub struct Serve {
     /// Serve gRPC-Web too, for browsers, over HTTP/1.1 and HTTP/2
     #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub grpc_web: bool,
-    /// Origins of the pages that may call by gRPC-Web, such as https://example.com, separated by commas; * = any origin
+    /// Origins of the pages that may call by gRPC-Web, such as `https://example.com`, separated by commas; * = any origin
     #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
     pub grpc_web_origins: Origins,
     /// Describe the API to tools such as grpcurl, by gRPC server reflection
