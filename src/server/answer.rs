@@ -27,7 +27,9 @@ use tonic::body::Body;
 use crate::error;
 use crate::telemetry::call::Call;
 
-/// Maximum size of a small answer, in bytes. It is also the size of the pieces of a larger one: that of an HTTP/2 frame.
+/// Maximum size of a small answer, in bytes: a page of 20 requests with both users, whose profiles are full, is one.
+const SMALL: usize = 32 * 1024;
+/// Size of the pieces of a larger one, in bytes: that of an HTTP/2 frame.
 const PIECE: usize = 16 * 1024;
 /// The part of the maximum that one connection may have: one in so many.
 const CONNECTION_SHARE: usize = 4;
@@ -174,7 +176,7 @@ impl Sending {
             }
         };
         let bytes = match first.into_data() {
-            Ok(bytes) if bytes.len() > PIECE => bytes,
+            Ok(bytes) if bytes.len() > SMALL => bytes,
             small => {
                 call.succeeded();
                 let first = Some(small.map_or_else(|frame| frame, Frame::data));

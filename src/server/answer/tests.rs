@@ -73,10 +73,10 @@ async fn nothing_else_holds_the_memory_of_a_large_answer() {
 #[tokio::test]
 async fn a_small_answer_passes_as_it_is() {
     let unsent = Unsent::new(0);
-    let answer = prepared(&unsent, client(1), PIECE - 5, true).await;
+    let answer = prepared(&unsent, client(1), SMALL - 5, true).await;
     assert_eq!(total(&unsent), 0);
     let (sizes, status) = sent(answer.into_body()).await;
-    assert_eq!((sizes, status.expect("a status").code()), (vec![PIECE], tonic::Code::Ok));
+    assert_eq!((sizes, status.expect("a status").code()), (vec![SMALL], tonic::Code::Ok));
 }
 
 #[tokio::test]
@@ -125,12 +125,12 @@ async fn a_read_is_refused_if_too_much_waits_in_all_or_for_its_connection_and_a_
         assert!(!refused(&answer));
         waiting.push(answer);
         // A quarter of the total is the part of one connection.
-        assert!(refused(&prepared(&unsent, client(number), PIECE, true).await));
+        assert!(refused(&prepared(&unsent, client(number), SMALL, true).await));
     }
-    assert!(refused(&prepared(&unsent, client(5), PIECE, true).await));
-    assert!(refused(&prepared(&unsent, None, PIECE, true).await));
-    assert!(!refused(&prepared(&unsent, client(1), PIECE - 5, true).await), "it is small");
-    assert!(!refused(&prepared(&unsent, client(1), PIECE, false).await), "it is that of a write");
+    assert!(refused(&prepared(&unsent, client(5), SMALL, true).await));
+    assert!(refused(&prepared(&unsent, None, SMALL, true).await));
+    assert!(!refused(&prepared(&unsent, client(1), SMALL - 5, true).await), "it is small");
+    assert!(!refused(&prepared(&unsent, client(1), SMALL, false).await), "it is that of a write");
     waiting.pop();
-    assert!(!refused(&prepared(&unsent, client(5), PIECE, true).await));
+    assert!(!refused(&prepared(&unsent, client(5), SMALL, true).await));
 }
