@@ -172,6 +172,9 @@ async fn changed_files_are_used_for_new_connections_and_broken_ones_are_not() {
     assert!(first.is_of(&stream));
     let old = RawChannel::over(stream).await.expect("HTTP/2");
 
+    // Unchanged files are read only at the signal.
+    kith.signal("HUP");
+    until("they are read", async || kith.log().contains("read the TLS files again")).await;
     files.replace(&second);
     kith.signal("HUP");
     until("the second certificate", async || is_in_force(&kith, &authority, &second).await).await;
