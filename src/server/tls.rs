@@ -82,6 +82,8 @@ type Stamps = [Option<[i64; 6]>; 3];
 impl Tls {
     /// Reads the files, and follows them from now on. `http1` says whether clients may speak HTTP/1.1.
     ///
+    /// It needs the runtime, for the task.
+    ///
     /// # Errors
     ///
     /// If the files cannot be used. The text names the setting and the file.

@@ -194,7 +194,9 @@ async fn changed_files_are_used_for_new_connections_and_broken_ones_are_not() {
     until("another warning", async || kith.log().contains("has no private key in PEM")).await;
     assert!(is_in_force(&kith, &authority, &third).await);
     get_nobody(&old).await.expect("the connection remains");
-    assert!(warnings(kith).await.len() >= 2);
+    // It ends although the connection is open.
+    let lines = warnings(kith).await;
+    assert!(lines.iter().all(|line| line.contains("cannot use the changed TLS files")), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
