@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub use self::address::Address;
+pub use self::address::{Address, ServerAddress};
 pub use self::database::{Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::nearest::unknown_variables;

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod peer;
 mod rarely;
 mod sweep;
+pub mod tls;
 pub mod waiting;
 mod web;
 
@@ -32,6 +33,7 @@ use self::call::CallLayer;
 use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
+use self::tls::Tls;
 use crate::committer::Committer;
 use crate::config::Origins;
 use crate::domain::policy::Policy;
@@ -99,6 +101,8 @@ pub struct Settings {
     pub max_connection_age: Option<Duration>,
     /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
     pub grpc_web: Option<Origins>,
+    /// TLS of every connection. `None` = no connection has TLS.
+    pub tls: Option<Tls>,
     /// Whether to serve server reflection.
     pub reflection: bool,
 }
@@ -119,6 +123,7 @@ impl Default for Settings {
             opening_time: Duration::from_secs(10),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
             grpc_web: None,
+            tls: None,
             reflection: true,
         }
     }
@@ -200,10 +205,11 @@ async fn serve_with(
     }
     let service = CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)).layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
+    let tls = settings.tls;
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
-        None => Box::pin(accept::serve(listener, Transport::new(service, times), stopped)),
+        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), stopped)),
         Some(origins) => {
-            let transport = Transport::new(web::web(service, &origins), times).with_web(origins);
+            let transport = Transport::new(web::web(service, &origins), times).with_web(origins).with_tls(tls);
             Box::pin(accept::serve(listener, transport, stopped))
         }
     };

@@ -1,6 +1,7 @@
 //! `kith serve`: runs the server until a signal ends it.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,6 +16,7 @@ use crate::config::{Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::server::listener::Listener;
+use crate::server::tls::{Files, NamedFile, Tls};
 use crate::server::{self, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
 
@@ -22,12 +24,13 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     let _log = start_log(&args.common, sources)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let database = Database::of(&args.common, sources)?;
+    let tls = start_tls(&args, sources)?;
     let listener = Listener::bind(&args.listen).await.map_err(|error| {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
-    let mut signals = pin!(ending_signals()?);
+    let mut signals = pin!(ending_signals(tls.clone())?);
     let store = tokio::select! {
-        store = waiting::serve_until(&listener, open(&database, &args)) => store?,
+        store = waiting::serve_until(&listener, tls.as_ref(), open(&database, &args)) => store?,
         _ = signals.next() => {
             tracing::info!("server stopped before it had opened the database");
             return Ok(());
@@ -47,10 +50,34 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         drain_time: args.drain_time,
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),
         grpc_web: args.grpc_web.then_some(args.grpc_web_origins),
+        tls,
         reflection: args.reflection,
         ..Settings::default()
     };
     server::serve(listener, store, settings, signals).await
+}
+
+/// Reads the certificate, if there is one. Then every connection has TLS.
+///
+/// clap cannot demand the settings together: it does not count those of a configuration file.
+fn start_tls(args: &Serve, sources: &Sources) -> Result<Option<Tls>, Failure> {
+    let file =
+        |key: &str, path: &Option<PathBuf>| path.clone().map(|path| NamedFile { setting: sources.name(key), path });
+    let certificate = file("tls-certificate", &args.tls_certificate);
+    let key = file("tls-key", &args.tls_key);
+    let client_ca = file("tls-client-ca", &args.tls_client_ca);
+    match (certificate, key, client_ca) {
+        (None, None, None) => Ok(None),
+        (Some(certificate), Some(key), client_ca) => {
+            let client_certificates = client_ca.is_some();
+            let tls = Tls::start(Files { certificate, key, client_ca }, args.grpc_web)?;
+            tracing::info!(client_certificates, "clients need TLS");
+            Ok(Some(tls))
+        }
+        (Some(certificate), None, _) => Err(format!("{certificate}: needs --tls-key too").into()),
+        (None, Some(key), _) => Err(format!("{key}: needs --tls-certificate too").into()),
+        (None, None, Some(client_ca)) => Err(format!("{client_ca}: needs --tls-certificate and --tls-key too").into()),
+    }
 }
 
 /// Opens the database, once it is there.
@@ -70,8 +97,8 @@ async fn open(database: &Database, args: &Serve) -> Result<Arc<dyn Store>, Failu
 
 /// Returns the signals that end the server: SIGTERM, SIGINT, SIGQUIT and SIGUSR1.
 ///
-/// SIGHUP, which a closed terminal or a rotated log sends, does not end it.
-fn ending_signals() -> io::Result<impl Stream<Item = ()>> {
+/// SIGHUP, which a closed terminal or a rotated log sends, does not end it. It reads the TLS files again.
+fn ending_signals(tls: Option<Tls>) -> io::Result<impl Stream<Item = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
@@ -79,7 +106,13 @@ fn ending_signals() -> io::Result<impl Stream<Item = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(stream::poll_fn(move |cx| {
         while hangup.poll_recv(cx).is_ready() {
-            tracing::info!("SIGHUP: settings are read only at the start");
+            match &tls {
+                Some(tls) => {
+                    tracing::info!("SIGHUP: reading the TLS files again; settings are read only at the start");
+                    tls.read_again();
+                }
+                None => tracing::info!("SIGHUP: settings are read only at the start"),
+            }
         }
         let ending = [&mut terminate, &mut interrupt, &mut quit, &mut user];
         // All of them: each wakes the task only if it was polled.

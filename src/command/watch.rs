@@ -19,7 +19,9 @@ const RESUME_DELAY: Duration = Duration::from_secs(1);
 ///
 /// After the first connection, it reconnects if the server is restarted or unreachable.
 pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Failure> {
-    let channel = connect::channel(&args.server, &sources.name("server")).await?;
+    let tls = connect::verified(&args.server, args.tls_ca.as_deref(), sources)?;
+    let tls = tls.map(|tls| tls.with_no_client_auth());
+    let channel = connect::channel(&args.server, tls, &sources.name("server")).await?;
     let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
         let status = match watch.follow().await {

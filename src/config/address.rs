@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 /// The port of a URL that names none.
 const HTTP_PORT: u16 = 80;
+/// The same with TLS.
+const HTTPS_PORT: u16 = 443;
+/// What the URL of a server with TLS begins with.
+const HTTPS: &str = "https://";
 
 /// An address to listen on or to connect to.
 ///
@@ -42,10 +46,38 @@ impl FromStr for Address {
         if let Some(authority) = text.strip_prefix("http://") {
             return host_and_port(authority.strip_suffix('/').unwrap_or(authority), Some(HTTP_PORT));
         }
-        if text.starts_with("https://") {
-            return Err("https:// needs TLS, which Kith does not have; write http://".to_owned());
+        if text.starts_with(HTTPS) {
+            return Err("https:// is for clients; write HOST:PORT, and set --tls-certificate for TLS".to_owned());
         }
         host_and_port(text, None)
+    }
+}
+
+/// The address of a server to connect to: one to listen on, or a URL `https://HOST:PORT` for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// The address.
+    pub address: Address,
+    /// Whether it was a URL that needs TLS, with a certificate for the name of the host.
+    pub https: bool,
+}
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(authority) = text.strip_prefix(HTTPS) else {
+            return Ok(Self { address: text.parse()?, https: false });
+        };
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        Ok(Self { address: host_and_port(authority, Some(HTTPS_PORT))?, https: true })
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.https { HTTPS } else { "" })?;
+        self.address.fmt(f)
     }
 }
 
@@ -118,6 +150,24 @@ mod tests {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
             assert_eq!(address.to_string(), formatted);
             assert_eq!(formatted.parse(), Ok(address), "{formatted}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_server_can_be_a_url_with_tls() {
+        for (text, address, https, formatted) in [
+            ("kith:1", host("kith", 1), false, "kith:1"),
+            ("http://kith:1", host("kith", 1), false, "kith:1"),
+            ("https://kith:1", host("kith", 1), true, "https://kith:1"),
+            ("https://kith.example.com/", host("kith.example.com", 443), true, "https://kith.example.com:443"),
+            ("https://[::1]:1", host("::1", 1), true, "https://[::1]:1"),
+        ] {
+            let server: ServerAddress = text.parse().expect(text);
+            assert_eq!((&server.address, server.https), (&address, https));
+            assert_eq!(server.to_string(), formatted);
+        }
+        for text in ["https://kith:1/path", "https://unix:/run/kith.sock", "ftp://kith:1"] {
+            text.parse::<ServerAddress>().expect_err(text);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Settings of `kith serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +25,16 @@ pub struct Serve {
         default_value = "127.0.0.1:50051"
     )]
     pub listen: Address,
+    /// File with the certificate of the server and those between it and its authority, in PEM: clients then need TLS; the
+    /// files are read again when they change, and at SIGHUP
+    #[arg(long, help_heading = "Listen", env = "KITH_TLS_CERTIFICATE", value_name = "PATH")]
+    pub tls_certificate: Option<PathBuf>,
+    /// File with the private key of the certificate, in PEM
+    #[arg(long, help_heading = "Listen", env = "KITH_TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the certificates of the authorities of clients, in PEM: a client then needs a certificate of theirs
+    #[arg(long, help_heading = "Listen", env = "KITH_TLS_CLIENT_CA", value_name = "PATH")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,

@@ -1,12 +1,13 @@
 //! Settings of the other subcommands.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 
-use super::address::Address;
+use super::address::ServerAddress;
 use super::database::Common;
 use super::duration::interval;
 use crate::domain::event::EventKind;
@@ -32,9 +33,13 @@ pub struct Migrate {
 /// Settings of `kith watch`.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH
+    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH;
+    /// https://HOST:PORT for TLS
     #[arg(long, env = "KITH_SERVER", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub server: Address,
+    pub server: ServerAddress,
+    /// File with the certificates of the authorities to trust, in PEM, for https:// [default: the system's]
+    #[arg(long, env = "KITH_TLS_CA", value_name = "PATH")]
+    pub tls_ca: Option<PathBuf>,
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
@@ -80,9 +85,19 @@ pub struct RestoreEpoch {
 /// Settings of `kith healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct Healthcheck {
-    /// Address of the server, as it listens: one such as :50051 or 0.0.0.0:50051 means this machine
+    /// Address of the server, as it listens: one such as :50051 or 0.0.0.0:50051 means this machine; https://HOST:PORT for
+    /// TLS with a certificate that is verified
     #[arg(long, env = "KITH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub address: Address,
+    pub address: ServerAddress,
+    /// File with the certificates of the authorities to trust, in PEM, for https:// [default: the system's]
+    #[arg(long, env = "KITH_TLS_CA", value_name = "PATH")]
+    pub tls_ca: Option<PathBuf>,
+    /// The server's own setting: the check then uses TLS too, and without https:// it does not verify the certificate
+    #[arg(long, env = "KITH_TLS_CERTIFICATE", value_name = "PATH")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The server's own setting: if the server demands a certificate, the check shows the server's own
+    #[arg(long, env = "KITH_TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
     /// Name of the gRPC service to query; an empty name queries only the process
     #[arg(long, value_name = "NAME", default_value = "kith.v1.ConnectionRequestService")]
     pub service: String,

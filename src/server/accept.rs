@@ -19,12 +19,32 @@ use super::rarely::Rarely;
 use super::wait;
 
 /// Delay after a connection could not be accepted, for example without free file descriptors.
-pub(super) const RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves all connections until `stopped` is true, and then those that are open, to their ends.
 ///
 /// Dropping the future closes them.
-pub(super) async fn serve<S>(listener: Listener, transport: Transport<S>, mut stopped: watch::Receiver<bool>)
+pub(super) async fn serve<S>(listener: Listener, transport: Transport<S>, stopped: watch::Receiver<bool>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Unpin + Send + 'static,
+{
+    let mut open = accept_until(&listener, transport, stopped).await;
+    // New clients are refused, and find another server.
+    drop(listener);
+    while let Some(ended) = open.join_next().await {
+        report(ended);
+    }
+}
+
+/// Serves connections until `stopped` is true. Returns those that are open, whose ends have begun.
+///
+/// Dropping the future, or what it returns, closes them.
+pub(super) async fn accept_until<S>(
+    listener: &Listener,
+    transport: Transport<S>,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinSet<()>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Unpin + Send + 'static,
@@ -34,20 +54,15 @@ where
     let failed = Rarely::default();
     loop {
         let (stream, peer) = tokio::select! {
-            () = wait(&mut stopped) => break,
+            () = wait(&mut stopped) => return open,
             Some(ended) = open.join_next() => {
                 report(ended);
                 continue;
             }
-            accepted = accept(&listener, &failed) => accepted,
+            accepted = accept(listener, &failed) => accepted,
         };
         let (transport, stopped) = (Arc::clone(&transport), stopped.clone());
         open.spawn(async move { transport.serve(stream, peer, stopped).await });
-    }
-    // New clients are refused, and find another server.
-    drop(listener);
-    while let Some(ended) = open.join_next().await {
-        report(ended);
     }
 }
 

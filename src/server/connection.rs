@@ -8,6 +8,7 @@ mod socket;
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::body::Body;
 use tower::Service;
 use uuid::Uuid;
@@ -27,6 +28,7 @@ use self::request::Entry;
 use self::socket::Socket;
 use super::peer::Peer;
 use super::rarely::Rarely;
+use super::tls::{Tls, is_refusal};
 use super::wait;
 use crate::config::Origins;
 
@@ -63,13 +65,10 @@ const HTTP_1_IDLE_TIME: Duration = Duration::from_secs(60);
 const HTTP_1_BUFFER: usize = 64 * 1024;
 /// Time that a closing connection may be silent while it has no call. Then the client does not respond.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
-/// The response to HTTP/1.1.
-const HTTP_2_ONLY: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 75\r\n\
-    connection: close\r\n\
-    \r\n\
-    This is a server of gRPC. It speaks HTTP/2 without TLS (prior knowledge).\r\n";
+/// The response to HTTP/1.1 where only HTTP/2 is served.
+const HTTP_2_ONLY: (&str, &str) = ("505 HTTP Version Not Supported", "This is a server of gRPC. It speaks only HTTP/2");
+/// The response to HTTP/1.1 without TLS where only TLS is served.
+const TLS_ONLY: (&str, &str) = ("400 Bad Request", "This is a server of gRPC. It speaks only HTTP/2 with TLS");
 
 /// Serves connections by one service.
 pub(super) struct Transport<S> {
@@ -78,6 +77,8 @@ pub(super) struct Transport<S> {
     times: Times,
     /// With gRPC-Web: the origins of pages that may call.
     web: Option<Arc<Origins>>,
+    /// With TLS, every connection begins with its handshake.
+    tls: Option<Tls>,
     notes: Notes,
 }
 
@@ -94,6 +95,8 @@ pub(super) struct Times {
 #[derive(Debug, Default)]
 struct Notes {
     tls: Rarely,
+    plain: Rarely,
+    handshake: Rarely,
     http1: Rarely,
     proxy: Rarely,
     other: Rarely,
@@ -118,7 +121,7 @@ where
             .max_header_list_size(HEADERS_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Self { http, service, times, web: None, notes: Notes::default() }
+        Self { http, service, times, web: None, tls: None, notes: Notes::default() }
     }
 
     /// Serves HTTP/1.1 too, for the gRPC-Web that the service has. Pages of other origins are refused.
@@ -127,33 +130,115 @@ where
         self
     }
 
+    /// Serves connections with TLS only, if there is one.
+    pub(super) fn with_tls(mut self, tls: Option<Tls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Serves a connection to its end. When `stopped` is true, it ends with its open calls.
     pub(super) async fn serve<T>(&self, mut stream: T, peer: Peer, mut stopped: watch::Receiver<bool>)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let deadline = Instant::now() + self.times.opening;
+        let Some((opening, protocol)) = self.open(&mut stream, deadline, peer, &mut stopped).await else { return };
+        match (&self.tls, protocol) {
+            (None, _) => self.serve_protocol(stream, (opening, protocol), peer, stopped).await,
+            (Some(tls), Protocol::Tls) => {
+                // TLS has to read the first bytes too.
+                let stream = Socket::new(stream, opening, Arc::default());
+                // On the heap, so that connections without TLS do not take the space.
+                Box::pin(self.serve_tls(tls, stream, deadline, peer, stopped)).await;
+            }
+            (Some(_), _) => {
+                self.notes.without_tls(protocol, peer);
+                if protocol == Protocol::Http1 {
+                    respond_to_http1(stream, TLS_ONLY).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the first bytes until they say which protocol it is. `None` if the connection is to be closed before.
+    async fn open<T>(
+        &self,
+        stream: &mut T,
+        deadline: Instant,
+        peer: Peer,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Option<(Opening, Protocol)>
+    where
+        T: AsyncRead + Unpin,
+    {
         let mut opening = Opening::new();
         let protocol = tokio::select! {
             // What the client has sent before the end is read.
             biased;
-            protocol = timeout(self.times.opening, opening.read(&mut stream)) => protocol,
-            () = wait(&mut stopped) => return,
+            protocol = timeout_at(deadline, opening.read(stream)) => protocol,
+            () = wait(stopped) => return None,
         };
         match protocol {
-            Ok(Ok(Some(Protocol::Http2))) => self.serve_http(stream, opening, peer, stopped).await,
-            Ok(Ok(Some(Protocol::Http1))) if self.web.is_some() => {
-                self.serve_http(stream, opening, peer, stopped).await;
-            }
-            Ok(Ok(Some(protocol))) => {
-                self.notes.wrong_protocol(protocol, peer);
-                if protocol == Protocol::Http1 {
-                    respond_to_http1(stream).await;
-                }
-            }
+            Ok(Ok(Some(protocol))) => return Some((opening, protocol)),
             // Load balancers test ports by connections without a byte.
             Ok(Ok(None)) => tracing::debug!(%peer, "a client closed its connection before it said anything"),
             Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn Error, "connection lost"),
             Err(_) => tracing::debug!(%peer, time = ?self.times.opening, "closing a connection that says nothing"),
+        }
+        None
+    }
+
+    /// Serves a connection that begins TLS. The handshake has the time of the first bytes, which follow it.
+    async fn serve_tls<T>(
+        &self,
+        tls: &Tls,
+        stream: Socket<T>,
+        deadline: Instant,
+        peer: Peer,
+        mut stopped: watch::Receiver<bool>,
+    ) where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let accepted = tokio::select! {
+            biased;
+            accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
+            () = wait(&mut stopped) => return,
+        };
+        let mut stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.notes.handshake_failed(&error, peer),
+            Err(_) => {
+                tracing::debug!(%peer, time = ?self.times.opening, "closing a connection with a slow TLS handshake");
+                return;
+            }
+        };
+        match self.open(&mut stream, deadline, peer, &mut stopped).await {
+            // TLS within TLS.
+            Some((_, Protocol::Tls)) => self.notes.wrong_protocol(Protocol::Other, peer),
+            Some(opened) => self.serve_protocol(stream, opened, peer, stopped).await,
+            None => {}
+        }
+    }
+
+    /// Serves a connection whose first bytes were read.
+    async fn serve_protocol<T>(
+        &self,
+        stream: T,
+        (opening, protocol): (Opening, Protocol),
+        peer: Peer,
+        stopped: watch::Receiver<bool>,
+    ) where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match protocol {
+            Protocol::Http2 => self.serve_http(stream, opening, peer, stopped).await,
+            Protocol::Http1 if self.web.is_some() => self.serve_http(stream, opening, peer, stopped).await,
+            Protocol::Http1 | Protocol::Tls | Protocol::Proxy | Protocol::Other => {
+                self.notes.wrong_protocol(protocol, peer);
+                if protocol == Protocol::Http1 {
+                    respond_to_http1(stream, HTTP_2_ONLY).await;
+                }
+            }
         }
     }
 
@@ -207,6 +292,31 @@ impl Notes {
         }
     }
 
+    /// Logs that a client does not begin TLS, which it has to.
+    fn without_tls(&self, protocol: Protocol, peer: Peer) {
+        let (note, words) = if protocol == Protocol::Proxy {
+            (&self.proxy, "a proxy speaks the PROXY protocol to this port, which has only TLS")
+        } else {
+            (&self.plain, "a client speaks without TLS to this port")
+        };
+        if let Some(more) = note.due() {
+            tracing::warn!(%peer, more, "{words}");
+        }
+    }
+
+    /// Logs why there is no connection.
+    ///
+    /// Clients that break off, or do not trust the server, are normal on a public port. What the server refuses is a
+    /// client that is not configured, or one that has no business here.
+    fn handshake_failed(&self, error: &io::Error, peer: Peer) {
+        let cause: &dyn Error = error;
+        if !is_refusal(error) {
+            tracing::debug!(%peer, error = cause, "TLS handshake failed");
+        } else if let Some(more) = self.handshake.due() {
+            tracing::warn!(%peer, more, error = cause, "refused the TLS handshake of a client");
+        }
+    }
+
     /// Logs how a connection ended.
     ///
     /// Lost connections are normal. One that was ended because of too many control frames, resets, errors or headers is
@@ -234,15 +344,24 @@ fn is_abuse(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Says that this is a server of gRPC. What the client still sends is not read for longer than [`CLOSING_TIME`].
-async fn respond_to_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+/// Says what the server speaks. What the client still sends is not read for longer than [`CLOSING_TIME`].
+async fn respond_to_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, (status, text): (&str, &str)) {
+    let response = format!(
+        "HTTP/1.1 {status}\r\n\
+         content-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\n\
+         connection: close\r\n\
+         \r\n\
+         {text}.\r\n",
+        text.len() + 3
+    );
     let respond = async {
-        stream.write_all(HTTP_2_ONLY).await?;
+        stream.write_all(response.as_bytes()).await?;
         stream.shutdown().await?;
         // The response would be lost if the connection were closed with unread bytes.
         let mut unread = [0; 1_024];
         while stream.read(&mut unread).await? > 0 {}
-        std::io::Result::Ok(())
+        io::Result::Ok(())
     };
     // A client that went away needs no response.
     _ = timeout(CLOSING_TIME, respond).await;
@@ -275,12 +394,5 @@ mod tests {
             assert!(difference < Duration::from_millis(1), "{random}: {difference:?}");
         }
         assert!(jittered(minutes(30), 1 << 30) < jittered(minutes(30), 1 << 31));
-    }
-
-    #[test]
-    fn the_response_to_http_1_has_the_length_that_it_says() {
-        let text = std::str::from_utf8(HTTP_2_ONLY).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
     }
 }

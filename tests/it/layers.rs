@@ -5,21 +5,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("proto", &[]),
     ("task", &[]),
+    ("tls", &[]),
     ("clock", &["domain"]),
-    ("store", &["clock", "domain", "task"]),
+    ("store", &["clock", "domain", "task", "tls"]),
     ("committer", &["domain", "store"]),
     ("feed", &["domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
     ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
-    ("server", &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry"]),
+    (
+        "server",
+        &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry", "tls"],
+    ),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry"]),
+    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry", "tls"]),
 ];
 
 /// The modules of this crate that a module's files name.

@@ -46,6 +46,7 @@ mod settings;
 mod standby;
 mod story;
 mod surroundings;
+mod tls;
 mod unread;
 mod user_views;
 mod usernames;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody};
@@ -24,10 +25,15 @@ impl RawChannel {
     pub async fn connect(address: &str) -> (Self, Uri) {
         let origin: Uri = address.parse().expect("an address");
         let socket = TcpStream::connect(origin.authority().expect("a host").as_str()).await.expect("a connection");
-        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(socket)).await.expect("HTTP/2");
+        (Self::over(socket).await.expect("HTTP/2"), origin)
+    }
+
+    /// A channel over a connection.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> hyper::Result<Self> {
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         // Ends with the channel.
         tokio::spawn(connection);
-        (Self(sender), origin)
+        Ok(Self(sender))
     }
 
     /// A channel that lets the server send so many bytes of a response, until they are read.
