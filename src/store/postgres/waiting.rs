@@ -79,3 +79,16 @@ fn is_passing_refusal(refusal: &tokio_postgres::error::DbError) -> bool {
         ["cannot connect to server", "server login has been failing", "the database system is", "shutting down"];
     passing.contains(refusal.code()) || words.iter().any(|words| refusal.message().contains(words))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However long the name server takes to say so.
+    #[tokio::test]
+    async fn a_name_that_is_not_known_may_be_so_later() {
+        let config = PostgresConfig::parse("postgres://no-such-host.invalid/kith").expect("a URL");
+        let cause = config.connect_plain().await.err().expect("no such host");
+        assert!(is_passing(&*cause), "{cause}");
+    }
+}
