@@ -1,9 +1,12 @@
 //! What the server says while its database is not there yet.
 
 use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
 
 use tokio::join;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
 
@@ -14,11 +17,19 @@ use super::tls::Tls;
 use super::{SERVICES, Settings, report_not_serving};
 use crate::error;
 
+/// How long a start may take before it says anything. Connections wait meanwhile, and reach the real server: a load
+/// balancer that only tests the port would otherwise send calls to each server that starts.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Serves health on the listener until `ready` completes, and returns its output. With TLS, it needs that too.
 ///
-/// Every service is NOT_SERVING, and so is the process. All calls fail with UNAVAILABLE `DATABASE_UNAVAILABLE`. Afterwards
+/// Begins after a second. Then every service is NOT_SERVING, and so is the process. All calls fail with UNAVAILABLE `DATABASE_UNAVAILABLE`. Afterwards
 /// the connections are closed, and those that follow health begin again: their next one reaches the real server.
 pub async fn serve_until<T>(listener: &Listener, tls: Option<&Tls>, ready: impl Future<Output = T>) -> T {
+    let mut ready = pin!(ready);
+    if let Ok(output) = timeout(GRACE, &mut ready).await {
+        return output;
+    }
     let (mut reporter, health) = tonic_health::server::health_reporter();
     let all = [&SERVICES[..], &[""]].concat();
     report_not_serving(&reporter, &all).await;
@@ -39,4 +50,28 @@ pub async fn serve_until<T>(listener: &Listener, tls: Option<&Tls>, ready: impl 
     // The start does not wait for their ends.
     open.detach_all();
     output
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::server::listener::Stream;
+
+    #[tokio::test]
+    async fn connections_wait_for_a_quick_start() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let listener = Listener::from(listener);
+        let start = async {
+            sleep(GRACE / 10).await;
+            7
+        };
+        assert_eq!(serve_until(&listener, None, start).await, 7);
+        let (accepted, _) = listener.accept().await.expect("the connection is still there");
+        let Stream::Tcp(_, address) = accepted else { panic!("not TCP") };
+        assert_eq!(address, client.local_addr().expect("an address"));
+    }
 }
