@@ -88,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_is_not_known_may_be_so_later() {
         let config = PostgresConfig::parse("postgres://no-such-host.invalid/kith").expect("a URL");
-        let cause = config.connect_plain().await.err().expect("no such host");
+        let cause = config.connect_plain().await.expect_err("no such host");
         assert!(is_passing(&*cause), "{cause}");
     }
 }
