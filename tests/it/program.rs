@@ -109,7 +109,8 @@ on_each_engine! {
         let database = Database::migrated(engine).await;
         database.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").await;
         let url = format!("--database-url={}", database.url);
-        for args in [vec!["serve", "--listen=127.0.0.1:0"], vec!["serve", "--migrate=false"], vec!["migrate"]] {
+        let listen = "--listen=127.0.0.1:0";
+        for args in [vec!["serve", listen], vec!["serve", "--migrate=false", listen], vec!["migrate"]] {
             let refused = run(&[args.as_slice(), &[&url]].concat()).await;
             failed(&refused, &["--database-url", "newer than this program", "99990101000000"]);
         }
