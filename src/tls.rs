@@ -54,6 +54,13 @@ pub fn read_authorities(path: &Path) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
+/// Returns the authorities that the system trusts. Those that cannot be used are left out.
+pub fn system_authorities() -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    store
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("cannot be read: {error}"))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,7 +19,7 @@ use super::Failure;
 use crate::config::{Address, ServerAddress, Sources};
 use crate::server::listener::Stream;
 use crate::store::with_causes;
-use crate::tls::{AnyCertificate, provider, read_authorities};
+use crate::tls::{AnyCertificate, provider, read_authorities, system_authorities};
 
 /// A client's TLS without its own certificate.
 type Builder = ConfigBuilder<ClientConfig, WantsClientCert>;
@@ -63,11 +63,7 @@ pub(super) fn verified(
         Some(path) => {
             read_authorities(path).map_err(|error| format!("{} {}: {error}", sources.name("tls-ca"), path.display()))?
         }
-        None => {
-            let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            store
-        }
+        None => system_authorities(),
     };
     Ok(Some(builder()?.with_root_certificates(store)))
 }

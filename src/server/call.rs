@@ -14,7 +14,6 @@ use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
@@ -25,7 +24,7 @@ use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
 
 /// The method whose response is a stream of messages.
-const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 /// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
@@ -78,7 +77,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let address = address(&mut request);
+        let address = address(&request);
         let record = Arc::new(Record::new(request.uri(), request.headers(), address));
         let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
@@ -133,13 +132,10 @@ impl<S> Call<S> {
     }
 }
 
-/// Returns the address of the client, which is also stored as [`Peer`]. A client over a Unix socket has none.
-fn address(request: &mut Request<Body>) -> Option<SocketAddr> {
-    let address = request.extensions().get().and_then(TcpConnectInfo::remote_addr);
-    let peer = request.extensions().get().copied().or_else(|| address.map(Peer::Tcp))?;
-    request.extensions_mut().insert(peer);
-    match peer {
-        Peer::Tcp(address) => Some(address),
+/// Returns the address of the client. One over a Unix socket has none.
+fn address(request: &Request<Body>) -> Option<SocketAddr> {
+    match request.extensions().get()? {
+        Peer::Tcp(address) => Some(*address),
         Peer::Unix => None,
     }
 }

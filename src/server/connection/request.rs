@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
 use crate::config::Origins;
-use crate::server::call::KITH_PREFIX;
+use crate::server::call::{KITH_PREFIX, WATCH};
 use crate::server::peer::Peer;
 use crate::service::Leaving;
 
@@ -28,8 +28,6 @@ const WEB: [&str; 4] = [
     "application/grpc-web-text",
     "application/grpc-web-text+proto",
 ];
-/// The method whose stream does not end by itself.
-const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 
 /// The entry for the requests of one connection.
 pub(super) struct Entry<S> {
@@ -57,6 +55,7 @@ where
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
+        // Its stream does not end by itself.
         if request.uri().path() == WATCH {
             request.extensions_mut().insert(Leaving(self.leaving.clone()));
         }

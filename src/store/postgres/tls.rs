@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::config::Cause;
-use crate::tls::{AnyCertificate, provider};
+use crate::tls::{AnyCertificate, provider, system_authorities};
 
 /// Accepts any certificate, as libpq does for `prefer` and `require`.
 pub(super) fn any_certificate() -> Result<ClientConfig, Cause> {
@@ -38,17 +38,18 @@ pub(super) fn verified_chain(roots: Option<&Path>) -> Result<ClientConfig, Cause
 
 /// Reads the certificates to trust: those of a file, or the system's.
 fn certificates(roots: Option<&Path>) -> Result<RootCertStore, Cause> {
-    let mut store = RootCertStore::empty();
-    match roots {
+    let store = match roots {
         Some(path) => {
+            let mut store = RootCertStore::empty();
             let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
             let certificates = read().map_err(|error| format!("sslrootcert {}: {error}", path.display()))?;
             for certificate in certificates {
                 store.add(certificate)?;
             }
+            store
         }
-        None => _ = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
-    }
+        None => system_authorities(),
+    };
     if store.is_empty() {
         return Err("no root certificates to verify the server with; set sslrootcert".into());
     }
