@@ -11,6 +11,7 @@
 //!
 //! `docs/architecture.md` explains the design.
 
+pub mod auth;
 pub mod clock;
 pub mod command;
 pub mod committer;

@@ -1,6 +1,7 @@
 //! Callers: on whose authority a call is made.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::event::Actor;
 use super::id::UserId;
@@ -11,8 +12,10 @@ use super::view::Viewer;
 /// The server determines it once per call. The domain does not depend on how.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// A service or an administrator. Acts on behalf of any user that a request names.
+    /// Anybody, on a server that does not know who calls. Acts on behalf of any user that a request names.
     Operator,
+    /// A service, by a name that no other caller has. Acts on behalf of any user that a request names.
+    Service(Arc<str>),
     /// A user. Acts and reads on their own behalf only.
     User(UserId),
     /// Kith itself, for example in a sweep.
@@ -23,9 +26,10 @@ impl Caller {
     /// Returns the name under which the idempotency keys of this caller are stored.
     ///
     /// It is unique to the caller, and must not change between versions: it is part of stored keys.
-    pub fn key(&self) -> Cow<'static, str> {
+    pub fn key(&self) -> Cow<'_, str> {
         match self {
             Self::Operator => Cow::Borrowed("operator"),
+            Self::Service(name) => Cow::Borrowed(name),
             Self::User(id) => Cow::Owned(format!("user:{id}")),
             Self::System => Cow::Borrowed("system"),
         }
@@ -36,7 +40,7 @@ impl Caller {
     /// The actor of events about a pair is the user that the command names.
     pub fn actor(&self) -> Actor {
         match self {
-            Self::Operator => Actor::Operator,
+            Self::Operator | Self::Service(_) => Actor::Operator,
             Self::User(id) => Actor::User(*id),
             Self::System => Actor::System,
         }
@@ -45,7 +49,7 @@ impl Caller {
     /// Returns the user on whose behalf a write acts that names this user, or none.
     pub fn acting(&self, named: Option<UserId>) -> Option<UserId> {
         match self {
-            Self::Operator | Self::System => named,
+            Self::Operator | Self::Service(_) | Self::System => named,
             Self::User(id) => Some(*id),
         }
     }
@@ -53,7 +57,7 @@ impl Caller {
     /// Returns the viewer for a request that names this user as its viewer, or none.
     pub fn viewer(&self, named: Option<UserId>) -> Viewer {
         match self {
-            Self::Operator | Self::System => named.map_or(Viewer::Operator, Viewer::User),
+            Self::Operator | Self::Service(_) | Self::System => named.map_or(Viewer::Operator, Viewer::User),
             Self::User(id) => Viewer::User(*id),
         }
     }
@@ -67,8 +71,10 @@ mod tests {
 
     #[test]
     fn keys_are_unique_and_stable() {
-        let keys = [Caller::Operator, Caller::User(ANN), Caller::User(UserId::new(8)), Caller::System];
-        assert_eq!(keys.map(|caller| caller.key()), ["operator", "user:7", "user:8", "system"]);
+        let service = Caller::Service("service:billing".into());
+        let callers = [Caller::Operator, service, Caller::User(ANN), Caller::User(UserId::new(8)), Caller::System];
+        let keys = callers.each_ref().map(Caller::key);
+        assert_eq!(keys, ["operator", "service:billing", "user:7", "user:8", "system"]);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
+    ("auth", &["domain"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),
     ("committer", &["domain", "store"]),
