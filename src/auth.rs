@@ -3,5 +3,6 @@
 //! Each call has one [`Principal`]. Nothing below the services knows of credentials.
 
 pub mod principal;
+pub mod rights;
 
 pub use self::principal::{Principal, Scope, Scopes, Service, Source};

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
 use super::peer::Peer;
+use crate::auth::Principal;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
@@ -85,6 +86,7 @@ where
         }
         compress_only_for_those_who_do(request.headers_mut());
         // Callers are identified only here. Without authentication, every caller is an operator.
+        request.extensions_mut().insert(Principal::Anonymous);
         request.extensions_mut().insert(Caller::Operator);
         request.extensions_mut().insert(Arc::clone(&record));
         let (max_time, unsent) = (self.max_time, self.unsent.clone());
