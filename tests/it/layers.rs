@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("domain", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
     ("auth", &["domain"]),
+    ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),
     ("committer", &["domain", "store"]),
@@ -20,11 +21,24 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
     (
         "server",
-        &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry", "tls"],
+        &[
+            "committer",
+            "config",
+            "domain",
+            "error",
+            "feed",
+            "follow",
+            "proto",
+            "service",
+            "store",
+            "task",
+            "telemetry",
+            "tls",
+        ],
     ),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry", "tls"]),
+    ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];
 
 /// The modules of this crate that a module's files name.
