@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
-    ("auth", &["domain"]),
+    ("auth", &["domain", "follow"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),
