@@ -3,7 +3,7 @@
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,11 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
+use super::limited::{hold, kind};
 use super::peer::Peer;
+use crate::auth::Principal;
+use crate::auth::limiter::{Limiter, Permit};
+use crate::auth::limits::AtLimit;
 use crate::domain::caller::Caller;
 use crate::error;
 use crate::service::Deadline;
@@ -25,8 +29,10 @@ use crate::telemetry::call::Call as Record;
 
 /// The method whose response is a stream of messages.
 pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+/// The method whose request is a stream of messages.
+pub(super) const IMPORT: &str = "/kith.v1.UserService/ImportUsers";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
+const UNLIMITED: [&str; 2] = [IMPORT, WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 /// How the names of methods begin that only read.
@@ -37,12 +43,14 @@ const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 pub(super) struct CallLayer {
     max_time: Duration,
     unsent: Unsent,
+    limiter: Arc<Limiter>,
 }
 
 impl CallLayer {
-    /// Creates a layer that limits calls to `max_time`, and their answers to what `unsent` allows.
-    pub(super) fn new(max_time: Duration, unsent: Unsent) -> Self {
-        Self { max_time, unsent }
+    /// Creates a layer that limits the time of calls to `max_time`, their answers to what `unsent` allows, and their
+    /// number to what `limiter` allows.
+    pub(super) fn new(max_time: Duration, unsent: Unsent, limiter: Limiter) -> Self {
+        Self { max_time, unsent, limiter: Arc::new(limiter) }
     }
 }
 
@@ -50,7 +58,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, max_time: self.max_time, unsent: self.unsent.clone() }
+        Call { inner, max_time: self.max_time, unsent: self.unsent.clone(), limiter: Arc::clone(&self.limiter) }
     }
 }
 
@@ -60,6 +68,7 @@ pub(super) struct Call<S> {
     inner: S,
     max_time: Duration,
     unsent: Unsent,
+    limiter: Arc<Limiter>,
 }
 
 impl<S> Service<Request<Body>> for Call<S>
@@ -79,6 +88,15 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let address = address(&request);
         let record = Arc::new(Record::new(request.uri(), request.headers(), address));
+        let permit = match self.admit(&Principal::Anonymous, &request) {
+            Ok(permit) => permit,
+            // Before the request's body is read.
+            Err(refused) => {
+                let refused = refused.into();
+                record.failed(&refused);
+                return Box::pin(ready(Ok(refused.into_http())));
+            }
+        };
         let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
@@ -108,7 +126,7 @@ where
             let method = record.method();
             if !method.starts_with(KITH_PREFIX) || method == WATCH {
                 record.succeeded();
-                return Ok(response);
+                return Ok(hold(response, permit));
             }
             let sending = Sending {
                 unsent,
@@ -117,12 +135,19 @@ where
                 until: deadline.unwrap_or_else(|| Instant::now() + max_time),
                 refusable: only_reads(method),
             };
-            Ok(sending.prepare(&record, response).await)
+            Ok(hold(sending.prepare(&record, response).await, permit))
         })
     }
 }
 
 impl<S> Call<S> {
+    /// Counts the call towards the limits of its principal.
+    fn admit(&self, principal: &Principal, request: &Request<Body>) -> Result<Option<Permit>, AtLimit> {
+        let Some(kind) = kind(request.uri().path()) else { return Ok(None) };
+        let network = request.extensions().get().copied().and_then(Peer::network);
+        self.limiter.admit(principal, network, kind)
+    }
+
     /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.
     ///
     /// It starts before tonic's own timeout for the same call, and so ends first.
@@ -185,7 +210,7 @@ fn status(response: &Response<Body>) -> Option<Status> {
 }
 
 /// Whether a method of Kith's changes nothing.
-fn only_reads(path: &str) -> bool {
+pub(super) fn only_reads(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|method| READS.iter().any(|read| method.starts_with(read)))
 }
 

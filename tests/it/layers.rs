@@ -16,13 +16,15 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("committer", &["domain", "store"]),
     ("feed", &["domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
-    ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
+    ("error", &["auth", "committer", "domain", "feed", "mapping", "proto", "store"]),
     ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
     (
         "server",
-        &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry", "tls"],
+        &[
+            "auth", "committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry", "tls",
+        ],
     ),
-    ("config", &["domain", "store"]),
+    ("config", &["auth", "domain", "store"]),
     ("telemetry", &["config"]),
     ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry", "tls"]),
 ];
