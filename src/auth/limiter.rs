@@ -6,7 +6,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use quick_cache::{Lifecycle, UnitWeighter};
 use tokio::time::Instant;
 
 use super::limits::{AtLimit, Kind, Limit, Limits, LimitsByKind};
-use super::principal::{Principal, Service};
+use super::principal::Principal;
 use crate::domain::id::UserId;
 
 /// Maximum principals in the table, except for those with open calls. Each takes some 250 bytes.
@@ -40,27 +39,10 @@ pub struct Limiter {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     User(UserId),
-    Service(Named),
+    /// A service by its key: with other scopes it is the same one.
+    Service(Arc<str>),
     /// Anonymous callers of a network. `None` is the Unix socket.
     Network(Option<IpAddr>),
-}
-
-/// A service by its name. With other scopes it is the same one.
-#[derive(Clone, Debug)]
-struct Named(Arc<Service>);
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0.source, &self.0.name) == (other.0.source, &other.0.name)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.0.source, &self.0.name).hash(state);
-    }
 }
 
 impl Limiter {
@@ -100,7 +82,7 @@ impl Limiter {
         }
         let key = match principal {
             Principal::User(id) => Key::User(*id),
-            Principal::Service(service) => Key::Service(Named(Arc::clone(service))),
+            Principal::Service(service) => Key::Service(Arc::clone(service.key())),
             Principal::Anonymous => Key::Network(network),
         };
         let created = || Ok::<_, Infallible>(Arc::new(Usage::new(limits)));

@@ -9,12 +9,9 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::call::{IMPORT, KITH_PREFIX, WATCH, only_reads};
+use super::call::{HEALTH_PREFIX, IMPORT, KITH_PREFIX, WATCH, only_reads};
 use crate::auth::limiter::Permit;
 use crate::auth::limits::Kind;
-
-/// Path prefix of the health service.
-const HEALTH_PREFIX: &str = "/grpc.health.v1.";
 
 /// Returns what a call counts as. `None` for health, which anybody may call: load balancers depend on its answer.
 pub(super) fn kind(path: &str) -> Option<Kind> {

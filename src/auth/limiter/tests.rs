@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 use super::*;
-use crate::auth::principal::{Scope, Source};
+use crate::auth::principal::{Scope, Service, Source};
 
 const LIMITS: Limits = Limits {
     reads: NonZeroU32::new(10),
@@ -22,8 +22,7 @@ fn user(id: i64) -> Principal {
 }
 
 fn service(source: Source, name: &str, scopes: &[Scope]) -> Principal {
-    let scopes = scopes.iter().copied().collect();
-    Principal::Service(Arc::new(Service { source, name: name.to_owned(), scopes }))
+    Principal::Service(Arc::new(Service::new(source, name, scopes.iter().copied().collect())))
 }
 
 /// The limit that refuses the call, or `None` if it is admitted.

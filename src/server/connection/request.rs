@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
+use crate::auth::Names;
 use crate::auth::limits::{AtLimit, Limit};
 use crate::config::Origins;
 use crate::server::call::{KITH_PREFIX, WATCH};
@@ -41,6 +42,8 @@ const HEALTH_WATCHES_MAX: NonZeroU32 = NonZeroU32::new(16).expect("not zero");
 pub(super) struct Entry<S> {
     pub(super) service: S,
     pub(super) peer: Peer,
+    /// The names in the client's certificate, if it has one.
+    pub(super) names: Option<Arc<Names>>,
     /// With gRPC-Web: the origins of pages that may call.
     pub(super) web: Option<Arc<Origins>>,
     pub(super) activity: Arc<Activity>,
@@ -63,6 +66,9 @@ where
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(Arc::clone(names));
+        }
         // Its stream does not end by itself.
         if request.uri().path() == WATCH {
             request.extensions_mut().insert(Leaving(self.leaving.clone()));
