@@ -35,6 +35,7 @@ mod paging;
 mod plans;
 mod poolers;
 mod postgres_urls;
+mod principals;
 mod privacy;
 mod program;
 mod read_only;
