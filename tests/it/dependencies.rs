@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use toml::de::DeTable;
+
 fn read(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("a file of the repository")
 }
@@ -27,13 +29,16 @@ fn rows(section: &str) -> Vec<(&str, Vec<&str>)> {
 
 #[test]
 fn each_direct_dependency_has_a_row_with_reasons() {
-    let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
+    let manifest = read("Cargo.toml");
+    let manifest = DeTable::parse(&manifest).expect("TOML").into_inner();
     let page = read("docs/dependencies.md");
-    for (table, heading) in
-        [("dependencies", "Of the binary"), ("build-dependencies", "Of the build"), ("dev-dependencies", "Of the tests")]
-    {
-        let declared: BTreeSet<&str> =
-            manifest[table].as_table().expect("a table").keys().map(String::as_str).collect();
+    for (table, heading) in [
+        ("dependencies", "Of the binary"),
+        ("build-dependencies", "Of the build"),
+        ("dev-dependencies", "Of the tests"),
+    ] {
+        let declared = manifest[table].get_ref().as_table().expect("a table").keys();
+        let declared: BTreeSet<&str> = declared.map(|name| name.get_ref().as_ref()).collect();
         let rows = rows(section(&page, heading));
         let named: BTreeSet<&str> = rows.iter().map(|(name, _)| *name).collect();
         assert_eq!(named, declared, "docs/dependencies.md, {heading:?}: the left have a row, the right are declared");
