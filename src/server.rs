@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -34,6 +36,7 @@ use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
 use self::tls::Tls;
+use crate::auth::{Authenticator, rights};
 use crate::committer::Committer;
 use crate::config::Origins;
 use crate::domain::policy::Policy;
@@ -51,6 +54,7 @@ use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
+use crate::service::guard::Guarded;
 use crate::service::import::Imports;
 use crate::service::user::Users;
 use crate::store::{Store, StoreError};
@@ -101,6 +105,8 @@ pub struct Settings {
     pub max_connection_age: Option<Duration>,
     /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
     pub grpc_web: Option<Origins>,
+    /// Who may call. By default everybody, who may then do everything.
+    pub authenticator: Authenticator,
     /// TLS of every connection. `None` = no connection has TLS.
     pub tls: Option<Tls>,
     /// Whether to serve server reflection.
@@ -123,6 +129,7 @@ impl Default for Settings {
             opening_time: Duration::from_secs(10),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
             grpc_web: None,
+            authenticator: Authenticator::anonymous(),
             tls: None,
             reflection: true,
         }
@@ -198,12 +205,14 @@ async fn serve_with(
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
+    check_rights()?;
     let mut routes = routes(core, feed, imports);
     routes = add!(routes, health);
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let service = CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)).layer(routes.prepare());
+    let unsent = Unsent::new(settings.max_unsent);
+    let service = CallLayer::new(settings.authenticator, settings.max_call_time, unsent).layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
     let tls = settings.tls;
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
@@ -273,11 +282,20 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
 
 fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
     let mut routes = Routes::default();
-    routes = add!(routes, UserServiceServer::new(Users { core: core.clone(), imports }));
-    routes = add!(routes, ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())));
-    routes = add!(routes, ConnectionServiceServer::new(Connections(core.clone())));
-    routes = add!(routes, BlockServiceServer::new(Blocks(core.clone())));
-    add!(routes, EventServiceServer::new(Events { core, feed }))
+    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports })));
+    routes = add!(routes, ConnectionRequestServiceServer::new(Guarded(ConnectionRequests(core.clone()))));
+    routes = add!(routes, ConnectionServiceServer::new(Guarded(Connections(core.clone()))));
+    routes = add!(routes, BlockServiceServer::new(Guarded(Blocks(core.clone()))));
+    add!(routes, EventServiceServer::new(Guarded(Events { core, feed })))
+}
+
+/// Checks that the table of rights has a row for each method. A server without one is not started.
+fn check_rights() -> Result<(), Failure> {
+    let missing = rights::missing(&FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)?, rights::RIGHTS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("the table of rights does not cover the API, which is a bug: {}", missing.join(", ")).into())
 }
 
 /// Adds both versions of reflection, since clients use either.
