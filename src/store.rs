@@ -267,6 +267,12 @@ pub enum ConnectError {
          pool_size); a server needs as many connections as --read-connections says, and three more"
     )]
     NoSecondSession(std::time::Duration),
+    /// SQLite is not the bundled one, and has an error that can corrupt the file.
+    #[error(
+        "this program was built with SQLite {0}, which can corrupt a database; build it without \
+         LIBSQLITE3_SYS_USE_PKG_CONFIG, or with SQLite 3.51.3 or newer"
+    )]
+    FaultySqlite(String),
     /// The database or the file cannot be written, with the reason.
     #[error("the database cannot be written: {0}; `kith serve --read-only` serves reads from it")]
     ReadOnly(String),

@@ -25,6 +25,7 @@ use self::checkpoint::Checkpoint;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
+pub(super) use self::options::refuse_faulty;
 pub(super) use self::read_only::{for_reads, open_alone};
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
