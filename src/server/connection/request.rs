@@ -51,7 +51,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
-            return Responding::Refused(Some(refusal));
+            return Responding::Refused(Some(refusal), Arc::clone(&self.activity));
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
@@ -63,16 +63,16 @@ where
         // Streams of health and reflection do not end by themselves. They do not hold a connection open.
         let call = request.uri().path().starts_with(KITH_PREFIX).then(|| OpenCall::new(&self.activity));
         // The router and the layers around it are always ready.
-        Responding::Called(self.service.clone().call(request), call)
+        Responding::Called(self.service.clone().call(request), Arc::clone(&self.activity), call)
     }
 }
 
 /// The future response to a request.
 pub(super) enum Responding<F> {
     /// The request is not a call.
-    Refused(Option<Response<Body>>),
+    Refused(Option<Response<Body>>, Arc<Activity>),
     /// A call of Kith's services is open until the body of its response ends.
-    Called(F, Option<OpenCall>),
+    Called(F, Arc<Activity>, Option<OpenCall>),
 }
 
 impl<F> Future for Responding<F>
@@ -83,13 +83,13 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Refused(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, None)))),
+            Self::Refused(response, activity) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, Arc::clone(activity), None)))),
                 None => Poll::Pending,
             },
-            Self::Called(response, call) => {
-                Pin::new(response).poll(cx).map_ok(|response| response.map(|body| CallBody::new(body, call.take())))
-            }
+            Self::Called(response, activity, call) => Pin::new(response)
+                .poll(cx)
+                .map_ok(|response| response.map(|body| CallBody::new(body, Arc::clone(activity), call.take()))),
         }
     }
 }
