@@ -5,26 +5,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("domain", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
-    ("auth", &["domain"]),
+    ("auth", &["domain", "follow", "proto"]),
+    ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),
     ("committer", &["domain", "store"]),
     ("feed", &["domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
-    ("error", &["committer", "domain", "feed", "mapping", "proto", "store"]),
-    ("service", &["committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
+    ("error", &["auth", "committer", "domain", "feed", "mapping", "proto", "store"]),
+    ("service", &["auth", "committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
     (
         "server",
-        &["committer", "config", "domain", "error", "feed", "proto", "service", "store", "task", "telemetry", "tls"],
+        &[
+            "auth",
+            "committer",
+            "config",
+            "domain",
+            "error",
+            "feed",
+            "follow",
+            "proto",
+            "service",
+            "store",
+            "task",
+            "telemetry",
+            "tls",
+        ],
     ),
-    ("config", &["domain", "store"]),
+    ("config", &["auth", "domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry", "tls"]),
+    ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];
 
 /// The modules of this crate that a module's files name.

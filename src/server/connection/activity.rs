@@ -24,6 +24,8 @@ pub(super) struct Activity {
     responses: AtomicUsize,
     written: AtomicUsize,
     flooded: AtomicBool,
+    /// Open watches of the health service.
+    health_watches: AtomicUsize,
 }
 
 impl Activity {
@@ -75,18 +77,46 @@ impl Activity {
 
 /// An open call of a connection. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct OpenCall(Arc<Activity>);
+pub(super) struct OpenCall {
+    activity: Arc<Activity>,
+    counter: Counter,
+}
+
+/// The calls with which an open call is counted.
+#[derive(Clone, Copy, Debug)]
+enum Counter {
+    /// Those of Kith's services.
+    Calls,
+    /// Watches of the health service.
+    HealthWatches,
+}
+
+impl Activity {
+    fn counted(&self, counter: Counter) -> &AtomicUsize {
+        match counter {
+            Counter::Calls => &self.open_calls,
+            Counter::HealthWatches => &self.health_watches,
+        }
+    }
+}
 
 impl OpenCall {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.open_calls.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), counter: Counter::Calls }
+    }
+
+    /// A watch of the health service. `None` if `maximum` of them are open.
+    pub(super) fn health_watch(activity: &Arc<Activity>, maximum: usize) -> Option<Self> {
+        let one_more = |open| (open < maximum).then_some(open + 1);
+        activity.health_watches.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Self { activity: Arc::clone(activity), counter: Counter::HealthWatches })
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.activity.counted(self.counter).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

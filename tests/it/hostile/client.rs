@@ -45,7 +45,8 @@ impl Client {
     pub async fn is_heard(&mut self) -> bool {
         self.pings += 1;
         let pings = self.pings;
-        self.send(&frame(PING, 0, 0, &pings.to_be_bytes())).await && self.answers.wait_for(|answers| *answers >= pings).await.is_ok()
+        self.send(&frame(PING, 0, 0, &pings.to_be_bytes())).await
+            && self.answers.wait_for(|answers| *answers >= pings).await.is_ok()
     }
 
     /// Sends the same bytes up to so many times, or until the server closes the connection. Returns whether it did.
