@@ -8,6 +8,7 @@ pub mod database;
 pub mod disk;
 pub mod faulty;
 pub mod fold;
+pub mod frames;
 pub mod invariants;
 mod overdue;
 pub mod own_postgres;

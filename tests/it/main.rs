@@ -26,6 +26,7 @@ mod freshness;
 mod gzip;
 mod harness;
 mod history;
+mod hostile;
 mod large_pages;
 mod layers;
 mod log;
