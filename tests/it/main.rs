@@ -18,6 +18,7 @@ mod conformance;
 mod connections;
 mod coverage;
 mod devices;
+mod erasure;
 mod faults;
 mod feed;
 mod files;
