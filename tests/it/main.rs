@@ -19,6 +19,7 @@ mod connections;
 mod coverage;
 mod dependencies;
 mod devices;
+mod erasure;
 mod faults;
 mod feed;
 mod files;
