@@ -27,6 +27,7 @@ mod harness;
 mod history;
 mod large_pages;
 mod layers;
+mod limits;
 mod log;
 mod migrations;
 mod model;
