@@ -95,7 +95,7 @@ impl Operation {
         }
     }
 
-    fn writes(self) -> bool {
+    pub fn writes(self) -> bool {
         matches!(self, Self::Send | Self::Repeat2 | Self::Repeat10 | Self::Accept | Self::Reject | Self::View)
     }
 
@@ -224,6 +224,8 @@ pub struct Workload {
     pub changes: i64,
     /// If set, every call is this one.
     pub fixed: Option<Call>,
+    /// Calls that changed nothing.
+    taken_back: VecDeque<Call>,
 }
 
 impl Workload {
@@ -231,7 +233,16 @@ impl Workload {
         let rng = StdRng::seed_from_u64(2);
         // With this many rows a user has 20 pending requests, or 20 connections; see `Layout::edge`.
         let listed = [layout.ranks_with(69), layout.ranks_with(33)];
-        Self { layout, rng, waiting: Waiting::default(), sent: 0, listed, changes: 0, fixed: None }
+        Self {
+            layout,
+            rng,
+            waiting: Waiting::default(),
+            sent: 0,
+            listed,
+            changes: 0,
+            fixed: None,
+            taken_back: VecDeque::new(),
+        }
     }
 
     /// For a server that always sends the same response.
@@ -250,6 +261,19 @@ impl Workload {
             seed::flush(database).await?;
         }
         Ok(())
+    }
+
+    /// Takes back a call that changed nothing. It is made again instead of a new one.
+    pub fn take_back(&mut self, call: Call) {
+        self.changes -= i64::from(call.operation.writes() && call.expected == OK);
+        self.taken_back.push_back(call);
+    }
+
+    /// The next call of this kind, or one that was taken back.
+    pub fn next_or_again(&mut self, operation: Operation) -> Result<Call> {
+        let Some(call) = self.taken_back.pop_front() else { return self.next(operation) };
+        self.changes += i64::from(call.operation.writes() && call.expected == OK);
+        Ok(call)
     }
 
     /// The next call of this kind.

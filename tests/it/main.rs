@@ -31,6 +31,7 @@ mod limits;
 mod log;
 mod migrations;
 mod model;
+mod overload;
 mod packets;
 mod paging;
 mod plans;
