@@ -95,7 +95,7 @@ impl Operation {
         }
     }
 
-    pub fn writes(self) -> bool {
+    fn writes(self) -> bool {
         matches!(self, Self::Send | Self::Repeat2 | Self::Repeat10 | Self::Accept | Self::Reject | Self::View)
     }
 
@@ -156,6 +156,16 @@ impl Call {
         frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         frame.put_slice(&message.encode_to_vec());
         Self { operation, frame: frame.freeze(), expected: OK }
+    }
+
+    /// The number of events that the call makes.
+    fn events(&self) -> i64 {
+        match self.operation {
+            _ if self.expected != OK => 0,
+            // The request is viewed, too.
+            Operation::Reject => 2,
+            operation => i64::from(operation.writes()),
+        }
     }
 
     /// The page of user 1's list that the token names; the first one without a token.
@@ -220,7 +230,7 @@ pub struct Workload {
     waiting: Waiting,
     sent: i64,
     listed: [i64; 2],
-    /// The number of changes requested so far. Each is one event.
+    /// The number of events of the changes requested so far.
     pub changes: i64,
     /// If set, every call is this one.
     pub fixed: Option<Call>,
@@ -265,14 +275,14 @@ impl Workload {
 
     /// Takes back a call that changed nothing. It is made again instead of a new one.
     pub fn take_back(&mut self, call: Call) {
-        self.changes -= i64::from(call.operation.writes() && call.expected == OK);
+        self.changes -= call.events();
         self.taken_back.push_back(call);
     }
 
     /// The next call of this kind, or one that was taken back.
     pub fn next_or_again(&mut self, operation: Operation) -> Result<Call> {
         let Some(call) = self.taken_back.pop_front() else { return self.next(operation) };
-        self.changes += i64::from(call.operation.writes() && call.expected == OK);
+        self.changes += call.events();
         Ok(call)
     }
 

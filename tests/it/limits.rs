@@ -186,6 +186,21 @@ async fn a_call_is_in_flight_until_it_is_cancelled_or_its_deadline_passes_or_its
     until("no place was lost", async || read(&one).await.is_err()).await;
 }
 
+/// The server answers before the requests have ended, and then resets their streams. h2 limits some kinds of resets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_survives_any_number_of_refused_calls() {
+    let app = limited(Limits { in_flight: number(1), ..Limits::NONE }).await;
+    let one = channel(&app, "127.0.0.2").await;
+    let held = begin(&one, None);
+    until("it is in flight", async || read(&one).await.is_err()).await;
+    for _ in 0..3_000 {
+        let response = one.clone().call(in_flight()).await.expect("a response");
+        at_limit(Status::from_header_map(response.headers()).map_or(Ok(()), Err), "in_flight", 1);
+    }
+    held.abort();
+    until("the connection is still there", async || read(&one).await.is_ok()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_succeed_or_fail_give_back_their_places_before_their_callers_know() {
     let app = App::with(Engine::Sqlite, |settings| {
