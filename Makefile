@@ -9,7 +9,7 @@ CARGO_MUTANTS_VERSION := 27.1.0
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak bench bench-smoke check advisories sbom breaking mutants mutants-diff image
+.PHONY: run dist test soak bench bench-smoke overload check advisories sbom breaking mutants mutants-diff image
 .DEFAULT_GOAL := check
 
 run:
@@ -36,6 +36,12 @@ BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile di
 bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
+
+# Offers ten times as many calls as Kith takes for a minute, and writes docs/performance/overload.md: goodput, refusals,
+# and the time until all is as before. It needs a quiet machine.
+overload:
+	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
+	$(BENCH) --overload $(ARGS)
 
 # Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:

@@ -4,7 +4,7 @@
 //! Its cause is the source of the status: the log has it, and tonic does not send it.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -346,12 +346,16 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
 
 /// Returns the status of a call that the server has no room for.
 pub fn overloaded() -> Status {
-    retryable(
-        Code::ResourceExhausted,
-        ErrorReason::Overloaded,
-        "the server is overloaded and changed nothing; retry later",
-        [],
-    )
+    /// Made once: under overload there are many of them.
+    static STATUS: LazyLock<Status> = LazyLock::new(|| {
+        retryable(
+            Code::ResourceExhausted,
+            ErrorReason::Overloaded,
+            "the server is overloaded and changed nothing; retry later",
+            [],
+        )
+    });
+    STATUS.clone()
 }
 
 /// Returns the status of a call while the database cannot be reached.
