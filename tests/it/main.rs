@@ -22,6 +22,7 @@ mod faults;
 mod feed;
 mod files;
 mod freshness;
+mod fuzz;
 mod gzip;
 mod harness;
 mod history;
