@@ -18,6 +18,7 @@ pub mod printer;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod secured;
 pub mod story;
 pub mod tokens;
 pub mod watching;
