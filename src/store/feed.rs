@@ -68,15 +68,14 @@ impl TryFrom<EventRow> for Recorded {
             silenced,
             principal,
         } = row;
-        let kind = EventKind::from_name(&kind).ok_or_else(|| StoreError::corrupt("events.kind", &kind))?;
-        let cause = cause
-            .as_deref()
-            .map(|name| Cause::from_name(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
+        let corrupt = |column| StoreError::corrupt(column, format_args!("event {sequence}"));
+        let kind = EventKind::from_name(&kind).ok_or_else(|| corrupt("events.kind"))?;
+        let cause = cause.as_deref().map(|name| Cause::from_name(name).ok_or_else(|| corrupt("events.cause")));
         let actor = match (actor.as_str(), actor_user_id) {
             ("USER", Some(user)) => Actor::User(UserId::new(user)),
             ("OPERATOR", None) => Actor::Operator,
             ("SYSTEM", None) => Actor::System,
-            (other, _) => return Err(StoreError::corrupt("events.actor", other)),
+            (_, _) => return Err(corrupt("events.actor")),
         };
         let principal = principal
             .as_deref()
