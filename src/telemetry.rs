@@ -142,7 +142,48 @@ impl<W: Write> Write for Lossy<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// Takes lines only while it is not full.
+    struct Disk {
+        is_full: bool,
+        lines: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            if self.is_full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.lines += 1;
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_reported_once_others_can() {
+        static REPORTED: AtomicUsize = AtomicUsize::new(0);
+        let report = |lines| _ = REPORTED.fetch_add(lines, Ordering::Relaxed);
+        let inner = Disk { is_full: false, lines: 0 };
+        let mut lossy = Lossy { inner, not_written: 0, not_queued: Arc::default(), reported: 0, report };
+        let mut lines = |is_full, count: usize| {
+            lossy.inner.is_full = is_full;
+            (0..count).for_each(|_| lossy.write_all(b"a line").unwrap());
+            (lossy.inner.lines, REPORTED.load(Ordering::Relaxed))
+        };
+        assert_eq!(lines(false, 2), (2, 0));
+        assert_eq!(lines(true, 3), (2, 0));
+        assert_eq!(lines(false, 1), (3, 3));
+        assert_eq!(lines(false, 1), (4, 3), "reported once");
+        assert_eq!(lines(true, 1), (4, 3));
+        assert_eq!(lines(false, 1), (5, 4));
+    }
 
     #[test]
     fn a_level_alone_is_that_of_kith() {

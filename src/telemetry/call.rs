@@ -29,7 +29,7 @@ pub struct Call {
     traceparent: Option<HeaderValue>,
     started: Instant,
     /// `None` if the audit trail is off.
-    trail: Option<Trail>,
+    trail: Option<Box<Trail>>,
 }
 
 /// A stream that has begun. Dropping it writes the line of its end to the audit trail.
@@ -52,7 +52,7 @@ impl Call {
     /// Adds the call to the audit trail: whatever its outcome, or only if it is denied.
     #[must_use]
     pub fn audited(mut self, always: bool) -> Self {
-        self.trail = Some(Trail::new(always));
+        self.trail = Some(Box::new(Trail::new(always)));
         self
     }
 
