@@ -10,6 +10,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth::Unauthenticated;
 use crate::auth::rights::Denied;
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
@@ -282,6 +283,22 @@ impl From<FeedError> for Status {
             FeedError::Unresponsive => unavailable(),
             FeedError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<Unauthenticated> for Status {
+    fn from(error: Unauthenticated) -> Self {
+        let (reason, message) = match error {
+            Unauthenticated::Missing => (
+                ErrorReason::CredentialsMissing,
+                "the call has no credential; send a token or an API key in the header authorization: Bearer …"
+                    .to_owned(),
+            ),
+            Unauthenticated::Invalid(cause) => {
+                (ErrorReason::CredentialsInvalid, format!("the credential is not valid: {cause}"))
+            }
+        };
+        status(Code::Unauthenticated, reason, message, [])
     }
 }
 

@@ -19,6 +19,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod feed;
+pub mod follow;
 pub mod mapping;
 pub mod proto;
 pub mod server;

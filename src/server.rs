@@ -36,7 +36,7 @@ use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
 use self::tls::Tls;
-use crate::auth::rights;
+use crate::auth::{Authenticator, rights};
 use crate::committer::Committer;
 use crate::config::Origins;
 use crate::domain::policy::Policy;
@@ -105,6 +105,8 @@ pub struct Settings {
     pub max_connection_age: Option<Duration>,
     /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
     pub grpc_web: Option<Origins>,
+    /// Who may call. By default everybody, who may then do everything.
+    pub authenticator: Authenticator,
     /// TLS of every connection. `None` = no connection has TLS.
     pub tls: Option<Tls>,
     /// Whether to serve server reflection.
@@ -127,6 +129,7 @@ impl Default for Settings {
             opening_time: Duration::from_secs(10),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
             grpc_web: None,
+            authenticator: Authenticator::anonymous(),
             tls: None,
             reflection: true,
         }
@@ -208,7 +211,8 @@ async fn serve_with(
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let service = CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)).layer(routes.prepare());
+    let unsent = Unsent::new(settings.max_unsent);
+    let service = CallLayer::new(settings.authenticator, settings.max_call_time, unsent).layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
     let tls = settings.tls;
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {

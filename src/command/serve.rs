@@ -15,8 +15,9 @@ use super::{Failure, start_log};
 use crate::config::{Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
+use crate::follow::NamedFile;
 use crate::server::listener::Listener;
-use crate::server::tls::{Files, NamedFile, Tls};
+use crate::server::tls::{Files, Tls};
 use crate::server::{self, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
 

@@ -1,5 +1,5 @@
-//! The layer around every call: identifies the caller, enforces the deadline, limits what waits to be sent, and logs how
-//! the call ended.
+//! The layer around every call: authenticates it, enforces the deadline, limits what waits to be sent, and logs how the
+//! call ended.
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -18,8 +19,7 @@ use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
 use super::peer::Peer;
-use crate::auth::Principal;
-use crate::domain::caller::Caller;
+use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
 use crate::error;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
@@ -30,20 +30,23 @@ pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
+/// Path prefix of health. Its methods need no credential: load balancers have none.
+const HEALTH_PREFIX: &str = "/grpc.health.v1.";
 /// How the names of methods begin that only read.
 const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 
 /// Wraps a service in [`Call`].
 #[derive(Clone, Debug)]
 pub(super) struct CallLayer {
+    authenticator: Authenticator,
     max_time: Duration,
     unsent: Unsent,
 }
 
 impl CallLayer {
     /// Creates a layer that limits calls to `max_time`, and their answers to what `unsent` allows.
-    pub(super) fn new(max_time: Duration, unsent: Unsent) -> Self {
-        Self { max_time, unsent }
+    pub(super) fn new(authenticator: Authenticator, max_time: Duration, unsent: Unsent) -> Self {
+        Self { authenticator, max_time, unsent }
     }
 }
 
@@ -51,21 +54,20 @@ impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, max_time: self.max_time, unsent: self.unsent.clone() }
+        Call { inner, layer: self.clone() }
     }
 }
 
-/// A service that adds the caller and the deadline to each request, and logs how the call ended.
+/// A service that adds the principal and the deadline to each request, and logs how the call ended.
 #[derive(Clone, Debug)]
 pub(super) struct Call<S> {
     inner: S,
-    max_time: Duration,
-    unsent: Unsent,
+    layer: CallLayer,
 }
 
 impl<S> Service<Request<Body>> for Call<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -80,17 +82,20 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let address = address(&request);
         let record = Arc::new(Record::new(request.uri(), request.headers(), address));
-        let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
+        let deadline = self.layer.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
         compress_only_for_those_who_do(request.headers_mut());
-        // Callers are identified only here. Without authentication, every caller is an operator.
-        request.extensions_mut().insert(Principal::Anonymous);
-        request.extensions_mut().insert(Caller::Operator);
         request.extensions_mut().insert(Arc::clone(&record));
-        let (max_time, unsent) = (self.max_time, self.unsent.clone());
-        let call = self.inner.call(request);
+        let (mut inner, layer) = (self.inner.clone(), self.layer.clone());
+        let call = async move {
+            match layer.authenticate(&mut request).await {
+                Ok(()) => inner.call(request).await,
+                Err(unauthenticated) => Ok(Status::from(unauthenticated).into_http()),
+            }
+        };
+        let (max_time, unsent) = (self.layer.max_time, self.layer.unsent.clone());
         Box::pin(async move {
             let open = Open(Some(&record));
             let response = match deadline {
@@ -124,7 +129,25 @@ where
     }
 }
 
-impl<S> Call<S> {
+impl CallLayer {
+    /// Adds the principal to the request, and removes its credential.
+    ///
+    /// # Errors
+    ///
+    /// If the call needs a credential and has no valid one.
+    async fn authenticate(&self, request: &mut Request<Body>) -> Result<(), Unauthenticated> {
+        let principal = if request.uri().path().starts_with(HEALTH_PREFIX) {
+            Principal::Anonymous
+        } else {
+            let names = request.extensions().get::<Arc<Names>>();
+            self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref)).await?
+        };
+        request.headers_mut().remove(AUTHORIZATION);
+        request.extensions_mut().insert(principal.caller());
+        request.extensions_mut().insert(principal);
+        Ok(())
+    }
+
     /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.
     ///
     /// It starts before tonic's own timeout for the same call, and so ends first.

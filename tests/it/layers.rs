@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("domain", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
-    ("auth", &["domain", "proto"]),
+    ("auth", &["domain", "follow", "proto"]),
+    ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),
     ("committer", &["domain", "store"]),
@@ -27,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "domain",
             "error",
             "feed",
+            "follow",
             "proto",
             "service",
             "store",
@@ -37,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ),
     ("config", &["domain", "store"]),
     ("telemetry", &["config"]),
-    ("command", &["clock", "config", "domain", "proto", "server", "store", "telemetry", "tls"]),
+    ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];
 
 /// The modules of this crate that a module's files name.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use kith::follow::NamedFile;
 use kith::proto::v1 as pb;
 use kith::proto::v1::user_service_client::UserServiceClient;
-use kith::server::tls::{Files, NamedFile, Tls};
+use kith::server::tls::{Files, Tls};
 use rustls::client::ClientConnection;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, ClientConfig};

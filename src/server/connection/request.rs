@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
+use crate::auth::Names;
 use crate::config::Origins;
 use crate::server::call::{KITH_PREFIX, WATCH};
 use crate::server::peer::Peer;
@@ -33,6 +34,8 @@ const WEB: [&str; 4] = [
 pub(super) struct Entry<S> {
     pub(super) service: S,
     pub(super) peer: Peer,
+    /// The names in the client's certificate, if it has one.
+    pub(super) names: Option<Arc<Names>>,
     /// With gRPC-Web: the origins of pages that may call.
     pub(super) web: Option<Arc<Origins>>,
     pub(super) activity: Arc<Activity>,
@@ -55,6 +58,9 @@ where
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(Arc::clone(names));
+        }
         // Its stream does not end by itself.
         if request.uri().path() == WATCH {
             request.extensions_mut().insert(Leaving(self.leaving.clone()));

@@ -1,0 +1,216 @@
+//! The file of principals: services with API keys and certificates.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+use rustls::pki_types::DnsName;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::names::{Names, SPIFFE};
+use super::principal::{Principal, Scope, Scopes, Service, Source};
+use super::unauthenticated::Cause;
+use crate::follow::NamedFile;
+
+/// What an API key begins with.
+pub(super) const API_KEY_PREFIX: &str = "kith_";
+/// The number of characters after the prefix: 32 random bytes in base64url.
+const API_KEY_LENGTH: usize = 43;
+/// What the hash of an API key begins with.
+const HASH_PREFIX: &str = "sha256:";
+/// What a DNS name begins with.
+const DNS_PREFIX: &str = "dns:";
+/// Maximum length of a principal's name.
+const MAX_NAME: usize = 64;
+
+/// The SHA-256 of an API key.
+type KeyHash = [u8; 32];
+
+/// The principals of a file, by their credentials.
+pub(super) struct Principals {
+    keys: HashMap<KeyHash, Principal>,
+    certificates: HashMap<CertificateName, Principal>,
+}
+
+/// A name in a certificate.
+#[derive(PartialEq, Eq, Hash)]
+enum CertificateName {
+    Spiffe(String),
+    Dns(String),
+}
+
+impl Principals {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or is not valid, or if everybody may write it. The text names the setting, the line and the
+    /// principal, and has nothing of a key or its hash.
+    pub(super) fn read(file: &NamedFile) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("{file}: cannot be read: {error}");
+        if fs::metadata(&file.path).map_err(failed)?.permissions().mode() & 0o002 != 0 {
+            return Err(format!("{file}: every user of the system may write it; set its permissions to 0640 or less"));
+        }
+        Self::parse(&fs::read_to_string(&file.path).map_err(failed)?).map_err(|(line, error)| match line {
+            Some(line) => format!("{file}:{line}: {error}"),
+            None => format!("{file}: {error}"),
+        })
+    }
+
+    /// Parses the text of a file. An error has its line.
+    fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
+        let line = |at: usize| Some(text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1);
+        let table = DeTable::parse(text)
+            .map_err(|error| (error.span().and_then(|span| line(span.start)), error.message().to_owned()))?;
+        let mut principals = Self { keys: HashMap::new(), certificates: HashMap::new() };
+        for (name, value) in table.into_inner() {
+            principals
+                .add(name.get_ref(), name.span().start, value.get_ref())
+                .map_err(|(at, error)| (line(at), format!("[{}]: {error}", name.get_ref())))?;
+        }
+        if principals.keys.is_empty() && principals.certificates.is_empty() {
+            return Err((None, "has no principals".to_owned()));
+        }
+        Ok(principals)
+    }
+
+    /// Adds a principal, by its table at `at`.
+    fn add(&mut self, name: &str, at: usize, value: &DeValue<'_>) -> Result<(), (usize, String)> {
+        let refused = |error: &str| (at, error.to_owned());
+        if !is_name(name) {
+            return Err(refused("a name has 1 to 64 of the characters A-Z a-z 0-9 - _ ."));
+        }
+        let DeValue::Table(table) = value else { return Err(refused("must be a table")) };
+        let (mut scopes, mut hashes, mut names) = (None, Vec::new(), Vec::new());
+        for (key, value) in table {
+            let (at, of) =
+                (key.span().start, |error: String| (key.span().start, format!("{}: {error}", key.get_ref())));
+            match key.get_ref().as_ref() {
+                "key" => hashes.push((at, parse_hash(text(value).map_err(of)?).map_err(of)?)),
+                "keys" => {
+                    for value in texts(value).map_err(of)? {
+                        hashes.push((at, parse_hash(value).map_err(of)?));
+                    }
+                }
+                "certificate" => names.push((at, parse_certificate(text(value).map_err(of)?).map_err(of)?)),
+                "scopes" => scopes = Some(parse_scopes(&texts(value).map_err(of)?).map_err(of)?),
+                _ => return Err(of("is unknown; a principal has key, keys, certificate and scopes".to_owned())),
+            }
+        }
+        let scopes = scopes.ok_or_else(|| refused("needs scopes, such as scopes = [\"read\"]"))?;
+        if hashes.is_empty() && names.is_empty() {
+            return Err(refused("needs a key or a certificate"));
+        }
+        let service = Service::new(Source::File, name, scopes);
+        let principal = Principal::Service(Arc::new(service));
+        for (at, hash) in hashes {
+            insert(&mut self.keys, hash, &principal).map_err(|of| (at, format!("has a key that {of} has too")))?;
+        }
+        for (at, name) in names {
+            insert(&mut self.certificates, name, &principal)
+                .map_err(|of| (at, format!("has the certificate of {of}")))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the principal with this API key.
+    pub(super) fn by_api_key(&self, key: &str) -> Result<Principal, Cause> {
+        let hash = digest(&SHA256, key.as_bytes());
+        let found = if is_api_key(key) { self.keys.get(hash.as_ref()) } else { None };
+        found.cloned().ok_or(Cause::UnknownApiKey)
+    }
+
+    /// Returns the principal with one of these names.
+    pub(super) fn by_certificate(&self, names: &Names) -> Result<Principal, Cause> {
+        let Names { spiffe, dns } = names;
+        let names = spiffe.iter().cloned().map(CertificateName::Spiffe);
+        let names = names.chain(dns.iter().cloned().map(CertificateName::Dns));
+        let mut found = names.filter_map(|name| self.certificates.get(&name));
+        let principal = found.next().ok_or(Cause::UnknownCertificate)?;
+        if found.any(|other| other != principal) {
+            return Err(Cause::AmbiguousCertificate);
+        }
+        Ok(principal.clone())
+    }
+}
+
+/// Whether a text can be the name of a principal.
+pub(super) fn is_name(name: &str) -> bool {
+    let in_names = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(in_names)
+}
+
+/// Whether a credential has the form of an API key. A shorter one could be guessed.
+fn is_api_key(key: &str) -> bool {
+    let in_keys = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    key.strip_prefix(API_KEY_PREFIX).is_some_and(|rest| rest.len() == API_KEY_LENGTH && rest.chars().all(in_keys))
+}
+
+/// Inserts a credential, or returns the name of the principal that has it.
+fn insert<K: std::hash::Hash + Eq>(
+    map: &mut HashMap<K, Principal>,
+    credential: K,
+    principal: &Principal,
+) -> Result<(), String> {
+    match map.entry(credential) {
+        Entry::Vacant(entry) => {
+            entry.insert(principal.clone());
+            Ok(())
+        }
+        Entry::Occupied(entry) => Err(entry.get().to_string()),
+    }
+}
+
+fn text<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<&'a str, String> {
+    value.get_ref().as_str().ok_or_else(|| "must be text in quotes".to_owned())
+}
+
+fn texts<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, String> {
+    let list = value.get_ref().as_array().ok_or("must be a list of texts in quotes")?;
+    if list.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    list.iter().map(text).collect()
+}
+
+/// Parses `sha256:` and 64 hexadecimal digits.
+fn parse_hash(text: &str) -> Result<KeyHash, String> {
+    if text.starts_with(API_KEY_PREFIX) {
+        return Err("has an API key; write its hash, as `kith key new` prints it".to_owned());
+    }
+    let parsed = text.strip_prefix(HASH_PREFIX).and_then(|digits| {
+        let mut hash = KeyHash::default();
+        let is_hex = digits.len() == 2 * hash.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+        }
+        is_hex.then_some(hash)
+    });
+    parsed.ok_or_else(|| "must be \"sha256:\" and 64 hexadecimal digits, as `kith key new` prints it".to_owned())
+}
+
+/// Parses a SPIFFE id, or `dns:` and a DNS name.
+fn parse_certificate(text: &str) -> Result<CertificateName, String> {
+    let is_id = |id: &str| !id.starts_with('/') && id.chars().all(|c| c.is_ascii_graphic());
+    if text.strip_prefix(SPIFFE).is_some_and(|id| !id.is_empty() && is_id(id)) {
+        return Ok(CertificateName::Spiffe(text.to_owned()));
+    }
+    let name = text.strip_prefix(DNS_PREFIX).filter(|name| DnsName::try_from(*name).is_ok());
+    name.map(|name| CertificateName::Dns(name.to_ascii_lowercase()))
+        .ok_or_else(|| "must be \"spiffe://DOMAIN/PATH\" or \"dns:NAME\" without a wildcard".to_owned())
+}
+
+fn parse_scopes(names: &[&str]) -> Result<Scopes, String> {
+    let known = || Scope::ALL.map(Scope::name).join(", ");
+    let scope = |name: &&str| {
+        Scope::from_name(name).ok_or_else(|| format!("unknown scope {name:?}; the scopes are: {}", known()))
+    };
+    names.iter().map(scope).collect()
+}
+
+#[cfg(test)]
+mod tests;
