@@ -4,6 +4,8 @@
 //! else by the certificate of its connection. Nothing below the services knows of credentials.
 
 pub mod authenticator;
+pub mod limiter;
+pub mod limits;
 pub mod names;
 pub mod principal;
 mod principals;

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::auth::Unauthenticated;
+use crate::auth::limits::{self, AtLimit};
 use crate::auth::rights::Denied;
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
@@ -323,6 +324,22 @@ impl From<Denied> for Status {
                 status(CODE, ActsForAnotherUser, message, metadata)
             }
         }
+    }
+}
+
+impl From<AtLimit> for Status {
+    fn from(AtLimit { limit, maximum, retry_after }: AtLimit) -> Self {
+        let message = match limit {
+            limits::Limit::Reads => format!("the caller makes more than {maximum} reads a second"),
+            limits::Limit::Writes => format!("the caller makes more than {maximum} writes a second"),
+            limits::Limit::InFlight => format!("the caller has {maximum} calls in flight, the maximum"),
+            limits::Limit::Watches => format!("the caller has {maximum} watches open, the maximum"),
+            limits::Limit::Imports => format!("the caller runs {maximum} imports, the maximum"),
+        };
+        let metadata = [("limit", limit.name().to_owned()), ("maximum", maximum.to_string())];
+        let mut details = details(ErrorReason::RateLimited, metadata);
+        details.set_retry_info(Some(retry_after.unwrap_or(RETRY_DELAY)));
+        Self::with_error_details(Code::ResourceExhausted, message, details)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Assembles the gRPC server and runs it until it is shut down.
 
 mod accept;
+mod admission;
 mod answer;
 mod call;
 mod connection;
 mod health;
+mod limited;
 pub mod listener;
 pub mod peer;
 mod rarely;
@@ -30,12 +32,15 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::Layer;
 
+pub use self::admission::ConnectionLimits;
 use self::answer::Unsent;
 use self::call::CallLayer;
 use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
 use self::tls::Tls;
+use crate::auth::limiter::Limiter;
+use crate::auth::limits::LimitsByKind;
 use crate::auth::{Authenticator, rights};
 use crate::committer::Committer;
 use crate::config::Origins;
@@ -95,6 +100,10 @@ pub struct Settings {
     /// Maximum bytes of large answers that wait for their callers to read them. Further reads with one are refused. One
     /// connection may have a quarter of it.
     pub max_unsent: usize,
+    /// Maximum open connections.
+    pub connections: ConnectionLimits,
+    /// Limits on the calls of each principal.
+    pub limits: LimitsByKind,
     /// Time for which the server still accepts connections and calls after health is NOT_SERVING.
     pub drain_delay: Duration,
     /// Time that open calls have to finish after that.
@@ -124,6 +133,8 @@ impl Default for Settings {
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
             max_unsent: 256 << 20,
+            connections: ConnectionLimits::default(),
+            limits: LimitsByKind::default(),
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             opening_time: Duration::from_secs(10),
@@ -211,15 +222,20 @@ async fn serve_with(
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let unsent = Unsent::new(settings.max_unsent);
-    let service = CallLayer::new(settings.authenticator, settings.max_call_time, unsent).layer(routes.prepare());
+    let layer = CallLayer {
+        authenticator: settings.authenticator,
+        limiter: Arc::new(Limiter::new(settings.limits)),
+        max_time: settings.max_call_time,
+        unsent: Unsent::new(settings.max_unsent),
+    };
+    let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
-    let tls = settings.tls;
+    let (tls, limits) = (settings.tls, settings.connections);
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
-        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), stopped)),
+        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), limits, stopped)),
         Some(origins) => {
             let transport = Transport::new(web::web(service, &origins), times).with_web(origins).with_tls(tls);
-            Box::pin(accept::serve(listener, transport, stopped))
+            Box::pin(accept::serve(listener, transport, limits, stopped))
         }
     };
     let mut ended = tokio::select! {

@@ -139,6 +139,11 @@ impl Service {
         };
         Self { key: format!("{source}:{name}").into(), scopes }
     }
+
+    /// Returns its name with the source, which no other principal has.
+    pub(super) fn key(&self) -> &Arc<str> {
+        &self.key
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod story;
+pub mod tokens;
 pub mod watching;
 
 pub use self::app::{App, refused};

@@ -37,7 +37,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "tls",
         ],
     ),
-    ("config", &["domain", "store"]),
+    ("config", &["auth", "domain", "store"]),
     ("telemetry", &["config"]),
     ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];

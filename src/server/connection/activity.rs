@@ -19,6 +19,8 @@ pub(super) struct Activity {
     /// Calls, and messages of their responses.
     progress: AtomicUsize,
     flooded: AtomicBool,
+    /// Open watches of the health service.
+    health_watches: AtomicUsize,
 }
 
 impl Activity {
@@ -60,18 +62,46 @@ impl Activity {
 
 /// An open call of a connection. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct OpenCall(Arc<Activity>);
+pub(super) struct OpenCall {
+    activity: Arc<Activity>,
+    counter: Counter,
+}
+
+/// The calls with which an open call is counted.
+#[derive(Clone, Copy, Debug)]
+enum Counter {
+    /// Those of Kith's services.
+    Calls,
+    /// Watches of the health service.
+    HealthWatches,
+}
+
+impl Activity {
+    fn counted(&self, counter: Counter) -> &AtomicUsize {
+        match counter {
+            Counter::Calls => &self.open_calls,
+            Counter::HealthWatches => &self.health_watches,
+        }
+    }
+}
 
 impl OpenCall {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         activity.open_calls.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), counter: Counter::Calls }
+    }
+
+    /// A watch of the health service. `None` if `maximum` of them are open.
+    pub(super) fn health_watch(activity: &Arc<Activity>, maximum: usize) -> Option<Self> {
+        let one_more = |open| (open < maximum).then_some(open + 1);
+        activity.health_watches.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Self { activity: Arc::clone(activity), counter: Counter::HealthWatches })
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.activity.counted(self.counter).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -94,7 +124,7 @@ impl http_body::Body for CallBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Poll::Ready(Some(_)), Some(OpenCall(activity))) = (&frame, &self.call) {
+        if let (Poll::Ready(Some(_)), Some(OpenCall { activity, .. })) = (&frame, &self.call) {
             activity.advance();
         }
         frame
