@@ -48,13 +48,7 @@ enum Key {
 impl Limiter {
     /// Creates a limiter without any calls.
     pub fn new(limits: LimitsByKind) -> Self {
-        let usages = Cache::with(
-            PRINCIPALS_EXPECTED,
-            PRINCIPALS_MAX as u64,
-            UnitWeighter,
-            RandomState::new(),
-            InUse,
-        );
+        let usages = Cache::with(PRINCIPALS_EXPECTED, PRINCIPALS_MAX as u64, UnitWeighter, RandomState::new(), InUse);
         Self { limits, usages }
     }
 
@@ -66,12 +60,7 @@ impl Limiter {
     /// # Errors
     ///
     /// If the principal is at a limit. The call is then not counted.
-    pub fn admit(
-        &self,
-        principal: &Principal,
-        network: Option<IpAddr>,
-        kind: Kind,
-    ) -> Result<Option<Permit>, AtLimit> {
+    pub fn admit(&self, principal: &Principal, network: Option<IpAddr>, kind: Kind) -> Result<Option<Permit>, AtLimit> {
         let limits = match principal {
             Principal::User(_) => &self.limits.user,
             Principal::Service(_) | Principal::Anonymous => &self.limits.service,

@@ -56,7 +56,8 @@ fn find(name: &str) -> Result<Limit, String> {
 
 fn parse_maximum(name: &str, text: &str) -> Result<Option<NonZeroU32>, String> {
     let maximum = text.parse().ok().filter(|maximum| *maximum <= LIMIT_MAX);
-    let maximum = maximum.ok_or_else(|| format!("{name} must be a whole number from 0 to {LIMIT_MAX}, not {text:?}"))?;
+    let maximum =
+        maximum.ok_or_else(|| format!("{name} must be a whole number from 0 to {LIMIT_MAX}, not {text:?}"))?;
     Ok(NonZeroU32::new(maximum))
 }
 
@@ -71,7 +72,10 @@ mod tests {
             (NONE, Limits::NONE),
             (USER, Limits::USER),
             ("imports=1", Limits { imports: number(1), ..Limits::NONE }),
-            (" in-flight = 5 , reads=1000000 ", Limits { in_flight: number(5), reads: number(1_000_000), ..Limits::NONE }),
+            (
+                " in-flight = 5 , reads=1000000 ",
+                Limits { in_flight: number(5), reads: number(1_000_000), ..Limits::NONE },
+            ),
             ("writes=0,watches=2", Limits { watches: number(2), ..Limits::NONE }),
         ] {
             assert_eq!(parse_limits(text), Ok(expected), "{text}");
@@ -93,7 +97,10 @@ mod tests {
             ("writes=-1", "writes must be a whole number from 0 to 1000000, not \"-1\""),
             ("writes=1.5", "writes must be a whole number from 0 to 1000000, not \"1.5\""),
             ("writes=1000001", "writes must be a whole number from 0 to 1000000, not \"1000001\""),
-            ("writes=99999999999999999999", "writes must be a whole number from 0 to 1000000, not \"99999999999999999999\""),
+            (
+                "writes=99999999999999999999",
+                "writes must be a whole number from 0 to 1000000, not \"99999999999999999999\"",
+            ),
         ] {
             assert_eq!(parse_limits(text), Err(error.to_owned()), "{text}");
         }

@@ -5,98 +5,54 @@ mod caller;
 use kith::auth::Scope;
 use kith::auth::rights::{RIGHTS, Right};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tonic::Code;
 
 use self::caller::{Caller, Ended, message, path};
-use crate::harness::certificates::{Authority, Signed, TlsFiles};
-use crate::harness::process::Kith;
-use crate::harness::tokens::{AUDIENCE, ISSUER, Signer, claims};
-use crate::harness::{Database, Engine};
+use crate::harness::secured::Secured;
+use crate::harness::tokens::{Signer, claims};
 
 const ANN: i64 = 1;
 const BOB: i64 = 2;
 
-/// A server with TLS, tokens and principals.
-struct Server {
-    authority: Authority,
-    signer: Signer,
-    /// The API key of the service `reader`, which has the scope `read`.
-    key: String,
-    kith: Kith,
-    _files: TlsFiles,
-    _database: Database,
+/// A token of this header and these claims, each with one value replaced.
+fn token(server: &Secured, header: (&str, Value), claim: (&str, Value)) -> String {
+    let (mut headers, mut all) = (server.signer.header(), claims("user:1", ""));
+    headers[header.0] = header.1;
+    all[claim.0] = claim.1;
+    server.signer.sign(&headers, &all)
 }
 
-impl Server {
-    /// A server that demands certificates of its clients, or not.
-    async fn start(demands_certificates: bool) -> Self {
-        let authority = Authority::new();
-        let files = TlsFiles::new(&authority, &authority.sign());
-        let signer = Signer::new("one");
-        files.write("keys.json", &signer.jwks());
-        let key = format!("kith_{}", "k".repeat(43));
-        let hash = Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let principals = format!(
-            "[reader]\nkey = \"sha256:{hash}\"\nscopes = [\"read\"]\n\
-             [writer]\ncertificate = \"spiffe://example.com/writer\"\nscopes = [\"write\"]\n"
-        );
-        files.write("principals.toml", &principals);
-        let mut flags: Vec<String> = files.flags().into();
-        flags.push(format!("--principals={}", files.path("principals.toml")));
-        flags.push(format!("--jwt-keys={}", files.path("keys.json")));
-        flags.extend([format!("--jwt-issuer={ISSUER}"), format!("--jwt-audience={AUDIENCE}")]);
-        flags.extend(demands_certificates.then(|| files.client_ca()));
-        let database = Database::migrated(Engine::Sqlite).await;
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let kith = Kith::serve(&database.url, &flags).await;
-        Self { authority, signer, key, kith, _files: files, _database: database }
-    }
-
-    async fn connect(&self, own: Option<&Signed>) -> Caller {
-        Caller::connect(&self.kith.address, &self.authority, own).await
-    }
-
-    /// A token of this header and these claims, each with one value replaced.
-    fn token(&self, header: (&str, Value), claim: (&str, Value)) -> String {
-        let (mut headers, mut all) = (self.signer.header(), claims("user:1", ""));
-        headers[header.0] = header.1;
-        all[claim.0] = claim.1;
-        self.signer.sign(&headers, &all)
-    }
-
-    /// Credentials that are not valid, each with what is wrong with it.
-    fn invalid(&self) -> Vec<(&'static str, Vec<String>)> {
-        let now = chrono::Utc::now().timestamp();
-        let header = |name, value: &str| self.token((name, json!(value)), ("sub", json!("user:1")));
-        let claim = |name, value| self.token(("typ", json!("at+jwt")), (name, value));
-        let good = self.signer.token("user:1", "");
-        let (signed, signature) = good.rsplit_once('.').expect("three parts");
-        let unsigned = header("alg", "none");
-        let unsigned = unsigned.rsplit_once('.').expect("three parts").0;
-        let tampered = self.token(("typ", json!("JWT")), ("sub", json!("user:2")));
-        let tampered = tampered.rsplit_once('.').expect("three parts").0;
-        let bearer = |credential: &str| vec![format!("Bearer {credential}")];
-        vec![
-            ("expired", bearer(&claim("exp", json!(now - 60)))),
-            ("not yet valid", bearer(&claim("nbf", json!(now + 600)))),
-            ("wrong audience", bearer(&claim("aud", json!("other")))),
-            ("wrong issuer", bearer(&claim("iss", json!("https://other.example")))),
-            ("no subject", bearer(&claim("sub", Value::Null))),
-            ("no user", bearer(&claim("sub", json!("user:ann")))),
-            ("unknown key id", bearer(&header("kid", "two"))),
-            ("another's key", bearer(&Signer::new("one").token("user:1", ""))),
-            ("wrong algorithm", bearer(&header("alg", "ES256"))),
-            ("HMAC", bearer(&header("alg", "HS256"))),
-            ("none", bearer(&format!("{unsigned}."))),
-            ("claims of another token", bearer(&format!("{tampered}.{signature}"))),
-            ("no signature", bearer(signed)),
-            ("no token", bearer("token")),
-            ("unknown API key", bearer(&format!("kith_{}", "x".repeat(43)))),
-            ("another scheme", vec!["Basic YW5uOnNlY3JldA==".to_owned()]),
-            ("two headers", [bearer(&good), bearer(&good)].concat()),
-        ]
-    }
+/// Credentials that are not valid, each with what is wrong with it.
+fn invalid(server: &Secured) -> Vec<(&'static str, Vec<String>)> {
+    let now = chrono::Utc::now().timestamp();
+    let header = |name, value: &str| token(server, (name, json!(value)), ("sub", json!("user:1")));
+    let claim = |name, value| token(server, ("typ", json!("at+jwt")), (name, value));
+    let good = server.signer.token("user:1", "");
+    let (signed, signature) = good.rsplit_once('.').expect("three parts");
+    let unsigned = header("alg", "none");
+    let unsigned = unsigned.rsplit_once('.').expect("three parts").0;
+    let tampered = token(server, ("typ", json!("JWT")), ("sub", json!("user:2")));
+    let tampered = tampered.rsplit_once('.').expect("three parts").0;
+    let bearer = |credential: &str| vec![format!("Bearer {credential}")];
+    vec![
+        ("expired", bearer(&claim("exp", json!(now - 60)))),
+        ("not yet valid", bearer(&claim("nbf", json!(now + 600)))),
+        ("wrong audience", bearer(&claim("aud", json!("other")))),
+        ("wrong issuer", bearer(&claim("iss", json!("https://other.example")))),
+        ("no subject", bearer(&claim("sub", Value::Null))),
+        ("no user", bearer(&claim("sub", json!("user:ann")))),
+        ("unknown key id", bearer(&header("kid", "two"))),
+        ("another's key", bearer(&Signer::new("one").token("user:1", ""))),
+        ("wrong algorithm", bearer(&header("alg", "ES256"))),
+        ("HMAC", bearer(&header("alg", "HS256"))),
+        ("none", bearer(&format!("{unsigned}."))),
+        ("claims of another token", bearer(&format!("{tampered}.{signature}"))),
+        ("no signature", bearer(signed)),
+        ("no token", bearer("token")),
+        ("unknown API key", bearer(&format!("kith_{}", "x".repeat(43)))),
+        ("another scheme", vec!["Basic YW5uOnNlY3JldA==".to_owned()]),
+        ("two headers", [bearer(&good), bearer(&good)].concat()),
+    ]
 }
 
 /// The requests of a method that differ in who acts: nobody, Ann and Bob. The ones with Bob name him in one field each.
@@ -156,18 +112,18 @@ async fn call_all_in_vain(caller: &Caller, kind: &str, authorization: &[String],
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_method_answers_to_who_has_no_valid_credential() {
-    let server = Server::start(false).await;
-    let caller = server.connect(None).await;
+    let server = Secured::start(false).await;
+    let caller = Caller(server.connect(None).await);
     call_all_in_vain(&caller, "none", &[], "CREDENTIALS_MISSING").await;
-    for (kind, authorization) in server.invalid() {
+    for (kind, authorization) in invalid(&server) {
         call_all_in_vain(&caller, kind, &authorization, "CREDENTIALS_INVALID").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_answers_to_services_with_its_scope_and_to_users_as_themselves() {
-    let server = Server::start(false).await;
-    let caller = server.connect(None).await;
+    let server = Secured::start(false).await;
+    let caller = Caller(server.connect(None).await);
     for scope in Scope::ALL {
         let authorization = format!("Bearer {}", server.signer.token("billing", scope.name()));
         call_all(&caller, scope.name(), &[&authorization], |right, acting| of_service(right, scope, acting)).await;
@@ -185,15 +141,15 @@ async fn every_method_answers_to_services_with_its_scope_and_to_users_as_themsel
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_counts_by_its_names_and_only_without_a_header() {
-    let server = Server::start(true).await;
+    let server = Secured::start(true).await;
     let own = server.authority.sign_for("spiffe://example.com/writer");
-    let caller = server.connect(Some(&own)).await;
+    let caller = Caller(server.connect(Some(&own)).await);
     call_all(&caller, "certificate", &[], |right, acting| of_service(right, Scope::Write, acting)).await;
     let ann = format!("Bearer {}", server.signer.token("user:1", ""));
     call_all(&caller, "certificate and token", &[&ann], of_user).await;
     call_all_in_vain(&caller, "certificate and bad token", &["Bearer x".to_owned()], "CREDENTIALS_INVALID").await;
     // A certificate of the same authority, with a name that is no principal's.
-    let caller = server.connect(Some(&server.authority.sign())).await;
+    let caller = Caller(server.connect(Some(&server.authority.sign())).await);
     call_all_in_vain(&caller, "unknown certificate", &[], "CREDENTIALS_INVALID").await;
 }
 

@@ -64,8 +64,7 @@ async fn open_calls_are_counted_until_their_permits_are_dropped() {
         (Kind::Import, Limit::Imports),
     ] {
         let maximum = limits.get(limit).unwrap();
-        let open: Vec<_> =
-            (0..maximum.get()).map(|_| limiter.admit(&user(1), None, kind).expect("admitted")).collect();
+        let open: Vec<_> = (0..maximum.get()).map(|_| limiter.admit(&user(1), None, kind).expect("admitted")).collect();
         let expected = AtLimit { limit, maximum, retry_after: None };
         assert_eq!(limiter.admit(&user(1), None, kind).expect_err("a refusal"), expected);
         assert_eq!(refusal(&limiter, &user(2), kind), None, "another user");
@@ -120,10 +119,9 @@ async fn each_principal_has_limits_of_its_own() {
         assert!(limiter.admit(principal, network, Kind::Write).is_err(), "{principal} {network:?}");
     }
     // Neither an address nor scopes make another principal.
-    for (principal, network) in [
-        (&user(7), network("192.0.2.9")),
-        (&service(Source::File, "mail", &[Scope::Admin]), network("192.0.2.9")),
-    ] {
+    for (principal, network) in
+        [(&user(7), network("192.0.2.9")), (&service(Source::File, "mail", &[Scope::Admin]), network("192.0.2.9"))]
+    {
         assert!(limiter.admit(principal, network, Kind::Write).is_err(), "{principal}");
     }
 }

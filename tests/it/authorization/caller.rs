@@ -6,19 +6,17 @@ use kith::auth::rights::Right;
 use kith::proto::FILE_DESCRIPTOR_SET;
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use rustls::{ALL_VERSIONS, ClientConfig};
 use tonic::body::Body;
 use tonic::codec::{EncodeBody, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower::Service;
 
-use crate::harness::certificates::{Authority, Signed, connect};
 use crate::harness::raw::{RawChannel, post};
 
-/// A connection to a server with TLS.
+/// A connection to a server.
 #[derive(Clone)]
-pub struct Caller(RawChannel);
+pub struct Caller(pub RawChannel);
 
 /// How a call ended: OK, or an error's code and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +30,6 @@ impl Ended {
 }
 
 impl Caller {
-    pub async fn connect(address: &str, authority: &Authority, own: Option<&Signed>) -> Self {
-        let config: ClientConfig = authority.client(own, ALL_VERSIONS);
-        let stream = connect(address, config).await.expect("a handshake");
-        Self(RawChannel::over(stream).await.expect("HTTP/2"))
-    }
-
     /// Calls a method with these bytes as its only message, and with this `authorization`.
     pub async fn call(&self, path: &str, message: Vec<u8>, authorization: &[&str]) -> Ended {
         let body = EncodeBody::new_client(Bytes, tokio_stream::iter([Ok(message)]), None, None);
