@@ -24,6 +24,8 @@ use crate::history::sweep_by;
 use crate::packets::written;
 
 pub const STEPS: usize = 160;
+/// How often the sender looks after an act of the receiver.
+const LOOKS: usize = 3;
 
 /// Part of the statement that reads the newest revision, as a check of the service's health does.
 const REVISION: &str = r#""users_changed" FROM "feed""#;
@@ -197,10 +199,16 @@ impl Worlds {
         self.before(&mut sender).await;
         for _ in 0..STEPS {
             match self.rng.random_range(0..100) {
-                0..25 => self.receiver_acts(&mut sender).await,
+                0..25 => {
+                    self.receiver_acts(&mut sender).await;
+                    self.sender_looks(&mut sender, compares_traffic).await?;
+                }
                 25..29 => self.wait().await,
                 29..31 => self.other_accepts().await,
-                _ => self.sender_calls(&mut sender, compares_traffic).await?,
+                _ => {
+                    let call = sender.next();
+                    self.sender_calls(&mut sender, call, compares_traffic).await?;
+                }
             }
         }
         Ok(())
@@ -209,6 +217,7 @@ impl Worlds {
     async fn before(&mut self, sender: &mut Sender) {
         let Cast { sender: user, receiver, .. } = self.cast;
         for before in self.difference.before {
+            self.before_change().await;
             match before {
                 Before::Sends => {
                     let id = self.with.app.send(user, receiver).await;
@@ -279,8 +288,18 @@ impl Worlds {
         self.after_change().await;
     }
 
-    async fn sender_calls(&mut self, sender: &mut Sender, compares_traffic: bool) -> Result<(), String> {
-        let call = sender.next();
+    /// The sender reads something while the worlds have different numbers of events.
+    async fn sender_looks(&mut self, sender: &mut Sender, compares_traffic: bool) -> Result<(), String> {
+        if self.principal == Principal::User {
+            for _ in 0..LOOKS {
+                let call = sender.look();
+                self.sender_calls(sender, call, compares_traffic).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sender_calls(&mut self, sender: &mut Sender, call: Call, compares_traffic: bool) -> Result<(), String> {
         if call.writes() {
             self.before_change().await;
         }

@@ -146,7 +146,16 @@ fn shown<T: Debug>(response: Result<Response<T>, Status>) -> String {
             metadata.remove("date");
             format!("{metadata:?} {:?}", response.get_ref())
         }
-        Err(status) => described(&status),
+        Err(status) => refused(&status),
+    }
+}
+
+/// An error as text, without the epoch, which is random.
+fn refused(status: &Status) -> String {
+    let text = described(status);
+    match text.split_once("\"epoch\": \"") {
+        Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_hexdigit())),
+        None => text,
     }
 }
 
@@ -170,13 +179,13 @@ async fn watched(clients: &Clients, call: pb::WatchEventsRequest) -> String {
     let end = clients.connections().get_connection_counts(end).await.expect("counts").into_inner().revision;
     let (mut watching, mut messages) = match clients.try_watch(call).await {
         Ok(watching) => (watching, Vec::new()),
-        Err(status) => return described(&status),
+        Err(status) => return refused(&status),
     };
     let mut reported = -1;
     loop {
         let message = match watching.message().await {
             Ok(message) => message,
-            Err(status) => return described(&status),
+            Err(status) => return refused(&status),
         };
         let is_last = message.revision >= end;
         // How often the same is reported depends on time.
@@ -236,6 +245,11 @@ impl Sender {
             _ => {}
         }
         call
+    }
+
+    /// The next call that changes nothing.
+    pub fn look(&mut self) -> Call {
+        if self.rng.random_ratio(1, 3) { self.look_at_the_feed() } else { self.read() }
     }
 
     fn write(&mut self) -> Call {
@@ -331,7 +345,7 @@ impl Sender {
 
     /// Mostly a revision that the sender received, now and then a later one, which a user must not find.
     fn min_revision(&mut self) -> i64 {
-        let later = self.principal == Principal::User && self.rng.random_ratio(1, 8);
+        let later = self.principal == Principal::User && self.rng.random_ratio(1, 30);
         if later { self.revision + self.rng.random_range(1..3) } else { self.revision }
     }
 
