@@ -8,10 +8,13 @@ pub mod authenticator;
 mod crypto;
 mod fetch;
 mod keys;
+pub mod limiter;
+pub mod limits;
 pub mod names;
 pub mod principal;
 mod principals;
 mod remote;
+pub mod rights;
 pub mod signing;
 #[cfg(test)]
 mod testing;

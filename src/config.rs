@@ -4,6 +4,7 @@ mod address;
 mod database;
 mod duration;
 mod file;
+mod limits;
 mod nearest;
 mod origins;
 mod parse;

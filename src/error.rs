@@ -10,6 +10,9 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth::Unauthenticated;
+use crate::auth::limits::{self, AtLimit};
+use crate::auth::rights::Denied;
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
 use crate::domain::id::{Sequence, UserId};
@@ -275,6 +278,62 @@ impl From<FeedError> for Status {
             FeedError::Unresponsive => unavailable(),
             FeedError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<Unauthenticated> for Status {
+    fn from(error: Unauthenticated) -> Self {
+        let (reason, message) = match error {
+            Unauthenticated::Missing => (
+                ErrorReason::CredentialsMissing,
+                "the call has no credential; send a token or an API key in the header authorization: Bearer …"
+                    .to_owned(),
+            ),
+            Unauthenticated::Invalid(cause) => {
+                (ErrorReason::CredentialsInvalid, format!("the credential is not valid: {cause}"))
+            }
+        };
+        status(Code::Unauthenticated, reason, message, [])
+    }
+}
+
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Self {
+        use ErrorReason::{ActsForAnotherUser, OperatorsOnly, ScopeMissing};
+        const CODE: Code = Code::PermissionDenied;
+        match denied {
+            Denied::ScopeMissing(scope) => {
+                let message = format!("the call needs the scope {}, which the service does not have", scope.name());
+                status(CODE, ScopeMissing, message, [("scope", scope.name().to_owned())])
+            }
+            Denied::OperatorsOnly => status(CODE, OperatorsOnly, "only services may make this call", []),
+            Denied::ViewForOperatorsOnly(field) => {
+                let message =
+                    format!("only services see every field of other users; leave out {field}, or ask for BASIC");
+                status(CODE, OperatorsOnly, message, [("field", field.to_owned())])
+            }
+            Denied::ActsForAnother { field, user } => {
+                let message = format!("{field} names another user; user {user} acts and reads only as themself");
+                let metadata = [("field", field.to_owned()), ("user_id", user.to_string())];
+                status(CODE, ActsForAnotherUser, message, metadata)
+            }
+        }
+    }
+}
+
+impl From<AtLimit> for Status {
+    fn from(AtLimit { limit, maximum, retry_after }: AtLimit) -> Self {
+        let message = match limit {
+            limits::Limit::Reads => format!("the caller makes more than {maximum} reads a second"),
+            limits::Limit::Writes => format!("the caller makes more than {maximum} writes a second"),
+            limits::Limit::InFlight => format!("the caller has {maximum} calls in flight, the maximum"),
+            limits::Limit::Watches => format!("the caller has {maximum} watches open, the maximum"),
+            limits::Limit::Imports => format!("the caller runs {maximum} imports, the maximum"),
+        };
+        let metadata = [("limit", limit.name().to_owned()), ("maximum", maximum.to_string())];
+        let mut details = details(ErrorReason::RateLimited, metadata);
+        details.set_retry_info(Some(retry_after.unwrap_or(RETRY_DELAY)));
+        Self::with_error_details(Code::ResourceExhausted, message, details)
     }
 }
 

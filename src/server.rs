@@ -1,10 +1,12 @@
 //! Assembles the gRPC server and runs it until it is shut down.
 
 mod accept;
+mod admission;
 mod answer;
 mod call;
 mod connection;
 mod health;
+mod limited;
 pub mod listener;
 pub mod peer;
 mod rarely;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -28,12 +32,16 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::Layer;
 
+pub use self::admission::ConnectionLimits;
 use self::answer::Unsent;
 use self::call::CallLayer;
 use self::connection::{Times, Transport};
 use self::health::Health;
 use self::listener::Listener;
 use self::tls::Tls;
+use crate::auth::limiter::Limiter;
+use crate::auth::limits::LimitsByKind;
+use crate::auth::{Authenticator, rights};
 use crate::committer::Committer;
 use crate::config::Origins;
 use crate::domain::policy::Policy;
@@ -51,6 +59,7 @@ use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
+use crate::service::guard::Guarded;
 use crate::service::import::Imports;
 use crate::service::user::Users;
 use crate::store::{Store, StoreError};
@@ -91,6 +100,10 @@ pub struct Settings {
     /// Maximum bytes of large answers that wait for their callers to read them. Further reads with one are refused. One
     /// connection may have a quarter of it.
     pub max_unsent: usize,
+    /// Maximum open connections.
+    pub connections: ConnectionLimits,
+    /// Limits on the calls of each principal.
+    pub limits: LimitsByKind,
     /// Time for which the server still accepts connections and calls after health is NOT_SERVING.
     pub drain_delay: Duration,
     /// Time that open calls have to finish after that.
@@ -101,6 +114,8 @@ pub struct Settings {
     pub max_connection_age: Option<Duration>,
     /// Origins of the pages that may call by gRPC-Web. `None` = no gRPC-Web.
     pub grpc_web: Option<Origins>,
+    /// Who may call. By default everybody, who may then do everything.
+    pub authenticator: Authenticator,
     /// TLS of every connection. `None` = no connection has TLS.
     pub tls: Option<Tls>,
     /// Whether to serve server reflection.
@@ -118,11 +133,14 @@ impl Default for Settings {
             sweep_interval: Duration::from_secs(60),
             max_call_time: Duration::from_secs(10),
             max_unsent: 256 << 20,
+            connections: ConnectionLimits::default(),
+            limits: LimitsByKind::default(),
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             opening_time: Duration::from_secs(10),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
             grpc_web: None,
+            authenticator: Authenticator::anonymous(),
             tls: None,
             reflection: true,
         }
@@ -198,19 +216,26 @@ async fn serve_with(
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
+    check_rights()?;
     let mut routes = routes(core, feed, imports);
     routes = add!(routes, health);
     if settings.reflection {
         routes = add_reflection(routes)?;
     }
-    let service = CallLayer::new(settings.max_call_time, Unsent::new(settings.max_unsent)).layer(routes.prepare());
+    let layer = CallLayer {
+        authenticator: settings.authenticator,
+        limiter: Arc::new(Limiter::new(settings.limits)),
+        max_time: settings.max_call_time,
+        unsent: Unsent::new(settings.max_unsent),
+    };
+    let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
-    let tls = settings.tls;
+    let (tls, limits) = (settings.tls, settings.connections);
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
-        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), stopped)),
+        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), limits, stopped)),
         Some(origins) => {
             let transport = Transport::new(web::web(service, &origins), times).with_web(origins).with_tls(tls);
-            Box::pin(accept::serve(listener, transport, stopped))
+            Box::pin(accept::serve(listener, transport, limits, stopped))
         }
     };
     let mut ended = tokio::select! {
@@ -254,7 +279,8 @@ async fn serve_with(
 
 /// Logs and returns the error of a server whose task that commits has ended.
 fn committer_ended(ended: &Result<(), JoinError>) -> Failure {
-    tracing::error!(failure = ended.as_ref().err().map(ToString::to_string), "{COMMITTER_ENDED}");
+    // A panic itself was logged where it happened.
+    tracing::error!(panicked = ended.as_ref().is_err_and(JoinError::is_panic), "{COMMITTER_ENDED}");
     COMMITTER_ENDED.into()
 }
 
@@ -273,11 +299,20 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
 
 fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
     let mut routes = Routes::default();
-    routes = add!(routes, UserServiceServer::new(Users { core: core.clone(), imports }));
-    routes = add!(routes, ConnectionRequestServiceServer::new(ConnectionRequests(core.clone())));
-    routes = add!(routes, ConnectionServiceServer::new(Connections(core.clone())));
-    routes = add!(routes, BlockServiceServer::new(Blocks(core.clone())));
-    add!(routes, EventServiceServer::new(Events { core, feed }))
+    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports })));
+    routes = add!(routes, ConnectionRequestServiceServer::new(Guarded(ConnectionRequests(core.clone()))));
+    routes = add!(routes, ConnectionServiceServer::new(Guarded(Connections(core.clone()))));
+    routes = add!(routes, BlockServiceServer::new(Guarded(Blocks(core.clone()))));
+    add!(routes, EventServiceServer::new(Guarded(Events { core, feed })))
+}
+
+/// Checks that the table of rights has a row for each method. A server without one is not started.
+fn check_rights() -> Result<(), Failure> {
+    let missing = rights::missing(&FileDescriptorSet::decode(FILE_DESCRIPTOR_SET)?, rights::RIGHTS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("the table of rights does not cover the API, which is a bug: {}", missing.join(", ")).into())
 }
 
 /// Adds both versions of reflection, since clients use either.

@@ -7,6 +7,7 @@ pub mod block;
 pub mod connection;
 pub mod connection_request;
 pub mod event;
+pub mod guard;
 pub mod import;
 mod pager;
 pub mod user;

@@ -20,10 +20,8 @@ pub enum Principal {
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
-    /// Where its name is from.
-    pub source: Source,
-    /// Its name there.
-    pub name: String,
+    /// Its name with the source, which no other principal has.
+    key: Arc<str>,
     /// What it may do.
     pub scopes: Scopes,
 }
@@ -106,7 +104,7 @@ impl Principal {
     pub fn caller(&self) -> Caller {
         match self {
             Self::Anonymous => Caller::Operator,
-            Self::Service(service) => Caller::Service(service.key().into()),
+            Self::Service(service) => Caller::Service(Arc::clone(&service.key)),
             Self::User(id) => Caller::User(*id),
         }
     }
@@ -125,21 +123,26 @@ impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
-            Self::Service(service) => f.write_str(&service.key()),
+            Self::Service(service) => f.write_str(&service.key),
             Self::User(id) => write!(f, "user:{id}"),
         }
     }
 }
 
 impl Service {
-    /// Returns the name with its source, which no other principal has.
-    ///
-    /// It is part of stored idempotency keys, and must not change between versions.
-    pub fn key(&self) -> String {
-        match self.source {
-            Source::File => format!("service:{}", self.name),
-            Source::Token => format!("token:{}", self.name),
-        }
+    /// A service that has this name in this source.
+    pub fn new(source: Source, name: &str, scopes: Scopes) -> Self {
+        // Part of stored idempotency keys: it must not change between versions.
+        let source = match source {
+            Source::File => "service",
+            Source::Token => "token",
+        };
+        Self { key: format!("{source}:{name}").into(), scopes }
+    }
+
+    /// Returns its name with the source, which no other principal has.
+    pub(super) fn key(&self) -> &Arc<str> {
+        &self.key
     }
 }
 
@@ -148,8 +151,7 @@ mod tests {
     use super::*;
 
     fn service(source: Source, name: &str, scopes: &[Scope]) -> Principal {
-        let scopes = scopes.iter().copied().collect();
-        Principal::Service(Arc::new(Service { source, name: name.to_owned(), scopes }))
+        Principal::Service(Arc::new(Service::new(source, name, scopes.iter().copied().collect())))
     }
 
     #[test]

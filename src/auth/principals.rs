@@ -93,7 +93,7 @@ impl Principals {
         if hashes.is_empty() && names.is_empty() {
             return Err(refused("needs a key or a certificate"));
         }
-        let service = Service { source: Source::File, name: name.to_owned(), scopes };
+        let service = Service::new(Source::File, name, scopes);
         let principal = Principal::Service(Arc::new(service));
         for (at, hash) in hashes {
             insert(&mut self.keys, hash, &principal).map_err(|of| (at, format!("has a key that {of} has too")))?;

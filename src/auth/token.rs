@@ -150,7 +150,7 @@ fn principal(claims: Claims) -> Result<Principal, Cause> {
         return user_id(id).map(Principal::User).ok_or(Cause::Subject);
     }
     let scopes = claims.scope.iter().flat_map(|scope| scope.split(' ')).filter_map(Scope::from_name).collect();
-    Ok(Principal::Service(Arc::new(Service { source: Source::Token, name: subject, scopes })))
+    Ok(Principal::Service(Arc::new(Service::new(Source::Token, &subject, scopes))))
 }
 
 /// Parses an id in its only form: without sign and leading zeros.

@@ -18,7 +18,7 @@ use crate::domain::command::{Batch, Command, Submission};
 use crate::follow::NamedFile;
 use crate::server::listener::Listener;
 use crate::server::tls::{Files, Tls};
-use crate::server::{self, Settings, waiting};
+use crate::server::{self, ConnectionLimits, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
@@ -38,6 +38,11 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         }
     };
     tracing::info!("listening on {}", listener.local_address()?);
+    let per_address = usize::try_from(args.max_client_connections_per_address)?;
+    let connections = ConnectionLimits {
+        total: usize::try_from(args.max_client_connections)?,
+        per_address: (per_address > 0).then_some(per_address),
+    };
     let settings = Settings {
         policy: args.policy.policy(),
         read_only: args.read_only,
@@ -47,6 +52,8 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         sweep_interval: args.sweep_interval,
         max_call_time: args.max_call_time,
         max_unsent: usize::try_from(u64::from(args.max_unsent_mib) << 20)?,
+        connections,
+        limits: args.limits(),
         drain_delay: args.drain_delay.unwrap_or_else(|| default_drain_delay(&listener)),
         drain_time: args.drain_time,
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),

@@ -8,8 +8,10 @@ use clap::Args;
 use super::address::Address;
 use super::database::Common;
 use super::duration::{interval, parse_duration};
+use super::limits::{NONE, USER, parse_limits};
 use super::origins::Origins;
 use super::policy::PolicyArgs;
+use crate::auth::limits::{Limits, LimitsByKind};
 use crate::store::Options;
 
 /// Settings of `kith serve`.
@@ -35,6 +37,10 @@ pub struct Serve {
     /// File with the certificates of the authorities of clients, in PEM: a client then needs a certificate of theirs
     #[arg(long, help_heading = "Listen", env = "KITH_TLS_CLIENT_CA", value_name = "PATH")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Let everybody who reaches the server do everything, although other machines can; without it, such an address needs
+    /// --jwt-keys or --principals
+    #[arg(long, help_heading = "Access", env = "KITH_INSECURE_ALLOW_ANONYMOUS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
+    pub insecure_allow_anonymous: bool,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
@@ -78,6 +84,20 @@ pub struct Serve {
     /// refused; one connection may have a quarter of it
     #[arg(long, help_heading = "Limits", env = "KITH_MAX_UNSENT_MIB", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub max_unsent_mib: u32,
+    /// Maximum open connections of clients, 1 to 1000000; further ones are closed at once
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_CLIENT_CONNECTIONS", value_name = "NUMBER", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_client_connections: u32,
+    /// The same for each client address, or each /64 of IPv6; 0 = no limit of its own, as behind one load balancer, whose
+    /// address all clients have
+    #[arg(long, help_heading = "Limits", env = "KITH_MAX_CLIENT_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub max_client_connections_per_address: u32,
+    /// Limits on the calls of each user who is a principal, such as reads=100,writes=20,in-flight=64,watches=8,imports=1:
+    /// reads and writes are calls a second, the others are concurrent; 0 or left out = no limit; none = no limits
+    #[arg(long, help_heading = "Limits", env = "KITH_LIMIT_EACH_USER", value_name = "LIMITS", default_value = USER, value_parser = parse_limits)]
+    pub limit_each_user: Limits,
+    /// The same for each service; without authentication, for each client address, or each /64 of IPv6
+    #[arg(long, help_heading = "Limits", env = "KITH_LIMIT_EACH_SERVICE", value_name = "LIMITS", default_value = NONE, value_parser = parse_limits)]
+    pub limit_each_service: Limits,
     /// Time for which the server still accepts calls after a signal that ends it, while health is NOT_SERVING; by default
     /// 0s on a loopback address and 5s on others
     #[arg(long, help_heading = "Listen", env = "KITH_DRAIN_DELAY", value_name = "DURATION", value_parser = parse_duration)]
@@ -101,6 +121,11 @@ pub struct Serve {
 }
 
 impl Serve {
+    /// Returns the limits on calls.
+    pub fn limits(&self) -> LimitsByKind {
+        LimitsByKind { user: self.limit_each_user, service: self.limit_each_service }
+    }
+
     /// Returns the options for the database.
     pub fn options(&self) -> Options {
         let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);

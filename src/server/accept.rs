@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tonic::body::Body;
 use tower::Service;
 
+use super::admission::{Admission, ConnectionLimits};
 use super::connection::Transport;
 use super::listener::{Listener, Stream};
 use super::peer::Peer;
@@ -21,15 +22,19 @@ use super::wait;
 /// Delay after a connection could not be accepted, for example without free file descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Serves all connections until `stopped` is true, and then those that are open, to their ends.
+/// Serves connections within the limits until `stopped` is true, and then those that are open, to their ends.
 ///
 /// Dropping the future closes them.
-pub(super) async fn serve<S>(listener: Listener, transport: Transport<S>, stopped: watch::Receiver<bool>)
-where
+pub(super) async fn serve<S>(
+    listener: Listener,
+    transport: Transport<S>,
+    limits: ConnectionLimits,
+    stopped: watch::Receiver<bool>,
+) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Unpin + Send + 'static,
 {
-    let mut open = accept_until(&listener, transport, stopped).await;
+    let mut open = accept_until(&listener, transport, limits, stopped).await;
     // New clients are refused, and find another server.
     drop(listener);
     while let Some(ended) = open.join_next().await {
@@ -37,12 +42,13 @@ where
     }
 }
 
-/// Serves connections until `stopped` is true. Returns those that are open, whose ends have begun.
+/// Serves connections within the limits until `stopped` is true. Returns those that are open, whose ends have begun.
 ///
 /// Dropping the future, or what it returns, closes them.
 pub(super) async fn accept_until<S>(
     listener: &Listener,
     transport: Transport<S>,
+    limits: ConnectionLimits,
     mut stopped: watch::Receiver<bool>,
 ) -> JoinSet<()>
 where
@@ -50,6 +56,7 @@ where
     S::Future: Unpin + Send + 'static,
 {
     let transport = Arc::new(transport);
+    let admission = Admission::new(limits);
     let mut open = JoinSet::new();
     let failed = Rarely::default();
     loop {
@@ -61,8 +68,13 @@ where
             }
             accepted = accept(listener, &failed) => accepted,
         };
+        // Dropping the stream closes the connection.
+        let Some(admitted) = admission.admit(peer) else { continue };
         let (transport, stopped) = (Arc::clone(&transport), stopped.clone());
-        open.spawn(async move { transport.serve(stream, peer, stopped).await });
+        open.spawn(async move {
+            transport.serve(stream, peer, stopped).await;
+            drop(admitted);
+        });
     }
 }
 
@@ -82,7 +94,8 @@ async fn accept(listener: &Listener, failed: &Rarely) -> (Stream, Peer) {
 }
 
 fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(error = &error as &dyn Error, "the task of a connection panicked, which is a bug");
+    // The panic itself was logged where it happened.
+    if ended.is_err() {
+        tracing::error!("the task of a connection panicked, which is a bug");
     }
 }

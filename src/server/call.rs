@@ -1,5 +1,5 @@
-//! The layer around every call: identifies the caller, enforces the deadline, limits what waits to be sent, and logs how
-//! the call ended.
+//! The layer around every call: authenticates it, holds its principal to the limits, enforces the deadline, limits what
+//! waits to be sent, and logs how the call ended.
 //!
 //! tonic responds to a passed deadline with CANCELLED. Clients expect DEADLINE_EXCEEDED, so this layer enforces it.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -17,54 +18,57 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
+use super::limited::{hold, kind};
 use super::peer::Peer;
-use crate::domain::caller::Caller;
+use crate::auth::limiter::{Limiter, Permit};
+use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
 use crate::error;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
 
 /// The method whose response is a stream of messages.
 pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+/// The method whose request is a stream of messages.
+pub(super) const IMPORT: &str = "/kith.v1.UserService/ImportUsers";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 2] = ["/kith.v1.UserService/ImportUsers", WATCH];
+const UNLIMITED: [&str; 2] = [IMPORT, WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
+/// Path prefix of health. Its methods need no credential: load balancers have none.
+pub(super) const HEALTH_PREFIX: &str = "/grpc.health.v1.";
 /// How the names of methods begin that only read.
 const READS: [&str; 3] = ["Get", "BatchGet", "List"];
 
 /// Wraps a service in [`Call`].
 #[derive(Clone, Debug)]
 pub(super) struct CallLayer {
-    max_time: Duration,
-    unsent: Unsent,
-}
-
-impl CallLayer {
-    /// Creates a layer that limits calls to `max_time`, and their answers to what `unsent` allows.
-    pub(super) fn new(max_time: Duration, unsent: Unsent) -> Self {
-        Self { max_time, unsent }
-    }
+    pub(super) authenticator: Authenticator,
+    /// Limits the calls of each principal.
+    pub(super) limiter: Arc<Limiter>,
+    /// Maximum duration of a call.
+    pub(super) max_time: Duration,
+    /// Limits the bytes of answers.
+    pub(super) unsent: Unsent,
 }
 
 impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, inner: S) -> Call<S> {
-        Call { inner, max_time: self.max_time, unsent: self.unsent.clone() }
+        Call { inner, layer: self.clone() }
     }
 }
 
-/// A service that adds the caller and the deadline to each request, and logs how the call ended.
+/// A service that adds the principal and the deadline to each request, and logs how the call ended.
 #[derive(Clone, Debug)]
 pub(super) struct Call<S> {
     inner: S,
-    max_time: Duration,
-    unsent: Unsent,
+    layer: CallLayer,
 }
 
 impl<S> Service<Request<Body>> for Call<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -79,23 +83,28 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let address = address(&request);
         let record = Arc::new(Record::new(request.uri(), request.headers(), address));
-        let deadline = self.deadline(record.method(), request.headers()).map(|time| record.started() + time);
+        let deadline = self.layer.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
         compress_only_for_those_who_do(request.headers_mut());
-        // Callers are identified only here. Without authentication, every caller is an operator.
-        request.extensions_mut().insert(Caller::Operator);
         request.extensions_mut().insert(Arc::clone(&record));
-        let (max_time, unsent) = (self.max_time, self.unsent.clone());
-        let call = self.inner.call(request);
+        let (mut inner, layer) = (self.inner.clone(), self.layer.clone());
+        let call = async move {
+            // Before the body of the request is read.
+            match layer.admit(&mut request).await {
+                Ok(permit) => inner.call(request).await.map(|response| (response, permit)),
+                Err(refused) => Ok((refused.into_http(), None)),
+            }
+        };
+        let (max_time, unsent) = (self.layer.max_time, self.layer.unsent.clone());
         Box::pin(async move {
             let open = Open(Some(&record));
-            let response = match deadline {
+            let (response, permit) = match deadline {
                 Some(deadline) => tokio::select! {
                     biased;
                     response = call => response?,
-                    () = sleep_until(deadline) => error::deadline_passed().into_http(),
+                    () = sleep_until(deadline) => (error::deadline_passed().into_http(), None),
                 },
                 None => call.await?,
             };
@@ -108,7 +117,7 @@ where
             let method = record.method();
             if !method.starts_with(KITH_PREFIX) || method == WATCH {
                 record.succeeded();
-                return Ok(response);
+                return Ok(hold(response, permit));
             }
             let sending = Sending {
                 unsent,
@@ -117,12 +126,39 @@ where
                 until: deadline.unwrap_or_else(|| Instant::now() + max_time),
                 refusable: only_reads(method),
             };
-            Ok(sending.prepare(&record, response).await)
+            Ok(hold(sending.prepare(&record, response).await, permit))
         })
     }
 }
 
-impl<S> Call<S> {
+impl CallLayer {
+    /// Adds the principal to the request, removes its credential, and counts the call towards the principal's limits.
+    ///
+    /// # Errors
+    ///
+    /// If the call needs a credential and has no valid one, or if the principal is at a limit.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<Option<Permit>, Status> {
+        let principal = self.authenticate(request).await?;
+        let network = request.extensions().get().copied().and_then(Peer::network);
+        let permit = match kind(request.uri().path()) {
+            Some(kind) => self.limiter.admit(&principal, network, kind)?,
+            None => None,
+        };
+        request.headers_mut().remove(AUTHORIZATION);
+        request.extensions_mut().insert(principal.caller());
+        request.extensions_mut().insert(principal);
+        Ok(permit)
+    }
+
+    /// A request that is not exclusive could not be sent to another thread.
+    async fn authenticate(&self, request: &mut Request<Body>) -> Result<Principal, Unauthenticated> {
+        if request.uri().path().starts_with(HEALTH_PREFIX) {
+            return Ok(Principal::Anonymous);
+        }
+        let names = request.extensions().get::<Arc<Names>>();
+        self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref)).await
+    }
+
     /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.
     ///
     /// It starts before tonic's own timeout for the same call, and so ends first.
@@ -185,7 +221,7 @@ fn status(response: &Response<Body>) -> Option<Status> {
 }
 
 /// Whether a method of Kith's changes nothing.
-fn only_reads(path: &str) -> bool {
+pub(super) fn only_reads(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|method| READS.iter().any(|read| method.starts_with(read)))
 }
 

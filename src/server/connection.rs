@@ -30,6 +30,7 @@ use super::peer::Peer;
 use super::rarely::Rarely;
 use super::tls::{Tls, is_refusal};
 use super::wait;
+use crate::auth::Names;
 use crate::config::Origins;
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
@@ -81,6 +82,9 @@ pub(super) struct Transport<S> {
     tls: Option<Tls>,
     notes: Notes,
 }
+
+/// The other end of a connection: its address, and the names in its certificate, if it has one.
+type Client = (Peer, Option<Arc<Names>>);
 
 /// Times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +148,7 @@ where
         let deadline = Instant::now() + self.times.opening;
         let Some((opening, protocol)) = self.open(&mut stream, deadline, peer, &mut stopped).await else { return };
         match (&self.tls, protocol) {
-            (None, _) => self.serve_protocol(stream, (opening, protocol), peer, stopped).await,
+            (None, _) => self.serve_protocol(stream, (opening, protocol), (peer, None), stopped).await,
             (Some(tls), Protocol::Tls) => {
                 // TLS has to read the first bytes too.
                 let stream = Socket::new(stream, opening, Arc::default());
@@ -215,7 +219,11 @@ where
         match self.open(&mut stream, deadline, peer, &mut stopped).await {
             // TLS within TLS.
             Some((_, Protocol::Tls)) => self.notes.wrong_protocol(Protocol::Other, peer),
-            Some(opened) => self.serve_protocol(stream, opened, peer, stopped).await,
+            Some(opened) => {
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let names = certificate.map(|certificate| Arc::new(Names::of(certificate)));
+                self.serve_protocol(stream, opened, (peer, names), stopped).await;
+            }
             None => {}
         }
     }
@@ -225,14 +233,14 @@ where
         &self,
         stream: T,
         (opening, protocol): (Opening, Protocol),
-        peer: Peer,
+        (peer, names): Client,
         stopped: watch::Receiver<bool>,
     ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match protocol {
-            Protocol::Http2 => self.serve_http(stream, opening, peer, stopped).await,
-            Protocol::Http1 if self.web.is_some() => self.serve_http(stream, opening, peer, stopped).await,
+            Protocol::Http2 => self.serve_http(stream, opening, (peer, names), stopped).await,
+            Protocol::Http1 if self.web.is_some() => self.serve_http(stream, opening, (peer, names), stopped).await,
             Protocol::Http1 | Protocol::Tls | Protocol::Proxy | Protocol::Other => {
                 self.notes.wrong_protocol(protocol, peer);
                 if protocol == Protocol::Http1 {
@@ -242,14 +250,19 @@ where
         }
     }
 
-    async fn serve_http<T>(&self, stream: T, opening: Opening, peer: Peer, mut stopped: watch::Receiver<bool>)
-    where
+    async fn serve_http<T>(
+        &self,
+        stream: T,
+        opening: Opening,
+        (peer, names): Client,
+        mut stopped: watch::Receiver<bool>,
+    ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Arc::new(Activity::default());
         let (leave, leaving) = watch::channel(false);
         let (service, web) = (self.service.clone(), self.web.clone());
-        let entry = Entry { service, peer, web, activity: Arc::clone(&activity), leaving };
+        let entry = Entry { service, peer, names, web, activity: Arc::clone(&activity), leaving };
         let socket = TokioIo::new(Socket::new(stream, opening, Arc::clone(&activity)));
         let mut connection = std::pin::pin!(self.http.serve_connection(socket, entry));
         tokio::select! {
@@ -319,8 +332,8 @@ impl Notes {
 
     /// Logs how a connection ended.
     ///
-    /// Lost connections are normal. One that was ended because of too many control frames, resets, errors or headers is
-    /// not.
+    /// Lost connections are normal. One that was ended because of too many frames of a kind, resets, errors or headers
+    /// is not.
     fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) {
         let Err(error) = ended else { return };
         let error: &(dyn Error + 'static) = &*error;

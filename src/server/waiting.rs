@@ -11,6 +11,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 
 use super::accept::accept_until;
+use super::admission::ConnectionLimits;
 use super::connection::{Times, Transport};
 use super::listener::Listener;
 use super::tls::Tls;
@@ -46,7 +47,7 @@ pub async fn serve_until<T>(listener: &Listener, tls: Option<&Tls>, ready: impl 
         _ = stop.send(true);
         output
     };
-    let (mut open, output) = join!(accept_until(listener, transport, stopped), ready);
+    let (mut open, output) = join!(accept_until(listener, transport, ConnectionLimits::default(), stopped), ready);
     // The start does not wait for their ends.
     open.detach_all();
     output

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot go on has failed")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
 
+mod authorization;
 mod bad_input;
 mod cancellation;
 mod check;
@@ -16,7 +17,9 @@ mod concurrency;
 mod conformance;
 mod connections;
 mod coverage;
+mod dependencies;
 mod devices;
+mod erasure;
 mod faults;
 mod feed;
 mod files;
@@ -24,6 +27,7 @@ mod freshness;
 mod gzip;
 mod harness;
 mod history;
+mod hostile;
 mod large_pages;
 mod layers;
 mod log;
@@ -34,6 +38,7 @@ mod paging;
 mod plans;
 mod poolers;
 mod postgres_urls;
+mod principals;
 mod privacy;
 mod program;
 mod read_only;

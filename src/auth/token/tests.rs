@@ -37,7 +37,7 @@ fn a_token_of_each_algorithm_is_verified_and_remembered() {
         let token = issuer.sign(issuer.header(), claims());
         for _ in 0..2 {
             let Ok(Principal::Service(service)) = verifier.verify(&token, NOW) else { panic!("a service") };
-            assert_eq!((service.source, service.name.as_str()), (Source::Token, "billing"));
+            assert_eq!(service.key().as_ref(), "token:billing");
             assert_eq!(service.scopes, [Scope::Read, Scope::Write].into_iter().collect());
             assert_eq!(verifier.remembered.len(), remembered);
         }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,10 +11,13 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
+use crate::auth::Names;
+use crate::auth::limits::{AtLimit, Limit};
 use crate::config::Origins;
 use crate::server::call::{KITH_PREFIX, WATCH};
 use crate::server::peer::Peer;
@@ -29,10 +33,17 @@ const WEB: [&str; 4] = [
     "application/grpc-web-text+proto",
 ];
 
+/// The method of the health service whose response is a stream.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// Maximum of these streams on one connection. Anybody may open them, and they do not end by themselves. A client has one.
+const HEALTH_WATCHES_MAX: NonZeroU32 = NonZeroU32::new(16).expect("not zero");
+
 /// The entry for the requests of one connection.
 pub(super) struct Entry<S> {
     pub(super) service: S,
     pub(super) peer: Peer,
+    /// The names in the client's certificate, if it has one.
+    pub(super) names: Option<Arc<Names>>,
     /// With gRPC-Web: the origins of pages that may call.
     pub(super) web: Option<Arc<Origins>>,
     pub(super) activity: Arc<Activity>,
@@ -51,28 +62,46 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
-            return Responding::Refused(Some(refusal));
+            return Responding::Refused(Some(refusal), Arc::clone(&self.activity));
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
+        if let Some(names) = &self.names {
+            request.extensions_mut().insert(Arc::clone(names));
+        }
         // Its stream does not end by itself.
         if request.uri().path() == WATCH {
             request.extensions_mut().insert(Leaving(self.leaving.clone()));
         }
         self.activity.advance();
-        // Streams of health and reflection do not end by themselves. They do not hold a connection open.
-        let call = request.uri().path().starts_with(KITH_PREFIX).then(|| OpenCall::new(&self.activity));
+        let Ok(call) = open(request.uri().path(), &self.activity) else {
+            let refused = AtLimit { limit: Limit::Watches, maximum: HEALTH_WATCHES_MAX, retry_after: None };
+            return Responding::Refused(Some(Status::from(refused).into_http()), Arc::clone(&self.activity));
+        };
         // The router and the layers around it are always ready.
-        Responding::Called(self.service.clone().call(request), call)
+        Responding::Called(self.service.clone().call(request), Arc::clone(&self.activity), call)
     }
+}
+
+/// There are too many calls of a kind.
+struct TooMany;
+
+/// Counts a call, if its kind is counted.
+///
+/// Streams of health and reflection do not end by themselves. They do not hold a connection open.
+fn open(path: &str, activity: &Arc<Activity>) -> Result<Option<OpenCall>, TooMany> {
+    if path == HEALTH_WATCH {
+        return OpenCall::health_watch(activity, HEALTH_WATCHES_MAX.get() as usize).map(Some).ok_or(TooMany);
+    }
+    Ok(path.starts_with(KITH_PREFIX).then(|| OpenCall::new(activity)))
 }
 
 /// The future response to a request.
 pub(super) enum Responding<F> {
-    /// The request is not a call.
-    Refused(Option<Response<Body>>),
-    /// A call of Kith's services is open until the body of its response ends.
-    Called(F, Option<OpenCall>),
+    /// The request is not a call, or one too many.
+    Refused(Option<Response<Body>>, Arc<Activity>),
+    /// A call that is counted is open until the body of its response ends.
+    Called(F, Arc<Activity>, Option<OpenCall>),
 }
 
 impl<F> Future for Responding<F>
@@ -83,13 +112,13 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Refused(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, None)))),
+            Self::Refused(response, activity) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, Arc::clone(activity), None)))),
                 None => Poll::Pending,
             },
-            Self::Called(response, call) => {
-                Pin::new(response).poll(cx).map_ok(|response| response.map(|body| CallBody::new(body, call.take())))
-            }
+            Self::Called(response, activity, call) => Pin::new(response)
+                .poll(cx)
+                .map_ok(|response| response.map(|body| CallBody::new(body, Arc::clone(activity), call.take()))),
         }
     }
 }

@@ -1,0 +1,117 @@
+//! Checks each request by the table of rights before the service sees it.
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::block::Blocks;
+use super::connection::Connections;
+use super::connection_request::ConnectionRequests;
+use super::event::Events;
+use super::user::Users;
+use crate::auth::Principal;
+use crate::auth::rights::authorize;
+use crate::error;
+use crate::proto::server as pb;
+use crate::proto::server::block_service_server::BlockService;
+use crate::proto::server::connection_request_service_server::ConnectionRequestService;
+use crate::proto::server::connection_service_server::ConnectionService;
+use crate::proto::server::event_service_server::EventService;
+use crate::proto::server::user_service_server::UserService;
+
+/// A service whose calls are authorized.
+#[derive(Clone)]
+pub struct Guarded<S>(pub S);
+
+/// Returns the principal, which the server stored in the request's extensions. Without one the call fails.
+fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
+    request.extensions().get().cloned().ok_or_else(|| error::internal("the call has no principal"))
+}
+
+/// Implements a service for [`Guarded`]. `rest` are the methods with a stream.
+macro_rules! guard {
+    ($service:ident for $inner:ty {
+        $($method:ident($request:ident) -> $response:ident;)+
+    } $($rest:tt)*) => {
+        #[tonic::async_trait]
+        impl $service for Guarded<$inner> {
+            $(async fn $method(
+                &self,
+                mut request: Request<pb::$request>,
+            ) -> Result<Response<pb::$response>, Status> {
+                authorize(&principal(&request)?, request.get_mut())?;
+                self.0.$method(request).await
+            })+
+
+            $($rest)*
+        }
+    };
+}
+
+guard! {
+    UserService for Users {
+        create_user(CreateUserRequest) -> CreateUserResponse;
+        get_user(GetUserRequest) -> GetUserResponse;
+        batch_get_users(BatchGetUsersRequest) -> BatchGetUsersResponse;
+        list_users(ListUsersRequest) -> ListUsersResponse;
+        update_user(UpdateUserRequest) -> UpdateUserResponse;
+        delete_user(DeleteUserRequest) -> DeleteUserResponse;
+    }
+
+    async fn import_users(
+        &self,
+        request: Request<Streaming<pb::ImportUsersRequest>>,
+    ) -> Result<Response<pb::ImportUsersResponse>, Status> {
+        // No row of an import names an acting user, so the right to the call is that to all of them.
+        authorize(&principal(&request)?, &mut pb::ImportUsersRequest::default())?;
+        self.0.import_users(request).await
+    }
+}
+
+guard! {
+    ConnectionRequestService for ConnectionRequests {
+        send_connection_request(SendConnectionRequestRequest) -> SendConnectionRequestResponse;
+        accept_connection_request(AcceptConnectionRequestRequest) -> AcceptConnectionRequestResponse;
+        reject_connection_request(RejectConnectionRequestRequest) -> RejectConnectionRequestResponse;
+        restore_connection_request(RestoreConnectionRequestRequest) -> RestoreConnectionRequestResponse;
+        cancel_connection_request(CancelConnectionRequestRequest) -> CancelConnectionRequestResponse;
+        mark_connection_request_viewed(MarkConnectionRequestViewedRequest) -> MarkConnectionRequestViewedResponse;
+        mark_all_connection_requests_viewed(MarkAllConnectionRequestsViewedRequest)
+            -> MarkAllConnectionRequestsViewedResponse;
+        get_connection_request(GetConnectionRequestRequest) -> GetConnectionRequestResponse;
+        list_connection_requests(ListConnectionRequestsRequest) -> ListConnectionRequestsResponse;
+    }
+}
+
+guard! {
+    ConnectionService for Connections {
+        list_connections(ListConnectionsRequest) -> ListConnectionsResponse;
+        remove_connection(RemoveConnectionRequest) -> RemoveConnectionResponse;
+        get_connection_status(GetConnectionStatusRequest) -> GetConnectionStatusResponse;
+        batch_get_connection_statuses(BatchGetConnectionStatusesRequest) -> BatchGetConnectionStatusesResponse;
+        get_connection_counts(GetConnectionCountsRequest) -> GetConnectionCountsResponse;
+        list_mutual_connections(ListMutualConnectionsRequest) -> ListMutualConnectionsResponse;
+    }
+}
+
+guard! {
+    BlockService for Blocks {
+        block_user(BlockUserRequest) -> BlockUserResponse;
+        unblock_user(UnblockUserRequest) -> UnblockUserResponse;
+        list_blocked_users(ListBlockedUsersRequest) -> ListBlockedUsersResponse;
+    }
+}
+
+guard! {
+    EventService for Events {
+        list_events(ListEventsRequest) -> ListEventsResponse;
+    }
+
+    type WatchEventsStream = <Events as EventService>::WatchEventsStream;
+
+    async fn watch_events(
+        &self,
+        mut request: Request<pb::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        authorize(&principal(&request)?, request.get_mut())?;
+        self.0.watch_events(request).await
+    }
+}
