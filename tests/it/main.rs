@@ -17,6 +17,7 @@ mod concurrency;
 mod conformance;
 mod connections;
 mod coverage;
+mod credentials;
 mod dependencies;
 mod devices;
 mod erasure;
