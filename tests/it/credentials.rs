@@ -120,7 +120,7 @@ async fn a_developer_needs_no_other_tool_for_tokens() {
         (Some(""), "is empty"),
         (Some("a\nb"), "has more than one line"),
         (Some("secret\u{1}"), "has characters that no API key or token has"),
-        (Some(&*user), "PermissionDenied"),
+        (Some(other.trim_end()), "Unauthenticated"),
         (Some("secret"), "Unauthenticated"),
     ] {
         content.into_iter().for_each(|content| fs::write(&token_file, content).unwrap());
