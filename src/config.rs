@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 
 pub use self::access::AccessArgs;
 pub use self::address::{Address, ServerAddress};
-pub use self::database::{Common, LogFormat};
+pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::nearest::unknown_variables;
 pub use self::origins::Origins;

@@ -194,6 +194,7 @@ mod tests {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         };
         Recorded { commit, event }
     }

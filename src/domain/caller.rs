@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::event::Actor;
+use super::event::{Actor, PrincipalKind};
 use super::id::UserId;
 use super::view::Viewer;
 
@@ -43,6 +43,16 @@ impl Caller {
             Self::Operator | Self::Service(_) => Actor::Operator,
             Self::User(id) => Actor::User(*id),
             Self::System => Actor::System,
+        }
+    }
+
+    /// Returns the kind of principal of events.
+    pub fn kind(&self) -> PrincipalKind {
+        match self {
+            Self::Operator => PrincipalKind::Anonymous,
+            Self::Service(_) => PrincipalKind::Service,
+            Self::User(_) => PrincipalKind::User,
+            Self::System => PrincipalKind::System,
         }
     }
 
@@ -91,8 +101,13 @@ mod tests {
 
     #[test]
     fn events_name_who_made_the_change() {
-        for (caller, actor) in [(Caller::Operator, Actor::Operator), (Caller::System, Actor::System)] {
-            assert_eq!(caller.actor(), actor);
+        for (caller, actor, kind) in [
+            (Caller::Operator, Actor::Operator, PrincipalKind::Anonymous),
+            (Caller::Service("service:billing".into()), Actor::Operator, PrincipalKind::Service),
+            (Caller::User(ANN), Actor::User(ANN), PrincipalKind::User),
+            (Caller::System, Actor::System, PrincipalKind::System),
+        ] {
+            assert_eq!((caller.actor(), caller.kind()), (actor, kind));
         }
     }
 }

@@ -159,6 +159,7 @@ impl Ledger {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         });
         sequence
     }
