@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::access::AccessArgs;
 use super::address::Address;
 use super::database::{AuditLog, Common};
 use super::duration::{interval, parse_duration};
@@ -41,6 +42,9 @@ pub struct Serve {
     /// --jwt-keys or --principals
     #[arg(long, help_heading = "Access", env = "KITH_INSECURE_ALLOW_ANONYMOUS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     pub insecure_allow_anonymous: bool,
+    /// Settings of who may call
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
