@@ -4,7 +4,7 @@
 //! Its cause is the source of the status: the log has it, and tonic does not send it.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -25,7 +25,7 @@ use crate::store::StoreError;
 const DOMAIN: &str = "kith";
 /// Retry delay that a `google.rpc.RetryInfo` gives unless a better one is known.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Maximum number of violations that the message of a status lists. Its details contain all of them.
+/// Maximum number of violations that the message of a status lists. Its details contain the others too.
 const VIOLATIONS_IN_MESSAGE: usize = 5;
 
 /// Returns the name of a reason as clients receive it: the enum value's name without its prefix.
@@ -346,12 +346,16 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
 
 /// Returns the status of a call that the server has no room for.
 pub fn overloaded() -> Status {
-    retryable(
-        Code::ResourceExhausted,
-        ErrorReason::Overloaded,
-        "the server is overloaded and changed nothing; retry later",
-        [],
-    )
+    /// Made once: under overload there are many of them.
+    static STATUS: LazyLock<Status> = LazyLock::new(|| {
+        retryable(
+            Code::ResourceExhausted,
+            ErrorReason::Overloaded,
+            "the server is overloaded and changed nothing; retry later",
+            [],
+        )
+    });
+    STATUS.clone()
 }
 
 /// Returns the status of a call while the database cannot be reached.
