@@ -254,13 +254,19 @@ impl From<StoreError> for Status {
 impl From<FeedError> for Status {
     fn from(error: FeedError) -> Self {
         match error {
-            FeedError::Expired { oldest } => status(
+            FeedError::Expired { oldest: Some(oldest) } => status(
                 Code::OutOfRange,
                 ErrorReason::CursorExpired,
                 format!(
                     "events before {oldest} are no longer retained; list the current state and resume after its revision"
                 ),
                 [("oldest_sequence", oldest.to_string())],
+            ),
+            FeedError::Expired { oldest: None } => status(
+                Code::OutOfRange,
+                ErrorReason::CursorExpired,
+                "events after the cursor are no longer retained; list the current state and resume after its revision",
+                [],
             ),
             FeedError::WrongEpoch { epoch } => status(
                 Code::FailedPrecondition,

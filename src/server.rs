@@ -234,8 +234,8 @@ async fn serve_with(
         limiter: Arc::new(Limiter::new(settings.limits)),
         max_time: settings.max_call_time,
         unsent: Unsent::new(settings.max_unsent),
-        audit: settings.audit,
         unfinished: Held::new(UNFINISHED_MAX),
+        audit: settings.audit,
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };

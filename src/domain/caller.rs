@@ -56,6 +56,17 @@ impl Caller {
         }
     }
 
+    /// Returns the user whose own credential makes the call.
+    ///
+    /// They receive the response themselves, so its revision is [theirs](super::command::Member::newest_visible): the
+    /// newest event of the feed would show them that somebody rejected or blocked them.
+    pub fn user(&self) -> Option<UserId> {
+        match self {
+            Self::Operator | Self::Service(_) | Self::System => None,
+            Self::User(id) => Some(*id),
+        }
+    }
+
     /// Returns the user on whose behalf a write acts that names this user, or none.
     pub fn acting(&self, named: Option<UserId>) -> Option<UserId> {
         match self {

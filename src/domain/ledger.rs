@@ -53,8 +53,8 @@ struct Ledger {
     requests: HashMap<RequestId, PairKey>,
     responses: HashMap<IdempotencyKey, IdempotentResponse>,
     sweep: SweepStep,
-    /// The changes of counts, and the send windows that changed.
-    counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
+    /// The changes of the rows of counts.
+    counts: BTreeMap<UserId, CountsChange>,
     changes: Changes,
 }
 
@@ -147,7 +147,17 @@ impl Ledger {
                 Outcome::Probed
             }
         };
-        Ok(Executed { revision: self.head.sequence, outcome })
+        Ok(Executed { revision: self.revision(caller), outcome })
+    }
+
+    /// Returns the revision for a caller: for a user that of the newest event that they may see, else the newest one.
+    ///
+    /// A user who is no longer there has none.
+    fn revision(&self, caller: &Caller) -> Sequence {
+        match caller.user() {
+            Some(user) => self.member(user).map(Member::newest_visible).unwrap_or_default(),
+            None => self.head.sequence,
+        }
     }
 
     fn moment(&self) -> Moment {
@@ -168,7 +178,7 @@ impl Ledger {
 
     fn party(&self, id: UserId) -> Party {
         match self.member(id) {
-            Some(Member { user, counts, sends }) => {
+            Some(Member { user, counts, sends, last_visible: _ }) => {
                 Party { id, status: Some(user.status), counts: *counts, sends: *sends }
             }
             None => Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() },

@@ -25,7 +25,7 @@ pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selec
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
     let selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     let heartbeat = request.heartbeat_interval.as_ref().map_or(HEARTBEAT, |interval| fields.heartbeat(*interval));
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, heartbeat))
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed: false }, heartbeat))
 }
 
 /// Parses a list of events: the selected events, the start position and the page.
@@ -43,7 +43,8 @@ pub fn list(
     }
     let page = fields.page(request, key);
     let after = Some(page.cursor.last.unwrap_or(after));
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, page))
+    let is_signed = page.cursor.last.is_some();
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed }, page))
 }
 
 fn epoch(text: &str) -> Option<String> {
@@ -195,7 +196,7 @@ mod tests {
         let (selection, cursor, heartbeat) = watch(&request, &Caller::Operator).expect("valid");
         let (users, kinds) = ([ANN, BOB].into(), EventKind::ALL.iter().copied().collect());
         assert_eq!(selection, Selection { viewer: Viewer::User(ANN), users, kinds, pair: None });
-        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()) };
+        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()), is_signed: false };
         assert_eq!((cursor, heartbeat), (expected, Duration::from_secs(2)));
     }
 
@@ -252,11 +253,11 @@ mod tests {
         let epoch = Some("abc".to_owned());
         let mut request = pb::ListEventsRequest { after_sequence: 7, epoch: "abc".to_owned(), ..Default::default() };
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
-        assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone() });
+        assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone(), is_signed: false });
         let after = Some(Sequence::new(9));
         request.page_token = page::token(&request, page::Cursor { section: 0, last: after }, b"key");
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
-        assert_eq!(cursor, Cursor { after, epoch });
+        assert_eq!(cursor, Cursor { after, epoch, is_signed: true });
     }
 
     #[test]

@@ -52,10 +52,10 @@ pub(super) struct CallLayer {
     pub(super) max_time: Duration,
     /// Limits the bytes of answers.
     pub(super) unsent: Unsent,
-    /// The calls that the audit trail has.
-    pub(super) audit: AuditLog,
     /// Limits the bytes of requests that are not complete.
     pub(super) unfinished: Held,
+    /// The calls that the audit trail has.
+    pub(super) audit: AuditLog,
 }
 
 impl<S> Layer<S> for CallLayer {

@@ -31,10 +31,11 @@ impl EventService for Events {
         &self,
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
+        let caller = caller(&request)?;
+        let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller)?;
         let leaving = request.extensions().get().cloned();
         let call = request.extensions().get::<Arc<Call>>().cloned();
-        let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
+        let watcher = self.feed.watch(&caller, selection, cursor, heartbeat).await?;
         let call = call.map(OpenStream::new);
         Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, call, leaving }), next))))
     }
@@ -44,8 +45,9 @@ impl EventService for Events {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let key = self.core.store.token_key();
-        let (selection, cursor, page) = mapping::list(request.get_ref(), &caller(&request)?, key)?;
-        let read = || self.feed.list(&selection, &cursor, page.size);
+        let caller = caller(&request)?;
+        let (selection, cursor, page) = mapping::list(request.get_ref(), &caller, key)?;
+        let read = || self.feed.list(&caller, &selection, &cursor, page.size);
         let listed = self.core.read(&request, page.min_revision, read).await?;
         let next = listed
             .next

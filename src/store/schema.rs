@@ -102,6 +102,7 @@ diesel::table! {
         connections -> BigInt,
         sends -> BigInt,
         sends_since -> Nullable<Instant>,
+        last_visible -> BigInt,
     }
 }
 

@@ -48,6 +48,7 @@ mod program;
 mod read_only;
 mod readers;
 mod retention;
+mod revisions;
 mod rights;
 mod rpc;
 mod semantics;

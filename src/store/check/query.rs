@@ -330,6 +330,27 @@ pub(super) const CHECKS: &[Check] = &[
                      OR connections < 0 OR sends < 0 OR (sends > 0 AND sends_since IS NULL)",
     },
     Check {
+        name: "no user saw an event about them and another after the one that is stored",
+        looks_at: "user_counts",
+        // What settings may hide from a user does not count: they may have been others at the time.
+        with: "WITH seen AS ( \
+                   SELECT user_id, sequence FROM events \
+                   WHERE other_user_id IS NOT NULL AND coalesce(cause, '') <> 'UNBLOCKED' \
+                         AND kind NOT IN ('REQUEST_VIEWED', 'REQUEST_SILENCED', 'REQUEST_REJECTED', 'REQUEST_RESTORED') \
+                   UNION ALL \
+                   SELECT other_user_id, sequence FROM events \
+                   WHERE other_user_id IS NOT NULL AND NOT silenced \
+                         AND kind NOT IN ('REQUEST_SILENCED', 'USER_BLOCKED', 'USER_UNBLOCKED') \
+               ), newest AS ( \
+                   SELECT seen.user_id, max(sequence) AS sequence FROM seen JOIN users ON id = seen.user_id \
+                   WHERE sequence > position GROUP BY seen.user_id \
+               )",
+        finds: "SELECT stored.user_id AS number, 'user ' || stored.user_id || ' saw event ' \
+                       || coalesce(newest.sequence, 0) || ', but event ' || last_visible || ' is stored' AS said \
+                FROM user_counts AS stored CROSS JOIN feed LEFT JOIN newest ON newest.user_id = stored.user_id \
+                WHERE last_visible < coalesce(newest.sequence, 0) OR last_visible > last_sequence",
+    },
+    Check {
         name: COUNTS_THERE,
         looks_at: "users",
         with: "",

@@ -29,6 +29,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let states = "each request has a state that exists, and the times of that state";
     let swept = "the sweep for expired requests left none behind";
     let below_zero = "no count is below zero, and sends have an hour";
+    let visible = "no user saw an event about them and another after the one that is stored";
     let event = |change: &str| format!("UPDATE events SET {change} WHERE sequence = 5");
     let state = "each request is in the state that its last event left";
     let open = "each request that the feed leaves open or connected is there";
@@ -97,6 +98,16 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (swept, "UPDATE feed SET swept_id = last_sequence".to_owned(), "is PENDING, but the sweep is done up to "),
         (below_zero, "UPDATE user_counts SET sends = -1 WHERE user_id = 4".to_owned(), " and -1 sends"),
         (below_zero, "UPDATE user_counts SET sends_since = NULL WHERE sends > 0".to_owned(), " sends"),
+        (
+            visible,
+            "UPDATE user_counts SET last_visible = last_visible - 1 WHERE user_id = 6".to_owned(),
+            "user 6 saw event ",
+        ),
+        (
+            visible,
+            "UPDATE user_counts SET last_visible = (SELECT last_sequence + 1 FROM feed) WHERE user_id = 4".to_owned(),
+            "user 4 saw event ",
+        ),
         (below_zero, count(4, "requests_sent").replace("+ 7", "- 7"), "user 4 has -6, "),
         (state, sent(1, "state = 'REJECTED', rejected = created"), "from user 1 to user 2 is REJECTED"),
         (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),
