@@ -10,7 +10,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak bench bench-smoke check advisories sbom breaking mutants mutants-diff image fuzz hostile
+.PHONY: run dist test soak bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
+	image
 .DEFAULT_GOAL := check
 
 run:
@@ -37,6 +38,12 @@ BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile di
 bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
+
+# Offers ten times as many calls as Kith takes for a minute, and writes docs/performance/overload.md: goodput, refusals,
+# and the time until all is as before. It needs a quiet machine.
+overload:
+	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
+	$(BENCH) --overload $(ARGS)
 
 # Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:

@@ -4,7 +4,7 @@
 //! Its cause is the source of the status: the log has it, and tonic does not send it.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -254,13 +254,19 @@ impl From<StoreError> for Status {
 impl From<FeedError> for Status {
     fn from(error: FeedError) -> Self {
         match error {
-            FeedError::Expired { oldest } => status(
+            FeedError::Expired { oldest: Some(oldest) } => status(
                 Code::OutOfRange,
                 ErrorReason::CursorExpired,
                 format!(
                     "events before {oldest} are no longer retained; list the current state and resume after its revision"
                 ),
                 [("oldest_sequence", oldest.to_string())],
+            ),
+            FeedError::Expired { oldest: None } => status(
+                Code::OutOfRange,
+                ErrorReason::CursorExpired,
+                "events after the cursor are no longer retained; list the current state and resume after its revision",
+                [],
             ),
             FeedError::WrongEpoch { epoch } => status(
                 Code::FailedPrecondition,
@@ -346,12 +352,16 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
 
 /// Returns the status of a call that the server has no room for.
 pub fn overloaded() -> Status {
-    retryable(
-        Code::ResourceExhausted,
-        ErrorReason::Overloaded,
-        "the server is overloaded and changed nothing; retry later",
-        [],
-    )
+    /// Made once: under overload there are many of them.
+    static STATUS: LazyLock<Status> = LazyLock::new(|| {
+        retryable(
+            Code::ResourceExhausted,
+            ErrorReason::Overloaded,
+            "the server is overloaded and changed nothing; retry later",
+            [],
+        )
+    });
+    STATUS.clone()
 }
 
 /// Returns the status of a call while the database cannot be reached.

@@ -17,16 +17,19 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
+use self::cursor::Horizon;
 pub use self::cursor::{Cursor, FeedError};
 pub use self::list::Page;
 use self::reader::{FAILURE_TIMEOUT, Reader, Update};
+use self::watcher::Start;
 pub use self::watcher::{Message, Watcher};
+use crate::domain::caller::Caller;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorded};
 use crate::domain::selection::Selection;
-use crate::domain::view::Viewer;
+use crate::domain::view::{Viewer, visible_event};
 use crate::store::{Store, StoreError};
 use crate::task::persistent;
 
@@ -75,13 +78,21 @@ impl Feed {
 
     /// Watches the feed from a cursor on.
     ///
+    /// For a user who calls, the revisions of its messages are those of events that they may see.
+    ///
     /// The watcher returns a message without events whenever no other message was sent for the time of `heartbeat`.
     ///
     /// # Errors
     ///
     /// [`FeedError::TooManyWatchers`] at the limit. [`FeedError::Unresponsive`] if the database does not respond within
     /// 5 s, however many wait for it. Any error of resolving the cursor or reading the table.
-    pub async fn watch(&self, selection: Selection, cursor: Cursor, heartbeat: Duration) -> Result<Watcher, FeedError> {
+    pub async fn watch(
+        &self,
+        caller: &Caller,
+        selection: Selection,
+        cursor: Cursor,
+        heartbeat: Duration,
+    ) -> Result<Watcher, FeedError> {
         let permit = Arc::clone(&self.watcher_permits).try_acquire_owned().map_err(|_| FeedError::TooManyWatchers)?;
         // Subscribes before reading the feed's end, so that no commit in between is missed.
         let updates = self.updates.subscribe();
@@ -92,8 +103,36 @@ impl Feed {
             Err(FeedError::Store(StoreError::Overloaded)) => Err(FeedError::Unresponsive),
             bounds => bounds,
         }?;
-        let start = self.since_viewer(&selection, cursor.resolve(&bounds)?, bounds.last).await?;
-        Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, start, bounds))
+        let (start, visible) = match self.horizon(caller, &cursor, Consumer::Watchers).await? {
+            Some(horizon) => {
+                let (start, visible) = cursor.resolve_within(&bounds, horizon)?;
+                (start, Some(visible))
+            }
+            None => (cursor.resolve(&bounds)?, None),
+        };
+        let start = self.since_viewer(&selection, start, bounds.last).await?;
+        Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, Start { start, visible }, bounds))
+    }
+
+    /// Returns what a user who calls may know of the feed; `None` for other callers, who may know everything.
+    async fn horizon(
+        &self,
+        caller: &Caller,
+        cursor: &Cursor,
+        consumer: Consumer,
+    ) -> Result<Option<Horizon>, StoreError> {
+        let Some(user) = caller.user() else { return Ok(None) };
+        let newest_visible = self.store.newest_visible(user).await?.unwrap_or_default();
+        let mut sees_cursor = false;
+        if let Some(after) = cursor.after.filter(|after| *after > newest_visible) {
+            let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer };
+            let found = self.store.events(query).await?.events;
+            let is_seen = |event: &Event| {
+                event.sequence == after && visible_event(event, Viewer::User(user), &self.policy).is_some()
+            };
+            sees_cursor = found.first().is_some_and(|found| is_seen(&found.event));
+        }
+        Ok(Some(Horizon { newest_visible, sees_cursor }))
     }
 
     /// Returns the event to start after: not before the creation of the viewer.
@@ -194,6 +233,7 @@ mod tests {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         };
         Recorded { commit, event }
     }

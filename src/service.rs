@@ -3,6 +3,7 @@
 //! Each RPC parses its request, calls the committer or the store, and maps the result to a response. It has no other
 //! logic.
 
+mod audited;
 pub mod block;
 pub mod connection;
 pub mod connection_request;
@@ -18,20 +19,22 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio::try_join;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
-use crate::domain::id::Sequence;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::Read;
 use crate::error;
 use crate::feed;
 use crate::mapping::idempotency::{Stored, idempotency};
-use crate::mapping::mutation::{Mutation, MutationResponse};
+use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
 use crate::store::{Listed, Store, Users};
+use crate::telemetry::call::Call;
 
 /// The maximum time that a read waits for its `min_revision`.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
@@ -59,15 +62,22 @@ impl Core {
         (command, request_id): (Command, Option<Uuid>),
     ) -> Result<Response<M::Response>, Status> {
         let idempotency = request_id.map(|id| idempotency(id, request.get_ref()));
-        let submission = Submission { caller: caller(request)?, command, idempotency };
-        self.respond(self.committer.submit(submission).await?).await
+        let caller = caller(request)?;
+        let user = caller.user();
+        let submission = Submission { caller, command, idempotency };
+        let reply = self.committer.submit(submission).await?;
+        if let (Reply::Fresh(executed), Some(call)) = (&reply, request.extensions().get::<Arc<Call>>()) {
+            call.changed(executed.revision.get());
+        }
+        self.respond(user, reply).await
     }
 
     /// Maps a reply to the call's response. An outcome of another kind of call is an internal error.
     ///
     /// If a user of a stored response was deleted, it has the others as they are now, and only the id of the deleted one.
-    async fn respond<R: MutationResponse>(&self, reply: Reply) -> Result<Response<R>, Status> {
-        let response = match reply {
+    /// A user who calls sees of all others the basic view.
+    async fn respond<R: MutationResponse>(&self, caller: Option<UserId>, reply: Reply) -> Result<Response<R>, Status> {
+        let mut response = match reply {
             Reply::Fresh(executed) => {
                 R::of(&executed).ok_or_else(|| error::internal("the command's outcome is that of another call"))?
             }
@@ -78,6 +88,9 @@ impl Core {
                 stored.with(&users).map_err(error::internal)?
             }
         };
+        if let Some(caller) = caller {
+            reduce(&mut response, caller).map_err(error::internal)?;
+        }
         Ok(Response::new(response))
     }
 
@@ -85,6 +98,9 @@ impl Core {
     ///
     /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
     /// reflects every revision that a client can know; with replicas it may not.
+    ///
+    /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
+    /// `min_revision`: otherwise it would show where the feed ends.
     async fn read<M, T, E, F>(
         &self,
         request: &Request<M>,
@@ -96,7 +112,8 @@ impl Core {
         E: Into<Status>,
         F: Future<Output = Result<T, E>>,
     {
-        let mut result = read().await.map_err(Into::into)?;
+        let user = caller(request)?.user();
+        let mut result = self.read_once(user, &read).await?;
         if result.revision() >= min_revision {
             return Ok(result);
         }
@@ -108,20 +125,49 @@ impl Core {
             if timeout_at(until, notified).await.is_err() {
                 return Err(error::revision_not_reached(result.revision()));
             }
-            result = read().await.map_err(Into::into)?;
+            result = self.read_once(user, &read).await?;
         }
         Ok(result)
+    }
+
+    /// Runs a read. For a user who calls, replaces its revision by theirs.
+    async fn read_once<T, E, F>(&self, user: Option<UserId>, read: &impl Fn() -> F) -> Result<T, Status>
+    where
+        T: Revised,
+        E: Into<Status>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let Some(user) = user else { return read().await.map_err(Into::into) };
+        let (visible, mut result) =
+            try_join!(async { self.store.newest_visible(user).await.map_err(Status::from) }, async {
+                read().await.map_err(Into::into)
+            },)?;
+        let visible = visible.unwrap_or_default();
+        // A commit came between the two, and the result may not reflect it.
+        if result.revision() < visible {
+            result = read().await.map_err(Into::into)?;
+        }
+        // Smaller only on a replica that is behind another one.
+        let own = visible.min(result.revision());
+        Ok(result.with_revision(own))
     }
 }
 
 /// A result of a read with the revision that it reflects.
 trait Revised {
     fn revision(&self) -> Sequence;
+
+    /// Returns the result with an earlier revision, which it reflects too.
+    fn with_revision(self, revision: Sequence) -> Self;
 }
 
 impl<T> Revised for Read<T> {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn with_revision(self, revision: Sequence) -> Self {
+        Self { revision, ..self }
     }
 }
 
@@ -129,11 +175,21 @@ impl<T> Revised for Listed<T> {
     fn revision(&self) -> Sequence {
         self.revision
     }
+
+    fn with_revision(self, revision: Sequence) -> Self {
+        Self { revision, ..self }
+    }
 }
 
 impl Revised for feed::Page {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    /// The page may have later events than the revision. It reflects these too.
+    fn with_revision(self, revision: Sequence) -> Self {
+        let last = self.events.last().map_or(revision, |event| event.sequence);
+        Self { revision: revision.max(last), ..self }
     }
 }
 

@@ -96,6 +96,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the sequence of the event that created a user; `None` if the user does not exist.
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;
 
+    /// Returns the sequence of the newest event that a user may see; `None` if the user does not exist.
+    ///
+    /// What is visible depends on the settings at the time of the event. It is no older than the newest event that is
+    /// visible whatever the settings are.
+    async fn newest_visible(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;
+
     /// Returns one request in any state, as stored, with its two users. No row if it does not exist.
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError>;
 

@@ -70,14 +70,14 @@ impl Notes {
 }
 
 /// Connections to one server.
-struct Client {
+pub(super) struct Client {
     senders: Vec<SendRequest<Bytes>>,
     connections: Vec<JoinHandle<()>>,
     heads: Vec<(Operation, Request<()>)>,
 }
 
 impl Client {
-    async fn connect(address: &str, connections: usize) -> Result<Self> {
+    pub(super) async fn connect(address: &str, connections: usize) -> Result<Self> {
         let head = |operation: Operation| -> Result<_> {
             let request = Request::post(format!("http://{address}{}", operation.path()));
             Ok((operation, request.header("content-type", "application/grpc").header("te", "trailers").body(())?))
@@ -98,7 +98,19 @@ impl Client {
 
     /// Makes a call on the connection with this number. Passes on the response in chunks, and returns the bytes of the
     /// call. Fails unless the response has the expected status.
-    async fn call(&self, number: usize, call: Call, mut take: impl FnMut(&[u8])) -> Result<usize> {
+    async fn call(&self, number: usize, call: Call, take: impl FnMut(&[u8])) -> Result<usize> {
+        let (bytes, trailers) = self.exchange(number, &call, take).await?;
+        refuse_other_than_expected(&call, &trailers)?;
+        Ok(bytes)
+    }
+
+    /// The same with any status. Returns the headers that have it, too.
+    pub(super) async fn exchange(
+        &self,
+        number: usize,
+        call: &Call,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(usize, HeaderMap)> {
         let head = self.heads.iter().find(|(operation, _)| *operation == call.operation).ok_or("no such call")?;
         let sender = self.senders[number % self.senders.len()].clone();
         let mut bytes = call.frame.len();
@@ -112,8 +124,7 @@ impl Client {
             take(&piece);
         }
         let trailers = body.trailers().await?;
-        refuse_other_than_expected(&call, trailers.as_ref().unwrap_or(&parts.headers))?;
-        Ok(bytes)
+        Ok((bytes, trailers.unwrap_or(parts.headers)))
     }
 
     /// Makes a call and returns the message of the response.
@@ -123,7 +134,7 @@ impl Client {
         Ok(frame.split_off(5.min(frame.len())))
     }
 
-    async fn revision(&self) -> Result<i64> {
+    pub(super) async fn revision(&self) -> Result<i64> {
         let response = self.response(Call::revision()).await?;
         Ok(pb::GetConnectionCountsResponse::decode(&response[..])?.revision)
     }
@@ -135,7 +146,7 @@ impl Drop for Client {
     }
 }
 
-fn refuse_other_than_expected(call: &Call, trailers: &HeaderMap) -> Result<()> {
+pub(super) fn refuse_other_than_expected(call: &Call, trailers: &HeaderMap) -> Result<()> {
     let text = |name| trailers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     match text("grpc-status").as_deref() {
         Some(status) if status == call.expected => Ok(()),
@@ -260,7 +271,7 @@ async fn per_second(
 }
 
 /// Sends the scheduled time of each call, from a separate thread: the runtime's timer has a resolution of 1 ms.
-fn calls_due(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
+pub(super) fn calls_due(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = mpsc::unbounded_channel();
     thread::spawn(move || {
         let begun = Instant::now();

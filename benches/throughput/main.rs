@@ -1,8 +1,8 @@
 //! Measures Kith next to PostgreSQL and gRPC alone, on the same machine in the same run: `make bench`.
 //!
 //! `session` starts and seeds everything that is measured; `generator` makes the calls that `workload` defines; `raw`
-//! makes the same changes and reads in SQL with pgbench; `report` and `plot` write the results. `flat` and `devices`
-//! are separate runs for other questions.
+//! makes the same changes and reads in SQL with pgbench; `report` and `plot` write the results. `flat`, `devices` and
+//! `overload` are separate runs for other questions.
 
 #![allow(unreachable_pub, reason = "a program has no public")]
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
@@ -19,6 +19,7 @@ mod generator;
 mod layout;
 mod lean;
 mod measure;
+mod overload;
 mod pair;
 mod plot;
 mod process;
@@ -92,8 +93,14 @@ struct Options {
     /// Compare Kith with each optimisation switched off, at 1 and 64 concurrent calls
     #[arg(long, conflicts_with = "flat")]
     devices: bool,
+    /// Offer ten times as many calls as Kith takes, and measure what it still takes, and how it refuses the others
+    #[arg(long, conflicts_with_all = ["flat", "devices"])]
+    overload: bool,
+    /// Seconds of the overload
+    #[arg(long, default_value_t = 60.0)]
+    overload_seconds: f64,
     /// Another kith binary, measured in the same rounds on its own databases with the same seed
-    #[arg(long, value_name = "BINARY", conflicts_with_all = ["flat", "devices"])]
+    #[arg(long, value_name = "BINARY", conflicts_with_all = ["flat", "devices", "overload"])]
     against: Option<PathBuf>,
     /// Allow uncommitted changes in the work tree; implied by `--smoke`
     #[arg(long)]
@@ -107,9 +114,14 @@ impl Options {
             // With fewer users, pgbench would pick too many pairs twice.
             (options.users, options.rows) = (4_000, 40_000);
             (options.seconds, options.rounds, options.levels) = (0.15, 1, vec![1, 64]);
+            options.overload_seconds = 1.0;
         }
         if options.operations.is_empty() {
-            let all = if options.devices { &devices::OPERATIONS } else { Operation::value_variants() };
+            let all = match (options.devices, options.overload) {
+                (true, _) => &devices::OPERATIONS[..],
+                (_, true) => &overload::OPERATIONS[..],
+                _ => Operation::value_variants(),
+            };
             options.operations = all.to_vec();
         }
         options
@@ -234,6 +246,9 @@ async fn run(options: Options) -> Result<()> {
     }
     if options.devices {
         return devices::run(&options, machine).await;
+    }
+    if options.overload {
+        return overload::run(&options, machine).await;
     }
     let layout = Layout::new(options.users, options.rows, false)?;
     let flags = slice::from_ref(&options.kith_flags);

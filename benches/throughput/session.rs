@@ -225,8 +225,17 @@ impl Session {
         self.measure_variant(subject, 0, operation, load, window).await
     }
 
-    /// Measures one of the Kiths on an engine.
+    /// Makes sure that there are enough open requests for a measurement of this operation.
     #[expect(clippy::await_holding_refcell_ref, reason = "no call is under way while the workload is prepared")]
+    pub async fn prepare(&mut self, subject: Subject, operation: Operation, window: Window) -> Result<()> {
+        let target = self.target(subject)?;
+        if let (Some(database), true) = (self.database(subject), operation.uses_requests()) {
+            target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
+        }
+        Ok(())
+    }
+
+    /// Measures one of the Kiths on an engine.
     pub async fn measure_variant(
         &mut self,
         subject: Subject,
@@ -235,10 +244,8 @@ impl Session {
         load: Load,
         window: Window,
     ) -> Result<Sample> {
-        let target = Rc::clone(&self.server(subject, variant)?.target);
-        if let (Some(database), true) = (self.database(subject), operation.uses_requests()) {
-            target.workload.borrow_mut().prepare(database, enough(window, operation)).await?;
-        }
+        let target = self.target_of(subject, variant)?;
+        self.prepare(subject, operation, window).await?;
         if target.is_kith && operation != Operation::Mixed && target.workload.borrow().fixed.is_none() {
             generator::checked_call(&target, operation).await?;
         }
@@ -263,7 +270,12 @@ impl Session {
 
     /// The calls of a server.
     pub fn target(&self, subject: Subject) -> Result<Rc<Target>> {
-        Ok(Rc::clone(&self.server(subject, 0)?.target))
+        self.target_of(subject, 0)
+    }
+
+    /// The calls of one of the Kiths on an engine.
+    pub fn target_of(&self, subject: Subject, variant: usize) -> Result<Rc<Target>> {
+        Ok(Rc::clone(&self.server(subject, variant)?.target))
     }
 
     /// Fails if a database is not consistent after the run.

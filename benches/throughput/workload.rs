@@ -158,6 +158,16 @@ impl Call {
         Self { operation, frame: frame.freeze(), expected: OK }
     }
 
+    /// The number of events that the call makes.
+    fn events(&self) -> i64 {
+        match self.operation {
+            _ if self.expected != OK => 0,
+            // The request is viewed, too.
+            Operation::Reject => 2,
+            operation => i64::from(operation.writes()),
+        }
+    }
+
     /// The page of user 1's list that the token names; the first one without a token.
     pub fn hub(operation: Operation, page_size: i32, page_token: String) -> Self {
         match operation {
@@ -220,10 +230,12 @@ pub struct Workload {
     waiting: Waiting,
     sent: i64,
     listed: [i64; 2],
-    /// The number of changes requested so far. Each is one event.
+    /// The number of events of the changes requested so far.
     pub changes: i64,
     /// If set, every call is this one.
     pub fixed: Option<Call>,
+    /// Calls that changed nothing.
+    taken_back: VecDeque<Call>,
 }
 
 impl Workload {
@@ -231,7 +243,16 @@ impl Workload {
         let rng = StdRng::seed_from_u64(2);
         // With this many rows a user has 20 pending requests, or 20 connections; see `Layout::edge`.
         let listed = [layout.ranks_with(69), layout.ranks_with(33)];
-        Self { layout, rng, waiting: Waiting::default(), sent: 0, listed, changes: 0, fixed: None }
+        Self {
+            layout,
+            rng,
+            waiting: Waiting::default(),
+            sent: 0,
+            listed,
+            changes: 0,
+            fixed: None,
+            taken_back: VecDeque::new(),
+        }
     }
 
     /// For a server that always sends the same response.
@@ -250,6 +271,19 @@ impl Workload {
             seed::flush(database).await?;
         }
         Ok(())
+    }
+
+    /// Takes back a call that changed nothing. It is made again instead of a new one.
+    pub fn take_back(&mut self, call: Call) {
+        self.changes -= call.events();
+        self.taken_back.push_back(call);
+    }
+
+    /// The next call of this kind, or one that was taken back.
+    pub fn next_or_again(&mut self, operation: Operation) -> Result<Call> {
+        let Some(call) = self.taken_back.pop_front() else { return self.next(operation) };
+        self.changes += call.events();
+        Ok(call)
     }
 
     /// The next call of this kind.

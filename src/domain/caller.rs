@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::event::Actor;
+use super::event::{Actor, PrincipalKind};
 use super::id::UserId;
 use super::view::Viewer;
 
@@ -43,6 +43,27 @@ impl Caller {
             Self::Operator | Self::Service(_) => Actor::Operator,
             Self::User(id) => Actor::User(*id),
             Self::System => Actor::System,
+        }
+    }
+
+    /// Returns the kind of principal of events.
+    pub fn kind(&self) -> PrincipalKind {
+        match self {
+            Self::Operator => PrincipalKind::Anonymous,
+            Self::Service(_) => PrincipalKind::Service,
+            Self::User(_) => PrincipalKind::User,
+            Self::System => PrincipalKind::System,
+        }
+    }
+
+    /// Returns the user whose own credential makes the call.
+    ///
+    /// They receive the response themselves, so its revision is [theirs](super::command::Member::newest_visible): the
+    /// newest event of the feed would show them that somebody rejected or blocked them.
+    pub fn user(&self) -> Option<UserId> {
+        match self {
+            Self::Operator | Self::Service(_) | Self::System => None,
+            Self::User(id) => Some(*id),
         }
     }
 
@@ -91,8 +112,13 @@ mod tests {
 
     #[test]
     fn events_name_who_made_the_change() {
-        for (caller, actor) in [(Caller::Operator, Actor::Operator), (Caller::System, Actor::System)] {
-            assert_eq!(caller.actor(), actor);
+        for (caller, actor, kind) in [
+            (Caller::Operator, Actor::Operator, PrincipalKind::Anonymous),
+            (Caller::Service("service:billing".into()), Actor::Operator, PrincipalKind::Service),
+            (Caller::User(ANN), Actor::User(ANN), PrincipalKind::User),
+            (Caller::System, Actor::System, PrincipalKind::System),
+        ] {
+            assert_eq!((caller.actor(), caller.kind()), (actor, kind));
         }
     }
 }

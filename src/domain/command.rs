@@ -9,7 +9,7 @@ use super::Time;
 use super::caller::Caller;
 use super::counts::Counts;
 use super::decide::PairCommand;
-use super::id::{PairKey, RequestId, UserId};
+use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::outcome::{Executed, ImportSummary};
 use super::pair::{Message, Request};
 use super::policy::Policy;
@@ -269,6 +269,8 @@ impl Needs {
             needs.add(&submission.command);
             let Submission { caller, command: _, idempotency } = submission;
             needs.responses.extend(idempotency.map(|call| IdempotencyKey::new(caller, call.id)));
+            // A user's revisions are their own.
+            needs.users.extend(caller.user());
         }
         needs
     }
@@ -340,13 +342,21 @@ pub struct Member {
     pub counts: Counts,
     /// Their sends in the current hour.
     pub sends: super::counts::SendWindow,
+    /// The sequence of the newest event about them and another user that they may see.
+    pub last_visible: Sequence,
+}
+
+impl Member {
+    /// Returns the sequence of the newest event that the user may see, of those about them alone too.
+    pub fn newest_visible(&self) -> Sequence {
+        self.last_visible.max(self.user.changed)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::counts::SendWindow;
-    use crate::domain::id::Sequence;
     use crate::domain::pair::RequestState;
 
     const ANN: UserId = UserId::new(1);
@@ -370,6 +380,15 @@ mod tests {
 
     fn update(id: UserId) -> Command {
         Command::UpdateUser(UserUpdate { id, acting: None, fields: vec![], expected: None })
+    }
+
+    #[test]
+    fn a_user_who_calls_is_needed_too() {
+        let command = Command::FinishImport(ImportSummary::default());
+        let call = |caller| Submission { caller, command: command.clone(), idempotency: None };
+        let submissions = vec![call(Caller::User(BOB)), call(Caller::Service("billing".into()))];
+        let needs = Needs::of(&Batch { submissions, policy: Arc::default() });
+        assert_eq!(needs, Needs { users: [BOB].into(), ..Needs::default() });
     }
 
     #[test]
@@ -451,7 +470,7 @@ mod tests {
         let member = |id, requests_sent| {
             let user = Profile::default().into_user(id, None, Time::UNIX_EPOCH);
             let counts = Counts { requests_sent, ..Counts::default() };
-            Member { user: Arc::new(user), counts, sends: SendWindow::default() }
+            Member { user: Arc::new(user), counts, sends: SendWindow::default(), last_visible: Sequence::default() }
         };
         let mut batch = batch(vec![send(ANN, BOB), send(ANN, CY), send(CY, ANN)]);
         let needs = Needs::of(&batch);

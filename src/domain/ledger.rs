@@ -24,6 +24,7 @@ use super::caller::Caller;
 use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
+use super::event::PrincipalKind;
 use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
@@ -40,6 +41,8 @@ struct Ledger {
     policy: Arc<Policy>,
     time: Time,
     head: Head,
+    /// The kind of principal of the command that is executed.
+    principal: PrincipalKind,
     users: HashMap<UserId, Tracked<Option<Member>>>,
     names: HashMap<String, UserId>,
     free_ids: std::vec::IntoIter<UserId>,
@@ -50,8 +53,8 @@ struct Ledger {
     requests: HashMap<RequestId, PairKey>,
     responses: HashMap<IdempotencyKey, IdempotentResponse>,
     sweep: SweepStep,
-    /// The changes of counts, and the send windows that changed.
-    counts: BTreeMap<UserId, (Counts, Option<SendWindow>)>,
+    /// The changes of the rows of counts.
+    counts: BTreeMap<UserId, CountsChange>,
     changes: Changes,
 }
 
@@ -76,6 +79,7 @@ impl Ledger {
             policy,
             time,
             head,
+            principal: PrincipalKind::System,
             names,
             free_ids: free_ids.into_iter(),
             created: HashMap::new(),
@@ -124,6 +128,7 @@ impl Ledger {
     }
 
     fn execute(&mut self, caller: &Caller, command: &Command) -> Result<Executed, Rejection> {
+        self.principal = caller.kind();
         let actor = caller.actor();
         let outcome = match command {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,
@@ -142,7 +147,17 @@ impl Ledger {
                 Outcome::Probed
             }
         };
-        Ok(Executed { revision: self.head.sequence, outcome })
+        Ok(Executed { revision: self.revision(caller), outcome })
+    }
+
+    /// Returns the revision for a caller: for a user that of the newest event that they may see, else the newest one.
+    ///
+    /// A user who is no longer there has none.
+    fn revision(&self, caller: &Caller) -> Sequence {
+        match caller.user() {
+            Some(user) => self.member(user).map(Member::newest_visible).unwrap_or_default(),
+            None => self.head.sequence,
+        }
     }
 
     fn moment(&self) -> Moment {
@@ -163,7 +178,7 @@ impl Ledger {
 
     fn party(&self, id: UserId) -> Party {
         match self.member(id) {
-            Some(Member { user, counts, sends }) => {
+            Some(Member { user, counts, sends, last_visible: _ }) => {
                 Party { id, status: Some(user.status), counts: *counts, sends: *sends }
             }
             None => Party { id, status: None, counts: Counts::default(), sends: SendWindow::default() },

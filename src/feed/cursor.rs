@@ -11,6 +11,20 @@ pub struct Cursor {
     pub after: Option<Sequence>,
     /// The epoch that the client received with the event. `None` is not checked.
     pub epoch: Option<String>,
+    /// Whether it is from a page token, which nobody else can make.
+    pub is_signed: bool,
+}
+
+/// What a user who calls may know of the feed.
+///
+/// An error that depended on where the feed begins or ends would show them that somebody rejected or blocked them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Horizon {
+    /// The newest event that they may see.
+    pub(super) newest_visible: Sequence,
+    /// Whether they may see the event of the cursor, which may be later only if a setting discloses now what it did not
+    /// when the event happened.
+    pub(super) sees_cursor: bool,
 }
 
 /// An error of listing or watching the feed.
@@ -18,8 +32,8 @@ pub struct Cursor {
 pub enum FeedError {
     /// Events after the cursor were deleted when their retention ended.
     Expired {
-        /// The oldest stored event.
-        oldest: Sequence,
+        /// The oldest stored event. `None` if the caller must not know it.
+        oldest: Option<Sequence>,
     },
     /// The cursor belongs to another feed, or to this one before a restore.
     WrongEpoch {
@@ -57,6 +71,30 @@ impl Cursor {
             }
         }
     }
+
+    /// Returns the event to start after for a user who calls, and the cursor that they may know.
+    pub(super) fn resolve_within(
+        &self,
+        bounds: &FeedSlice,
+        horizon: Horizon,
+    ) -> Result<(Sequence, Sequence), FeedError> {
+        let Horizon { newest_visible, sees_cursor } = horizon;
+        if self.epoch.as_ref().is_some_and(|epoch| *epoch != bounds.epoch) {
+            return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
+        }
+        // They may see nothing of what follows, up to the end.
+        let end = bounds.last.max(newest_visible);
+        match self.after {
+            None => Ok((end, newest_visible)),
+            Some(after) if after == Sequence::default() => Ok((bounds.oldest.previous(), after)),
+            Some(after) if after > newest_visible && !sees_cursor && !(self.is_signed && after <= bounds.last) => {
+                Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() })
+            }
+            Some(after) if after >= newest_visible => Ok((end.max(after), after)),
+            Some(after) if after.next() < bounds.oldest => Err(FeedError::Expired { oldest: None }),
+            Some(after) => Ok((after, after)),
+        }
+    }
 }
 
 /// Returns an error unless all events after this one can be read in the feed with these bounds.
@@ -66,7 +104,7 @@ pub(super) fn check_readable(after: Sequence, epoch: &str, bounds: &FeedSlice) -
         return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
     }
     if after.next() < bounds.oldest {
-        return Err(FeedError::Expired { oldest: bounds.oldest });
+        return Err(FeedError::Expired { oldest: Some(bounds.oldest) });
     }
     Ok(())
 }
@@ -81,12 +119,53 @@ mod tests {
     }
 
     #[test]
+    fn a_users_cursor_depends_on_what_they_may_see_and_not_on_where_the_feed_ends() {
+        let find = |after: Option<i64>, newest_visible: i64, (oldest, last): (i64, i64)| {
+            let cursor = Cursor { after: after.map(Sequence::new), ..Cursor::default() };
+            let horizon = Horizon { newest_visible: Sequence::new(newest_visible), sees_cursor: false };
+            match cursor.resolve_within(&bounds(oldest, last), horizon) {
+                Ok((start, visible)) => format!("{start}, seen {visible}"),
+                Err(FeedError::Expired { oldest: None }) => "expired".to_owned(),
+                Err(FeedError::WrongEpoch { .. }) => "not here".to_owned(),
+                Err(other) => format!("{other:?}"),
+            }
+        };
+        for (after, newest_visible, bounds, expected) in [
+            (None, 5, (1, 9), "9, seen 5"),
+            // The user saw an event after the bounds were read.
+            (None, 11, (1, 9), "11, seen 11"),
+            (Some(0), 5, (4, 9), "3, seen 0"),
+            (Some(3), 5, (1, 9), "3, seen 3"),
+            (Some(3), 5, (4, 9), "3, seen 3"),
+            (Some(2), 5, (4, 9), "expired"),
+            // There was nothing to see since.
+            (Some(5), 5, (1, 9), "9, seen 5"),
+            (Some(5), 5, (8, 9), "9, seen 5"),
+            (Some(6), 5, (1, 9), "not here"),
+            (Some(9), 5, (1, 9), "not here"),
+            (Some(10), 5, (1, 9), "not here"),
+            (Some(1), 0, (1, 9), "not here"),
+        ] {
+            assert_eq!(find(after, newest_visible, bounds), expected, "{after:?}, {newest_visible}, {bounds:?}");
+        }
+        // A cursor of which Kith knows that it is one, and one of another feed.
+        let horizon = |sees_cursor| Horizon { newest_visible: Sequence::new(5), sees_cursor };
+        let at = |after, is_signed| Cursor { after: Some(Sequence::new(after)), epoch: None, is_signed };
+        let start = Some((Sequence::new(9), Sequence::new(7)));
+        assert_eq!(at(7, true).resolve_within(&bounds(1, 9), horizon(false)).ok(), start);
+        assert_eq!(at(7, false).resolve_within(&bounds(1, 9), horizon(true)).ok(), start);
+        assert_eq!(at(10, true).resolve_within(&bounds(1, 9), horizon(false)).ok(), None);
+        let elsewhere = Cursor { epoch: Some("there".to_owned()), ..at(5, false) };
+        assert!(elsewhere.resolve_within(&bounds(1, 9), horizon(false)).is_err());
+    }
+
+    #[test]
     fn a_cursor_resolves_or_the_error_says_why_not() {
         let find = |after: Option<i64>, epoch: Option<&str>, bounds: &FeedSlice| {
-            let cursor = Cursor { after: after.map(Sequence::new), epoch: epoch.map(str::to_owned) };
+            let cursor = Cursor { after: after.map(Sequence::new), epoch: epoch.map(str::to_owned), is_signed: false };
             match cursor.resolve(bounds) {
                 Ok(start) => start.get().to_string(),
-                Err(FeedError::Expired { oldest }) => format!("expired before {oldest}"),
+                Err(FeedError::Expired { oldest: Some(oldest) }) => format!("expired before {oldest}"),
                 Err(FeedError::WrongEpoch { epoch }) => format!("not in {epoch}"),
                 Err(other) => format!("{other:?}"),
             }

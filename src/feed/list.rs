@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, FeedError, check_readable};
 use super::{EVENTS_PER_READ, Feed, check_no_gap};
+use crate::domain::caller::Caller;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
@@ -28,12 +29,21 @@ impl Feed {
     /// Returns at most `size` of the selected events after a cursor.
     ///
     /// A page may have fewer events although more follow, because the number of examined events is limited too.
-    pub async fn list(&self, selection: &Selection, cursor: &Cursor, size: usize) -> Result<Page, FeedError> {
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        selection: &Selection,
+        cursor: &Cursor,
+        size: usize,
+    ) -> Result<Page, FeedError> {
         let which = selection.subject().map_or(EventFilter::All, EventFilter::Of);
         let limit = if selection.is_everything() { EVENTS_PER_READ.min(size + 1) } else { EVENTS_PER_READ };
         let mut after = cursor.after.unwrap_or_default();
         let mut slice = self.slice(which, after, limit).await?;
-        cursor.resolve(&slice)?;
+        match self.horizon(caller, cursor, Consumer::Call).await? {
+            Some(horizon) => _ = cursor.resolve_within(&slice, horizon)?,
+            None => _ = cursor.resolve(&slice)?,
+        }
         let start = self.since_viewer(selection, after, slice.last).await?;
         if start > after {
             after = start;

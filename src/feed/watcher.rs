@@ -18,6 +18,7 @@ use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{EventFilter, FeedSlice};
 use crate::domain::selection::Selection;
+use crate::domain::view::visible_event;
 use crate::store::StoreError;
 
 /// The pause before a failed read of the table is retried.
@@ -46,6 +47,9 @@ pub struct Watcher {
     _permit: OwnedSemaphorePermit,
     /// All events up to this one were examined.
     position: Sequence,
+    /// For a user who calls, the newest examined event that they may see, or where they started. Messages report it
+    /// instead of the position, which shows every change of the service.
+    visible: Option<Sequence>,
     /// Whether there may be events after `position` that the updates do not contain.
     behind: bool,
     ready: VecDeque<Message>,
@@ -56,6 +60,15 @@ pub struct Watcher {
     failing_since: Option<Instant>,
 }
 
+/// Where a watch starts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    /// The event to start after.
+    pub(super) start: Sequence,
+    /// What a user who calls may know of it.
+    pub(super) visible: Option<Sequence>,
+}
+
 impl Watcher {
     pub(super) fn new(
         feed: Feed,
@@ -63,7 +76,7 @@ impl Watcher {
         heartbeat: Duration,
         updates: Receiver<Update>,
         permit: OwnedSemaphorePermit,
-        start: Sequence,
+        Start { start, visible }: Start,
         bounds: FeedSlice,
     ) -> Self {
         let stopped = feed.stopped.clone();
@@ -76,6 +89,7 @@ impl Watcher {
             stopped,
             _permit: permit,
             position: start,
+            visible,
             behind: start < bounds.last,
             ready: VecDeque::new(),
             continues: false,
@@ -145,7 +159,10 @@ impl Watcher {
         let subject = self.selection.subject().filter(|_| !self.continues);
         let which = subject.map_or(EventFilter::All, EventFilter::Of);
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
-        check_readable(self.position, &self.epoch, &slice)?;
+        check_readable(self.position, &self.epoch, &slice).map_err(|error| match (error, self.visible) {
+            (FeedError::Expired { oldest: _ }, Some(_)) => FeedError::Expired { oldest: None },
+            (error, _) => error,
+        })?;
         if which == EventFilter::All {
             check_no_gap(&slice, self.position)?;
         }
@@ -189,6 +206,11 @@ impl Watcher {
         let position = self.position;
         let mut selected = Vec::new();
         for MarkedEvent { event, ends_commit } in events.iter().filter(|marked| marked.event.sequence > position) {
+            if let Some(visible) = &mut self.visible
+                && visible_event(event, self.selection.viewer, &self.feed.policy).is_some()
+            {
+                *visible = event.sequence;
+            }
             selected.extend(self.selection.select(event, &self.feed.policy));
             if *ends_commit {
                 self.push_message(std::mem::take(&mut selected), event.sequence, false);
@@ -209,14 +231,15 @@ impl Watcher {
         }
         // The sequence of the last selected event, not of the commit's end: that would reveal the existence of events
         // that the viewer may not see.
-        let revision = events.last().map_or(at, |event| event.sequence);
+        let revision = events.last().map_or(self.visible.unwrap_or(at), |event| event.sequence);
         self.ready.push_back(Message { events, revision, continues });
         self.continues = continues;
     }
 
     /// Queues a message without events, which reports the position.
     fn push_heartbeat(&mut self) {
-        self.ready.push_back(Message { events: Vec::new(), revision: self.position, continues: self.continues });
+        let revision = self.visible.unwrap_or(self.position);
+        self.ready.push_back(Message { events: Vec::new(), revision, continues: self.continues });
     }
 }
 
@@ -254,7 +277,8 @@ mod tests {
         let (start, oldest) = (Sequence::new(7), Sequence::new(1));
         let bounds = FeedSlice { epoch: "here".to_owned(), last: start, oldest, events: Vec::new() };
         let heartbeat = Duration::from_secs(3_600);
-        let mut watcher = Watcher::new(feed, everything, heartbeat, receiver, permit, start, bounds);
+        let mut watcher =
+            Watcher::new(feed, everything, heartbeat, receiver, permit, Start { start, visible: None }, bounds);
         assert!(matches!(watcher.next().await, Ok(Message { revision, .. }) if revision == start));
         updates.iter().for_each(|update| _ = sender.send(update.clone()).unwrap());
         watcher.next().await

@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::caller::Caller;
-use crate::domain::event::{Actor, Cause, Event, EventKind};
+use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
 use crate::feed::{Cursor, Message};
@@ -25,7 +25,7 @@ pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selec
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
     let selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     let heartbeat = request.heartbeat_interval.as_ref().map_or(HEARTBEAT, |interval| fields.heartbeat(*interval));
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, heartbeat))
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed: false }, heartbeat))
 }
 
 /// Parses a list of events: the selected events, the start position and the page.
@@ -43,7 +43,8 @@ pub fn list(
     }
     let page = fields.page(request, key);
     let after = Some(page.cursor.last.unwrap_or(after));
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch) }, page))
+    let is_signed = page.cursor.last.is_some();
+    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed }, page))
 }
 
 fn epoch(text: &str) -> Option<String> {
@@ -117,9 +118,21 @@ impl From<Option<Cause>> for pb::EventCause {
     }
 }
 
+impl From<Option<PrincipalKind>> for pb::EventPrincipal {
+    fn from(principal: Option<PrincipalKind>) -> Self {
+        match principal {
+            None => Self::Unspecified,
+            Some(PrincipalKind::Anonymous) => Self::Anonymous,
+            Some(PrincipalKind::Service) => Self::Service,
+            Some(PrincipalKind::User) => Self::User,
+            Some(PrincipalKind::System) => Self::System,
+        }
+    }
+}
+
 impl From<&Event> for pb::Event {
     fn from(event: &Event) -> Self {
-        let Event { sequence, time, kind, cause, actor, user, other, request, silenced } = *event;
+        let Event { sequence, time, kind, cause, actor, user, other, request, silenced, principal } = *event;
         let (actor, actor_user) = match actor {
             Actor::User(user) => (pb::EventActor::User, user.get()),
             Actor::Operator => (pb::EventActor::Operator, 0),
@@ -136,6 +149,7 @@ impl From<&Event> for pb::Event {
             other_user_id: other.map_or(0, UserId::get),
             connection_request_id: request.map_or(0, |request| request.get()),
             silenced,
+            principal: pb::EventPrincipal::from(principal).into(),
         }
     }
 }
@@ -182,7 +196,7 @@ mod tests {
         let (selection, cursor, heartbeat) = watch(&request, &Caller::Operator).expect("valid");
         let (users, kinds) = ([ANN, BOB].into(), EventKind::ALL.iter().copied().collect());
         assert_eq!(selection, Selection { viewer: Viewer::User(ANN), users, kinds, pair: None });
-        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()) };
+        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()), is_signed: false };
         assert_eq!((cursor, heartbeat), (expected, Duration::from_secs(2)));
     }
 
@@ -239,11 +253,11 @@ mod tests {
         let epoch = Some("abc".to_owned());
         let mut request = pb::ListEventsRequest { after_sequence: 7, epoch: "abc".to_owned(), ..Default::default() };
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
-        assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone() });
+        assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone(), is_signed: false });
         let after = Some(Sequence::new(9));
         request.page_token = page::token(&request, page::Cursor { section: 0, last: after }, b"key");
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
-        assert_eq!(cursor, Cursor { after, epoch });
+        assert_eq!(cursor, Cursor { after, epoch, is_signed: true });
     }
 
     #[test]
@@ -259,6 +273,7 @@ mod tests {
             other: Some(BOB),
             request: Some(RequestId::new(5)),
             silenced: true,
+            principal: Some(PrincipalKind::Service),
         };
         let expected = pb::Event {
             sequence: 9,
@@ -271,15 +286,16 @@ mod tests {
             other_user_id: 2,
             connection_request_id: 5,
             silenced: true,
+            principal: pb::EventPrincipal::Service.into(),
         };
         assert_eq!(pb::Event::from(&event), expected);
         for (actor, expected) in [(Actor::Operator, pb::EventActor::Operator), (Actor::System, pb::EventActor::System)]
         {
-            let event = Event { actor, cause: None, other: None, request: None, ..event.clone() };
+            let event = Event { actor, cause: None, other: None, request: None, principal: None, ..event.clone() };
             let event = pb::Event::from(&event);
             assert_eq!((event.actor(), event.actor_user_id), (expected, 0));
             assert_eq!((event.cause(), event.other_user_id), (pb::EventCause::Unspecified, 0));
-            assert_eq!(event.connection_request_id, 0);
+            assert_eq!((event.connection_request_id, event.principal()), (0, pb::EventPrincipal::Unspecified));
         }
         let expected =
             pb::WatchEventsResponse { events: vec![expected], revision: 12, epoch: "abc".to_owned(), continues: true };
@@ -288,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_causes_have_the_names_of_the_domain() {
+    fn kinds_causes_and_principals_have_the_names_of_the_domain() {
         for kind in EventKind::ALL {
             let name = format!("EVENT_KIND_{}", kind.name());
             assert_eq!(pb::EventKind::from(*kind).as_str_name(), name);
@@ -296,6 +312,10 @@ mod tests {
         for cause in Cause::ALL {
             let name = format!("EVENT_CAUSE_{}", cause.name());
             assert_eq!(pb::EventCause::from(Some(*cause)).as_str_name(), name);
+        }
+        for principal in PrincipalKind::ALL {
+            let name = format!("EVENT_PRINCIPAL_{}", principal.name());
+            assert_eq!(pb::EventPrincipal::from(Some(*principal)).as_str_name(), name);
         }
     }
 }

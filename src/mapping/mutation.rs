@@ -1,8 +1,10 @@
 //! The methods that write: each request with its response, and each response with its outcome.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 
+use super::user::{basic_of, id_of};
+use crate::domain::id::UserId;
 use crate::domain::outcome::Executed;
 use crate::proto::server as pb;
 
@@ -34,6 +36,20 @@ pub trait MutationResponse: Message + Default {
     fn texts(&mut self) -> Vec<&mut String> {
         Vec::new()
     }
+}
+
+/// Reduces the users inside a response, except this one, to the basic view.
+///
+/// # Errors
+///
+/// If one of them is not an encoded user.
+pub fn reduce<R: MutationResponse>(response: &mut R, except: UserId) -> Result<(), DecodeError> {
+    for user in response.users() {
+        if id_of(user)? != except {
+            *user = basic_of(user)?;
+        }
+    }
+    Ok(())
 }
 
 macro_rules! mutations {
@@ -98,12 +114,39 @@ pub(super) use responses;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::domain::Time;
     use crate::domain::command::RequestAction;
     use crate::domain::id::Sequence;
     use crate::domain::outcome::{Outcome, Transition};
     use crate::domain::pair::Message;
+    use crate::domain::user::Profile;
     use crate::domain::view::Status;
+    use crate::mapping::user::{UserView, encoded};
+    use crate::store::CachedUser;
+
+    #[test]
+    fn all_users_of_a_response_but_one_are_reduced_to_the_basic_view() {
+        let user = |id: i64| {
+            let (username, email) = ("ann".parse().expect("a name"), "ann@example.com".parse().expect("an address"));
+            let profile = Profile { username, email, email_isvalid: true, ..Profile::default() };
+            CachedUser::from(Arc::new(profile.into_user(UserId::new(id), None, Time::UNIX_EPOCH)))
+        };
+        let (ann, bob) = (user(1), user(2));
+        let [from_user, to_user] = [&ann, &bob].map(|user| encoded(user, UserView::Full));
+        let request = pb::ConnectionRequest { from_user, to_user, ..Default::default() };
+        let sent = pb::SendConnectionRequestResponse { connection_request: Some(request), ..Default::default() };
+        for (caller, views) in
+            [(ann.id, [UserView::Full, UserView::Basic]), (bob.id, [UserView::Basic, UserView::Full])]
+        {
+            let mut response = sent.clone();
+            reduce(&mut response, caller).expect("users");
+            let expected = [encoded(&ann, views[0]), encoded(&bob, views[1])];
+            assert_eq!(response.users(), expected.iter().collect::<Vec<_>>(), "{caller}");
+        }
+    }
 
     #[test]
     fn a_response_is_created_from_the_outcome_of_its_own_method_only() {

@@ -351,6 +351,16 @@ pub fn id_of(encoded: &[u8]) -> Result<UserId, DecodeError> {
     pb::User::decode(encoded).map(|user| UserId::new(user.id))
 }
 
+/// Returns the basic view of an encoded user.
+///
+/// # Errors
+///
+/// If the bytes are not a user.
+pub fn basic_of(encoded: &[u8]) -> Result<Bytes, DecodeError> {
+    let pb::User { id, username, real_name, avatar, status, .. } = pb::User::decode(encoded)?;
+    Ok(pb::User { id, username, real_name, avatar, status, ..pb::User::default() }.encode_to_vec().into())
+}
+
 /// Encodes a user of whom only the id is shown.
 pub fn encode_id(id: UserId) -> Bytes {
     pb::User { id: id.get(), ..Default::default() }.encode_to_vec().into()

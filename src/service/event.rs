@@ -12,7 +12,7 @@ use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
-use crate::telemetry::call::Call;
+use crate::telemetry::call::{Call, Stream as OpenStream};
 
 /// Implements [`EventService`].
 #[derive(Clone)]
@@ -31,10 +31,12 @@ impl EventService for Events {
         &self,
         request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller(&request)?)?;
+        let caller = caller(&request)?;
+        let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller)?;
         let leaving = request.extensions().get().cloned();
-        let call = request.extensions().get().cloned();
-        let watcher = self.feed.watch(selection, cursor, heartbeat).await?;
+        let call = request.extensions().get::<Arc<Call>>().cloned();
+        let watcher = self.feed.watch(&caller, selection, cursor, heartbeat).await?;
+        let call = call.map(OpenStream::new);
         Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, call, leaving }), next))))
     }
 
@@ -43,8 +45,9 @@ impl EventService for Events {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let key = self.core.store.token_key();
-        let (selection, cursor, page) = mapping::list(request.get_ref(), &caller(&request)?, key)?;
-        let read = || self.feed.list(&selection, &cursor, page.size);
+        let caller = caller(&request)?;
+        let (selection, cursor, page) = mapping::list(request.get_ref(), &caller, key)?;
+        let read = || self.feed.list(&caller, &selection, &cursor, page.size);
         let listed = self.core.read(&request, page.min_revision, read).await?;
         let next = listed
             .next
@@ -62,7 +65,7 @@ impl EventService for Events {
 struct Watch {
     watcher: Watcher,
     /// What the log says about it, which the server stores in the request's extensions.
-    call: Option<Arc<Call>>,
+    call: Option<OpenStream>,
     leaving: Option<Leaving>,
 }
 

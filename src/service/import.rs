@@ -101,7 +101,7 @@ pub(super) async fn run(
     if let Some(id) = request_id
         && let Some(reply) = stored_response(core, IdempotencyKey::new(&caller, id), &first, &mut rows).await?
     {
-        return core.respond(reply).await;
+        return core.respond(None, reply).await;
     }
     let mut import = Import {
         core,
@@ -286,7 +286,7 @@ impl Import<'_> {
         let idempotency = fingerprint.idempotency::<pb::ImportUsersRequest>(id);
         let command = Command::FinishImport(std::mem::take(&mut self.summary));
         let reply = self.enqueue(command, Some(idempotency)).await?.result().await?;
-        self.core.respond(reply).await
+        self.core.respond(None, reply).await
     }
 }
 

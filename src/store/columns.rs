@@ -14,8 +14,8 @@ use super::{SWEEP_LIMIT, feed};
 use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
 use crate::domain::counts::Counts;
-use crate::domain::event::{Cause, Event};
-use crate::domain::id::{PairKey, RequestId, UserId};
+use crate::domain::event::{Cause, Event, PrincipalKind};
+use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::CountsChange;
 use crate::domain::pair::{Block, Ended, Request};
 use crate::domain::user::User;
@@ -153,7 +153,7 @@ columns! {
 
     /// A change of a user's counts, and the user.
     CountsChanged: CountsChange as CountsChange {
-        user, change: Counts { requests_sent, requests_received, requests_unviewed, connections }, sends,
+        user, change: Counts { requests_sent, requests_received, requests_unviewed, connections }, sends, last_visible,
     } => {
         BigInt: *requests_sent,
         BigInt: *requests_received,
@@ -161,11 +161,14 @@ columns! {
         BigInt: *connections,
         Nullable<BigInt>: sends.map(|sends| sends.count),
         Nullable<Instant>: sends.and_then(|sends| sends.since).map(Stamp),
+        Nullable<BigInt>: last_visible.map(Sequence::get),
         BigInt: user.get(),
     }
 
     /// All columns of an event but its batch.
-    NewEvent: Event as Event { sequence, time, kind, cause, actor, user, other, request, silenced } => {
+    NewEvent: Event as Event {
+        sequence, time, kind, cause, actor, user, other, request, silenced, principal,
+    } => {
         BigInt: sequence.get(),
         BigInt: feed::stretch(*sequence),
         Instant: Stamp(*time),
@@ -177,6 +180,7 @@ columns! {
         Nullable<BigInt>: other.map(UserId::get),
         Nullable<BigInt>: request.map(RequestId::get),
         Bool: *silenced,
+        Nullable<Text>: principal.map(PrincipalKind::name),
     }
 
     /// A stored response.

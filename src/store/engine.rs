@@ -268,6 +268,11 @@ impl<E: Engine> Store for Database<E> {
         Ok(self.first(Reads::Few, query::user_position(user.get())).await?.map(Sequence::new))
     }
 
+    async fn newest_visible(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        let found: Option<(i64, i64)> = self.first(Reads::Few, query::newest_visible(user.get())).await?;
+        Ok(found.map(|(alone, with_another)| Sequence::new(alone.max(with_another))))
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         let IdempotencyKey { caller, id } = key;
         let stored = self.first(Reads::Few, query::idempotent_response(caller, id.to_string())).await?;

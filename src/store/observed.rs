@@ -118,6 +118,10 @@ impl Store for Observed {
         self.observe("user_position", self.store.user_position(user)).await
     }
 
+    async fn newest_visible(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        self.observe("newest_visible", self.store.newest_visible(user)).await
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.observe("idempotent_response", self.store.idempotent_response(key)).await
     }

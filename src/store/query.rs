@@ -113,6 +113,13 @@ pub(super) fn counts(user: i64) -> _ {
     user_counts::table.find(user)
 }
 
+/// The newest event about a user alone, and the newest one about them and another user that they may see.
+#[auto_type]
+pub(super) fn newest_visible(id: i64) -> _ {
+    let member: member = member(id);
+    member.select((users::changed, user_counts::last_visible))
+}
+
 /// A user with their counts.
 #[auto_type]
 pub(super) fn member(id: i64) -> _ {
@@ -254,7 +261,7 @@ pub(super) fn oldest_open() -> SharedStatement<Nullable<Instant>> {
 /// subtracted twice.
 pub(super) fn counts_without_expired_requests(user: i64, until: Stamp) -> SharedStatement<CountsSql> {
     let text = "SELECT user_id, requests_sent - sent.due, requests_received - received.due, \
-                requests_unviewed - received.unviewed, connections, sends, sends_since \
+                requests_unviewed - received.unviewed, connections, sends, sends_since, last_visible \
                 FROM user_counts CROSS JOIN ( \
                     SELECT count(*) AS due FROM connection_requests \
                     WHERE from_user_id = ? AND state IN ('PENDING', 'SILENCED', 'REJECTED') AND created <= ? \

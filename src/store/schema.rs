@@ -102,6 +102,7 @@ diesel::table! {
         connections -> BigInt,
         sends -> BigInt,
         sends_since -> Nullable<Instant>,
+        last_visible -> BigInt,
     }
 }
 
@@ -193,6 +194,7 @@ diesel::table! {
         other_user_id -> Nullable<BigInt>,
         request_id -> Nullable<BigInt>,
         silenced -> Bool,
+        principal -> Nullable<Text>,
     }
 }
 

@@ -127,36 +127,6 @@ async fn a_call_that_waits_for_its_batch_is_removed_from_the_queue_at_its_deadli
     assert_eq!(made, ["1-2", "1-3"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_refuses_at_once() {
-    const CALLS: usize = 20;
-    const PLACES: usize = 4;
-    let (app, store) = Faulty::app(Engine::Sqlite, |settings| settings.max_queued_writes = PLACES).await;
-    users(&app, i64::try_from(CALLS).unwrap() + 2).await;
-    store.commits(Fault::Blocks);
-    let before = store.begun_so_far();
-    let mut first = app.requests();
-    let first = tokio::spawn(async move { first.send_connection_request(send(1, 2)).await });
-    store.begun(before + 1).await;
-    let mut calls = JoinSet::new();
-    for to in 3..i64::try_from(CALLS).unwrap() + 3 {
-        let mut requests = app.requests();
-        calls.spawn(async move { requests.send_connection_request(send(1, to)).await });
-    }
-    // The refusals arrive while the store is still blocked.
-    for _ in 0..CALLS - PLACES {
-        let response = calls.join_next().await.unwrap().unwrap();
-        reveals_nothing(response, Code::ResourceExhausted, ErrorReason::Overloaded);
-    }
-    // Reads are not delayed.
-    app.users().get_user(key(1)).await.expect("a user");
-    store.commits(Fault::None);
-    first.await.unwrap().expect("a request");
-    let rest = calls.join_all().await;
-    assert_eq!((rest.len(), rest.iter().filter(|response| response.is_ok()).count()), (PLACES, PLACES));
-    assert_eq!(sent(&app.database).await, i64::try_from(PLACES).unwrap() + 1);
-}
-
 on_each_engine! {
     async fn each_fault_of_the_store_has_its_own_error(engine: Engine) {
         use ErrorReason::{DatabaseUnavailable, InternalFault, OutcomeUnknown};

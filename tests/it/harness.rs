@@ -1,6 +1,7 @@
 //! What the tests build on: databases, servers, clients, and a clock that a test sets.
 
 pub mod app;
+pub mod as_user;
 pub mod certificates;
 pub mod clients;
 pub mod daemon;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot go on has failed")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
 
+mod audit;
 mod authorization;
 mod bad_input;
 mod cancellation;
@@ -31,9 +32,11 @@ mod history;
 mod hostile;
 mod large_pages;
 mod layers;
+mod limits;
 mod log;
 mod migrations;
 mod model;
+mod overload;
 mod packets;
 mod paging;
 mod plans;
@@ -45,6 +48,7 @@ mod program;
 mod read_only;
 mod readers;
 mod retention;
+mod revisions;
 mod rights;
 mod rpc;
 mod semantics;

@@ -1,9 +1,14 @@
 //! A sender cannot tell in which of two worlds they live: in one, their receiver blocks, rejects or keeps them waiting in
 //! secret; in the other, the receiver does not.
 //!
-//! One random script of the sender runs in both worlds, step by step, each on a database of its own. After whatever the
-//! receiver does, something happens between two strangers until both worlds have the same number of events. So each
-//! response must be the same to the byte, with its ids, times and revisions; [`Call::make`] names the exceptions.
+//! One random script of the sender runs in both worlds, step by step, each on a database of its own. Each response must be
+//! the same to the byte, with its ids, times and revisions; [`Call::make`] names the exceptions.
+//!
+//! A sender calls through a service, or with a credential of their own. A service sees in every revision how many events
+//! there are. So after whatever the receiver does, something happens between two strangers until both worlds have the
+//! same number. A user's revisions are their own: for them the numbers are made equal only before something that the
+//! sender may see, whose own number would show the difference, and all that they read in between must be the same
+//! although the worlds have different numbers of events.
 //!
 //! On PostgreSQL each call must also take as many statements, with the same texts, and as many messages of the protocol in
 //! both worlds. There a script is played twice, with different users: the first time, statements are prepared.
@@ -43,6 +48,15 @@ impl Cast {
     fn users(self) -> [i64; 5] {
         [self.sender, self.receiver, self.other, self.strangers.0, self.strangers.1]
     }
+}
+
+/// With whose credential a sender calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// That of a service which acts for them.
+    Service,
+    /// Their own.
+    User,
 }
 
 /// How two worlds differ.
@@ -137,19 +151,26 @@ const TIGHT: Difference = Difference {
 };
 
 /// Plays four scripts.
-async fn compare(engine: Engine, difference: Difference) {
-    let mut different = Vec::new();
-    let seeds = match engine {
-        Engine::Sqlite => 0..4,
+async fn compare(engine: Engine, difference: Difference, principal: Principal) {
+    let (mut different, mut uneven) = (Vec::new(), Vec::new());
+    let seeds = match (engine, principal) {
+        (Engine::Sqlite, Principal::Service) => 0..4,
+        // Scripts of a user are longer.
+        (Engine::Sqlite, Principal::User) => 0..2,
         // Each script is played twice.
-        Engine::Postgres => 0..2,
+        (Engine::Postgres, Principal::Service) => 0..2,
+        (Engine::Postgres, Principal::User) => 0..1,
     };
     for seed in seeds {
-        let mut worlds = Worlds::new(engine, difference, seed).await;
+        let mut worlds = Worlds::new(engine, difference, seed, principal).await;
         worlds.play().await.unwrap_or_else(|told| panic!("{told}"));
         different.push(worlds.different());
+        uneven.push(worlds.uneven());
     }
     // Otherwise nothing was compared.
+    let is_uneven = uneven.iter().sum::<usize>() >= STEPS / 10;
+    let may_be = principal == Principal::User && !difference.secret.is_empty();
+    assert_eq!(is_uneven, may_be, "calls while the numbers of events were different, by seed: {uneven:?}");
     assert!(different.iter().sum::<usize>() >= STEPS / 3, "calls that found different worlds, by seed: {different:?}");
 }
 
@@ -160,12 +181,22 @@ macro_rules! worlds {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                compare(Engine::Sqlite, $difference).await;
+                compare(Engine::Sqlite, $difference, Principal::Service).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                compare(Engine::Postgres, $difference).await;
+                compare(Engine::Postgres, $difference, Principal::Service).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite_as_user() {
+                compare(Engine::Sqlite, $difference, Principal::User).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres_as_user() {
+                compare(Engine::Postgres, $difference, Principal::User).await;
             }
         }
     )+};
@@ -188,8 +219,10 @@ worlds! {
 async fn a_script_notices_what_is_told() {
     let accepted = Difference { secret: &[Accept], open: &[], ..BLOCKED };
     let disclosed = Difference { secret: &[Reject], open: &[], policy: disclose, ..BLOCKED };
-    for difference in [accepted, disclosed] {
-        let mut worlds = Worlds::new(Engine::Sqlite, difference, 0).await;
+    for (difference, principal) in
+        [(accepted, Principal::Service), (disclosed, Principal::Service), (accepted, Principal::User)]
+    {
+        let mut worlds = Worlds::new(Engine::Sqlite, difference, 0, principal).await;
         worlds.play().await.expect_err("a difference");
     }
 }

@@ -1,17 +1,12 @@
 //! The changes of a decided batch: the difference between the loaded and the current values.
 
-use super::{Changes, CountsChange, Ledger, Tracked};
+use super::{Changes, Ledger, Tracked};
 use crate::domain::id::UserId;
 use crate::domain::pair::Side;
 
 impl Ledger {
-    fn counts(&self) -> Vec<CountsChange> {
-        let all = self.counts.iter();
-        all.map(|(user, (change, sends))| CountsChange { user: *user, change: *change, sends: *sends }).collect()
-    }
-
     pub(super) fn close(self) -> Changes {
-        let counts = self.counts();
+        let counts = self.counts.into_values().collect();
         let mut changes = Changes { head: self.head, counts, ..self.changes };
         for (id, Tracked { before, now }) in self.users {
             changes.members.extend(now.clone().filter(|now| before.as_ref() != Some(now)));

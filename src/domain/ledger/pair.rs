@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::sweep::{SweepProgress, sweep_progress};
-use super::{Ledger, SweepStep, Tracked};
+use super::{CountsChange, Ledger, SweepStep, Tracked};
 use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::{Actor, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
-use crate::domain::view::{Viewer, status, visible};
+use crate::domain::view::{Viewer, status, visible, visible_event};
 
 impl Ledger {
     pub(super) fn send(&mut self, from: UserId, to: UserId, message: &Message) -> Result<Outcome, Rejection> {
@@ -163,7 +163,7 @@ impl Ledger {
         for user in [key.low(), key.high()] {
             let change = Counts::of(after, user) - Counts::of(before.as_ref(), user);
             if writes_both || change != Counts::default() {
-                self.counts.entry(user).or_default().0 += change;
+                self.counts_of(user).change += change;
                 if let Some(member) = self.member_mut(user) {
                     member.counts += change;
                 }
@@ -179,14 +179,36 @@ impl Ledger {
         if let Some(member) = self.member_mut(user) {
             member.sends = member.sends.after_send(time);
             let sends = member.sends;
-            self.counts.entry(user).or_default().1 = Some(sends);
+            self.counts_of(user).sends = Some(sends);
         }
     }
 
-    pub(super) fn record(&mut self, event: Event) {
+    /// Records an event of the command that is executed.
+    pub(super) fn record(&mut self, mut event: Event) {
+        // What expired would have ended without the command too.
+        let principal = if event.actor == Actor::System { PrincipalKind::System } else { self.principal };
+        event.principal = Some(principal);
         self.head.sequence = event.sequence;
         self.head.time = event.time;
+        self.note_visible(&event);
         self.changes.events.push(event);
+    }
+
+    /// Notes an event about two users for each of them who may see it. One about a single user is in their own row.
+    fn note_visible(&mut self, event: &Event) {
+        let Some(other) = event.other else { return };
+        for user in [event.user, other] {
+            if visible_event(event, Viewer::User(user), &self.policy).is_some() {
+                self.counts_of(user).last_visible = Some(event.sequence);
+                if let Some(member) = self.member_mut(user) {
+                    member.last_visible = event.sequence;
+                }
+            }
+        }
+    }
+
+    fn counts_of(&mut self, user: UserId) -> &mut CountsChange {
+        self.counts.entry(user).or_insert(CountsChange::none(user))
     }
 }
 

@@ -68,9 +68,15 @@ pub struct SweepStep {
 }
 
 impl CountsChange {
+    /// Returns a change of nothing.
+    pub fn none(user: UserId) -> Self {
+        Self { user, change: Counts::default(), sends: None, last_visible: None }
+    }
+
     /// Whether the counts stay as they are.
     pub fn is_zero(&self) -> bool {
-        self.change == Counts::default() && self.sends.is_none()
+        let Self { user: _, change, sends, last_visible } = *self;
+        change == Counts::default() && sends.is_none() && last_visible.is_none()
     }
 }
 
@@ -126,6 +132,8 @@ pub struct CountsChange {
     pub change: Counts,
     /// The sends of the current hour, if they changed.
     pub sends: Option<SendWindow>,
+    /// The newest event of the batch about the user and another one that the user may see, if there is one.
+    pub last_visible: Option<Sequence>,
 }
 
 /// The changes that a batch makes, to be saved in one transaction.
@@ -281,8 +289,11 @@ mod tests {
         for (change, sends, is_zero) in
             [(zero, None, true), (one, None, false), (zero, sends, false), (one, sends, false)]
         {
-            assert_eq!(CountsChange { user: ANN, change, sends }.is_zero(), is_zero, "{change:?}, {sends:?}");
+            let change = CountsChange { change, sends, ..CountsChange::none(ANN) };
+            assert_eq!(change.is_zero(), is_zero, "{change:?}");
         }
+        let seen = CountsChange { last_visible: Some(nth(1)), ..CountsChange::none(ANN) };
+        assert!(!seen.is_zero());
     }
 
     #[test]

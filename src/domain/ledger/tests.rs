@@ -4,8 +4,9 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::command::{EncodedResponse, Idempotency};
+use crate::domain::command::{EncodedResponse, Idempotency, RequestAction};
 use crate::domain::event::EventKind;
+use crate::domain::outcome::ImportSummary;
 use crate::domain::pair::{Message, Request, RequestState};
 use crate::domain::user::{Profile, User};
 
@@ -65,7 +66,8 @@ pub(super) fn snapshot(requests: &[Request]) -> Snapshot {
         let mut counts = Counts::default();
         let own = requests.iter().filter(|request| request.from == id || request.to == id);
         own.for_each(|request| counts += Counts::of(Some(request), id));
-        Member { user: Arc::new(user(id, username)), counts, sends: SendWindow::default() }
+        let last_visible = Sequence::default();
+        Member { user: Arc::new(user(id, username)), counts, sends: SendWindow::default(), last_visible }
     };
     let mut snapshot = Snapshot {
         now: day(0),
@@ -168,6 +170,36 @@ fn a_call_with_a_known_request_id_gets_the_first_response() {
     assert_eq!(*reused, Err(Rejection::RequestIdReused(Uuid::nil())));
     let kept: Vec<_> = changes.responses.iter().map(|stored| (&stored.key.caller[..], stored.fingerprint)).collect();
     assert_eq!(kept, [("operator", [2; 32]), ("user:1", [3; 32])]);
+}
+
+#[test]
+fn a_users_revision_is_the_newest_event_that_they_may_see() {
+    let by = |caller, command| Submission { caller, command, idempotency: None };
+    let reject = Command::ActOnRequest(RequestId::new(7), BOB, RequestAction::Reject);
+    let batch = || {
+        vec![
+            by(Caller::User(BOB), reject.clone()),
+            by(Caller::User(ANN), Command::MarkAllViewed(ANN)),
+            by(Caller::Operator, Command::MarkAllViewed(ANN)),
+            by(Caller::User(ANN), send(ANN, CY)),
+            by(Caller::User(BOB), reject.clone()),
+            by(Caller::User(NOBODY), Command::FinishImport(ImportSummary::default())),
+        ]
+    };
+    for (disclose_rejections, of_ann) in [(false, Sequence::new(50)), (true, nth(2))] {
+        let policy = Policy { disclose_rejections, ..Policy::default() };
+        let before = snapshot(&[request(7, ANN, BOB, RequestState::Pending)]);
+        let (replies, changes) = submit(before, batch(), policy);
+        let revisions: Vec<_> = replies.iter().map(revision).collect();
+        // Ann was last changed by event 50, and sees no rejection unless it is disclosed.
+        assert_eq!(revisions, [nth(2), of_ann, nth(2), nth(3), nth(2), Sequence::default()]);
+        let saved: Vec<_> = changes.counts.iter().map(|counts| (counts.user, counts.last_visible)).collect();
+        assert_eq!(saved, [(ANN, Some(nth(3))), (BOB, Some(nth(2))), (CY, Some(nth(3)))]);
+        let cached = changes.members.iter().map(|member| (member.user.id, Some(member.last_visible)));
+        let mut cached: Vec<_> = cached.collect();
+        cached.sort_unstable();
+        assert_eq!(cached, saved);
+    }
 }
 
 #[test]

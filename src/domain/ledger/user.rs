@@ -101,8 +101,11 @@ impl Ledger {
             self.release_username(before, user.id);
         }
         self.names.insert(user.username.key(), user.id);
-        let (counts, sends) = before.map(|before| (before.counts, before.sends)).unwrap_or_default();
-        let member = Member { user: Arc::clone(&user), counts, sends };
+        let (counts, sends, last_visible) = match before {
+            Some(Member { user: _, counts, sends, last_visible }) => (counts, sends, last_visible),
+            None => Default::default(),
+        };
+        let member = Member { user: Arc::clone(&user), counts, sends, last_visible };
         self.users.entry(user.id).or_insert(Tracked { before: None, now: None }).now = Some(member);
         (user, imported)
     }
@@ -159,6 +162,7 @@ impl Ledger {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         });
         sequence
     }

@@ -6,7 +6,7 @@
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
 //! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`,
-//! `{kinds}` and `{causes}` stand for the lists of names.
+//! `{kinds}`, `{causes}` and `{principals}` stand for the lists of names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
 //! proven here.
@@ -100,15 +100,17 @@ pub(super) const CHECKS: &[Check] = &[
                 UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
     },
     Check {
-        name: "each event has a kind, a cause and an actor that exist, and its stretch",
+        name: "each event has a kind, a cause, an actor and a principal that exist, and its stretch",
         looks_at: "events",
         with: "",
         finds: "SELECT sequence AS number, 'event ' || sequence || ' of stretch ' || stretch || ' is ' || kind \
                        || coalesce(' because ' || cause, '') || ' by ' || actor \
-                       || coalesce(' ' || actor_user_id, '') AS said \
+                       || coalesce(' ' || actor_user_id, '') || coalesce(', called by ' || principal, '') AS said \
                 FROM events WHERE sequence < 1 OR stretch <> sequence / 4096 OR kind NOT IN ({kinds}) \
                      OR cause NOT IN ({causes}) OR actor NOT IN ('USER', 'OPERATOR', 'SYSTEM') \
-                     OR (actor = 'USER') <> (actor_user_id IS NOT NULL)",
+                     OR (actor = 'USER') <> (actor_user_id IS NOT NULL) \
+                     OR principal NOT IN ({principals}) OR actor = 'SYSTEM' AND principal <> 'SYSTEM' \
+                     OR actor = 'OPERATOR' AND principal = 'USER'",
     },
     Check {
         name: "each request has a state that exists, and the times of that state",
@@ -326,6 +328,27 @@ pub(super) const CHECKS: &[Check] = &[
                        || ', ' || requests_unviewed || ', ' || connections || ' and ' || sends || ' sends' AS said \
                 FROM user_counts WHERE requests_sent < 0 OR requests_received < 0 OR requests_unviewed < 0 \
                      OR connections < 0 OR sends < 0 OR (sends > 0 AND sends_since IS NULL)",
+    },
+    Check {
+        name: "no user saw an event about them and another after the one that is stored",
+        looks_at: "user_counts",
+        // What settings may hide from a user does not count: they may have been others at the time.
+        with: "WITH seen AS ( \
+                   SELECT user_id, sequence FROM events \
+                   WHERE other_user_id IS NOT NULL AND coalesce(cause, '') <> 'UNBLOCKED' \
+                         AND kind NOT IN ('REQUEST_VIEWED', 'REQUEST_SILENCED', 'REQUEST_REJECTED', 'REQUEST_RESTORED') \
+                   UNION ALL \
+                   SELECT other_user_id, sequence FROM events \
+                   WHERE other_user_id IS NOT NULL AND NOT silenced \
+                         AND kind NOT IN ('REQUEST_SILENCED', 'USER_BLOCKED', 'USER_UNBLOCKED') \
+               ), newest AS ( \
+                   SELECT seen.user_id, max(sequence) AS sequence FROM seen JOIN users ON id = seen.user_id \
+                   WHERE sequence > position GROUP BY seen.user_id \
+               )",
+        finds: "SELECT stored.user_id AS number, 'user ' || stored.user_id || ' saw event ' \
+                       || coalesce(newest.sequence, 0) || ', but event ' || last_visible || ' is stored' AS said \
+                FROM user_counts AS stored CROSS JOIN feed LEFT JOIN newest ON newest.user_id = stored.user_id \
+                WHERE last_visible < coalesce(newest.sequence, 0) OR last_visible > last_sequence",
     },
     Check {
         name: COUNTS_THERE,

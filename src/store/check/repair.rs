@@ -54,8 +54,10 @@ const SURPLUS: &str = "SELECT user_id AS number, 'user ' || user_id || ': counts
 
 const COUNT: &str = "UPDATE user_counts SET requests_sent = {sent}, requests_received = {received}, \
                      requests_unviewed = {unviewed}, connections = {connected} WHERE user_id IN ({users})";
-const INSERT: &str = "INSERT INTO user_counts (user_id) SELECT id FROM users WHERE id IN ({users}) \
-                      AND NOT EXISTS (SELECT 1 FROM user_counts WHERE user_id = id)";
+/// The user may have seen any event up to the newest one.
+const INSERT: &str = "INSERT INTO user_counts (user_id, last_visible) \
+                      SELECT users.id, last_sequence FROM users CROSS JOIN feed WHERE users.id IN ({users}) \
+                      AND NOT EXISTS (SELECT 1 FROM user_counts WHERE user_id = users.id)";
 const DELETE: &str = "DELETE FROM user_counts WHERE user_id IN ({users}) \
                       AND NOT EXISTS (SELECT 1 FROM users WHERE id = user_counts.user_id)";
 

@@ -17,17 +17,22 @@ use crate::store::StoreError;
 
 /// How long a read waits for a free slot or a new connection before it fails.
 const WAIT: Duration = Duration::from_secs(1);
+/// Maximum reads that wait for a slot. Further ones fail at once: under overload, a refusal must cost little time.
+const WAITING_MAX: usize = 4_096;
 
 pub(super) struct Pool {
     config: Arc<PostgresConfig>,
     role: Role,
     slots: Vec<Mutex<Option<Arc<SharedConnection>>>>,
+    /// The reads that wait, and those that have a slot.
+    places: Semaphore,
     leases: Semaphore,
 }
 
 /// A connection that other reads may use at the same time.
 pub(super) struct Lease<'a> {
     shared: Arc<SharedConnection>,
+    _place: SemaphorePermit<'a>,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -45,17 +50,24 @@ impl Pool {
     /// Each connection is shared by at most `depth` concurrent reads.
     pub(super) fn new(config: Arc<PostgresConfig>, role: Role, count: usize, depth: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
-        Self { config, role, slots, leases: Semaphore::new(count * depth) }
+        let leases = count * depth;
+        let places = Semaphore::new(leases + WAITING_MAX);
+        Self { config, role, slots, places, leases: Semaphore::new(leases) }
     }
 
     /// Returns the least used connection. Reopens it if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Overloaded`] if too many reads wait for a slot, or this one has to wait for longer than [`WAIT`].
     pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let place = self.places.try_acquire().map_err(|_| StoreError::Overloaded)?;
         let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
         let shared = timeout(WAIT, self.connection()).await;
         let shared =
             shared.map_err(|_| StoreError::Unavailable("timeout while connecting to the database".into()))??;
-        Ok(Lease { shared, _permit: permit })
+        Ok(Lease { shared, _place: place, _permit: permit })
     }
 
     async fn connection(&self) -> Result<Arc<SharedConnection>, StoreError> {
@@ -76,5 +88,28 @@ impl Pool {
         };
         // There is at least one.
         self.slots.iter().min_by_key(users).unwrap_or(&self.slots[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_beyond_those_that_may_wait_are_refused_at_once_and_the_others_after_a_second() {
+        let config = PostgresConfig::parse("postgres://kith@192.0.2.1/kith").expect("a URL");
+        let pool = Pool::new(Arc::new(config), Role::ShortReads, 1, 2);
+        let busy = pool.leases.try_acquire_many(2).expect("both slots");
+        let _places = pool.places.try_acquire_many(2).expect("and their places");
+        let mut waiting = Box::pin(join_all((0..WAITING_MAX).map(|_| pool.lease())));
+        assert!((&mut waiting).now_or_never().is_none());
+        let refused = pool.lease().now_or_never().expect("no wait");
+        assert!(matches!(refused, Err(StoreError::Overloaded)));
+        assert!(waiting.await.iter().all(|late| matches!(late, Err(StoreError::Overloaded))));
+        assert!(pool.lease().now_or_never().is_none(), "there is room again");
+        drop(busy);
     }
 }

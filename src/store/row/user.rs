@@ -100,26 +100,39 @@ pub(in crate::store) struct CountsRow {
     pub(in crate::store) connections: i64,
     pub(in crate::store) sends: i64,
     pub(in crate::store) sends_since: Option<Stamp>,
+    pub(in crate::store) last_visible: i64,
 }
 
 /// Converts a user with their counts.
 pub(in crate::store) fn member((user, counts): (UserRow, CountsRow)) -> Result<(UserId, Member), StoreError> {
-    let (id, counts, sends) = counts.split();
-    Ok((id, Member { user: Arc::new(user.try_into()?), counts, sends }))
+    Ok((UserId::new(counts.user_id), counts.of(Arc::new(user.try_into()?))))
 }
 
 impl CountsRow {
     pub(in crate::store) fn counts(&self) -> Counts {
-        self.split().1
+        Counts {
+            requests_sent: self.requests_sent,
+            requests_received: self.requests_received,
+            requests_unviewed: self.requests_unviewed,
+            connections: self.connections,
+        }
     }
 
-    /// Returns the user, the counts, and the number of sends in the current hour.
-    pub(in crate::store) fn split(&self) -> (UserId, Counts, SendWindow) {
-        let Self { user_id, requests_sent, requests_received, requests_unviewed, connections, sends, sends_since } =
-            *self;
-        let counts = Counts { requests_sent, requests_received, requests_unviewed, connections };
+    /// Adds the user, whose row it is.
+    pub(in crate::store) fn of(&self, user: Arc<User>) -> Member {
+        let Self {
+            user_id: _,
+            // In the counts.
+            requests_sent: _,
+            requests_received: _,
+            requests_unviewed: _,
+            connections: _,
+            sends,
+            sends_since,
+            last_visible,
+        } = *self;
         let sends = SendWindow { since: sends_since.map(|Stamp(since)| since), count: sends };
-        (UserId::new(user_id), counts, sends)
+        Member { user, counts: self.counts(), sends, last_visible: Sequence::new(last_visible) }
     }
 }
 

@@ -25,10 +25,11 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let holes = "the feed has no holes and ends at its head";
     let time = "the head has the time of the newest event";
     let head = "the head is one row whose numbers do not pass its end";
-    let events = "each event has a kind, a cause and an actor that exist, and its stretch";
+    let events = "each event has a kind, a cause, an actor and a principal that exist, and its stretch";
     let states = "each request has a state that exists, and the times of that state";
     let swept = "the sweep for expired requests left none behind";
     let below_zero = "no count is below zero, and sends have an hour";
+    let visible = "no user saw an event about them and another after the one that is stored";
     let event = |change: &str| format!("UPDATE events SET {change} WHERE sequence = 5");
     let state = "each request is in the state that its last event left";
     let open = "each request that the feed leaves open or connected is there";
@@ -83,6 +84,9 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (events, event("cause = 'WEATHER'"), "event 5 of stretch 0 is USER_CREATED because WEATHER by OPERATOR"),
         (events, event("actor = 'NOBODY'"), "event 5 of stretch 0 is USER_CREATED by NOBODY"),
         (events, event("actor_user_id = 7"), "event 5 of stretch 0 is USER_CREATED by OPERATOR 7"),
+        (events, event("principal = 'NOBODY'"), "event 5 of stretch 0 is USER_CREATED by OPERATOR, called by NOBODY"),
+        (events, event("principal = 'USER'"), "event 5 of stretch 0 is USER_CREATED by OPERATOR, called by USER"),
+        (events, event("actor = 'SYSTEM'"), "event 5 of stretch 0 is USER_CREATED by SYSTEM, called by ANONYMOUS"),
         (states, sent(1, "state = 'LOST'"), "from user 1 to user 2 is LOST"),
         (states, sent(1, "rejected = created"), "from user 1 to user 2 is PENDING, rejected"),
         (states, sent(6, "accepted = NULL"), "from user 6 to user 2 is CONNECTED"),
@@ -94,6 +98,16 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (swept, "UPDATE feed SET swept_id = last_sequence".to_owned(), "is PENDING, but the sweep is done up to "),
         (below_zero, "UPDATE user_counts SET sends = -1 WHERE user_id = 4".to_owned(), " and -1 sends"),
         (below_zero, "UPDATE user_counts SET sends_since = NULL WHERE sends > 0".to_owned(), " sends"),
+        (
+            visible,
+            "UPDATE user_counts SET last_visible = last_visible - 1 WHERE user_id = 6".to_owned(),
+            "user 6 saw event ",
+        ),
+        (
+            visible,
+            "UPDATE user_counts SET last_visible = (SELECT last_sequence + 1 FROM feed) WHERE user_id = 4".to_owned(),
+            "user 4 saw event ",
+        ),
         (below_zero, count(4, "requests_sent").replace("+ 7", "- 7"), "user 4 has -6, "),
         (state, sent(1, "state = 'REJECTED', rejected = created"), "from user 1 to user 2 is REJECTED"),
         (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),

@@ -195,6 +195,10 @@ impl Store for Faulty {
         self.reading().await?.user_position(user).await
     }
 
+    async fn newest_visible(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
+        self.reading().await?.newest_visible(user).await
+    }
+
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.reading().await?.idempotent_response(key).await
     }

@@ -14,14 +14,18 @@ use rand::{RngExt, SeedableRng};
 
 use super::receiver::{Act, Standing, in_secret, openly};
 use super::sender::{Answer, Call, Sender};
-use super::{Before, Cast, Difference};
+use super::{Before, Cast, Difference, Principal};
 use crate::harness::app::options;
+use crate::harness::as_user::AsUser;
+use crate::harness::clients::Clients;
 use crate::harness::proxy::{Passed, Proxy};
 use crate::harness::{App, Database, Engine};
 use crate::history::sweep_by;
 use crate::packets::written;
 
 pub const STEPS: usize = 160;
+/// How often the sender looks after an act of the receiver.
+const LOOKS: usize = 3;
 
 /// Part of the statement that reads the newest revision, as a check of the service's health does.
 const REVISION: &str = r#""users_changed" FROM "feed""#;
@@ -42,12 +46,17 @@ pub struct Worlds {
     standing: [Standing; 2],
     /// How many calls of the sender found the worlds different.
     different: usize,
+    /// How many calls of the sender were made while the worlds had different numbers of events.
+    uneven: usize,
     is_receiver_deleted: bool,
+    principal: Principal,
 }
 
 struct World {
     app: App,
     proxy: Option<Proxy>,
+    /// Where the sender calls, if they do so with a credential of their own.
+    as_sender: Option<AsUser>,
 }
 
 /// What passed between the service and PostgreSQL during a call.
@@ -66,19 +75,20 @@ impl World {
     async fn new(engine: Engine, difference: Difference) -> Self {
         if engine == Engine::Sqlite {
             let app = App::with_options(engine, options(), |settings| change(settings, difference)).await;
-            return Self { app, proxy: None };
+            return Self { app, proxy: None, as_sender: None };
         }
         let database = Database::migrated(engine).await;
         let proxy = Proxy::before(&database);
         // One connection for short reads and one for long ones, so that each prepares all of its statements.
         let options = Options { migrate: false, readers: 2, ..Options::default() };
         let app = App::at(database, &proxy.url, options, |settings| change(settings, difference)).await;
-        Self { app, proxy: Some(proxy) }
+        Self { app, proxy: Some(proxy), as_sender: None }
     }
 
     /// Makes a call. Returns the response, and what passed if there is a proxy.
     async fn make(&self, call: &Call, cast: Cast) -> (Answer, Option<Traffic>) {
-        let Some(proxy) = &self.proxy else { return (call.make(&self.app).await, None) };
+        let clients: &Clients = self.as_sender.as_deref().unwrap_or(&self.app);
+        let Some(proxy) = &self.proxy else { return (call.make(clients).await, None) };
         // Whoever acts or is acted upon is cached by the writer, also after a secret act. That shows as little as any
         // other traffic about the two, so both are cached in both worlds.
         for user in [cast.sender, cast.receiver] {
@@ -86,8 +96,12 @@ impl World {
         }
         let before = self.app.revision().await;
         proxy.record();
-        let answer = call.make(&self.app).await;
+        let answer = call.make(clients).await;
         let mut traffic = Traffic::of(&proxy.recorded(), call, &answer);
+        if self.as_sender.is_some() {
+            // A read and that of the user's revision are made concurrently.
+            traffic.statements.sort();
+        }
         // A deletion also changes the counts of those whose requests it ends.
         if self.app.revision().await > before && !matches!(call, Call::Delete(_)) {
             traffic.counts = written(&self.app).await;
@@ -129,7 +143,7 @@ impl Traffic {
 }
 
 impl Worlds {
-    pub async fn new(engine: Engine, difference: Difference, seed: u64) -> Self {
+    pub async fn new(engine: Engine, difference: Difference, seed: u64, principal: Principal) -> Self {
         Self {
             with: World::new(engine, difference).await,
             without: World::new(engine, difference).await,
@@ -140,7 +154,9 @@ impl Worlds {
             history: Vec::new(),
             standing: Default::default(),
             different: 0,
+            uneven: 0,
             is_receiver_deleted: false,
+            principal,
         }
     }
 
@@ -159,23 +175,40 @@ impl Worlds {
         self.different
     }
 
+    /// How many calls of the sender were made while the worlds had different numbers of events.
+    pub fn uneven(&self) -> usize {
+        self.uneven
+    }
+
     async fn run(&mut self, cast: Cast, compares_traffic: bool) -> Result<(), String> {
         (self.cast, self.rng, self.is_receiver_deleted) = (cast, StdRng::seed_from_u64(self.seed), false);
         self.history.clear();
-        for world in [&self.with, &self.without] {
+        let mut policy = Policy::default();
+        (self.difference.policy)(&mut policy);
+        for world in [&mut self.with, &mut self.without] {
             for id in cast.users() {
                 world.app.create(id).await.expect("a user");
             }
+            world.as_sender = match self.principal {
+                Principal::Service => None,
+                Principal::User => Some(world.app.as_user(cast.sender, policy.clone()).await),
+            };
         }
         // A watch reads the database in the background.
-        let mut sender = Sender::new(self.seed, cast, !compares_traffic);
+        let mut sender = Sender::new(self.seed, cast, !compares_traffic, self.principal);
         self.before(&mut sender).await;
         for _ in 0..STEPS {
             match self.rng.random_range(0..100) {
-                0..25 => self.receiver_acts(&mut sender).await,
+                0..25 => {
+                    self.receiver_acts(&mut sender).await;
+                    self.sender_looks(&mut sender, compares_traffic).await?;
+                }
                 25..29 => self.wait().await,
                 29..31 => self.other_accepts().await,
-                _ => self.sender_calls(&mut sender, compares_traffic).await?,
+                _ => {
+                    let call = sender.next();
+                    self.sender_calls(&mut sender, call, compares_traffic).await?;
+                }
             }
         }
         Ok(())
@@ -184,6 +217,7 @@ impl Worlds {
     async fn before(&mut self, sender: &mut Sender) {
         let Cast { sender: user, receiver, .. } = self.cast;
         for before in self.difference.before {
+            self.before_change().await;
             match before {
                 Before::Sends => {
                     let id = self.with.app.send(user, receiver).await;
@@ -214,28 +248,31 @@ impl Worlds {
     }
 
     async fn in_secret(&mut self, act: Act) {
+        self.before_change().await;
         in_secret(act, &self.with.app, &self.without.app, self.cast).await;
         self.history.push(format!("in secret: {act:?}"));
-        self.level().await;
+        self.after_change().await;
     }
 
     async fn openly(&mut self, act: Act, sender: &mut Sender) {
+        self.before_change().await;
         let id = openly(act, &self.with.app, &self.without.app, self.cast).await;
         sender.ids.extend(id);
         self.is_receiver_deleted = act == Act::Delete;
         self.history.push(format!("openly: {act:?}"));
-        self.level().await;
+        self.after_change().await;
     }
 
     async fn other_accepts(&mut self) {
         let Cast { sender, other, .. } = self.cast;
+        self.before_change().await;
         for world in [&self.with, &self.without] {
             let id = request_between(&world.app, other, sender).await;
             if id != 0 {
                 _ = world.app.accept(id, other).await;
             }
         }
-        self.level().await;
+        self.after_change().await;
     }
 
     async fn wait(&mut self) {
@@ -243,16 +280,31 @@ impl Worlds {
         self.history.push(format!("{days} days later"));
         let mut policy = Policy::default();
         (self.difference.policy)(&mut policy);
+        self.before_change().await;
         for world in [&self.with, &self.without] {
             world.app.clock.advance(TimeDelta::days(days));
             sweep_by(&world.app, &policy).await;
         }
-        self.level().await;
+        self.after_change().await;
     }
 
-    async fn sender_calls(&mut self, sender: &mut Sender, compares_traffic: bool) -> Result<(), String> {
-        let call = sender.next();
+    /// The sender reads something while the worlds have different numbers of events.
+    async fn sender_looks(&mut self, sender: &mut Sender, compares_traffic: bool) -> Result<(), String> {
+        if self.principal == Principal::User {
+            for _ in 0..LOOKS {
+                let call = sender.look();
+                self.sender_calls(sender, call, compares_traffic).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sender_calls(&mut self, sender: &mut Sender, call: Call, compares_traffic: bool) -> Result<(), String> {
+        if call.writes() {
+            self.before_change().await;
+        }
         self.different += usize::from(self.standing[0] != self.standing[1]);
+        self.uneven += usize::from(self.with.app.revision().await != self.without.app.revision().await);
         let ((one, traffic), (other, other_traffic)) =
             (self.with.make(&call, self.cast).await, self.without.make(&call, self.cast).await);
         let fail = |what: &str, one: &str, other: &str| {
@@ -270,12 +322,32 @@ impl Worlds {
         if compares_traffic && traffic != other_traffic {
             return fail("the traffic", &format!("{traffic:?}"), &format!("{other_traffic:?}"));
         }
+        sender.revision = one.revision().unwrap_or(sender.revision);
         sender.ids.extend(one.created.filter(|id| !sender.ids.contains(id)));
         if call.writes() {
             self.history.push(format!("{call:?}"));
-            self.level().await;
+            self.after_change().await;
         }
         Ok(())
+    }
+
+    /// Before something that the sender may see. Its events have the same sequences in both worlds: these are numbers of
+    /// the whole service, of which a sender knows that they tell how much others do.
+    async fn before_change(&mut self) {
+        match self.principal {
+            Principal::Service => {}
+            Principal::User => self.level().await,
+        }
+    }
+
+    /// After anything that happened. A service sees the number of events in every revision, a user does not.
+    async fn after_change(&mut self) {
+        match self.principal {
+            Principal::Service => self.level().await,
+            Principal::User => {}
+        }
+        let [with, without] = [&self.with, &self.without].map(|world| Standing::read(&world.app, self.cast));
+        self.standing = [with.await, without.await];
     }
 
     /// Lets something happen between strangers until both worlds have the same number of events.
@@ -291,8 +363,6 @@ impl Worlds {
                 }
             }
         }
-        let [with, without] = [&self.with, &self.without].map(|world| Standing::read(&world.app, self.cast));
-        self.standing = [with.await, without.await];
     }
 }
 

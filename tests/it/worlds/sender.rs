@@ -10,10 +10,10 @@ use rand::{RngExt, SeedableRng};
 use tonic::{Response, Status};
 use uuid::Builder;
 
-use super::Cast;
-use crate::harness::App;
+use super::{Cast, Principal};
 use crate::harness::app::described;
-use crate::harness::watching::from;
+use crate::harness::clients::Clients;
+use crate::harness::watching::{from, now};
 
 /// A call of the sender.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub enum Call {
     Events(pb::ListEventsRequest),
     Watch(pb::WatchEventsRequest),
     User(pb::GetUserRequest),
+    Users(pb::BatchGetUsersRequest),
     Update(pb::UpdateUserRequest),
     /// Deletes the sender's account, or creates one with the same id.
     Delete(pb::DeleteUserRequest),
@@ -49,6 +50,14 @@ pub enum Call {
 pub struct Answer {
     pub text: String,
     pub created: Option<i64>,
+}
+
+impl Answer {
+    /// The last revision in it.
+    pub fn revision(&self) -> Option<i64> {
+        let (_, rest) = self.text.rsplit_once("revision: ")?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
 }
 
 /// Reads all pages of a list. A page token is signed with a key of its database, so only its presence is shown.
@@ -70,7 +79,7 @@ macro_rules! pages {
 impl Call {
     /// Makes the call. The text has everything that the caller receives, with these exceptions: the epoch of the feed and
     /// page tokens, which are random, and the revisions of deletions (see [`without_deletions`]).
-    pub async fn make(&self, app: &App) -> Answer {
+    pub async fn make(&self, app: &Clients) -> Answer {
         let mut created = None;
         let (mut requests, mut connections) = (app.requests(), app.connections());
         let (mut blocks, mut users) = (app.blocks(), app.users());
@@ -105,6 +114,7 @@ impl Call {
             }),
             Self::Watch(call) => watched(app, call).await,
             Self::User(call) => shown(users.get_user(call).await),
+            Self::Users(call) => shown(users.batch_get_users(call).await),
             Self::Update(call) => shown(users.update_user(call).await),
             Self::Delete(call) => {
                 let deleted = users.delete_user(call).await;
@@ -120,7 +130,10 @@ impl Call {
         let reads =
             matches!(self, Self::Get(_) | Self::Requests(_) | Self::Status(_) | Self::Statuses(_) | Self::Counts(_));
         !reads
-            && !matches!(self, Self::Connections(_) | Self::Mutual(_) | Self::Blocked(_) | Self::User(_))
+            && !matches!(
+                self,
+                Self::Connections(_) | Self::Mutual(_) | Self::Blocked(_) | Self::User(_) | Self::Users(_)
+            )
             && !matches!(self, Self::Events(_) | Self::Watch(_))
     }
 }
@@ -133,7 +146,16 @@ fn shown<T: Debug>(response: Result<Response<T>, Status>) -> String {
             metadata.remove("date");
             format!("{metadata:?} {:?}", response.get_ref())
         }
-        Err(status) => described(&status),
+        Err(status) => refused(&status),
+    }
+}
+
+/// An error as text, without the epoch, which is random.
+fn refused(status: &Status) -> String {
+    let text = described(status);
+    match text.split_once("\"epoch\": \"") {
+        Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_hexdigit())),
+        None => text,
     }
 }
 
@@ -150,15 +172,25 @@ fn without_deletions(mut events: Vec<pb::Event>) -> Vec<pb::Event> {
     events
 }
 
-/// All messages of a watch up to the current end.
-async fn watched(app: &App, call: pb::WatchEventsRequest) -> String {
-    let end = app.revision().await;
-    let (mut watching, mut messages) = (app.watch(call).await, Vec::new());
+/// All messages of a watch up to the current end, or the error.
+async fn watched(clients: &Clients, call: pb::WatchEventsRequest) -> String {
+    let user_id = call.viewer_user_id;
+    let end = pb::GetConnectionCountsRequest { user_id, ..Default::default() };
+    let end = clients.connections().get_connection_counts(end).await.expect("counts").into_inner().revision;
+    let (mut watching, mut messages) = match clients.try_watch(call).await {
+        Ok(watching) => (watching, Vec::new()),
+        Err(status) => return refused(&status),
+    };
+    let mut reported = -1;
     loop {
-        let message = watching.next().await;
+        let message = match watching.message().await {
+            Ok(message) => message,
+            Err(status) => return refused(&status),
+        };
         let is_last = message.revision >= end;
-        // How often nothing is reported depends on time.
-        if !message.events.is_empty() {
+        // How often the same is reported depends on time.
+        if !message.events.is_empty() || message.revision != reported {
+            reported = message.revision;
             let events = without_deletions(message.events);
             let revision = if events.iter().any(|event| event.sequence == 0) { 0 } else { message.revision };
             messages.push((events, revision, message.continues));
@@ -179,12 +211,15 @@ pub struct Sender {
     made: Vec<Call>,
     /// Whether the feed is watched, and not only listed.
     watches: bool,
+    principal: Principal,
+    /// The newest revision that they received.
+    pub revision: i64,
 }
 
 impl Sender {
-    pub fn new(seed: u64, cast: Cast, watches: bool) -> Self {
+    pub fn new(seed: u64, cast: Cast, watches: bool, principal: Principal) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        Self { rng, cast, exists: true, ids: Vec::new(), made: Vec::new(), watches }
+        Self { rng, cast, exists: true, ids: Vec::new(), made: Vec::new(), watches, principal, revision: 0 }
     }
 
     /// The next call.
@@ -192,7 +227,7 @@ impl Sender {
         let call = match self.rng.random_range(0..100) {
             0..45 => self.write(),
             45..51 if !self.made.is_empty() => self.repeat(),
-            51 if self.rng.random_ratio(1, 2) => self.delete_or_create(),
+            51 if self.principal == Principal::Service && self.rng.random_ratio(1, 2) => self.delete_or_create(),
             // Does not stay deleted for long.
             52..62 if !self.exists => self.delete_or_create(),
             62..72 => self.look_at_the_feed(),
@@ -210,6 +245,11 @@ impl Sender {
             _ => {}
         }
         call
+    }
+
+    /// The next call that changes nothing.
+    pub fn look(&mut self) -> Call {
+        if self.rng.random_ratio(1, 3) { self.look_at_the_feed() } else { self.read() }
     }
 
     fn write(&mut self) -> Call {
@@ -263,7 +303,7 @@ impl Sender {
     fn read(&mut self) -> Call {
         let (user_id, other_user_id, id) = (self.cast.sender, self.other(), self.id());
         let page_size = *[0, 1, 3, 1_000].choose(&mut self.rng).expect("a size");
-        match self.rng.random_range(0..9) {
+        match self.rng.random_range(0..10) {
             0 => Call::Get(pb::GetConnectionRequestRequest { id, user_id, ..Default::default() }),
             1 | 2 => {
                 let states = [State::Unspecified, State::Pending, State::Rejected];
@@ -291,21 +331,46 @@ impl Sender {
                 }
                 Call::Blocked(pb::ListBlockedUsersRequest { user_id, page_size, ..Default::default() })
             }
-            _ => {
-                let key = Some(pb::get_user_request::Key::Id(other_user_id));
-                Call::User(pb::GetUserRequest { key, ..Default::default() })
+            8 => {
+                let id = if self.rng.random_ratio(1, 4) { user_id } else { other_user_id };
+                let key = Some(pb::get_user_request::Key::Id(id));
+                Call::User(pb::GetUserRequest { key, min_revision: self.min_revision(), ..Default::default() })
             }
+            _ => {
+                let ids = vec![other_user_id, user_id, self.cast.other];
+                Call::Users(pb::BatchGetUsersRequest { ids, min_revision: self.min_revision(), ..Default::default() })
+            }
+        }
+    }
+
+    /// Mostly a revision that the sender received, now and then a later one, which a user must not find.
+    fn min_revision(&mut self) -> i64 {
+        let later = self.principal == Principal::User && self.rng.random_ratio(1, 30);
+        if later { self.revision + self.rng.random_range(1..3) } else { self.revision }
+    }
+
+    /// Where to begin in the feed: mostly after an event that the sender knows.
+    fn cursor(&mut self) -> i64 {
+        match self.rng.random_range(0..6) {
+            0 | 1 => 0,
+            2 => self.revision,
+            // Where the feed ends, perhaps. A user must not find out.
+            3 if self.principal == Principal::User => self.revision + self.rng.random_range(1..4),
+            // The id of a request is the sequence of an event.
+            _ => self.id(),
         }
     }
 
     fn look_at_the_feed(&mut self) -> Call {
         let (sender, receiver) = (self.cast.sender, self.cast.receiver);
-        // Anything that happened, since it is the sequence of an event.
-        let after = if self.rng.random_ratio(1, 3) { 0 } else { self.id() };
+        let after = self.cursor();
         let all = pb::ListEventsRequest { viewer_user_id: sender, after_sequence: after, ..Default::default() };
         if self.exists && self.rng.random_ratio(1, 4) {
             // Otherwise the same script with something else in its place.
             return match self.watches {
+                true if self.rng.random_ratio(1, 4) => {
+                    Call::Watch(pb::WatchEventsRequest { viewer_user_id: sender, ..now(100) })
+                }
                 true => Call::Watch(pb::WatchEventsRequest { viewer_user_id: sender, ..from(after, 100) }),
                 false => Call::Events(all),
             };

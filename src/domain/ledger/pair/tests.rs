@@ -36,7 +36,7 @@ fn seen(outcome: Result<Outcome, Rejection>) -> (Status, Option<Request>) {
 /// The change of the counts of a user: sent, received, unviewed, connections.
 fn counted(user: UserId, [requests_sent, requests_received, requests_unviewed, connections]: [i64; 4]) -> CountsChange {
     let change = Counts { requests_sent, requests_received, requests_unviewed, connections };
-    CountsChange { user, change, sends: None }
+    CountsChange { change, ..CountsChange::none(user) }
 }
 
 #[test]
@@ -46,13 +46,16 @@ fn a_sent_request_is_counted_and_so_is_the_send() {
     assert_eq!(seen(sent), (Status::RequestSent, Some(created.clone())));
     assert_eq!(kinds(&changes), [EventKind::RequestCreated]);
     let sends = SendWindow { since: Some(day(0)), count: 1 };
-    let counts = vec![CountsChange { sends: Some(sends), ..counted(ANN, [1, 0, 0, 0]) }, counted(BOB, [0, 1, 1, 0])];
+    let seen = |counts: CountsChange| CountsChange { last_visible: Some(nth(1)), ..counts };
+    let sent = CountsChange { sends: Some(sends), ..counted(ANN, [1, 0, 0, 0]) };
+    let counts = vec![seen(sent), seen(counted(BOB, [0, 1, 1, 0]))];
     let loaded = snapshot(&[]);
     let members = [&loaded.members[0], &loaded.members[1]].into_iter().zip(&counts);
     let members = members.map(|(member, counts)| Member {
         user: Arc::clone(&member.user),
         counts: counts.change,
         sends: counts.sends.unwrap_or_default(),
+        last_visible: counts.last_visible.unwrap_or_default(),
     });
     let expected = Changes {
         head: Head { sequence: nth(1), time: day(0), ..loaded.head },
@@ -79,11 +82,18 @@ fn the_counts_of_both_users_are_written_where_one_must_not_notice_that_the_other
     let ([sent], changes) = run(blocked, [send(ANN, BOB)]);
     assert_eq!(seen(sent).1.unwrap().state, Pending, "as its sender sees it");
     let sends = changes.counts[0].sends;
-    assert_eq!(changes.counts, [CountsChange { sends, ..counted(ANN, [1, 0, 0, 0]) }, counted(BOB, [0, 0, 0, 0])]);
+    let seen = |counts: CountsChange, event| CountsChange { last_visible: Some(nth(event)), ..counts };
+    let sender = CountsChange { sends, ..seen(counted(ANN, [1, 0, 0, 0]), 1) };
+    assert_eq!(changes.counts, [sender, counted(BOB, [0, 0, 0, 0])]);
     for (state, command, expected) in [
-        (Rejected, act(7, ANN, RequestAction::Cancel), vec![counted(ANN, [-1, 0, 0, 0]), counted(BOB, [0, 0, 0, 0])]),
-        (Pending, act(7, BOB, RequestAction::Reject), vec![counted(BOB, [0, -1, -1, 0])]),
-        (Pending, accept(7, BOB), vec![counted(ANN, [-1, 0, 0, 1]), counted(BOB, [0, -1, -1, 1])]),
+        (
+            Rejected,
+            act(7, ANN, RequestAction::Cancel),
+            vec![seen(counted(ANN, [-1, 0, 0, 0]), 1), seen(counted(BOB, [0, 0, 0, 0]), 1)],
+        ),
+        // A view and a rejection: two events.
+        (Pending, act(7, BOB, RequestAction::Reject), vec![seen(counted(BOB, [0, -1, -1, 0]), 2)]),
+        (Pending, accept(7, BOB), vec![seen(counted(ANN, [-1, 0, 0, 1]), 1), seen(counted(BOB, [0, -1, -1, 1]), 1)]),
     ] {
         let (_, changes) = run(snapshot(&[request(7, ANN, BOB, state)]), [command.clone()]);
         assert_eq!(changes.counts, expected, "{command:?}");

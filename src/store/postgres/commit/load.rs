@@ -11,7 +11,7 @@ use tokio::try_join;
 
 use super::{BEGIN, control};
 use crate::domain::Time;
-use crate::domain::command::{Batch, IdempotencyKey, Member, Needs, RESPONSE_RETENTION};
+use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
@@ -174,8 +174,8 @@ async fn members_by_id(mut conn: &AsyncPgConnection, known: &Users, unknown: &[U
     let (counts, users) = try_join!(biased; counts, users)?;
     let mut members: Members = users.into_iter().map(member).collect::<Result<_, _>>()?;
     for row in counts {
-        let (id, counts, sends) = row.split();
-        members.extend(known.get(&id).map(|user| (id, Member { user: user.shared(), counts, sends })));
+        let id = UserId::new(row.user_id);
+        members.extend(known.get(&id).map(|user| (id, row.of(user.shared()))));
     }
     Ok(members)
 }

@@ -103,13 +103,14 @@ const CHANGE_COUNTS: &str = "UPDATE user_counts AS old SET requests_sent = old.r
     requests_received = old.requests_received + new.requests_received, \
     requests_unviewed = old.requests_unviewed + new.requests_unviewed, \
     connections = old.connections + new.connections, \
-    sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since) \
-    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, connections, \
-    sends, sends_since, user_id) WHERE old.user_id = new.user_id";
+    sends = coalesce(new.sends, old.sends), sends_since = coalesce(new.sends_since, old.sends_since), \
+    last_visible = coalesce(new.last_visible, old.last_visible) \
+    FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?) AS new (requests_sent, requests_received, requests_unviewed, connections, \
+    sends, sends_since, last_visible, user_id) WHERE old.user_id = new.user_id";
 
 const CREATE_EVENTS: &str = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, \
-    user_id, other_user_id, request_id, silenced) \
-    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+    user_id, other_user_id, request_id, silenced, principal) \
+    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
 
 const DELETE_EVENTS: &str = "DELETE FROM events USING moved WHERE sequence <= ?";
 

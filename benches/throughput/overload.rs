@@ -1,0 +1,237 @@
+//! Ten times as many calls as Kith takes: how many it still takes, how it refuses the others, and what remains.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::generator::{Client, Load, Target, Window, calls_due, refuse_other_than_expected};
+use super::layout::Layout;
+use super::measure::{Histogram, Sample};
+use super::report::{Machine, save};
+use super::session::{Session, Subject};
+use super::workload::{Call, Operation};
+use super::{Failures, Options, Result};
+
+/// The operations that are measured by default: the serial path of writes, a short read, and both.
+pub const OPERATIONS: [Operation; 3] = [Operation::Send, Operation::Status, Operation::Mixed];
+/// The calls in flight at which the peak is measured.
+const PEAK: usize = 256;
+/// How many times the peak is offered.
+const TIMES: f64 = 10.0;
+/// Connections of the overload, each with the calls that the server allows on one.
+const CONNECTIONS: usize = 16;
+/// Open calls at which the generator offers no further one.
+const OPEN_MAX: usize = CONNECTIONS * 1_000;
+/// Measurements of a second each after the overload.
+const SECONDS_AFTER: u32 = 10;
+/// A latency is normal up to this multiple of the one before.
+const NORMAL: f64 = 2.0;
+
+const HEAD: &str = "\
+<!-- Written by `make overload`; changes made here are lost. -->
+
+# Ten times the peak, measured
+
+*Peak* is the number of calls a second with 256 in flight. Then ten times as many calls a second are due, whatever
+becomes of earlier ones. A call that is due while 16,000 are open is not offered, so *offered* is what the generator
+managed: it runs on the same machine, and takes processor time from the server. A refused call is offered again, without
+a pause. *Goodput* is the number of calls a second that succeeded, *of peak* its share of the peak. The latencies of
+refusals are from the request to the end of the response, so they include the wait for a processor. *Normal after* is the
+first second after the overload in which half of the peak has a p99 of at most twice the one before.
+
+*A refusal* is the server's processor time for a call over `--limit-each-service`, with 64 in flight.
+
+";
+
+/// What became of the calls during the overload.
+#[derive(Default)]
+struct Outcomes {
+    succeeded: RefCell<Histogram>,
+    refused: RefCell<Histogram>,
+    without_retry_info: Cell<u64>,
+    held_back: Cell<u64>,
+}
+
+/// The results of one operation on one engine.
+struct Trial {
+    operation: Operation,
+    subject: Subject,
+    peak: Sample,
+    half: Sample,
+    offered: f64,
+    goodput: f64,
+    outcomes: Rc<Outcomes>,
+    normal_after: Option<u32>,
+    refusal: Sample,
+}
+
+pub async fn run(options: &Options, machine: Machine) -> Result<()> {
+    let layout = Layout::new(options.users, options.rows, false)?;
+    let with = |flags: &[&str]| {
+        let own = flags.iter().map(|flag| (*flag).to_owned());
+        options.kith_flags.iter().cloned().chain(own).collect::<Vec<_>>()
+    };
+    let variants = [with(&[]), with(&["--limit-each-service=reads=1,writes=1"])];
+    let mut session = Session::start(&options.directory, layout, &variants, None, true).await?;
+    let (mut trials, mut failures) = (Vec::new(), Failures::default());
+    for (operation, subject) in options.operations.iter().flat_map(|one| Subject::KITH.map(|subject| (*one, subject))) {
+        match trial(&mut session, options, operation, subject).await {
+            Ok(trial) => {
+                eprint!("{}", row(&trial));
+                trials.push(trial);
+            }
+            Err(error) => failures.note_check(Err(format!("{operation}, {subject}: {error}").into())),
+        }
+    }
+    failures.note_check(session.check().await);
+    let seed = format!("{} users, {} requests and connections", options.users, session.rows);
+    let mut text = HEAD.to_owned() + &machine.table(options, &session.versions, &seed)?;
+    text += &failures.section();
+    text += "| | | Peak | Half: p99 ms | Offered | Goodput | of peak | p50 ms | p99 ms | Refused p50 ms | p99 ms | Without RetryInfo | \
+             Normal after s | A refusal: CPU µs |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    trials.iter().for_each(|trial| text += &row(trial));
+    save(&options.out.with_file_name("overload.md"), &text)?;
+    failures.verdict()
+}
+
+async fn trial(session: &mut Session, options: &Options, operation: Operation, subject: Subject) -> Result<Trial> {
+    let window = options.window();
+    let peak = session.measure(subject, operation, Load::InFlight(PEAK), window).await?;
+    let half = Load::PerSecond(peak.per_second / 2.0);
+    let before = session.measure(subject, operation, half, window).await?;
+    let length = Duration::from_secs_f64(options.overload_seconds);
+    // Those of the mix use up requests, of which there must be enough.
+    session.prepare(subject, operation, Window { start: Duration::ZERO, length }).await?;
+    let target = session.target(subject)?;
+    let outcomes = Rc::new(Outcomes::default());
+    let seconds = overload(&target, operation, peak.per_second * TIMES, length, &outcomes).await?;
+    let mut normal_after = None;
+    for second in 1..=SECONDS_AFTER {
+        let window = Window { start: Duration::ZERO, length: Duration::from_secs(1) };
+        let after = session.measure(subject, operation, half, window).await;
+        if after.is_ok_and(|after| after.latency[1] <= before.latency[1] * NORMAL) {
+            normal_after = Some(second);
+            break;
+        }
+    }
+    let refusal = refusals(&session.target_of(subject, 1)?, operation, window).await?;
+    let [succeeded, refused] = [&outcomes.succeeded, &outcomes.refused].map(|calls| calls.borrow().count as f64);
+    let (offered, goodput) = ((succeeded + refused) / seconds, succeeded / seconds);
+    Ok(Trial { operation, subject, peak, half: before, offered, goodput, outcomes, normal_after, refusal })
+}
+
+/// Offers this many calls a second. Returns the seconds until the last one has ended.
+async fn overload(
+    target: &Rc<Target>,
+    operation: Operation,
+    rate: f64,
+    length: Duration,
+    outcomes: &Rc<Outcomes>,
+) -> Result<f64> {
+    let client = Rc::new(Client::connect(&target.address, CONNECTIONS).await?);
+    let (requested, before) = (target.workload.borrow().changes, client.revision().await?);
+    let (begun, mut due, mut calls) = (Instant::now(), calls_due(rate, length), JoinSet::new());
+    let mut number = 0;
+    while due.recv().await.is_some() {
+        while let Some(ended) = calls.try_join_next() {
+            ended??;
+        }
+        if calls.len() >= OPEN_MAX {
+            outcomes.held_back.set(outcomes.held_back.get() + 1);
+            // Otherwise the open calls would make no progress while calls are overdue.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let call = target.workload.borrow_mut().next_or_again(operation)?;
+        let (target, client, outcomes) = (Rc::clone(target), Rc::clone(&client), Rc::clone(outcomes));
+        number += 1;
+        calls.spawn_local(async move { attempt(&target, &client, number, call, &outcomes).await });
+    }
+    while let Some(ended) = calls.join_next().await {
+        ended??;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let (requested, made) = (target.workload.borrow().changes - requested, client.revision().await? - before);
+    if made != requested {
+        return Err(format!("{requested} changes were acknowledged, {made} were made").into());
+    }
+    Ok(seconds)
+}
+
+/// Makes a call, and records whether it succeeded or was refused. Fails if anything else becomes of it.
+async fn attempt(target: &Target, client: &Client, number: usize, call: Call, outcomes: &Outcomes) -> Result<()> {
+    let begun = Instant::now();
+    let (_, trailers) = client.exchange(number, &call, |_| ()).await?;
+    if let Some(has_retry_info) = refusal(&trailers) {
+        outcomes.refused.borrow_mut().record(begun.elapsed());
+        outcomes.without_retry_info.set(outcomes.without_retry_info.get() + u64::from(!has_retry_info));
+        target.workload.borrow_mut().take_back(call);
+        return Ok(());
+    }
+    refuse_other_than_expected(&call, &trailers)?;
+    outcomes.succeeded.borrow_mut().record(begun.elapsed());
+    Ok(())
+}
+
+/// Whether a call was refused for lack of room: if so, whether it says when to retry.
+fn refusal(trailers: &HeaderMap) -> Option<bool> {
+    // Most calls end well, and decoding takes time.
+    if trailers.get("grpc-status").is_some_and(|status| status == "0") {
+        return None;
+    }
+    let status = Status::from_header_map(trailers).filter(|status| status.code() == Code::ResourceExhausted)?;
+    Some(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()))
+}
+
+/// Measures calls of which almost all are over the limit of their caller.
+async fn refusals(target: &Rc<Target>, operation: Operation, window: Window) -> Result<Sample> {
+    let client = Rc::new(Client::connect(&target.address, 4).await?);
+    let outcomes = Rc::new(Outcomes::default());
+    let (begun, used, mut workers) = (Instant::now(), target.watched.used(), JoinSet::new());
+    for number in 0..64 {
+        let (target, client, outcomes) = (Rc::clone(target), Rc::clone(&client), Rc::clone(&outcomes));
+        workers.spawn_local(async move {
+            while begun.elapsed() < window.length {
+                let call = target.workload.borrow_mut().next_or_again(operation)?;
+                attempt(&target, &client, number, call, &outcomes).await?;
+            }
+            Result::Ok(())
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker??;
+    }
+    let (seconds, refused, after) = (begun.elapsed().as_secs_f64(), outcomes.refused.borrow(), target.watched.used());
+    if refused.count == 0 {
+        return Err("no call was refused".into());
+    }
+    let calls = refused.count as f64;
+    Ok(Sample {
+        per_second: calls / seconds,
+        latency: [0.5, 0.99, 0.999].map(|part| refused.quantile(part)),
+        cpu: [0, 1, 2].map(|who| (after[who] - used[who]) * 1e3 / calls),
+        bytes: 0.0,
+    })
+}
+
+fn row(trial: &Trial) -> String {
+    let Trial { operation, subject, peak, half, offered, goodput, outcomes, normal_after, refusal } = trial;
+    let (succeeded, refused) = (outcomes.succeeded.borrow(), outcomes.refused.borrow());
+    let (rate, times) = (peak.per_second, offered / peak.per_second);
+    let mut text = format!("| {operation} | {subject} | {rate:.0} | {:.2} |", half.latency[1]);
+    _ = write!(text, " {offered:.0} ({times:.1}×) |");
+    _ = write!(text, " {goodput:.0} | {:.0} % |", 100.0 * goodput / peak.per_second);
+    for calls in [&succeeded, &refused] {
+        let [median, most] = [0.5, 0.99].map(|part| calls.quantile(part));
+        if calls.count == 0 { text += " – | – |" } else { _ = write!(text, " {median:.2} | {most:.2} |") }
+    }
+    let normal = normal_after.map_or_else(|| "never".to_owned(), |seconds| seconds.to_string());
+    _ = writeln!(text, " {} | {normal} | {:.0} |", outcomes.without_retry_info.get(), refusal.cpu[0] * 1e3);
+    text
+}
