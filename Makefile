@@ -1,6 +1,7 @@
 # `make test` is all that a fresh machine needs to run the tests; `make check` is the rest of what CI asks.
 
 BUF_VERSION := 1.75.0
+CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_DENY_VERSION := 0.20.2
 CARGO_MACHETE_VERSION := 0.9.2
 CARGO_MUTANTS_VERSION := 27.1.0
@@ -8,7 +9,7 @@ CARGO_MUTANTS_VERSION := 27.1.0
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak bench bench-smoke overload check breaking mutants mutants-diff image
+.PHONY: run dist test soak bench bench-smoke overload check advisories sbom breaking mutants mutants-diff image
 .DEFAULT_GOAL := check
 
 run:
@@ -53,10 +54,21 @@ check: $(BUF)
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	scripts/install-check-tools deny $(CARGO_DENY_VERSION)
 	cargo deny check bans licenses sources
+	scripts/check-advisories
 	scripts/install-check-tools machete $(CARGO_MACHETE_VERSION)
 	cargo machete
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
+
+# As in `make check`, but fails without a copy of the advisory database, or with an old one.
+advisories:
+	scripts/install-check-tools deny $(CARGO_DENY_VERSION)
+	scripts/check-advisories --required
+
+# The bill of materials of the binary, target/sbom/kith.cdx.json (CycloneDX). TARGET=… is for another target triple.
+sbom:
+	scripts/install-check-tools cyclonedx $(CARGO_CYCLONEDX_VERSION)
+	scripts/sbom $(TARGET)
 
 # Against the last release: until there is one, the protos are free to change.
 breaking: $(BUF)

@@ -86,7 +86,7 @@ mod tests {
     use crate::domain::text::UsernameRule;
 
     /// The groups of `--help`, the everyday ones first.
-    const HEADINGS: [&str; 7] = ["Listen", "Database", "Log", "Limits", "Privacy", "Feed", "Tuning"];
+    const HEADINGS: [&str; 8] = ["Listen", "Access", "Database", "Log", "Limits", "Privacy", "Feed", "Tuning"];
 
     #[test]
     fn every_setting_of_the_server_is_in_a_group_of_the_help() {

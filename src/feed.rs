@@ -160,7 +160,7 @@ fn mark_commit_ends(mut events: Vec<Recorded>, limit: usize) -> (Vec<MarkedEvent
 fn check_no_gap(slice: &FeedSlice, after: Sequence) -> Result<(), StoreError> {
     match find_gap(slice, after) {
         None => Ok(()),
-        Some(last) => Err(StoreError::Corrupt { column: "events.sequence", value: format!("a gap after {last}") }),
+        Some(last) => Err(StoreError::Corrupt { column: "events.sequence", detail: format!("a gap after {last}") }),
     }
 }
 

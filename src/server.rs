@@ -279,7 +279,8 @@ async fn serve_with(
 
 /// Logs and returns the error of a server whose task that commits has ended.
 fn committer_ended(ended: &Result<(), JoinError>) -> Failure {
-    tracing::error!(failure = ended.as_ref().err().map(ToString::to_string), "{COMMITTER_ENDED}");
+    // A panic itself was logged where it happened.
+    tracing::error!(panicked = ended.as_ref().is_err_and(JoinError::is_panic), "{COMMITTER_ENDED}");
     COMMITTER_ENDED.into()
 }
 

@@ -25,6 +25,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -174,12 +175,14 @@ pub enum StoreError {
     #[error("too many reads wait for the database")]
     Overloaded,
     /// A stored value is invalid.
-    #[error("{column} has the invalid value {value:?}")]
+    ///
+    /// The value itself is not part of the error, which the log has: it may be anything, also data of a user.
+    #[error("{column} is invalid: {detail}")]
     Corrupt {
         /// The table and column.
         column: &'static str,
-        /// The value.
-        value: String,
+        /// Which row it is, or what is wrong.
+        detail: String,
     },
     /// A bug in this program.
     #[error("internal error of the store")]
@@ -192,8 +195,8 @@ impl StoreError {
         Self::Unavailable("the database was opened for reads only".into())
     }
 
-    fn corrupt(column: &'static str, value: &str) -> Self {
-        Self::Corrupt { column, value: value.to_owned() }
+    fn corrupt(column: &'static str, detail: impl Display) -> Self {
+        Self::Corrupt { column, detail: detail.to_string() }
     }
 
     /// Returns a copy for another caller of the same batch. The causes become one text.
@@ -212,7 +215,7 @@ impl StoreError {
             Self::Unavailable(_) => Self::Unavailable(cause()),
             Self::OutcomeUnknown(_) => Self::OutcomeUnknown(cause()),
             Self::Overloaded => Self::Overloaded,
-            Self::Corrupt { column, value } => Self::corrupt(column, value),
+            Self::Corrupt { column, detail } => Self::corrupt(column, detail),
             Self::Internal(_) => Self::Internal(cause()),
         }
     }
@@ -267,6 +270,12 @@ pub enum ConnectError {
          pool_size); a server needs as many connections as --read-connections says, and three more"
     )]
     NoSecondSession(std::time::Duration),
+    /// SQLite is not the bundled one, and has an error that can corrupt the file.
+    #[error(
+        "this program was built with SQLite {0}, which can corrupt a database; build it without \
+         LIBSQLITE3_SYS_USE_PKG_CONFIG, or with SQLite 3.51.3 or newer"
+    )]
+    FaultySqlite(String),
     /// The database or the file cannot be written, with the reason.
     #[error("the database cannot be written: {0}; `kith serve --read-only` serves reads from it")]
     ReadOnly(String),

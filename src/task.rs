@@ -1,6 +1,5 @@
 //! Long-lived tasks, which begin anew after a panic.
 
-use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
@@ -22,11 +21,8 @@ where
         running.spawn(task());
         match running.join_next().await {
             Some(Err(error)) if error.is_panic() => {
-                tracing::error!(
-                    task = name,
-                    error = &error as &dyn Error,
-                    "a task panicked, which is a bug; restarting it"
-                );
+                // The panic itself was logged where it happened.
+                tracing::error!(task = name, "a task panicked, which is a bug; restarting it");
             }
             Some(_) | None => return,
         }

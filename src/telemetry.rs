@@ -3,7 +3,8 @@
 //! A level alone is that of Kith's own lines. The libraries below it (HTTP/2, TLS, the drivers) log at most at `info`,
 //! unless a directive names them.
 //!
-//! It never contains data of callers: messages, e-mail addresses, tokens.
+//! It never contains data of callers (profiles, messages, `request_id`s) or secrets (tokens, passwords), at no level.
+//! `tests/it/canaries.rs` shows it.
 //!
 //! The log never holds up or fails what it reports. A separate thread writes it. A line is dropped if it cannot be
 //! written, as on a full disk or into a closed pipe, or if too many lines wait, as when nobody reads the pipe. Once lines
@@ -11,7 +12,9 @@
 
 pub mod call;
 
+use std::any::Any;
 use std::io::{self, IsTerminal, Write};
+use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -52,13 +55,22 @@ pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
     // A panic is a line of the log like any other. The default would write it to standard error, and wait for a reader.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| log_panic(panic.location(), panic.payload())));
     // Fails if a log is already running, as in tests that share a process. The first one stays in use.
     let _already_started = match format {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
     Ok(Log { _writer: guard })
+}
+
+/// Logs where a panic happened, and its message if it is a part of the program.
+///
+/// A message with values, such as that of a text that was cut within a character, may have data of callers.
+fn log_panic(location: Option<&Location<'_>>, payload: &(dyn Any + Send)) {
+    let location = location.map(ToString::to_string);
+    let words = payload.downcast_ref::<&'static str>();
+    tracing::error!(location, "panicked: {}", words.unwrap_or(&"its message has values, and is not logged"));
 }
 
 /// Returns the directives in which each level alone is that of Kith, and at most `info` for all others.

@@ -143,7 +143,7 @@ pub struct Idempotency {
 pub struct EncodedResponse {
     /// The response itself.
     pub response: Vec<u8>,
-    /// The response with only the ids of its users.
+    /// The response with only the ids of its users, and without the texts that they wrote to each other.
     pub without_profiles: Vec<u8>,
 }
 
@@ -178,7 +178,7 @@ pub struct IdempotentResponse {
     pub created: Time,
     /// The user on whose behalf the command was executed, if it names one. The response is deleted with them.
     pub actor: Option<UserId>,
-    /// The users whose profiles the response has, and its actor. With one of them its profiles are deleted.
+    /// The users whose profiles the response has, and its actor. With one of them its profiles and texts are deleted.
     pub users: (Option<UserId>, Option<UserId>),
 }
 

@@ -170,31 +170,35 @@ fn users_of(request: &mut Option<pb::ConnectionRequest>) -> Vec<&mut Bytes> {
     request.iter_mut().flat_map(|request| [&mut request.from_user, &mut request.to_user]).collect()
 }
 
+fn texts_of(request: &mut Option<pb::ConnectionRequest>) -> Vec<&mut String> {
+    request.iter_mut().flat_map(|request| [&mut request.message, &mut request.reply]).collect()
+}
+
 responses! {
     SendConnectionRequestResponse: Outcome::Sent(made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     AcceptConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Accept(_), made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     RejectConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Reject, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     RestoreConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Restore, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     CancelConnectionRequestResponse: Outcome::RequestChanged(RequestAction::Cancel, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     MarkConnectionRequestViewedResponse: Outcome::RequestChanged(RequestAction::MarkViewed, made) => {
         connection_request: request_of(made),
         status: pb::ConnectionStatus::from(made.status).into(),
-    }, users: |it| users_of(&mut it.connection_request)
+    }, users: |it| users_of(&mut it.connection_request), texts: |it| texts_of(&mut it.connection_request)
     MarkAllConnectionRequestsViewedResponse: Outcome::AllViewed { marked } => { marked: *marked }
 }
 

@@ -49,11 +49,12 @@ fn encode<R: MutationResponse>(executed: &Executed) -> Option<EncodedResponse> {
     for user in message.users() {
         *user = encode_id(id_of(user).ok()?);
     }
+    message.texts().into_iter().for_each(String::clear);
     Some(EncodedResponse { response, without_profiles: message.encode_to_vec() })
 }
 
-/// A stored response. If one of its users was deleted, all have only their ids: [`Stored::without_profile`] returns
-/// these, [`Stored::with`] adds the profiles of those who are there.
+/// A stored response. If one of its users was deleted, all have only their ids, and there are no texts between them:
+/// [`Stored::without_profile`] returns these ids, [`Stored::with`] adds the profiles of those who are there.
 pub struct Stored<R>(R);
 
 impl<R: MutationResponse> Stored<R> {

@@ -29,6 +29,11 @@ pub trait MutationResponse: Message + Default {
     fn users(&mut self) -> Vec<&mut Bytes> {
         Vec::new()
     }
+
+    /// Returns the texts that one of these users wrote to the other.
+    fn texts(&mut self) -> Vec<&mut String> {
+        Vec::new()
+    }
 }
 
 macro_rules! mutations {
@@ -64,9 +69,13 @@ mutations!(
 
 /// Implements [`MutationResponse`] for each response by its outcome. The `revision` is set for all of them.
 ///
-/// `users` returns the users inside the response.
+/// `users` returns the users inside the response, and `texts` what they wrote to each other.
 macro_rules! responses {
-    ($($response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? } $(, users: |$this:ident| $users:expr)?)+) => {$(
+    ($(
+        $response:ident: $outcome:pat => { $($field:ident: $value:expr),* $(,)? }
+        $(, users: |$this:ident| $users:expr)?
+        $(, texts: |$same:ident| $texts:expr)?
+    )+) => {$(
         impl $crate::mapping::mutation::MutationResponse for pb::$response {
             fn of(executed: &$crate::domain::outcome::Executed) -> Option<Self> {
                 let $outcome = &executed.outcome else { return None };
@@ -76,6 +85,11 @@ macro_rules! responses {
             $(fn users(&mut self) -> Vec<&mut bytes::Bytes> {
                 let $this = self;
                 $users
+            })?
+
+            $(fn texts(&mut self) -> Vec<&mut String> {
+                let $same = self;
+                $texts
             })?
         }
     )+};

@@ -332,8 +332,8 @@ impl Notes {
 
     /// Logs how a connection ended.
     ///
-    /// Lost connections are normal. One that was ended because of too many control frames, resets, errors or headers is
-    /// not.
+    /// Lost connections are normal. One that was ended because of too many frames of a kind, resets, errors or headers
+    /// is not.
     fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) {
         let Err(error) = ended else { return };
         let error: &(dyn Error + 'static) = &*error;

@@ -229,6 +229,7 @@ async fn run_migrations(url: &DatabaseUrl, pending: Pending) -> Result<Migration
 
 /// Opens a file to do with its pending migrations what `pending` says. Only applying them creates the file.
 fn to_migrate(file: &SqliteFile, pending: Pending) -> Result<SqliteConnection, ConnectError> {
+    sqlite::refuse_faulty()?;
     if pending == Pending::Apply {
         sqlite::check_writable(file)?;
     } else if file.may_be_created() && !file.path().exists() {

@@ -167,7 +167,10 @@ impl<E: Engine> Store for Database<E> {
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
-        Ok(self.engine.mark().await?.revision)
+        let mark = self.engine.mark().await?;
+        // Health asks every two seconds, so that an idle server too drops users whom another server deleted.
+        self.users_at(&mark, BTreeSet::new()).await?;
+        Ok(mark.revision)
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {
@@ -285,5 +288,41 @@ impl<E: Engine> Store for Database<E> {
 
     fn token_key(&self) -> &[u8] {
         &self.token_key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::caller::Caller;
+    use crate::domain::command::{Command, Submission};
+    use crate::domain::policy::Policy;
+    use crate::domain::user::Profile;
+    use crate::store::sqlite::{SqliteEngine, SqliteFile, store};
+    use crate::store::{DatabaseUrl, Options, migrate};
+
+    async fn commit(store: &Database<SqliteEngine>, command: Command) {
+        let submissions = vec![Submission { caller: Caller::Operator, command, idempotency: None }];
+        let batch = Batch { submissions, policy: Arc::new(Policy::default()) };
+        store.commit(Arc::new(batch)).await.expect("a commit")[0].as_ref().expect("a reply");
+    }
+
+    #[tokio::test]
+    async fn a_server_drops_a_user_whom_another_server_deleted_without_being_asked_for_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("kith.db").display().to_string();
+        let url: DatabaseUrl = format!("sqlite://{path}").parse().expect("a URL");
+        migrate(&url).await.expect("a migration");
+        let file: SqliteFile = path.parse().expect("a file");
+        let [one, other] = [(); 2].map(|()| store(&file, &Options::default()).expect("a store"));
+        let ann = UserId::new(7);
+        let username = "ann".parse().expect("a name");
+        commit(&one, Command::CreateUser(Box::new(Profile { id: Some(ann), username, ..Profile::default() }))).await;
+        other.users(vec![ann]).await.expect("a user");
+        assert!(other.users.holds(ann));
+        commit(&one, Command::DeleteUser(ann)).await;
+        assert!(!one.users.holds(ann) && other.users.holds(ann));
+        other.revision().await.expect("a revision");
+        assert!(!other.users.holds(ann));
     }
 }

@@ -66,15 +66,14 @@ impl TryFrom<EventRow> for Recorded {
             request_id,
             silenced,
         } = row;
-        let kind = EventKind::from_name(&kind).ok_or_else(|| StoreError::corrupt("events.kind", &kind))?;
-        let cause = cause
-            .as_deref()
-            .map(|name| Cause::from_name(name).ok_or_else(|| StoreError::corrupt("events.cause", name)));
+        let corrupt = |column| StoreError::corrupt(column, format_args!("event {sequence}"));
+        let kind = EventKind::from_name(&kind).ok_or_else(|| corrupt("events.kind"))?;
+        let cause = cause.as_deref().map(|name| Cause::from_name(name).ok_or_else(|| corrupt("events.cause")));
         let actor = match (actor.as_str(), actor_user_id) {
             ("USER", Some(user)) => Actor::User(UserId::new(user)),
             ("OPERATOR", None) => Actor::Operator,
             ("SYSTEM", None) => Actor::System,
-            (other, _) => return Err(StoreError::corrupt("events.actor", other)),
+            (_, _) => return Err(corrupt("events.actor")),
         };
         let event = Event {
             sequence: Sequence::new(sequence),

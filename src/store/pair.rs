@@ -150,8 +150,9 @@ impl PairRow {
     pub(super) fn pair(self) -> Result<Option<Pair>, StoreError> {
         let Self { low_user_id, high_user_id, request, low: low_side, high: high_side } = self;
         let Some((low, high)) = low_user_id.zip(high_user_id) else { return Ok(None) };
-        let key = PairKey::of(UserId::new(low), UserId::new(high))
-            .ok_or_else(|| StoreError::corrupt("connection_requests.low_user_id", &low.to_string()))?;
+        let key = PairKey::of(UserId::new(low), UserId::new(high)).ok_or_else(|| {
+            StoreError::corrupt("connection_requests.low_user_id", format_args!("user {low} with themselves"))
+        })?;
         let request = request.map(Request::try_from).transpose()?;
         Ok(Some(Pair { key, request, low: low_side.into(), high: high_side.into() }))
     }

@@ -193,12 +193,13 @@ impl TryFrom<RequestRow> for Request {
             accepted,
             reply,
         } = row;
+        let corrupt = |column| StoreError::corrupt(column, format_args!("request {id}"));
         let time = |stamp: Option<Stamp>| stamp.map(|Stamp(time)| time);
         Ok(Self {
             id: RequestId::new(id),
             from: UserId::new(from_user_id),
             to: UserId::new(to_user_id),
-            state: read_state(&state)?,
+            state: read_state(&state).ok_or_else(|| corrupt("connection_requests.state"))?,
             position: Sequence::new(position),
             message: Message::stored(message),
             created,
@@ -288,7 +289,8 @@ impl TryFrom<IdempotentResponseRow> for IdempotentResponse {
             user_id,
             other_user_id,
         } = row;
-        let corrupt = |column| StoreError::corrupt(column, &id);
+        // The id itself is the caller's.
+        let corrupt = |column| StoreError::corrupt(column, format_args!("the response stored at {created}"));
         Ok(Self {
             key: IdempotencyKey { caller, id: Uuid::parse_str(&id).map_err(|_| corrupt("request_ids.id"))? },
             fingerprint: fingerprint.try_into().map_err(|_| corrupt("request_ids.fingerprint"))?,
@@ -300,9 +302,8 @@ impl TryFrom<IdempotentResponseRow> for IdempotentResponse {
     }
 }
 
-fn read_state(name: &str) -> Result<RequestState, StoreError> {
-    let found = RequestState::ALL.iter().find(|state| state.name() == name);
-    found.copied().ok_or_else(|| StoreError::corrupt("connection_requests.state", name))
+fn read_state(name: &str) -> Option<RequestState> {
+    RequestState::ALL.iter().copied().find(|state| state.name() == name)
 }
 
 pub(super) fn actor_columns(actor: Actor) -> (&'static str, Option<i64>) {

@@ -25,6 +25,7 @@ use self::checkpoint::Checkpoint;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
+pub(super) use self::options::refuse_faulty;
 pub(super) use self::read_only::{for_reads, open_alone};
 use self::threads::{Threads, Work};
 use super::clock::DatabaseClock;
@@ -160,7 +161,7 @@ fn writer(
         let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
         // What is written to a deleted file would be lost.
         let _gone = reply.send(identity.check().and_then(|()| commit(conn, state, &clock, &batch)));
-        checkpoint.committed(conn);
+        checkpoint.committed(conn, &batch);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve })
 }
@@ -183,7 +184,8 @@ const READER: &str = "PRAGMA query_only = ON; PRAGMA mmap_size = 2147418112;";
 ///
 /// The page cache is 16 MiB. A larger one would make commits slower, because SQLite scans it after each commit that
 /// splits a page. The automatic checkpoint is a fallback for a log that [`Checkpoint`] could not copy for a long time.
-const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072;";
+/// What is deleted is overwritten with zeros, also on pages that become free: of a deleted user nothing remains in the file.
+const WRITER: &str = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 131072; PRAGMA secure_delete = ON;";
 
 /// Opens a connection with the settings of every connection.
 ///

@@ -180,6 +180,12 @@ impl UserCache {
         }
     }
 
+    /// Whether the user is in memory, even if outdated.
+    #[cfg(test)]
+    pub(super) fn holds(&self, id: UserId) -> bool {
+        self.users.peek(&id).is_some()
+    }
+
     /// Applies the changes of a commit of this server. The cache stays valid if it was valid before.
     pub(super) fn committed(&self, before: &Head, changes: &Changes) {
         if !self.enabled || before.users_changed == changes.head.users_changed {

@@ -1,6 +1,157 @@
-//! Who may make which call.
+//! Who may make which call: every RPC with every kind of credential, over TLS.
 
+mod caller;
+
+use kith::auth::Scope;
 use kith::auth::rights::{RIGHTS, Right};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use self::caller::{Caller, Ended, message, path};
+use crate::harness::secured::Secured;
+use crate::harness::tokens::{Signer, claims};
+
+const ANN: i64 = 1;
+const BOB: i64 = 2;
+
+/// A token of this header and these claims, each with one value replaced.
+fn token(server: &Secured, header: (&str, Value), claim: (&str, Value)) -> String {
+    let (mut headers, mut all) = (server.signer.header(), claims("user:1", ""));
+    headers[header.0] = header.1;
+    all[claim.0] = claim.1;
+    server.signer.sign(&headers, &all)
+}
+
+/// Credentials that are not valid, each with what is wrong with it.
+fn invalid(server: &Secured) -> Vec<(&'static str, Vec<String>)> {
+    let now = chrono::Utc::now().timestamp();
+    let header = |name, value: &str| token(server, (name, json!(value)), ("sub", json!("user:1")));
+    let claim = |name, value| token(server, ("typ", json!("at+jwt")), (name, value));
+    let good = server.signer.token("user:1", "");
+    let (signed, signature) = good.rsplit_once('.').expect("three parts");
+    let unsigned = header("alg", "none");
+    let unsigned = unsigned.rsplit_once('.').expect("three parts").0;
+    let tampered = token(server, ("typ", json!("JWT")), ("sub", json!("user:2")));
+    let tampered = tampered.rsplit_once('.').expect("three parts").0;
+    let bearer = |credential: &str| vec![format!("Bearer {credential}")];
+    vec![
+        ("expired", bearer(&claim("exp", json!(now - 60)))),
+        ("not yet valid", bearer(&claim("nbf", json!(now + 600)))),
+        ("wrong audience", bearer(&claim("aud", json!("other")))),
+        ("wrong issuer", bearer(&claim("iss", json!("https://other.example")))),
+        ("no subject", bearer(&claim("sub", Value::Null))),
+        ("no user", bearer(&claim("sub", json!("user:ann")))),
+        ("unknown key id", bearer(&header("kid", "two"))),
+        ("another's key", bearer(&Signer::new("one").token("user:1", ""))),
+        ("wrong algorithm", bearer(&header("alg", "ES256"))),
+        ("HMAC", bearer(&header("alg", "HS256"))),
+        ("none", bearer(&format!("{unsigned}."))),
+        ("claims of another token", bearer(&format!("{tampered}.{signature}"))),
+        ("no signature", bearer(signed)),
+        ("no token", bearer("token")),
+        ("unknown API key", bearer(&format!("kith_{}", "x".repeat(43)))),
+        ("another scheme", vec!["Basic YW5uOnNlY3JldA==".to_owned()]),
+        ("two headers", [bearer(&good), bearer(&good)].concat()),
+    ]
+}
+
+/// The requests of a method that differ in who acts: nobody, Ann and Bob. The ones with Bob name him in one field each.
+fn requests(right: &Right) -> Vec<(i64, Vec<u8>)> {
+    let named = |value| move |field: &'static str| (value, message(right, Some(field), value));
+    let fields = || [right.acting, right.also].into_iter().flatten();
+    let mut requests = vec![(0, Vec::new())];
+    requests.extend(fields().map(named(ANN)));
+    requests.extend(fields().map(named(BOB)));
+    requests
+}
+
+/// What a service is told that has this scope alone.
+fn of_service(right: &Right, scope: Scope, acting: i64) -> Option<&'static str> {
+    let needed = right.operator.filter(|_| acting == 0).unwrap_or(right.scope);
+    (scope != needed && scope != Scope::Admin).then_some("SCOPE_MISSING")
+}
+
+/// What Ann is told.
+fn of_user(right: &Right, acting: i64) -> Option<&'static str> {
+    match (right.users, acting) {
+        (false, _) => Some("OPERATORS_ONLY"),
+        (true, BOB) => Some("ACTS_FOR_ANOTHER_USER"),
+        (true, _) => None,
+    }
+}
+
+/// Makes all requests of all methods with this credential. Each must be denied as expected, or not at all.
+async fn call_all(
+    caller: &Caller,
+    kind: &str,
+    authorization: &[&str],
+    expected: impl Fn(&Right, i64) -> Option<&'static str>,
+) {
+    for right in RIGHTS {
+        for (acting, request) in requests(right) {
+            let ended = caller.call(&path(right), request, authorization).await;
+            match expected(right, acting) {
+                None => assert!(ended.is_allowed(), "{kind}: {} as {acting}: {ended:?}", path(right)),
+                Some(reason) => {
+                    let denied = Ended(Code::PermissionDenied, reason.to_owned());
+                    assert_eq!(ended, denied, "{kind}: {} as {acting}", path(right));
+                }
+            }
+        }
+    }
+}
+
+/// Makes a call of each method with this credential, and expects that none is authenticated.
+async fn call_all_in_vain(caller: &Caller, kind: &str, authorization: &[String], reason: &str) {
+    let authorization: Vec<&str> = authorization.iter().map(String::as_str).collect();
+    for right in RIGHTS {
+        let ended = caller.call(&path(right), Vec::new(), &authorization).await;
+        assert_eq!(ended, Ended(Code::Unauthenticated, reason.to_owned()), "{kind}: {}", path(right));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_method_answers_to_who_has_no_valid_credential() {
+    let server = Secured::start(false).await;
+    let caller = Caller(server.connect(None).await);
+    call_all_in_vain(&caller, "none", &[], "CREDENTIALS_MISSING").await;
+    for (kind, authorization) in invalid(&server) {
+        call_all_in_vain(&caller, kind, &authorization, "CREDENTIALS_INVALID").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_answers_to_services_with_its_scope_and_to_users_as_themselves() {
+    let server = Secured::start(false).await;
+    let caller = Caller(server.connect(None).await);
+    for scope in Scope::ALL {
+        let authorization = format!("Bearer {}", server.signer.token("billing", scope.name()));
+        call_all(&caller, scope.name(), &[&authorization], |right, acting| of_service(right, scope, acting)).await;
+    }
+    let none = format!("Bearer {}", server.signer.token("billing", "openid profile"));
+    call_all(&caller, "no scope", &[&none], |_, _| Some("SCOPE_MISSING")).await;
+    let key = format!("bearer {}", server.key);
+    call_all(&caller, "API key", &[&key], |right, acting| of_service(right, Scope::Read, acting)).await;
+    // The scopes of a user's token do not count.
+    for scope in ["", "admin"] {
+        let ann = format!("Bearer {}", server.signer.token("user:1", scope));
+        call_all(&caller, "user", &[&ann], of_user).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_counts_by_its_names_and_only_without_a_header() {
+    let server = Secured::start(true).await;
+    let own = server.authority.sign_for("spiffe://example.com/writer");
+    let caller = Caller(server.connect(Some(&own)).await);
+    call_all(&caller, "certificate", &[], |right, acting| of_service(right, Scope::Write, acting)).await;
+    let ann = format!("Bearer {}", server.signer.token("user:1", ""));
+    call_all(&caller, "certificate and token", &[&ann], of_user).await;
+    call_all_in_vain(&caller, "certificate and bad token", &["Bearer x".to_owned()], "CREDENTIALS_INVALID").await;
+    // A certificate of the same authority, with a name that is no principal's.
+    let caller = Caller(server.connect(Some(&server.authority.sign())).await);
+    call_all_in_vain(&caller, "unknown certificate", &[], "CREDENTIALS_INVALID").await;
+}
 
 /// A row of the table in docs/security.md.
 fn row(right: &Right) -> String {

@@ -1,6 +1,5 @@
 //! Connections: which clients may hold one, for how long, what of them is logged, and how they end with the server.
 
-mod frames;
 mod web;
 
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::Service;
 
-use self::frames::{OPENING, ping, reset_call};
+use crate::harness::frames::{OPENING, ping, reset_call};
 use crate::harness::process::Kith;
 use crate::harness::raw::RawChannel;
 use crate::harness::watching::now;

@@ -37,7 +37,7 @@ const REFUSED: Fault = Fault::Fails(|| StoreError::Refused(CAUSE.into()));
 const UNAVAILABLE: Fault = Fault::Fails(|| StoreError::Unavailable(CAUSE.into()));
 const UNKNOWN: Fault = Fault::Fails(|| StoreError::OutcomeUnknown(CAUSE.into()));
 const INTERNAL: Fault = Fault::Fails(|| StoreError::Internal(CAUSE.into()));
-const CORRUPT: Fault = Fault::Fails(|| StoreError::Corrupt { column: "canary", value: CAUSE.to_owned() });
+const CORRUPT: Fault = Fault::Fails(|| StoreError::Corrupt { column: "canary", detail: CAUSE.to_owned() });
 
 /// Checks an error with [`refused`]. It must reveal nothing of the service's internals.
 #[track_caller]

@@ -8,6 +8,7 @@ pub mod database;
 pub mod disk;
 pub mod faulty;
 pub mod fold;
+pub mod frames;
 pub mod invariants;
 mod overdue;
 pub mod own_postgres;
@@ -17,7 +18,9 @@ pub mod printer;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod secured;
 pub mod story;
+pub mod tokens;
 pub mod watching;
 
 pub use self::app::{App, refused};

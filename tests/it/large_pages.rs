@@ -6,7 +6,7 @@ use kith::proto::v1::{self as pb, ConnectionRequestDirection as Direction};
 use prost::Message;
 
 use crate::cases;
-use crate::harness::App;
+use crate::harness::clients::Clients;
 
 /// Enough for more than two pages of users of 20 kB.
 const USERS: i64 = 400;
@@ -14,7 +14,7 @@ const LARGEST: usize = 7 << 19;
 const PAGE: i32 = 1_000;
 
 /// Gives every user a bio of the maximum size, in characters of four bytes.
-pub async fn large_users(app: &App) {
+pub async fn large_users(app: &Clients) {
     let bio = "\u{1F600}".repeat(5_000);
     let row = |id| pb::ImportUsersRequest {
         user: Some(pb::User { id, username: format!("user-{id}"), bio: bio.clone(), ..Default::default() }),

@@ -62,7 +62,7 @@ async fn crowd(app: &App, count: i64) -> Vec<i64> {
 }
 
 /// Makes many calls concurrently.
-async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(calls: impl IntoIterator<Item = F>) {
+pub async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(calls: impl IntoIterator<Item = F>) {
     let mut under_way: JoinSet<T> = calls.into_iter().collect();
     while let Some(done) = under_way.join_next().await {
         done.unwrap();

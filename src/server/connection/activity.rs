@@ -1,4 +1,4 @@
-//! What happens on a connection: its open calls, and whether bytes are exchanged.
+//! What happens on a connection: its open calls, what it has achieved, and whether bytes are exchanged.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,27 +6,38 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
+
+use super::frames::Achieved;
 
 /// Counts the calls of a connection, and its reads and writes.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     open_calls: AtomicUsize,
-    /// Reads and writes that moved bytes. It may wrap around, as `progress` may.
+    /// Reads and writes that moved bytes. It may wrap around, as the numbers below may.
     moves: AtomicUsize,
     /// Calls, and messages of their responses.
-    progress: AtomicUsize,
+    steps: AtomicUsize,
+    /// Responses that hyper has taken to their ends.
+    responses: AtomicUsize,
+    written: AtomicUsize,
     flooded: AtomicBool,
     /// Open watches of the health service.
     health_watches: AtomicUsize,
 }
 
 impl Activity {
-    /// Notes that bytes were read or written.
-    pub(super) fn note(&self) {
+    /// Notes that bytes were read.
+    pub(super) fn note_read(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that bytes were written.
+    pub(super) fn note_written(&self, bytes: usize) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The number of reads and writes so far.
@@ -34,17 +45,21 @@ impl Activity {
         self.moves.load(Ordering::Relaxed)
     }
 
-    /// A number that changes with each call and each message of a response.
-    pub(super) fn progress(&self) -> usize {
-        self.progress.load(Ordering::Relaxed)
+    /// What the connection has achieved so far.
+    pub(super) fn achieved(&self) -> Achieved {
+        Achieved {
+            steps: self.steps.load(Ordering::Relaxed),
+            responses: self.responses.load(Ordering::Relaxed),
+            bytes: self.written.load(Ordering::Relaxed),
+        }
     }
 
     /// Notes a call, or a message of a response.
     pub(super) fn advance(&self) {
-        self.progress.fetch_add(1, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that the client sent too many control frames.
+    /// Notes that the client sent too many frames of a kind.
     pub(super) fn note_flood(&self) {
         self.flooded.store(true, Ordering::Relaxed);
     }
@@ -109,12 +124,15 @@ impl Drop for OpenCall {
 #[derive(Debug)]
 pub(in crate::server) struct CallBody {
     body: Body,
-    call: Option<OpenCall>,
+    activity: Arc<Activity>,
+    /// Whether trailers were taken, or the end.
+    ended: bool,
+    _call: Option<OpenCall>,
 }
 
 impl CallBody {
-    pub(super) fn new(body: Body, call: Option<OpenCall>) -> Self {
-        Self { body, call }
+    pub(super) fn new(body: Body, activity: Arc<Activity>, call: Option<OpenCall>) -> Self {
+        Self { body, activity, ended: false, _call: call }
     }
 }
 
@@ -124,8 +142,13 @@ impl http_body::Body for CallBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Poll::Ready(Some(_)), Some(OpenCall { activity, .. })) = (&frame, &self.call) {
-            activity.advance();
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.activity.advance();
+                self.ended = frame.is_trailers();
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         frame
     }
@@ -136,5 +159,14 @@ impl http_body::Body for CallBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for CallBody {
+    fn drop(&mut self) {
+        // A response without a body is never polled.
+        if self.ended || self.body.is_end_stream() {
+            self.activity.responses.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -62,7 +62,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
-            return Responding::Refused(Some(refusal));
+            return Responding::Refused(Some(refusal), Arc::clone(&self.activity));
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);
@@ -76,10 +76,10 @@ where
         self.activity.advance();
         let Ok(call) = open(request.uri().path(), &self.activity) else {
             let refused = AtLimit { limit: Limit::Watches, maximum: HEALTH_WATCHES_MAX, retry_after: None };
-            return Responding::Refused(Some(Status::from(refused).into_http()));
+            return Responding::Refused(Some(Status::from(refused).into_http()), Arc::clone(&self.activity));
         };
         // The router and the layers around it are always ready.
-        Responding::Called(self.service.clone().call(request), call)
+        Responding::Called(self.service.clone().call(request), Arc::clone(&self.activity), call)
     }
 }
 
@@ -99,9 +99,9 @@ fn open(path: &str, activity: &Arc<Activity>) -> Result<Option<OpenCall>, TooMan
 /// The future response to a request.
 pub(super) enum Responding<F> {
     /// The request is not a call, or one too many.
-    Refused(Option<Response<Body>>),
+    Refused(Option<Response<Body>>, Arc<Activity>),
     /// A call that is counted is open until the body of its response ends.
-    Called(F, Option<OpenCall>),
+    Called(F, Arc<Activity>, Option<OpenCall>),
 }
 
 impl<F> Future for Responding<F>
@@ -112,13 +112,13 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Refused(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, None)))),
+            Self::Refused(response, activity) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(|body| CallBody::new(body, Arc::clone(activity), None)))),
                 None => Poll::Pending,
             },
-            Self::Called(response, call) => {
-                Pin::new(response).poll(cx).map_ok(|response| response.map(|body| CallBody::new(body, call.take())))
-            }
+            Self::Called(response, activity, call) => Pin::new(response)
+                .poll(cx)
+                .map_ok(|response| response.map(|body| CallBody::new(body, Arc::clone(activity), call.take()))),
         }
     }
 }

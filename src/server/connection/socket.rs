@@ -1,5 +1,5 @@
 //! A connection's socket: gives back the bytes that were read to find out the protocol, notes activity, and
-//! ends floods of control frames.
+//! ends floods of frames.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
-use super::frames::Frames;
+use super::frames::{Achieved, Frames};
 use super::opening::Opening;
 
 /// A stream whose first bytes were already read.
@@ -28,7 +28,7 @@ impl<S> Socket<S> {
     pub(super) fn new(stream: S, opening: Opening, activity: Arc<Activity>) -> Self {
         let frames = opening.first_frame().map(|first| {
             let mut frames = Frames::new();
-            frames.flood(first, 0);
+            frames.excess(first, Achieved::default());
             frames
         });
         Self { stream, opening, given_back: 0, activity, frames }
@@ -36,8 +36,8 @@ impl<S> Socket<S> {
 
     /// Notes whether bytes were written.
     fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(1..)) = written {
-            self.activity.note();
+        if let Poll::Ready(Ok(bytes @ 1..)) = written {
+            self.activity.note_written(bytes);
         }
         written
     }
@@ -57,10 +57,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
         let new = &buffer.filled()[before..];
         if !new.is_empty() {
-            this.activity.note();
-            if this.frames.as_mut().is_some_and(|frames| frames.flood(new, this.activity.progress())) {
+            this.activity.note_read();
+            let excess = this.frames.as_mut().and_then(|frames| frames.excess(new, this.activity.achieved()));
+            if let Some(excess) = excess {
                 this.activity.note_flood();
-                return Poll::Ready(Err(io::Error::other("too many control frames")));
+                return Poll::Ready(Err(io::Error::other(excess)));
             }
         }
         read

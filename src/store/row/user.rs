@@ -68,6 +68,7 @@ impl TryFrom<UserRow> for User {
             cover,
             changed,
         } = row;
+        let corrupt = |column| StoreError::corrupt(column, format_args!("user {id}"));
         Ok(Self {
             id: UserId::new(id),
             username: Username::stored(username),
@@ -79,8 +80,8 @@ impl TryFrom<UserRow> for User {
             location: Line::stored(location),
             birthday: Birthday::stored(birthday),
             description: Line::stored(description),
-            gender: read_gender(&gender)?,
-            status: read_user_status(&status)?,
+            gender: read_gender(&gender).ok_or_else(|| corrupt("users.gender"))?,
+            status: read_user_status(&status).ok_or_else(|| corrupt("users.status"))?,
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
@@ -130,10 +131,9 @@ pub(in crate::store) fn gender_name(gender: Gender) -> &'static str {
     }
 }
 
-fn read_gender(name: &str) -> Result<Gender, StoreError> {
+fn read_gender(name: &str) -> Option<Gender> {
     let all = [Gender::Unspecified, Gender::Male, Gender::Female];
-    let found = all.into_iter().find(|gender| gender_name(*gender) == name);
-    found.ok_or_else(|| StoreError::corrupt("users.gender", name))
+    all.into_iter().find(|gender| gender_name(*gender) == name)
 }
 
 pub(in crate::store) fn user_status_name(status: UserStatus) -> &'static str {
@@ -144,8 +144,7 @@ pub(in crate::store) fn user_status_name(status: UserStatus) -> &'static str {
     }
 }
 
-fn read_user_status(name: &str) -> Result<UserStatus, StoreError> {
+fn read_user_status(name: &str) -> Option<UserStatus> {
     let all = [UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered];
-    let found = all.into_iter().find(|status| user_status_name(*status) == name);
-    found.ok_or_else(|| StoreError::corrupt("users.status", name))
+    all.into_iter().find(|status| user_status_name(*status) == name)
 }

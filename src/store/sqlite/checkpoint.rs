@@ -3,6 +3,9 @@
 //! SQLite itself would do it within a commit, once the log has a thousand pages: every caller of that commit would wait
 //! while they are copied and written to disk. Here a separate thread copies, and the writer restarts the log when little
 //! is left to copy. (SQLite manual, "Write-Ahead Logging", sections 2.1 and 3.)
+//!
+//! The log has earlier versions of changed pages, also of those with a user who was deleted since. So after the deletion
+//! of a user, the next sweep has the log copied and then cut to nothing, however short it is.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +19,7 @@ use diesel::prelude::*;
 use diesel::sql_types::Integer;
 
 use super::{BUSY_TIMEOUT, SqliteFile, open};
+use crate::domain::command::{Batch, Command};
 use crate::store::StoreError;
 
 /// Pages in the log from which copying starts: 8 MiB.
@@ -33,6 +37,8 @@ pub(super) struct Checkpoint {
     commits: u32,
     /// Whether to restart the log after the copy, however much is left.
     restart: bool,
+    /// Whether a user was deleted since the log was last cut.
+    erase: bool,
     /// Whether a copy was requested and its end was not seen yet.
     requested: bool,
     // `None` only while it is dropped.
@@ -45,6 +51,9 @@ pub(super) struct Checkpoint {
 /// The length of the log, and how much of it was copied into the file, in pages.
 #[derive(QueryableByName)]
 struct Progress {
+    /// 1 if a reader, or another writer, was in the way.
+    #[diesel(sql_type = Integer)]
+    busy: i32,
     #[diesel(sql_type = Integer)]
     log: i32,
     #[diesel(sql_type = Integer)]
@@ -65,24 +74,28 @@ impl Checkpoint {
             }
         });
         let thread = thread.map_err(|error| StoreError::Internal(error.into()))?;
-        Ok(Self { commits: 0, restart: false, requested: false, request: Some(request), copying, thread: Some(thread) })
+        let request = Some(request);
+        Ok(Self { commits: 0, restart: false, erase: false, requested: false, request, copying, thread: Some(thread) })
     }
 
     /// Called after each commit, on the writer's connection.
-    pub(super) fn committed(&mut self, conn: &mut SqliteConnection) {
+    pub(super) fn committed(&mut self, conn: &mut SqliteConnection, batch: &Batch) {
+        let has = |wanted: fn(&Command) -> bool| batch.submissions.iter().any(|one| wanted(&one.command));
+        self.erase |= has(|command| matches!(command, Command::DeleteUser(_)));
+        let erase = self.erase && has(|command| matches!(command, Command::Sweep));
         self.commits += 1;
         let copied = self.requested && !self.copying.load(Ordering::Acquire);
-        if self.requested != copied || self.commits < COMMITS && !copied {
+        if self.requested != copied || self.commits < COMMITS && !copied && !erase {
             return;
         }
         self.requested = false;
         self.commits = 0;
-        let Some(Progress { log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
+        let Some(Progress { busy: _, log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
         let left = log - checkpointed;
         if std::mem::take(&mut self.restart) || log >= PAGES && left <= REST {
-            restart(conn);
-        } else if left >= PAGES || log >= LONGEST {
-            (self.restart, self.requested) = (log >= LONGEST, true);
+            self.erase &= !restart(conn, self.erase);
+        } else if left >= PAGES || log >= LONGEST || erase {
+            (self.restart, self.requested) = (log >= LONGEST || erase, true);
             self.copying.store(true, Ordering::Release);
             self.request.iter().for_each(|request| _ = request.try_send(()));
         }
@@ -102,7 +115,7 @@ fn copy(conn: &mut SqliteConnection) {
     let mut before = i32::MAX;
     loop {
         checkpoint(conn, "PASSIVE");
-        let Some(Progress { log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
+        let Some(Progress { busy: _, log, checkpointed }) = checkpoint(conn, "NOOP") else { return };
         let left = log - checkpointed;
         if left <= REST || left > before / 4 * 3 {
             return;
@@ -111,16 +124,20 @@ fn copy(conn: &mut SqliteConnection) {
     }
 }
 
-/// Restarts the log. Does nothing while a reader still needs the old one, and is tried again later: SQLite would wait for
-/// that reader, such as a backup, and all writers with it.
-fn restart(conn: &mut SqliteConnection) {
+/// Restarts the log, and if it is to be erased, cuts it to nothing. Returns whether it did.
+///
+/// Does nothing while a reader still needs the old one, and is tried again later: SQLite would wait for that reader, such
+/// as a backup, and all writers with it. A log that is not erased keeps its length, so that commits need not grow it.
+fn restart(conn: &mut SqliteConnection, erase: bool) -> bool {
     let waits = |conn: &mut SqliteConnection, time: u32| {
         conn.batch_execute(&format!("PRAGMA busy_timeout = {time}")).inspect_err(|error| warn(error)).is_ok()
     };
-    if waits(conn, 0) {
-        checkpoint(conn, "RESTART");
-        waits(conn, BUSY_TIMEOUT);
+    if !waits(conn, 0) {
+        return false;
     }
+    let progress = checkpoint(conn, if erase { "TRUNCATE" } else { "RESTART" });
+    waits(conn, BUSY_TIMEOUT);
+    progress.is_some_and(|progress| progress.busy == 0)
 }
 
 /// Copies pages from the log into the file, in one of SQLite's modes; `NOOP` copies none.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -41,7 +42,17 @@ impl Authority {
     }
 
     pub fn sign(&self) -> Signed {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        self.sign_names(CertificateParams::new(vec!["localhost".to_owned()]).expect("a name"))
+    }
+
+    /// The same for a client with this SPIFFE id.
+    pub fn sign_for(&self, spiffe: &str) -> Signed {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(SanType::URI(spiffe.try_into().expect("ASCII")));
+        self.sign_names(params)
+    }
+
+    fn sign_names(&self, mut params: CertificateParams) -> Signed {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");

@@ -1,0 +1,181 @@
+//! Clients that mean harm, by raw frames. While they do, the calls of an honest client succeed and the memory of the
+//! server is bounded; afterwards the server is as before.
+//!
+//! `make hostile` measures what they cost the honest client.
+
+mod attacks;
+mod client;
+mod process;
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kith::proto::v1 as pb;
+use rustls::version::TLS13;
+
+use self::process::Usage;
+use crate::harness::certificates::{Authority, TlsFiles, connect};
+use crate::harness::clients::Clients;
+use crate::harness::process::Kith;
+use crate::harness::raw::RawChannel;
+use crate::harness::{Database, Engine, until};
+use crate::large_pages::large_users;
+
+/// Memory that an attack may take, in MiB. A test server has a debug build, and answers of 256 MiB would be allowed.
+const GROWTH_MAX: u64 = 96;
+/// The same where answers wait to be read: a quarter of the maximum for each connection.
+const UNREAD_MAX: u64 = 3 * 16 + GROWTH_MAX;
+
+/// A server under attack.
+pub struct Siege {
+    kith: Kith,
+    _database: Database,
+}
+
+impl Siege {
+    pub async fn lay(flags: &[&str]) -> Self {
+        let database = Database::migrated(Engine::Sqlite).await;
+        let kith = Kith::serve(&database.url, flags).await;
+        Self { kith, _database: database }
+    }
+
+    /// Attacks, and calls honestly meanwhile. Returns whether the server closed a hostile connection.
+    async fn attack<F>(&self, growth_max: u64, attack: fn(String) -> F) -> bool
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.attack_beside(growth_max, attack, honest(self.kith.fresh_clients())).await
+    }
+
+    async fn attack_beside<F>(&self, growth_max: u64, attack: fn(String) -> F, honest: impl AsyncFn(usize)) -> bool
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        const CALLS_MIN: usize = 20;
+        // Whatever is allocated once is there.
+        for number in 0..CALLS_MIN {
+            honest(number).await;
+        }
+        let before = Usage::of(&self.kith);
+        before.forget_peak();
+        let over = AtomicBool::new(false);
+        let hostile = async {
+            let cut = tokio::spawn(attack(self.kith.address.clone())).await.expect("an attack");
+            over.store(true, Ordering::Relaxed);
+            cut
+        };
+        let calls = async {
+            let mut number = CALLS_MIN;
+            while !over.load(Ordering::Relaxed) || number < 2 * CALLS_MIN {
+                honest(number).await;
+                number += 1;
+            }
+        };
+        let (cut, ()) = tokio::join!(hostile, calls);
+        let growth = Usage::of(&self.kith).peak_mib().saturating_sub(before.resident_mib());
+        assert!(growth <= growth_max, "its memory grew by {growth} MiB");
+        until("its connections end", async || Usage::of(&self.kith).descriptors() <= before.descriptors()).await;
+        honest(0).await;
+        let log = self.kith.log();
+        assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+        cut
+    }
+}
+
+/// An honest client: reads and writes, all of which succeed.
+fn honest(clients: Clients) -> impl AsyncFn(usize) {
+    async move |number: usize| {
+        let id = i64::try_from(number).expect("few") + 1_000_000;
+        let user = pb::User { id, username: format!("honest-{id}"), ..Default::default() };
+        let row = pb::ImportUsersRequest { user: Some(user), ..Default::default() };
+        clients.users().import_users(tokio_stream::iter([row])).await.expect("an import");
+        clients.update(id, "honest").await;
+        let page = pb::ListConnectionRequestsRequest { user_id: id, direction: 1, ..Default::default() };
+        clients.requests().list_connection_requests(page).await.expect("a page");
+        assert_eq!(clients.counts(id).await, [0; 4]);
+    }
+}
+
+/// Declares attacks for which the server closes the connection, and that leave one line in the log.
+macro_rules! cut {
+    ($($name:ident: $words:literal),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let siege = Siege::lay(&[]).await;
+            assert!(siege.attack(GROWTH_MAX, attacks::$name).await, "the server lets it go on");
+            let log = siege.kith.log();
+            let lines: Vec<_> = log.lines().filter(|line| line.contains("demands too much")).collect();
+            assert!(lines.len() == 1 && lines[0].contains($words), "{log}");
+        }
+    )+};
+}
+
+cut! {
+    pings: "too many control frames",
+    pings_with_some_calls: "too many control frames",
+    settings: "too many control frames",
+    priorities: "too many control frames",
+    unknown_frames: "too many control frames",
+    empty_data: "excessive load",
+    window_updates: "too many WINDOW_UPDATE frames",
+    bytewise_windows: "too many WINDOW_UPDATE frames",
+    continuations: "excessive load",
+    rapid_resets: "excessive load",
+    resets_of_accepted_calls: "too many calls that were reset",
+    resets_of_nothing: "too many calls that were reset",
+    errors_that_need_resets: "excessive load",
+    too_many_calls: "excessive load",
+}
+
+/// Declares attacks that the server bears.
+macro_rules! borne {
+    ($($name:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let siege = Siege::lay(&[]).await;
+            assert!(!siege.attack(GROWTH_MAX, attacks::$name).await, "the server closes the connection");
+        }
+    )+};
+}
+
+borne!(header_bombs, gzip_bombs, silence);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_requests() {
+    let siege = Siege::lay(&["--max-call-time=5s"]).await;
+    siege.attack(GROWTH_MAX, attacks::unfinished_requests).await;
+}
+
+/// Declares attacks by answers that are not read. Their time ends, so that what is unread does not stay.
+macro_rules! unread {
+    ($($name:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let siege = Siege::lay(&["--max-unsent-mib=64"]).await;
+            large_users(&siege.kith.clients()).await;
+            siege.attack(UNREAD_MAX, attacks::$name).await;
+        }
+    )+};
+}
+
+unread!(unread_pages, unread_users, unread_watches);
+
+/// The same over TLS, where a connection costs more before it says anything.
+macro_rules! with_tls {
+    ($($name:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let authority = Authority::new();
+            let files = TlsFiles::new(&authority, &authority.sign());
+            let siege = Siege::lay(&files.flags().each_ref().map(String::as_str)).await;
+            let call = async |_| {
+                let stream = connect(&siege.kith.address, authority.client(None, &[&TLS13])).await.expect("a handshake");
+                let mut channel = RawChannel::over(stream).await.expect("HTTP/2");
+                channel.post("/kith.v1.UserService/GetUser", pb::GetUserRequest::default()).await;
+            };
+            siege.attack_beside(GROWTH_MAX, attacks::$name, call).await;
+        }
+    )+};
+}
+
+with_tls!(stalled_handshakes, handshakes_for_nothing);
