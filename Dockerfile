@@ -7,13 +7,14 @@ ARG BASE=gcr.io/distroless/cc-debian12
 FROM ${BUILD_BASE} AS build
 WORKDIR /build
 
-# Builds the dependencies in a separate layer, which is rebuilt only when the manifests change. The benchmark is part of
-# the workspace, so cargo requires its manifest and its source, although it is not built.
+# Builds the dependencies in a separate layer, which is rebuilt only when the manifests change. The benchmark and
+# the fuzz targets are part of the workspace, so cargo requires their manifests and sources, although they are not built.
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
+COPY fuzz/Cargo.toml fuzz/
 RUN mkdir src benches/throughput && touch src/lib.rs \
-    && echo 'fn main() {}' | tee src/main.rs build.rs benches/throughput/main.rs \
+    && echo 'fn main() {}' | tee src/main.rs build.rs benches/throughput/main.rs fuzz/main.rs \
     && cargo build --profile dist --locked \
     # Removes the placeholder build of Kith: cargo compares times, and the real sources are older.
     && cargo clean --profile dist --package kith \

@@ -5,11 +5,13 @@ CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_DENY_VERSION := 0.20.2
 CARGO_MACHETE_VERSION := 0.9.2
 CARGO_MUTANTS_VERSION := 27.1.0
+CARGO_FUZZ_VERSION := 0.13.2
 # Where make installs what the machine lacks.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak bench bench-smoke overload check advisories sbom breaking mutants mutants-diff image
+.PHONY: run dist test soak bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
+	image
 .DEFAULT_GOAL := check
 
 run:
@@ -97,6 +99,19 @@ mutants-diff:
 	scripts/install-check-tools mutants $(CARGO_MUTANTS_VERSION)
 	mkdir -p target && git diff $(BASE) -- src > target/mutants.diff
 	$(MUTANTS) --in-diff target/mutants.diff $(MUTANTS_TESTS)
+
+# Fuzzes each target for SECONDS, guided by what code it reaches; TARGETS="PageToken CreateUser" takes some. `make test`
+# runs the same targets briefly. It needs a nightly toolchain of rustup and a C++ compiler.
+SECONDS := 60
+fuzz:
+	@rustup run nightly rustc --version >/dev/null || { echo "install it: rustup toolchain install nightly" >&2; exit 1; }
+	scripts/install-check-tools fuzz $(CARGO_FUZZ_VERSION)
+	scripts/fuzz $(SECONDS) $(TARGETS)
+
+# Attacks a release build for SECONDS in each of the ways of tests/it/hostile.rs, and prints what it costs an honest
+# client and the server.
+hostile:
+	KITH_HOSTILE_SECONDS=$(SECONDS) cargo test --release --locked --test it -- --ignored --nocapture --exact hostile::measured::table
 
 image:
 	docker build -t kith .

@@ -25,7 +25,7 @@ use crate::store::StoreError;
 const DOMAIN: &str = "kith";
 /// Retry delay that a `google.rpc.RetryInfo` gives unless a better one is known.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Maximum number of violations that the message of a status lists. Its details contain all of them.
+/// Maximum number of violations that the message of a status lists. Its details contain the others too.
 const VIOLATIONS_IN_MESSAGE: usize = 5;
 
 /// Returns the name of a reason as clients receive it: the enum value's name without its prefix.

@@ -6,10 +6,12 @@ mod answer;
 mod call;
 mod connection;
 mod health;
+mod held;
 mod limited;
 pub mod listener;
 pub mod peer;
 mod rarely;
+mod receiving;
 mod sweep;
 pub mod tls;
 pub mod waiting;
@@ -37,7 +39,9 @@ use self::answer::Unsent;
 use self::call::CallLayer;
 use self::connection::{Times, Transport};
 use self::health::Health;
+use self::held::Held;
 use self::listener::Listener;
+use self::receiving::UNFINISHED_MAX;
 use self::tls::Tls;
 use crate::auth::limiter::Limiter;
 use crate::auth::limits::LimitsByKind;
@@ -227,6 +231,7 @@ async fn serve_with(
         limiter: Arc::new(Limiter::new(settings.limits)),
         max_time: settings.max_call_time,
         unsent: Unsent::new(settings.max_unsent),
+        unfinished: Held::new(UNFINISHED_MAX),
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };

@@ -1,13 +1,20 @@
 //! Finds the principal of a call by its credentials.
 
+use std::fs;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use rustls::RootCertStore;
 
+use super::api_key::is_api_key;
+use super::fetch::Document;
 use super::names::Names;
 use super::principal::Principal;
-use super::principals::{API_KEY_PREFIX, Principals};
+use super::principals::Principals;
+use super::remote::{self, Remote};
+use super::token::{Expected, Verifier};
 use super::unauthenticated::{Cause, Unauthenticated};
 use crate::follow::{Followed, NamedFile};
 
@@ -16,11 +23,40 @@ const MAX_CREDENTIAL: usize = 8 << 10;
 /// The scheme of the authorization header.
 const SCHEME: &str = "bearer";
 
-/// Where the credentials are that callers may have. With none, every caller is [`Principal::Anonymous`].
+/// Which credentials callers may have. With none, every caller is [`Principal::Anonymous`].
 #[derive(Clone, Debug, Default)]
 pub struct CredentialSettings {
+    /// Tokens.
+    pub jwt: Option<Jwt>,
     /// The file of principals, for API keys and certificates.
     pub principals: Option<NamedFile>,
+}
+
+/// The tokens that are accepted: JSON Web Tokens.
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    /// The keys that verify them.
+    pub keys: KeySource,
+    /// The issuer that they must have.
+    pub issuer: String,
+    /// The audiences of which they must have one.
+    pub audiences: Vec<String>,
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// In a file. It is read again when it changes.
+    File(NamedFile),
+    /// At an https URL. It is read again from time to time, and when a token names an unknown key.
+    Url {
+        /// The setting, as it was given.
+        setting: String,
+        /// The URL.
+        url: String,
+        /// The authorities that the server's certificate may be from.
+        authorities: RootCertStore,
+    },
 }
 
 /// Finds the principal of a call. Cheap to clone.
@@ -30,7 +66,15 @@ pub struct Authenticator(Option<Arc<Credentials>>);
 /// The credentials that are accepted.
 #[derive(Debug)]
 struct Credentials {
+    tokens: Option<Tokens>,
     principals: Option<Followed<Principals>>,
+}
+
+/// What verifies tokens.
+#[derive(Debug)]
+enum Tokens {
+    File(Followed<Verifier>),
+    Url(Remote),
 }
 
 impl Authenticator {
@@ -41,14 +85,33 @@ impl Authenticator {
 
     /// Reads the files, and follows them from now on. It needs the runtime.
     ///
+    /// Keys at a URL are read in the background: see [`Self::ready`].
+    ///
     /// # Errors
     ///
-    /// If a file cannot be used. The text names the setting and the file, and has no secret.
+    /// If a file or a URL cannot be used. The text names the setting and the file, and has no secret.
     pub fn start(settings: CredentialSettings) -> Result<Self, String> {
-        let CredentialSettings { principals } = settings;
-        let Some(file) = principals else { return Ok(Self::anonymous()) };
-        let principals = Followed::start("principals", vec![file.clone()], move || Principals::read(&file))?;
-        Ok(Self(Some(Arc::new(Credentials { principals: Some(principals) }))))
+        let CredentialSettings { jwt, principals } = settings;
+        if jwt.is_none() && principals.is_none() {
+            return Ok(Self::anonymous());
+        }
+        let tokens = jwt.map(Tokens::start).transpose()?;
+        let principals = principals
+            .map(|file| Followed::start("principals", vec![file.clone()], move || Principals::read(&file)))
+            .transpose()?;
+        Ok(Self(Some(Arc::new(Credentials { tokens, principals }))))
+    }
+
+    /// Waits until keys at a URL have been read, for 30 seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read. The text names the setting and the URL.
+    pub async fn ready(&self) -> Result<(), String> {
+        match self.0.as_ref().and_then(|credentials| credentials.tokens.as_ref()) {
+            Some(Tokens::Url(remote)) => remote.ready().await,
+            Some(Tokens::File(_)) | None => Ok(()),
+        }
     }
 
     /// Whether everybody is [`Principal::Anonymous`].
@@ -77,23 +140,27 @@ impl Authenticator {
         }
     }
 
-    /// Reads the files again soon, even if they have not changed.
+    /// Reads the files and the keys again soon, even if they have not changed.
     pub fn read_again(&self) {
         let Some(credentials) = &self.0 else { return };
-        let Credentials { principals } = &**credentials;
+        let Credentials { tokens, principals } = &**credentials;
         principals.iter().for_each(Followed::read_again);
+        match tokens {
+            Some(Tokens::File(file)) => file.read_again(),
+            Some(Tokens::Url(remote)) => remote.read_again(),
+            None => {}
+        }
     }
 }
 
 impl Credentials {
     /// Finds the principal by an API key or a token.
-    #[expect(clippy::unused_async, reason = "tokens will wait for their keys")]
     async fn by_credential(&self, credential: &str) -> Result<Principal, Cause> {
-        if credential.starts_with(API_KEY_PREFIX) {
+        if is_api_key(credential) {
             let principals = self.principals.as_ref().ok_or(Cause::UnknownApiKey)?;
             return principals.get().by_api_key(credential);
         }
-        Err(Cause::NoTokens)
+        self.tokens.as_ref().ok_or(Cause::NoTokens)?.principal(credential).await
     }
 
     /// Finds the principal by the names of a certificate, if there is one.
@@ -103,6 +170,56 @@ impl Credentials {
             (None, _) | (_, None) => Err(Unauthenticated::Missing),
         }
     }
+}
+
+impl Tokens {
+    fn start(jwt: Jwt) -> Result<Self, String> {
+        let Jwt { keys, issuer, audiences } = jwt;
+        let expected = Expected { issuer, audiences };
+        match keys {
+            KeySource::File(file) => {
+                let files = vec![file.clone()];
+                let load = move || read_keys(&file, &expected);
+                Followed::start("keys of tokens", files, load).map(Self::File)
+            }
+            KeySource::Url { setting, url, authorities } => {
+                let name = format!("{setting} {url}");
+                let document = Document::new(&url, authorities).map_err(|error| format!("{name} {error}"))?;
+                let document = Arc::new(document);
+                let read = move || {
+                    let document = Arc::clone(&document);
+                    Box::pin(async move { document.read().await }) as _
+                };
+                Ok(Self::Url(Remote::start(name, expected, read)))
+            }
+        }
+    }
+
+    /// Returns the principal that a token names.
+    async fn principal(&self, token: &str) -> Result<Principal, Cause> {
+        match self {
+            Self::File(file) => file.get().verify(token, now()),
+            Self::Url(remote) => {
+                let verified = remote.get().ok_or(Cause::UnknownKeyId)?.verify(token, now());
+                if verified != Err(Cause::UnknownKeyId) {
+                    return verified;
+                }
+                remote.newer().await.ok_or(Cause::UnknownKeyId)?.verify(token, now())
+            }
+        }
+    }
+}
+
+/// Reads the keys of a file.
+fn read_keys(file: &NamedFile, expected: &Expected) -> Result<Verifier, String> {
+    let text = fs::read(&file.path).map_err(|error| format!("{file}: cannot be read: {error}"))?;
+    let keys = remote::parse(&file.to_string(), &text).map_err(|error| format!("{file}: {error}"))?;
+    Ok(Verifier::new(keys, expected))
+}
+
+/// The time in seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// Returns the credential in the value of an authorization header.

@@ -6,30 +6,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use rustls::pki_types::DnsName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::api_key::{KeyHash, NAMES, is_name, is_well_formed};
 use super::names::{Names, SPIFFE};
 use super::principal::{Principal, Scope, Scopes, Service, Source};
 use super::unauthenticated::Cause;
 use crate::follow::NamedFile;
 
-/// What an API key begins with.
-pub(super) const API_KEY_PREFIX: &str = "kith_";
-/// The number of characters after the prefix: 32 random bytes in base64url.
-const API_KEY_LENGTH: usize = 43;
-/// What the hash of an API key begins with.
-const HASH_PREFIX: &str = "sha256:";
 /// What a DNS name begins with.
 const DNS_PREFIX: &str = "dns:";
-/// Maximum length of a principal's name.
-const MAX_NAME: usize = 64;
-
-/// The SHA-256 of an API key.
-type KeyHash = [u8; 32];
-
 /// The principals of a file, by their credentials.
 pub(super) struct Principals {
     keys: HashMap<KeyHash, Principal>,
@@ -82,7 +70,7 @@ impl Principals {
     fn add(&mut self, name: &str, at: usize, value: &DeValue<'_>) -> Result<(), (usize, String)> {
         let refused = |error: &str| (at, error.to_owned());
         if !is_name(name) {
-            return Err(refused("a name has 1 to 64 of the characters A-Z a-z 0-9 - _ ."));
+            return Err(refused(NAMES));
         }
         let DeValue::Table(table) = value else { return Err(refused("must be a table")) };
         let (mut scopes, mut hashes, mut names) = (None, Vec::new(), Vec::new());
@@ -90,10 +78,10 @@ impl Principals {
             let (at, of) =
                 (key.span().start, |error: String| (key.span().start, format!("{}: {error}", key.get_ref())));
             match key.get_ref().as_ref() {
-                "key" => hashes.push((at, parse_hash(text(value).map_err(of)?).map_err(of)?)),
+                "key" => hashes.push((at, text(value).and_then(str::parse).map_err(of)?)),
                 "keys" => {
                     for value in texts(value).map_err(of)? {
-                        hashes.push((at, parse_hash(value).map_err(of)?));
+                        hashes.push((at, value.parse().map_err(of)?));
                     }
                 }
                 "certificate" => names.push((at, parse_certificate(text(value).map_err(of)?).map_err(of)?)),
@@ -119,8 +107,7 @@ impl Principals {
 
     /// Returns the principal with this API key.
     pub(super) fn by_api_key(&self, key: &str) -> Result<Principal, Cause> {
-        let hash = digest(&SHA256, key.as_bytes());
-        let found = if is_api_key(key) { self.keys.get(hash.as_ref()) } else { None };
+        let found = if is_well_formed(key) { self.keys.get(&KeyHash::of(key)) } else { None };
         found.cloned().ok_or(Cause::UnknownApiKey)
     }
 
@@ -136,18 +123,6 @@ impl Principals {
         }
         Ok(principal.clone())
     }
-}
-
-/// Whether a text can be the name of a principal.
-pub(super) fn is_name(name: &str) -> bool {
-    let in_names = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(in_names)
-}
-
-/// Whether a credential has the form of an API key. A shorter one could be guessed.
-fn is_api_key(key: &str) -> bool {
-    let in_keys = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    key.strip_prefix(API_KEY_PREFIX).is_some_and(|rest| rest.len() == API_KEY_LENGTH && rest.chars().all(in_keys))
 }
 
 /// Inserts a credential, or returns the name of the principal that has it.
@@ -175,22 +150,6 @@ fn texts<'a>(value: &'a Spanned<DeValue<'_>>) -> Result<Vec<&'a str>, String> {
         return Err("is empty".to_owned());
     }
     list.iter().map(text).collect()
-}
-
-/// Parses `sha256:` and 64 hexadecimal digits.
-fn parse_hash(text: &str) -> Result<KeyHash, String> {
-    if text.starts_with(API_KEY_PREFIX) {
-        return Err("has an API key; write its hash, as `kith key new` prints it".to_owned());
-    }
-    let parsed = text.strip_prefix(HASH_PREFIX).and_then(|digits| {
-        let mut hash = KeyHash::default();
-        let is_hex = digits.len() == 2 * hash.len() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
-        }
-        is_hex.then_some(hash)
-    });
-    parsed.ok_or_else(|| "must be \"sha256:\" and 64 hexadecimal digits, as `kith key new` prints it".to_owned())
 }
 
 /// Parses a SPIFFE id, or `dns:` and a DNS name.

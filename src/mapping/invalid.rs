@@ -11,6 +11,12 @@ use crate::domain::text::TextError;
 
 /// Maximum items in a repeated field of a request.
 pub const ITEMS_MAX: usize = 1_000;
+/// Maximum violations of one request that are reported. A user whose fields are all invalid has fewer.
+///
+/// They are sent in the trailers of a response, and gRPC clients refuse more than 8 KiB of these.
+const VIOLATIONS_MAX: usize = 20;
+/// Maximum length of the description of a violation, in bytes. One may quote the request.
+const DESCRIPTION_BYTES_MAX: usize = 160;
 /// The ids of users and connection requests.
 const IDS: RangeInclusive<i64> = 1..=ID_MAX;
 
@@ -40,7 +46,7 @@ pub enum Kind {
 pub struct Invalid {
     /// The kind of the only violation, or [`Kind::Fields`] for several.
     pub kind: Kind,
-    /// All violations, at least one.
+    /// The violations, at least one. If there are many, the last one says how many are left out.
     pub violations: Vec<Violation>,
 }
 
@@ -51,6 +57,8 @@ pub struct Invalid {
 #[derive(Debug, Default)]
 pub struct Fields {
     violations: Vec<Violation>,
+    /// The number of those that are not listed.
+    left_out: usize,
 }
 
 impl Fields {
@@ -61,7 +69,16 @@ impl Fields {
 
     /// Adds a violation of a kind.
     pub(super) fn add(&mut self, kind: Kind, field: impl Into<String>, description: impl Display) {
-        self.violations.push(Violation { field: field.into(), description: description.to_string(), kind });
+        if self.violations.len() == VIOLATIONS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let mut description = description.to_string();
+        if description.len() > DESCRIPTION_BYTES_MAX {
+            description.truncate(description.floor_char_boundary(DESCRIPTION_BYTES_MAX));
+            description.push('…');
+        }
+        self.violations.push(Violation { field: field.into(), description, kind });
     }
 
     /// Reads a required user id.
@@ -143,7 +160,11 @@ impl Fields {
     }
 
     /// Returns `value` if there are no violations.
-    pub fn finish<T>(self, value: T) -> Result<T, Invalid> {
+    pub fn finish<T>(mut self, value: T) -> Result<T, Invalid> {
+        if self.left_out > 0 {
+            let description = format!("{} more fields are invalid", self.left_out);
+            self.violations.push(Violation { field: String::new(), description, kind: Kind::Fields });
+        }
         match self.violations.as_slice() {
             [] => Ok(value),
             [only] => Err(Invalid { kind: only.kind, violations: self.violations }),
@@ -161,6 +182,19 @@ mod tests {
         let mut fields = Fields::default();
         let value = read(&mut fields);
         fields.finish(value).map_err(|invalid| invalid.violations.into_iter().map(|one| one.field).collect())
+    }
+
+    #[test]
+    fn many_violations_are_counted_and_long_ones_cut() {
+        let mut fields = Fields::default();
+        for number in 0..500 {
+            fields.violation(format!("ids[{number}]"), "é".repeat(1_000));
+        }
+        let violations = fields.finish(()).expect_err("violations").violations;
+        assert_eq!(violations.len(), VIOLATIONS_MAX + 1);
+        assert_eq!(violations[19].field, "ids[19]");
+        assert_eq!(violations[19].description, "é".repeat(DESCRIPTION_BYTES_MAX / 2) + "…");
+        assert_eq!(violations[20].description, "480 more fields are invalid");
     }
 
     #[test]

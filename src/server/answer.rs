@@ -8,8 +8,6 @@
 //! Small answers pass untouched: they cost neither a lock nor a task. The maximum number of calls of a connection limits
 //! them.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::held::{Held, Reservation};
 use crate::error;
 use crate::telemetry::call::Call;
 
@@ -31,8 +30,6 @@ use crate::telemetry::call::Call;
 const SMALL: usize = 32 * 1024;
 /// Size of the pieces of a larger one, in bytes: that of an HTTP/2 frame.
 const PIECE: usize = 16 * 1024;
-/// The part of the maximum that one connection may have: one in so many.
-const CONNECTION_SHARE: usize = 4;
 /// Interval at which answers are dropped whose time is over. One task does it for all: a timer for each answer took 10 %
 /// of the CPU time of a list of 20.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
@@ -43,41 +40,15 @@ pub(super) struct Unsent(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    max: usize,
-    counts: Mutex<Counts>,
+    held: Held,
     /// The answers that are being sent, and some that were since the last sweep. While there are any, a task sweeps.
     sent: Mutex<Vec<Weak<Unsettled>>>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    total: usize,
-    /// By the address of the client, which is that of a connection. Connections of a Unix socket have none, and only the
-    /// total limits them.
-    by_peer: HashMap<SocketAddr, usize>,
 }
 
 impl Unsent {
     /// Creates a counter that allows `max` bytes.
     pub(super) fn new(max: usize) -> Self {
-        Self(Arc::new(Shared { max, counts: Mutex::default(), sent: Mutex::default() }))
-    }
-
-    /// Counts the bytes until the result is dropped. Returns `None` if they are too many.
-    fn reserve(&self, peer: Option<SocketAddr>, bytes: usize) -> Option<Reservation> {
-        let mut counts = self.lock();
-        let of_peer = peer.and_then(|peer| counts.by_peer.get(&peer)).copied().unwrap_or_default();
-        let fits = counts.total + bytes <= self.0.max && of_peer + bytes <= self.0.max / CONNECTION_SHARE;
-        fits.then(|| {
-            counts.add(peer, bytes);
-            Reservation { unsent: self.clone(), peer, bytes }
-        })
-    }
-
-    /// The same without a limit.
-    fn count(&self, peer: Option<SocketAddr>, bytes: usize) -> Reservation {
-        self.lock().add(peer, bytes);
-        Reservation { unsent: self.clone(), peer, bytes }
+        Self(Arc::new(Shared { held: Held::new(max), sent: Mutex::default() }))
     }
 
     /// Drops what is unread of an answer when its time is over.
@@ -87,10 +58,6 @@ impl Unsent {
             tokio::spawn(sweep(self.clone()));
         }
         sent.push(Arc::downgrade(answer));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        lock(&self.0.counts)
     }
 }
 
@@ -103,37 +70,6 @@ async fn sweep(unsent: Unsent) {
         if sent.is_empty() {
             return;
         }
-    }
-}
-
-impl Counts {
-    fn add(&mut self, peer: Option<SocketAddr>, bytes: usize) {
-        self.total += bytes;
-        peer.into_iter().for_each(|peer| *self.by_peer.entry(peer).or_default() += bytes);
-    }
-
-    fn remove(&mut self, peer: Option<SocketAddr>, bytes: usize) {
-        self.total -= bytes;
-        if let Some(Entry::Occupied(mut of_peer)) = peer.map(|peer| self.by_peer.entry(peer)) {
-            *of_peer.get_mut() -= bytes;
-            if *of_peer.get() == 0 {
-                of_peer.remove();
-            }
-        }
-    }
-}
-
-/// Bytes that are counted until this is dropped.
-#[derive(Debug)]
-struct Reservation {
-    unsent: Unsent,
-    peer: Option<SocketAddr>,
-    bytes: usize,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.unsent.lock().remove(self.peer, self.bytes);
     }
 }
 
@@ -187,10 +123,10 @@ impl Sending {
             Ok(complete) => complete,
             Err(status) => return failed(call, &status),
         };
-        let reservation = match self.unsent.reserve(self.peer, bytes.len()) {
+        let reservation = match self.unsent.0.held.reserve(self.peer, bytes.len()) {
             Some(reservation) => reservation,
             None if self.refusable => return failed(call, &error::overloaded()),
-            None => self.unsent.count(self.peer, bytes.len()),
+            None => self.unsent.0.held.count(self.peer, bytes.len()),
         };
         let unread = Mutex::new(Unread::Waiting { bytes, reservation });
         let answer = Arc::new(Unsettled { unread, until: self.until, call: Arc::clone(call) });
@@ -292,7 +228,7 @@ impl Large {
         match &mut *unread {
             Unread::Waiting { bytes, reservation } => {
                 let part = bytes.split_to(bytes.len().min(PIECE));
-                let reservation = reservation.unsent.count(reservation.peer, part.len());
+                let reservation = reservation.count(part.len());
                 if bytes.is_empty() {
                     *unread = Unread::Taken;
                 }

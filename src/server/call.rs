@@ -18,8 +18,10 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::answer::{Sending, Unsent};
+use super::held::Held;
 use super::limited::{hold, kind};
 use super::peer::Peer;
+use super::receiving::Receiving;
 use crate::auth::limiter::{Limiter, Permit};
 use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
 use crate::error;
@@ -49,6 +51,8 @@ pub(super) struct CallLayer {
     pub(super) max_time: Duration,
     /// Limits the bytes of answers.
     pub(super) unsent: Unsent,
+    /// Limits the bytes of requests that are not complete.
+    pub(super) unfinished: Held,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -89,6 +93,8 @@ where
         }
         compress_only_for_those_who_do(request.headers_mut());
         request.extensions_mut().insert(Arc::clone(&record));
+        let request_body = |body| Body::new(Receiving::new(body, self.layer.unfinished.clone(), address));
+        let mut request = request.map(request_body);
         let (mut inner, layer) = (self.inner.clone(), self.layer.clone());
         let call = async move {
             // Before the body of the request is read.

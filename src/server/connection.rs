@@ -37,9 +37,10 @@ use crate::config::Origins;
 const STREAMS_MAX: u32 = 1_024;
 /// Maximum streams that a connection may reset before the server accepts them.
 ///
-/// A connection with more is closed, as a rapid reset attack (CVE-2023-44487). The default of 20 would close the
-/// connection of a busy gateway whose callers cancel.
-const RESETS_MAX: usize = 200;
+/// A connection with more is closed, as a rapid reset attack (CVE-2023-44487). A server that was not scheduled for a
+/// while finds all calls of a gateway at once, with the resets of those whose callers have given up. So as many as may
+/// be open are no attack; the module `frames` limits how often that happens.
+const RESETS_MAX: usize = STREAMS_MAX as usize;
 /// Maximum streams of one connection that the server may have to reset because of errors in them.
 ///
 /// A connection with more is closed, since a client can cause resets without sending any (CVE-2025-8671).
@@ -51,6 +52,10 @@ const ERRORS_MAX: usize = 1_024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of one connection, in bytes.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Maximum bytes of one response that wait to be sent, in addition to those that its call counts.
+///
+/// A client can open its windows and read nothing. A watch is not counted, and would fill 400 KB, the default.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Maximum size of a call's headers, in bytes, where each header counts 32 more than its name and value.
 ///
 /// h2 responds with 431 to a call with larger ones, and the connection remains. It closes the connection if the headers
@@ -122,6 +127,7 @@ where
             .max_local_error_reset_streams(ERRORS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEADERS_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);

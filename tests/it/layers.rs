@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
-    ("auth", &["domain", "follow", "proto"]),
+    ("auth", &["domain", "follow", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["clock", "domain", "task", "tls"]),

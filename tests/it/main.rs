@@ -24,6 +24,7 @@ mod faults;
 mod feed;
 mod files;
 mod freshness;
+mod fuzz;
 mod gzip;
 mod harness;
 mod history;

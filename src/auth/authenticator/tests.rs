@@ -1,27 +1,31 @@
 use std::fs;
 use std::path::Path;
 
+use super::super::api_key::KeyHash;
+use super::super::testing::{AUDIENCE, ISSUER, Issuer, claims, key_set};
 use super::*;
 
 const KEY: &str = "kith_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-const PRINCIPALS: &str = r#"
-    [billing]
-    key = "sha256:b945bd6cb3c6f26f5e2ad1bbb06b1f5b4d1fd8bbb4fdbbdd7a4e0a84ed0f2d5c"
-    certificate = "dns:billing.example.com"
-    scopes = ["read"]
-"#;
 
 fn headers(values: &[&str]) -> HeaderMap {
     values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap())).collect()
 }
 
+fn file(folder: &Path, name: &str) -> NamedFile {
+    NamedFile { setting: format!("--{name}"), path: folder.join(name) }
+}
+
+/// Writes the file of principals with one that has the key and a certificate.
+fn principals(folder: &Path) -> NamedFile {
+    let file = file(folder, "principals");
+    let hash = KeyHash::of(KEY);
+    let text = format!("[billing]\nkey = \"{hash}\"\ncertificate = \"dns:billing.example.com\"\nscopes = [\"read\"]");
+    fs::write(&file.path, text).unwrap();
+    file
+}
+
 fn start(folder: &Path) -> Authenticator {
-    let file = NamedFile { setting: "--principals".to_owned(), path: folder.join("principals.toml") };
-    let hash = ring::digest::digest(&ring::digest::SHA256, KEY.as_bytes());
-    let digits: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let (before, rest) = PRINCIPALS.split_once("sha256:").unwrap();
-    fs::write(&file.path, format!("{before}sha256:{digits}{}", &rest[64..])).unwrap();
-    Authenticator::start(CredentialSettings { principals: Some(file) }).unwrap()
+    Authenticator::start(CredentialSettings { jwt: None, principals: Some(principals(folder)) }).unwrap()
 }
 
 #[tokio::test]
@@ -72,5 +76,93 @@ async fn nothing_of_a_key_is_in_debug_output() {
     let authenticator = start(folder.path());
     let shown = format!("{authenticator:?}");
     assert!(!authenticator.is_anonymous() && shown.contains("principals.toml"), "{shown}");
-    assert!(!shown.contains("sha256") && !shown.contains("billing"), "{shown}");
+    assert!(!shown.contains("sha256") && !shown.contains("billing.example.com"), "{shown}");
+}
+
+/// Where the tokens of an issuer are verified by a file.
+fn jwt(keys: NamedFile) -> Option<Jwt> {
+    Some(Jwt { keys: KeySource::File(keys), issuer: ISSUER.to_owned(), audiences: vec![AUDIENCE.to_owned()] })
+}
+
+/// A token that is valid for an hour from now.
+fn token(issuer: &Issuer) -> String {
+    let mut claims = claims();
+    claims["exp"] = (now() + 3600.0).into();
+    issuer.sign(issuer.header(), claims)
+}
+
+async fn is_verified(authenticator: &Authenticator, token: &str) -> Result<String, Unauthenticated> {
+    let headers = headers(&[&format!("Bearer {token}")]);
+    authenticator.authenticate(&headers, None).await.map(|principal| principal.to_string())
+}
+
+#[tokio::test]
+async fn tokens_and_api_keys_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuers = [Issuer::ed25519()];
+    let keys = file(folder.path(), "jwt-keys");
+    fs::write(&keys.path, key_set(&issuers)).unwrap();
+    let token = token(&issuers[0]);
+    for (principals, with_key) in [
+        (None, Err(Unauthenticated::Invalid(Cause::UnknownApiKey))),
+        (Some(principals(folder.path())), Ok("service:billing".to_owned())),
+    ] {
+        let settings = CredentialSettings { jwt: jwt(keys.clone()), principals };
+        let authenticator = Authenticator::start(settings).unwrap();
+        authenticator.ready().await.unwrap();
+        assert_eq!(is_verified(&authenticator, &token).await, Ok("token:billing".to_owned()));
+        assert_eq!(is_verified(&authenticator, KEY).await, with_key);
+        let names = Names { dns: vec!["other.example.com".to_owned()], ..Names::default() };
+        let by_certificate = authenticator.authenticate(&headers(&[]), Some(&names)).await;
+        // Without the file no certificate can be known, and the call has nothing else.
+        let expected = if with_key.is_ok() { Cause::UnknownCertificate.into() } else { Unauthenticated::Missing };
+        assert_eq!(by_certificate, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_remembered_token_is_refused_when_its_key_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (Issuer::ed25519(), Issuer::p256());
+    let keys = file(folder.path(), "jwt-keys");
+    let replace = |issuers: &[Issuer]| {
+        fs::write(folder.path().join("new"), key_set(issuers)).unwrap();
+        fs::rename(folder.path().join("new"), &keys.path).unwrap();
+    };
+    replace(std::slice::from_ref(&old));
+    let authenticator = Authenticator::start(CredentialSettings { jwt: jwt(keys.clone()), principals: None }).unwrap();
+    let (first, second) = (token(&old), token(&new));
+    assert!(is_verified(&authenticator, &first).await.is_ok());
+    assert_eq!(is_verified(&authenticator, &second).await, Err(Cause::UnknownKeyId.into()));
+    replace(&[new]);
+    authenticator.read_again();
+    while is_verified(&authenticator, &second).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(is_verified(&authenticator, &first).await, Err(Cause::UnknownKeyId.into()));
+    // A file that cannot be used changes nothing.
+    fs::write(&keys.path, "{}").unwrap();
+    authenticator.read_again();
+    assert!(is_verified(&authenticator, &second).await.is_ok());
+}
+
+#[tokio::test]
+async fn errors_at_the_start_name_the_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = file(folder.path(), "jwt-keys");
+    let start = |jwt, principals| Authenticator::start(CredentialSettings { jwt, principals }).unwrap_err();
+    let error = start(jwt(missing.clone()), None);
+    assert!(error.starts_with(&format!("{missing}: cannot be read")), "{error}");
+    fs::write(&missing.path, "{}").unwrap();
+    let error = start(jwt(missing.clone()), None);
+    assert!(error.starts_with(&format!("{missing}: is no JSON Web Key Set")), "{error}");
+    let error = start(None, Some(file(folder.path(), "principals")));
+    assert!(error.starts_with("--principals "), "{error}");
+    let url = KeySource::Url {
+        setting: "--jwt-keys".to_owned(),
+        url: "https://example.com/".to_owned(),
+        authorities: RootCertStore::empty(),
+    };
+    let error = start(Some(Jwt { keys: url, issuer: String::new(), audiences: Vec::new() }), None);
+    assert!(error.starts_with("--jwt-keys https://example.com/ cannot be verified"), "{error}");
 }

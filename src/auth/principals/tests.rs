@@ -5,8 +5,7 @@ const OTHER: &str = "kith_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
 
 /// The hash of a key, as the file has it.
 fn hash(key: &str) -> String {
-    let digits: String = digest(&SHA256, key.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
+    KeyHash::of(key).to_string()
 }
 
 fn names(spiffe: &[&str], dns: &[&str]) -> Names {

@@ -20,8 +20,6 @@ use crate::harness::raw::{RawChannel, post};
 const GET_USER: &str = "/kith.v1.UserService/GetUser";
 const LIST_USERS: &str = "/kith.v1.UserService/ListUsers";
 const WATCH: &str = "/kith.v1.EventService/WatchEvents";
-/// Streams that the server allows at once.
-const STREAMS: u32 = 1_024;
 
 /// The numbers of a client's streams, in order.
 fn streams() -> impl Iterator<Item = u32> {
@@ -84,15 +82,16 @@ pub async fn rapid_resets(address: String) -> bool {
     !(client.send(&resets).await && client.is_heard().await)
 }
 
-/// The same, after the server has accepted them. Each waits for its request.
+/// The same, after the server has accepted them: it has begun to respond.
 pub async fn resets_of_accepted_calls(address: String) -> bool {
+    const AT_ONCE: usize = 100;
     let mut client = Client::connect(&address, OPENING).await;
     let mut streams = streams();
-    for _ in 0..50 {
-        let round: Vec<u32> = streams.by_ref().take(1_000).collect();
-        let calls: Vec<u8> = round.iter().flat_map(|stream| begun_call(*stream, GET_USER)).collect();
-        let resets: Vec<u8> = round.iter().flat_map(|stream| reset(*stream)).collect();
-        if !(client.send(&calls).await && client.is_heard().await && client.send(&resets).await) {
+    for round in 1..300 {
+        let numbers: Vec<u32> = streams.by_ref().take(AT_ONCE).collect();
+        let calls: Vec<u8> = numbers.iter().flat_map(|stream| call(*stream, WATCH, &[])).collect();
+        let resets: Vec<u8> = numbers.iter().flat_map(|stream| reset(*stream)).collect();
+        if !(client.send(&calls).await && client.has_responses(round * AT_ONCE).await && client.send(&resets).await) {
             return true;
         }
     }
@@ -102,8 +101,8 @@ pub async fn resets_of_accepted_calls(address: String) -> bool {
 /// CVE-2025-8671: errors for which the server has to reset calls.
 pub async fn errors_that_need_resets(address: String) -> bool {
     let mut client = Client::connect(&address, OPENING).await;
-    // A window that grows by nothing.
-    let call = |stream| [begun_call(stream, GET_USER), window_update(stream, 0)].concat();
+    // A window that grows beyond the largest.
+    let call = |stream| [begun_call(stream, GET_USER), window_update(stream, (1 << 31) - 1)].concat();
     let calls: Vec<u8> = streams().take(5_000).flat_map(call).collect();
     !(client.send(&calls).await && client.is_heard().await)
 }
@@ -130,13 +129,18 @@ pub async fn bytewise_windows(address: String) -> bool {
     client.is_cut_after(&window_update(1, 1), 200_000).await
 }
 
-/// Headers that are large only when HPACK has expanded them.
+/// Headers that are large only when HPACK has expanded them: 200 kB, and then 48 MB.
 pub async fn header_bombs(address: String) -> bool {
     let mut client = Client::connect(&address, OPENING).await;
-    for stream in streams().take(200) {
-        let bomb = header_bomb(12_000);
-        if !(client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &bomb)).await && client.is_heard().await) {
-            return true;
+    let mut streams = streams();
+    for names in [50, 12_000] {
+        let bomb = header_bomb(names);
+        for stream in streams.by_ref().take(200) {
+            let headers = frame(HEADERS, END_HEADERS | END_STREAM, stream, &bomb);
+            if !(client.send(&headers).await && client.is_heard().await) {
+                assert_eq!(names, 12_000, "headers over the limit refuse their call alone");
+                return true;
+            }
         }
     }
     false
@@ -162,6 +166,18 @@ pub async fn gzip_bombs(address: String) -> bool {
         }
     }
     !client.is_heard().await
+}
+
+/// Updates that name a large field as often as fits into a request.
+pub async fn repeated_masks(address: String) -> bool {
+    let user = pb::User { id: 1, bio: "\u{1F600}".repeat(5_000), ..Default::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned(); 40_000] });
+    let request = pb::UpdateUserRequest { user: Some(user), update_mask, ..Default::default() };
+    let (mut channel, _) = RawChannel::connect(&format!("http://{address}")).await;
+    for _ in 0..3 {
+        channel.post("/kith.v1.UserService/UpdateUser", request.clone()).await;
+    }
+    false
 }
 
 /// Connections of which the server hears nothing, not even that they begin. Some are refused, if there is a maximum.
@@ -200,39 +216,49 @@ pub async fn handshakes_for_nothing(address: String) -> bool {
 /// Large pages, of which nothing is read.
 pub async fn unread_pages(address: String) -> bool {
     let list = pb::ListUsersRequest { page_size: 1_000, ..Default::default() }.encode_to_vec();
-    unread(&address, LIST_USERS, &list).await
+    unread(&address, (3, 1_000), LIST_USERS, &list).await
 }
 
 /// Users of 20 kB, of which nothing is read.
 pub async fn unread_users(address: String) -> bool {
     let key = Some(pb::get_user_request::Key::Id(1));
-    unread(&address, GET_USER, &pb::GetUserRequest { key, ..Default::default() }.encode_to_vec()).await
+    unread(&address, (3, 1_000), GET_USER, &pb::GetUserRequest { key, ..Default::default() }.encode_to_vec()).await
 }
 
 /// Watches from the beginning, of which nothing is read.
 pub async fn unread_watches(address: String) -> bool {
     let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() }.encode_to_vec();
-    unread(&address, WATCH, &request).await
+    unread(&address, (1, 100), WATCH, &request).await
 }
 
-/// Makes as many calls at once as it may on several connections, whose windows are open, and never reads.
-async fn unread(address: &str, path: &str, message: &[u8]) -> bool {
-    let mut connections = Vec::new();
-    for _ in 0..3 {
+/// Makes many calls on each of several connections, whose windows are open, and never reads.
+async fn unread(address: &str, (connections, calls): (usize, usize), path: &str, message: &[u8]) -> bool {
+    let calls: Vec<u8> = streams().take(calls).flat_map(|number| call(number, path, message)).collect();
+    let opening = [opening_with_open_windows(), calls].concat();
+    let mut open = Vec::new();
+    for _ in 0..connections {
         let mut stream = connected(address).await;
-        _ = stream.write_all(&opening_with_open_windows()).await;
-        for number in streams().take(STREAMS as usize) {
-            _ = stream.write_all(&call(number, path, message)).await;
+        _ = stream.write_all(&opening).await;
+        open.push(stream);
+    }
+    // Until the connections take no more, and the server had time to fill what it has of its own.
+    let mut buffer = vec![0; 16 << 20];
+    let mut before = Vec::new();
+    loop {
+        let mut waiting = Vec::new();
+        for stream in &open {
+            waiting.push(stream.peek(&mut buffer).await.expect("an open connection"));
         }
-        connections.push(stream);
+        if waiting == before {
+            return false;
+        }
+        before = waiting;
+        let mut client = Client::connect(address, OPENING).await;
+        for stream in streams().take(200) {
+            client.send(&call(stream, GET_USER, &[])).await;
+            client.is_heard().await;
+        }
     }
-    // A server that has answered one more call had time for these.
-    let mut client = Client::connect(address, OPENING).await;
-    for stream in streams().take(20) {
-        client.send(&call(stream, GET_USER, &[])).await;
-        client.is_heard().await;
-    }
-    false
 }
 
 /// A request of which a part is sent, and then nothing more.

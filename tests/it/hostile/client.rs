@@ -7,7 +7,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::harness::frames::{ACK, PING, frame};
+use crate::harness::frames::{ACK, END_STREAM, HEADERS, PING, frame};
 
 /// The address from which hostile clients come.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -19,17 +19,25 @@ pub async fn connected(address: &str) -> TcpStream {
     socket.connect(address.parse().expect("an address")).await.expect("a connection")
 }
 
+#[derive(Default)]
+struct Answers {
+    /// The largest number in a PING.
+    ping: u64,
+    /// Responses that have begun.
+    responses: usize,
+}
+
 pub struct Client {
     writer: OwnedWriteHalf,
-    /// The number in the last PING that the server has answered. Closed with the connection.
-    answers: watch::Receiver<u64>,
+    /// What the server has answered. Closed with the connection.
+    answers: watch::Receiver<Answers>,
     pings: u64,
 }
 
 impl Client {
     pub async fn connect(address: &str, opening: &[u8]) -> Self {
         let (reader, writer) = connected(address).await.into_split();
-        let (sender, answers) = watch::channel(0);
+        let (sender, answers) = watch::channel(Answers::default());
         tokio::spawn(read(reader, sender));
         let mut client = Self { writer, answers, pings: 0 };
         client.send(opening).await;
@@ -46,7 +54,12 @@ impl Client {
         self.pings += 1;
         let pings = self.pings;
         self.send(&frame(PING, 0, 0, &pings.to_be_bytes())).await
-            && self.answers.wait_for(|answers| *answers >= pings).await.is_ok()
+            && self.answers.wait_for(|answers| answers.ping >= pings).await.is_ok()
+    }
+
+    /// Waits until so many responses have begun. Returns whether the connection is still open.
+    pub async fn has_responses(&mut self, responses: usize) -> bool {
+        self.answers.wait_for(|answers| answers.responses >= responses).await.is_ok()
     }
 
     /// Sends the same bytes up to so many times, or until the server closes the connection. Returns whether it did.
@@ -63,7 +76,7 @@ impl Client {
 }
 
 /// Reads frames to the end of the connection, and publishes the numbers in the answers to PINGs.
-async fn read(mut reader: OwnedReadHalf, answers: watch::Sender<u64>) {
+async fn read(mut reader: OwnedReadHalf, answers: watch::Sender<Answers>) {
     let mut payload = Vec::new();
     let mut header = [0; 9];
     while reader.read_exact(&mut header).await.is_ok() {
@@ -72,10 +85,13 @@ async fn read(mut reader: OwnedReadHalf, answers: watch::Sender<u64>) {
         if reader.read_exact(&mut payload).await.is_err() {
             return;
         }
+        if kind == HEADERS && flags & END_STREAM == 0 {
+            answers.send_modify(|answers| answers.responses += 1);
+        }
         if kind == PING && flags & ACK != 0 {
             // Those of a flood have the number 0.
             let number = u64::from_be_bytes(payload[..].try_into().expect("8 bytes"));
-            answers.send_modify(|answers| *answers = number.max(*answers));
+            answers.send_modify(|answers| answers.ping = number.max(answers.ping));
         }
     }
 }
