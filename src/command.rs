@@ -57,8 +57,8 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Starts the log. Its first lines warn of variables that are named like settings, and are none.
-fn start_log(common: &Common, sources: &Sources) -> Result<Log, Failure> {
-    let log = telemetry::init(&common.log_level, common.log_format)
+fn start_log(common: &Common, has_audit: bool, sources: &Sources) -> Result<Log, Failure> {
+    let log = telemetry::init(&common.log_level, common.log_format, has_audit)
         .map_err(|error| format!("{} {:?}: {error}", sources.name("log-level"), common.log_level))?;
     for unknown in unknown_variables(std::env::vars_os()) {
         tracing::warn!("{unknown}");

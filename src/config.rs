@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use self::address::{Address, ServerAddress};
-pub use self::database::{Common, LogFormat};
+pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::nearest::unknown_variables;
 pub use self::origins::Origins;

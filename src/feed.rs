@@ -233,6 +233,7 @@ mod tests {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         };
         Recorded { commit, event }
     }

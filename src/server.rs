@@ -47,7 +47,7 @@ use crate::auth::limiter::Limiter;
 use crate::auth::limits::LimitsByKind;
 use crate::auth::{Authenticator, rights};
 use crate::committer::Committer;
-use crate::config::Origins;
+use crate::config::{AuditLog, Origins};
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -108,6 +108,8 @@ pub struct Settings {
     pub connections: ConnectionLimits,
     /// Limits on the calls of each principal.
     pub limits: LimitsByKind,
+    /// The calls that the audit trail in the log has.
+    pub audit: AuditLog,
     /// Time for which the server still accepts connections and calls after health is NOT_SERVING.
     pub drain_delay: Duration,
     /// Time that open calls have to finish after that.
@@ -139,6 +141,7 @@ impl Default for Settings {
             max_unsent: 256 << 20,
             connections: ConnectionLimits::default(),
             limits: LimitsByKind::default(),
+            audit: AuditLog::Off,
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             opening_time: Duration::from_secs(10),
@@ -232,6 +235,7 @@ async fn serve_with(
         max_time: settings.max_call_time,
         unsent: Unsent::new(settings.max_unsent),
         unfinished: Held::new(UNFINISHED_MAX),
+        audit: settings.audit,
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };

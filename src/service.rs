@@ -3,6 +3,7 @@
 //! Each RPC parses its request, calls the committer or the store, and maps the result to a response. It has no other
 //! logic.
 
+mod audited;
 pub mod block;
 pub mod connection;
 pub mod connection_request;
@@ -33,6 +34,7 @@ use crate::feed;
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
 use crate::store::{Listed, Store, Users};
+use crate::telemetry::call::Call;
 
 /// The maximum time that a read waits for its `min_revision`.
 const REVISION_WAIT: Duration = Duration::from_secs(1);
@@ -63,7 +65,11 @@ impl Core {
         let caller = caller(request)?;
         let user = caller.user();
         let submission = Submission { caller, command, idempotency };
-        self.respond(user, self.committer.submit(submission).await?).await
+        let reply = self.committer.submit(submission).await?;
+        if let (Reply::Fresh(executed), Some(call)) = (&reply, request.extensions().get::<Arc<Call>>()) {
+            call.changed(executed.revision.get());
+        }
+        self.respond(user, reply).await
     }
 
     /// Maps a reply to the call's response. An outcome of another kind of call is an internal error.

@@ -1,4 +1,4 @@
-//! The log, written to standard error.
+//! The log, written to standard error, and the audit trail in it.
 //!
 //! A level alone is that of Kith's own lines. The libraries below it (HTTP/2, TLS, the drivers) log at most at `info`,
 //! unless a directive names them.
@@ -10,6 +10,7 @@
 //! written, as on a full disk or into a closed pipe, or if too many lines wait, as when nobody reads the pipe. Once lines
 //! can be written again, one of them has the number of those that were dropped.
 
+pub mod audit;
 pub mod call;
 
 use std::any::Any;
@@ -17,14 +18,18 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{LevelFilter, ParseError};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 use crate::config::LogFormat;
 
 /// The maximum number of lines that wait to be written.
 const LINES_MAX: usize = 8_192;
+/// The same for the audit trail: some 30 MiB.
+const AUDIT_LINES_MAX: usize = 65_536;
 
 /// Directives before those of the setting, which may replace them.
 ///
@@ -37,31 +42,51 @@ const QUIET: &str = "h2::proto::ping_pong=error,h2::proto::streams=error";
 #[must_use = "without it, lines are lost"]
 pub struct Log {
     _writer: WorkerGuard,
+    _audit_writer: Option<WorkerGuard>,
 }
 
-/// Starts the log. `filter` is a level or a list of directives, such as `debug,h2=trace`.
+/// Starts the log. `filter` is a level or a list of directives, such as `debug,h2=trace`. It does not apply to the audit
+/// trail, which is written if `has_audit` says so.
 ///
 /// # Errors
 ///
 /// If `filter` cannot be parsed.
-pub fn init(filter: &str, format: LogFormat) -> Result<Log, ParseError> {
-    let filter: EnvFilter = format!("{QUIET},{}", directives(filter)).parse()?;
-    let not_queued = Arc::new(OnceLock::new());
-    let lossy = Lossy { inner: io::stderr(), not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0 };
-    let queue = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).thread_name("kith-log");
-    let (writer, guard) = queue.finish(lossy);
-    // Empty until here.
-    let _first = not_queued.set(writer.error_counter());
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
+pub fn init(filter: &str, format: LogFormat, has_audit: bool) -> Result<Log, ParseError> {
+    // The last directive for a target holds.
+    let filter: EnvFilter = format!("{QUIET},{},{}=off", directives(filter), audit::TARGET).parse()?;
+    let (writer, guard) = queue("kith-log", LINES_MAX, |lines| tracing::warn!(lines, "lines of the log were dropped"));
+    let lines = fmt::layer().with_writer(writer).with_ansi(io::stderr().is_terminal());
+    let lines = match format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+    };
+    let (trail, audit_guard) = has_audit.then(trail).unzip();
     // A panic is a line of the log like any other. The default would write it to standard error, and wait for a reader.
     std::panic::set_hook(Box::new(|panic| log_panic(panic.location(), panic.payload())));
     // Fails if a log is already running, as in tests that share a process. The first one stays in use.
-    let _already_started = match format {
-        LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
-    };
-    Ok(Log { _writer: guard })
+    let _already_started = registry().with(lines).with(trail).try_init();
+    Ok(Log { _writer: guard, _audit_writer: audit_guard })
+}
+
+/// The layer that writes the audit trail.
+fn trail<S>() -> (impl Layer<S>, WorkerGuard)
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let (writer, guard) = queue("kith-audit", AUDIT_LINES_MAX, audit::lost);
+    let only = Targets::new().with_target(audit::TARGET, LevelFilter::INFO);
+    (fmt::layer().json().with_writer(writer).with_filter(only), guard)
+}
+
+/// Starts a thread that writes lines. `report` is called with the number of lines that were dropped.
+fn queue(thread: &str, lines_max: usize, report: fn(usize)) -> (NonBlocking, WorkerGuard) {
+    let not_queued = Arc::new(OnceLock::new());
+    let lossy = Lossy { inner: io::stderr(), not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0, report };
+    let queue = NonBlockingBuilder::default().buffered_lines_limit(lines_max).thread_name(thread);
+    let (writer, guard) = queue.finish(lossy);
+    // Empty until here.
+    let _first = not_queued.set(writer.error_counter());
+    (writer, guard)
 }
 
 /// Logs where a panic happened, and its message if it is a part of the program.
@@ -90,8 +115,9 @@ struct Lossy<W> {
     not_written: usize,
     /// Counts the lines that found no room among those that wait.
     not_queued: Arc<OnceLock<ErrorCounter>>,
-    /// The number of dropped lines that the log reports.
+    /// The number of dropped lines that were reported.
     reported: usize,
+    report: fn(usize),
 }
 
 impl<W: Write> Write for Lossy<W> {
@@ -100,7 +126,7 @@ impl<W: Write> Write for Lossy<W> {
             Ok(()) => {
                 let dropped = self.not_written + self.not_queued.get().map_or(0, ErrorCounter::dropped_lines);
                 if dropped > self.reported {
-                    tracing::warn!(lines = dropped - self.reported, "lines of the log were dropped");
+                    (self.report)(dropped - self.reported);
                     self.reported = dropped;
                 }
             }
@@ -116,7 +142,48 @@ impl<W: Write> Write for Lossy<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// Takes lines only while it is not full.
+    struct Disk {
+        is_full: bool,
+        lines: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            if self.is_full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.lines += 1;
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_reported_once_others_can() {
+        static REPORTED: AtomicUsize = AtomicUsize::new(0);
+        let report = |lines| _ = REPORTED.fetch_add(lines, Ordering::Relaxed);
+        let inner = Disk { is_full: false, lines: 0 };
+        let mut lossy = Lossy { inner, not_written: 0, not_queued: Arc::default(), reported: 0, report };
+        let mut lines = |is_full, count: usize| {
+            lossy.inner.is_full = is_full;
+            (0..count).for_each(|_| lossy.write_all(b"a line").unwrap());
+            (lossy.inner.lines, REPORTED.load(Ordering::Relaxed))
+        };
+        assert_eq!(lines(false, 2), (2, 0));
+        assert_eq!(lines(true, 3), (2, 0));
+        assert_eq!(lines(false, 1), (3, 3));
+        assert_eq!(lines(false, 1), (4, 3), "reported once");
+        assert_eq!(lines(true, 1), (4, 3));
+        assert_eq!(lines(false, 1), (5, 4));
+    }
 
     #[test]
     fn a_level_alone_is_that_of_kith() {

@@ -210,17 +210,18 @@ fn event(sequence: i64, time: i64, kind: &'static str, actor: i64, edge: Edge, r
 
 /// Stores events in the columns that the table has.
 async fn events(database: &mut Database, rows: impl Iterator<Item = [Cell; 9]>) -> Result<()> {
-    if !database.has_column("events", "stretch").await? {
-        return database.insert(&format!("events ({EVENTS})"), rows).await;
-    }
+    let stretch = database.has_column("events", "stretch").await?;
+    let principal = database.has_column("events", "principal").await?;
+    let columns = [EVENTS, if stretch { ", stretch" } else { "" }, if principal { ", principal" } else { "" }].concat();
     let rows = rows.map(|event| {
-        let stretch = match event[0] {
+        let number = match event[0] {
             Cell::Int(sequence) => Cell::Int(sequence / STRETCH),
             _ => Cell::Null,
         };
-        event.into_iter().chain([stretch]).collect::<Vec<_>>()
+        let more = [stretch.then_some(number), principal.then_some(Cell::Word("ANONYMOUS"))];
+        event.into_iter().chain(more.into_iter().flatten()).collect::<Vec<_>>()
     });
-    database.insert(&format!("events ({EVENTS}, stretch)"), rows).await
+    database.insert(&format!("events ({columns})"), rows).await
 }
 
 async fn block(database: &mut Database, blocks: &[(i64, i64)], first: i64, times: &Times) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::config::{Check, Sources};
 use crate::store::{self, Checked, Repair, Report};
 
 pub(super) async fn run(args: Check, sources: &Sources) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common, sources)?;
+    let _log = start_log(&args.common, false, sources)?;
     let database = Database::reach(&args.common, sources).await?;
     tracing::info!(database = %database.url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };

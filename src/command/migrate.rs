@@ -11,7 +11,7 @@ use crate::store::{self, Migrations};
 const PENDING: u8 = 3;
 
 pub(super) async fn run(args: Migrate, sources: &Sources) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common, sources)?;
+    let _log = start_log(&args.common, false, sources)?;
     if args.print_roles {
         print(&store::roles_script())?;
         return Ok(ExitCode::SUCCESS);

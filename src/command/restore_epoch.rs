@@ -6,7 +6,7 @@ use crate::config::{RestoreEpoch, Sources};
 use crate::store::{self, Servers};
 
 pub(super) async fn run(args: RestoreEpoch, sources: &Sources) -> Result<(), Failure> {
-    let _log = start_log(&args.common, sources)?;
+    let _log = start_log(&args.common, false, sources)?;
     let database = Database::reach(&args.common, sources).await?;
     let url = &database.url;
     let servers = if args.force { Servers::Ignored } else { Servers::Refused };

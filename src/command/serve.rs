@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::database::Database;
 use super::{Failure, start_log};
-use crate::config::{Serve, Sources};
+use crate::config::{AuditLog, Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::follow::NamedFile;
@@ -22,7 +22,7 @@ use crate::server::{self, ConnectionLimits, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
 
 pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
-    let _log = start_log(&args.common, sources)?;
+    let _log = start_log(&args.common, args.audit_log != AuditLog::Off, sources)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let database = Database::of(&args.common, sources)?;
     let tls = start_tls(&args, sources)?;
@@ -54,6 +54,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         max_unsent: usize::try_from(u64::from(args.max_unsent_mib) << 20)?,
         connections,
         limits: args.limits(),
+        audit: args.audit_log,
         drain_delay: args.drain_delay.unwrap_or_else(|| default_drain_delay(&listener)),
         drain_time: args.drain_time,
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),

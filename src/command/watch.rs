@@ -144,6 +144,9 @@ fn line(event: &pb::Event) -> serde_json::Value {
     if event.silenced {
         line["silenced"] = true.into();
     }
+    if event.principal() != pb::EventPrincipal::Unspecified {
+        line["principal"] = short_name(event.principal().as_str_name(), "EVENT_PRINCIPAL_").into();
+    }
     line
 }
 
@@ -169,11 +172,12 @@ mod tests {
             other_user_id: 1,
             connection_request_id: 5,
             silenced: true,
+            principal: pb::EventPrincipal::Service.into(),
         };
         let expected = json!({
             "sequence": 7, "time": "2026-05-28T20:26:40.000005Z", "kind": "CONNECTION_CREATED", "cause": "CROSSED",
             "actor": "USER", "actor_user_id": 1, "user_id": 2, "other_user_id": 1, "connection_request_id": 5,
-            "silenced": true,
+            "silenced": true, "principal": "SERVICE",
         });
         assert_eq!(line(&event), expected);
         let event = pb::Event {

@@ -72,6 +72,18 @@ impl TypedValueParser for UrlParser {
     }
 }
 
+/// Calls that the audit trail has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditLog {
+    /// None
+    #[default]
+    Off,
+    /// Calls that write, and all that are denied
+    Writes,
+    /// All calls
+    All,
+}
+
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

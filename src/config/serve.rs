@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::address::Address;
-use super::database::Common;
+use super::database::{AuditLog, Common};
 use super::duration::{interval, parse_duration};
 use super::limits::{NONE, USER, parse_limits};
 use super::origins::Origins;
@@ -115,6 +115,9 @@ pub struct Serve {
     /// Origins of the pages that may call by gRPC-Web, such as `https://example.com`, separated by commas; * = any origin
     #[arg(long, help_heading = "Listen", env = "KITH_GRPC_WEB_ORIGINS", value_name = "ORIGINS", default_value_t)]
     pub grpc_web_origins: Origins,
+    /// Audit trail in the log, as lines of JSON: who did what, as whom, with what outcome; writes has all denied calls too
+    #[arg(long, help_heading = "Log", env = "KITH_AUDIT_LOG", value_name = "CALLS", default_value = "off")]
+    pub audit_log: AuditLog,
     /// Describe the API to tools such as grpcurl, by gRPC server reflection
     #[arg(long, help_heading = "Listen", env = "KITH_REFLECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reflection: bool,

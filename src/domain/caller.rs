@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::event::Actor;
+use super::event::{Actor, PrincipalKind};
 use super::id::UserId;
 use super::view::Viewer;
 
@@ -57,6 +57,16 @@ impl Caller {
         }
     }
 
+    /// Returns the kind of principal of events.
+    pub fn kind(&self) -> PrincipalKind {
+        match self {
+            Self::Operator => PrincipalKind::Anonymous,
+            Self::Service(_) => PrincipalKind::Service,
+            Self::User(_) => PrincipalKind::User,
+            Self::System => PrincipalKind::System,
+        }
+    }
+
     /// Returns the user on whose behalf a write acts that names this user, or none.
     pub fn acting(&self, named: Option<UserId>) -> Option<UserId> {
         match self {
@@ -102,8 +112,13 @@ mod tests {
 
     #[test]
     fn events_name_who_made_the_change() {
-        for (caller, actor) in [(Caller::Operator, Actor::Operator), (Caller::System, Actor::System)] {
-            assert_eq!(caller.actor(), actor);
+        for (caller, actor, kind) in [
+            (Caller::Operator, Actor::Operator, PrincipalKind::Anonymous),
+            (Caller::Service("service:billing".into()), Actor::Operator, PrincipalKind::Service),
+            (Caller::User(ANN), Actor::User(ANN), PrincipalKind::User),
+            (Caller::System, Actor::System, PrincipalKind::System),
+        ] {
+            assert_eq!((caller.actor(), caller.kind()), (actor, kind));
         }
     }
 }

@@ -213,7 +213,7 @@ impl Decision {
         side.ended = policy.max_sends_per_pair.and(policy.still_counted(Some(ended), moment.time));
     }
 
-    /// Creates the event that follows those recorded so far.
+    /// Creates the event that follows those recorded so far. The ledger adds the principal.
     pub(super) fn event(
         &self,
         moment: Moment,
@@ -224,7 +224,8 @@ impl Decision {
         request: Option<RequestId>,
     ) -> Event {
         let sequence = self.events.last().map_or(moment.next, |event| event.sequence.next());
-        Event { sequence, time: moment.time, kind, cause, actor, user, other: Some(other), request, silenced: false }
+        let (time, other) = (moment.time, Some(other));
+        Event { sequence, time, kind, cause, actor, user, other, request, silenced: false, principal: None }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Event {
     pub request: Option<RequestId>,
     /// Whether the request is silenced: its receiver, the other user, must not know of the event.
     pub silenced: bool,
+    /// The kind of principal whose call made the change. `None`: it was not recorded, or the viewer may not know it.
+    pub principal: Option<PrincipalKind>,
 }
 
 /// The kind of change that an event records.
@@ -80,6 +82,21 @@ pub enum Actor {
     System,
 }
 
+/// The kind of principal whose call made a change.
+///
+/// A service that acts for a user has that user as the actor, and is the principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    /// Anybody, on a server without authentication.
+    Anonymous,
+    /// A service.
+    Service,
+    /// A user.
+    User,
+    /// Kith itself. There was no call, or its change is only the end of something that had expired.
+    System,
+}
+
 macro_rules! names {
     ($type:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
@@ -119,6 +136,13 @@ names!(EventKind {
     UserCreated => "USER_CREATED",
     UserUpdated => "USER_UPDATED",
     UserDeleted => "USER_DELETED",
+});
+
+names!(PrincipalKind {
+    Anonymous => "ANONYMOUS",
+    Service => "SERVICE",
+    User => "USER",
+    System => "SYSTEM",
 });
 
 names!(Cause {

@@ -24,6 +24,7 @@ use super::caller::Caller;
 use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
+use super::event::PrincipalKind;
 use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
@@ -40,6 +41,8 @@ struct Ledger {
     policy: Arc<Policy>,
     time: Time,
     head: Head,
+    /// The kind of principal of the command that is executed.
+    principal: PrincipalKind,
     users: HashMap<UserId, Tracked<Option<Member>>>,
     names: HashMap<String, UserId>,
     free_ids: std::vec::IntoIter<UserId>,
@@ -76,6 +79,7 @@ impl Ledger {
             policy,
             time,
             head,
+            principal: PrincipalKind::System,
             names,
             free_ids: free_ids.into_iter(),
             created: HashMap::new(),
@@ -124,6 +128,7 @@ impl Ledger {
     }
 
     fn execute(&mut self, caller: &Caller, command: &Command) -> Result<Executed, Rejection> {
+        self.principal = caller.kind();
         let actor = caller.actor();
         let outcome = match command {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,

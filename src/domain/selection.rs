@@ -78,6 +78,7 @@ mod tests {
             other,
             request: None,
             silenced: false,
+            principal: None,
         }
     }
 

@@ -102,7 +102,8 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
         // Visible only to the user who removed the block.
         Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
     });
-    visible.then(|| Event { cause, silenced: false, ..event.clone() })
+    // How others authenticate is for operators only.
+    visible.then(|| Event { cause, silenced: false, principal: None, ..event.clone() })
 }
 
 /// Returns the status of `user` towards the other user, and the id of the request or connection.
@@ -125,6 +126,7 @@ pub fn status(pair: &Pair, user: UserId, policy: &Policy, now: Time) -> (Status,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::PrincipalKind;
     use crate::domain::id::{PairKey, Sequence};
     use crate::domain::pair::Message;
 
@@ -273,6 +275,7 @@ mod tests {
                         other: Some(other),
                         request: Some(RequestId::new(7)),
                         silenced,
+                        principal: Some(PrincipalKind::Service),
                     };
                     for (viewer, when) in [(first, to_first), (other, to_other), (third, When::Never)] {
                         let visible = match when {
@@ -286,7 +289,8 @@ mod tests {
                             && !(silenced && viewer == other)
                             && !(cause == Some(Cause::Unblocked) && viewer == first);
                         let cause = cause.filter(|cause| cause_is_visible(*cause, kind, actor, viewer));
-                        let expected = visible.then(|| Event { cause, silenced: false, ..event.clone() });
+                        let expected =
+                            visible.then(|| Event { cause, silenced: false, principal: None, ..event.clone() });
                         let seen = visible_event(&event, Viewer::User(viewer), &policy);
                         assert_eq!(seen, expected, "{event:?} for user {viewer} with {policy:?}");
                     }
@@ -300,10 +304,12 @@ mod tests {
     fn events_about_one_user_are_visible_to_that_user_only() {
         let (sequence, time, user) = (Sequence::new(9), Time::UNIX_EPOCH, UserId::new(1));
         for kind in [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted] {
-            let (actor, cause) = (Actor::Operator, None);
-            let event = Event { sequence, time, kind, cause, actor, user, other: None, request: None, silenced: false };
+            let (actor, cause, principal) = (Actor::Operator, None, Some(PrincipalKind::Service));
+            let (other, request, silenced) = (None, None, false);
+            let event = Event { sequence, time, kind, cause, actor, user, other, request, silenced, principal };
             let policy = Policy::default();
-            assert_eq!(visible_event(&event, Viewer::User(user), &policy), Some(event.clone()));
+            let seen = Event { principal: None, ..event.clone() };
+            assert_eq!(visible_event(&event, Viewer::User(user), &policy), Some(seen));
             assert_eq!(visible_event(&event, Viewer::User(UserId::new(2)), &policy), None);
         }
     }

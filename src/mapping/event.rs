@@ -6,7 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::caller::Caller;
-use crate::domain::event::{Actor, Cause, Event, EventKind};
+use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
 use crate::feed::{Cursor, Message};
@@ -118,9 +118,21 @@ impl From<Option<Cause>> for pb::EventCause {
     }
 }
 
+impl From<Option<PrincipalKind>> for pb::EventPrincipal {
+    fn from(principal: Option<PrincipalKind>) -> Self {
+        match principal {
+            None => Self::Unspecified,
+            Some(PrincipalKind::Anonymous) => Self::Anonymous,
+            Some(PrincipalKind::Service) => Self::Service,
+            Some(PrincipalKind::User) => Self::User,
+            Some(PrincipalKind::System) => Self::System,
+        }
+    }
+}
+
 impl From<&Event> for pb::Event {
     fn from(event: &Event) -> Self {
-        let Event { sequence, time, kind, cause, actor, user, other, request, silenced } = *event;
+        let Event { sequence, time, kind, cause, actor, user, other, request, silenced, principal } = *event;
         let (actor, actor_user) = match actor {
             Actor::User(user) => (pb::EventActor::User, user.get()),
             Actor::Operator => (pb::EventActor::Operator, 0),
@@ -137,6 +149,7 @@ impl From<&Event> for pb::Event {
             other_user_id: other.map_or(0, UserId::get),
             connection_request_id: request.map_or(0, |request| request.get()),
             silenced,
+            principal: pb::EventPrincipal::from(principal).into(),
         }
     }
 }
@@ -260,6 +273,7 @@ mod tests {
             other: Some(BOB),
             request: Some(RequestId::new(5)),
             silenced: true,
+            principal: Some(PrincipalKind::Service),
         };
         let expected = pb::Event {
             sequence: 9,
@@ -272,15 +286,16 @@ mod tests {
             other_user_id: 2,
             connection_request_id: 5,
             silenced: true,
+            principal: pb::EventPrincipal::Service.into(),
         };
         assert_eq!(pb::Event::from(&event), expected);
         for (actor, expected) in [(Actor::Operator, pb::EventActor::Operator), (Actor::System, pb::EventActor::System)]
         {
-            let event = Event { actor, cause: None, other: None, request: None, ..event.clone() };
+            let event = Event { actor, cause: None, other: None, request: None, principal: None, ..event.clone() };
             let event = pb::Event::from(&event);
             assert_eq!((event.actor(), event.actor_user_id), (expected, 0));
             assert_eq!((event.cause(), event.other_user_id), (pb::EventCause::Unspecified, 0));
-            assert_eq!(event.connection_request_id, 0);
+            assert_eq!((event.connection_request_id, event.principal()), (0, pb::EventPrincipal::Unspecified));
         }
         let expected =
             pb::WatchEventsResponse { events: vec![expected], revision: 12, epoch: "abc".to_owned(), continues: true };
@@ -289,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_causes_have_the_names_of_the_domain() {
+    fn kinds_causes_and_principals_have_the_names_of_the_domain() {
         for kind in EventKind::ALL {
             let name = format!("EVENT_KIND_{}", kind.name());
             assert_eq!(pb::EventKind::from(*kind).as_str_name(), name);
@@ -297,6 +312,10 @@ mod tests {
         for cause in Cause::ALL {
             let name = format!("EVENT_CAUSE_{}", cause.name());
             assert_eq!(pb::EventCause::from(Some(*cause)).as_str_name(), name);
+        }
+        for principal in PrincipalKind::ALL {
+            let name = format!("EVENT_PRINCIPAL_{}", principal.name());
+            assert_eq!(pb::EventPrincipal::from(Some(*principal)).as_str_name(), name);
         }
     }
 }

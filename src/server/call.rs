@@ -24,6 +24,7 @@ use super::peer::Peer;
 use super::receiving::Receiving;
 use crate::auth::limiter::{Limiter, Permit};
 use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
+use crate::config::AuditLog;
 use crate::error;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
@@ -53,6 +54,8 @@ pub(super) struct CallLayer {
     pub(super) unsent: Unsent,
     /// Limits the bytes of requests that are not complete.
     pub(super) unfinished: Held,
+    /// The calls that the audit trail has.
+    pub(super) audit: AuditLog,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -86,7 +89,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let address = address(&request);
-        let record = Arc::new(Record::new(request.uri(), request.headers(), address));
+        let record = Arc::new(self.layer.record(&request, address));
         let deadline = self.layer.deadline(record.method(), request.headers()).map(|time| record.started() + time);
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
@@ -121,7 +124,11 @@ where
                 return Ok(response);
             }
             let method = record.method();
-            if !method.starts_with(KITH_PREFIX) || method == WATCH {
+            if method == WATCH {
+                record.opened();
+                return Ok(hold(response, permit));
+            }
+            if !method.starts_with(KITH_PREFIX) {
                 record.succeeded();
                 return Ok(hold(response, permit));
             }
@@ -138,6 +145,20 @@ where
 }
 
 impl CallLayer {
+    /// Describes a call for the log and the audit trail.
+    fn record(&self, request: &Request<Body>, address: Option<SocketAddr>) -> Record {
+        let record = Record::new(request.uri(), request.headers(), address);
+        let (of_kith, reads) = {
+            let method = record.method();
+            (method.starts_with(KITH_PREFIX), only_reads(method) || method == WATCH)
+        };
+        match self.audit {
+            AuditLog::Off => record,
+            AuditLog::Writes => record.audited(of_kith && !reads),
+            AuditLog::All => record.audited(of_kith),
+        }
+    }
+
     /// Adds the principal to the request, removes its credential, and counts the call towards the principal's limits.
     ///
     /// # Errors
@@ -145,6 +166,9 @@ impl CallLayer {
     /// If the call needs a credential and has no valid one, or if the principal is at a limit.
     async fn admit(&self, request: &mut Request<Body>) -> Result<Option<Permit>, Status> {
         let principal = self.authenticate(request).await?;
+        if let Some(record) = request.extensions().get::<Arc<Record>>() {
+            record.authenticated(&principal);
+        }
         let network = request.extensions().get().copied().and_then(Peer::network);
         let permit = match kind(request.uri().path()) {
             Some(kind) => self.limiter.admit(&principal, network, kind)?,

@@ -12,7 +12,7 @@ use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
-use crate::telemetry::call::Call;
+use crate::telemetry::call::{Call, Stream as OpenStream};
 
 /// Implements [`EventService`].
 #[derive(Clone)]
@@ -34,8 +34,9 @@ impl EventService for Events {
         let caller = caller(&request)?;
         let (selection, cursor, heartbeat) = mapping::watch(request.get_ref(), &caller)?;
         let leaving = request.extensions().get().cloned();
-        let call = request.extensions().get().cloned();
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let watcher = self.feed.watch(&caller, selection, cursor, heartbeat).await?;
+        let call = call.map(OpenStream::new);
         Ok(Response::new(Box::pin(stream::unfold(Some(Watch { watcher, call, leaving }), next))))
     }
 
@@ -64,7 +65,7 @@ impl EventService for Events {
 struct Watch {
     watcher: Watcher,
     /// What the log says about it, which the server stores in the request's extensions.
-    call: Option<Arc<Call>>,
+    call: Option<OpenStream>,
     leaving: Option<Leaving>,
 }
 

@@ -1,14 +1,17 @@
 //! Checks each request by the table of rights before the service sees it.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status, Streaming};
 
+use super::audited::{self, Audited};
 use super::block::Blocks;
 use super::connection::Connections;
 use super::connection_request::ConnectionRequests;
 use super::event::Events;
 use super::user::Users;
 use crate::auth::Principal;
-use crate::auth::rights::authorize;
+use crate::auth::rights::{Governed, authorize};
 use crate::error;
 use crate::proto::server as pb;
 use crate::proto::server::block_service_server::BlockService;
@@ -16,6 +19,7 @@ use crate::proto::server::connection_request_service_server::ConnectionRequestSe
 use crate::proto::server::connection_service_server::ConnectionService;
 use crate::proto::server::event_service_server::EventService;
 use crate::proto::server::user_service_server::UserService;
+use crate::telemetry::call::Call;
 
 /// A service whose calls are authorized.
 #[derive(Clone)]
@@ -24,6 +28,14 @@ pub struct Guarded<S>(pub S);
 /// Returns the principal, which the server stored in the request's extensions. Without one the call fails.
 fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
     request.extensions().get().cloned().ok_or_else(|| error::internal("the call has no principal"))
+}
+
+/// Authorizes a call, and records for the audit trail what its request names, whether or not the principal may make it.
+fn guard<M: Governed + Audited>(request: &mut Request<M>) -> Result<(), Status> {
+    let principal = principal(request)?;
+    let authorized = authorize(&principal, request.get_mut());
+    audited::record(request);
+    Ok(authorized?)
 }
 
 /// Implements a service for [`Guarded`]. `rest` are the methods with a stream.
@@ -37,7 +49,7 @@ macro_rules! guard {
                 &self,
                 mut request: Request<pb::$request>,
             ) -> Result<Response<pb::$response>, Status> {
-                authorize(&principal(&request)?, request.get_mut())?;
+                guard(&mut request)?;
                 self.0.$method(request).await
             })+
 
@@ -62,7 +74,11 @@ guard! {
     ) -> Result<Response<pb::ImportUsersResponse>, Status> {
         // No row of an import names an acting user, so the right to the call is that to all of them.
         authorize(&principal(&request)?, &mut pb::ImportUsersRequest::default())?;
-        self.0.import_users(request).await
+        let call = request.extensions().get::<Arc<Call>>().cloned();
+        call.iter().for_each(|call| call.began());
+        let imported = self.0.import_users(request).await?;
+        call.iter().for_each(|call| call.changed(imported.get_ref().revision));
+        Ok(imported)
     }
 }
 
@@ -111,7 +127,7 @@ guard! {
         &self,
         mut request: Request<pb::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        authorize(&principal(&request)?, request.get_mut())?;
+        guard(&mut request)?;
         self.0.watch_events(request).await
     }
 }

@@ -15,7 +15,7 @@ use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::{ResultRow, Session};
 use super::{ConnectError, StoreError};
 use crate::clock::Clock;
-use crate::domain::event::{Cause, EventKind};
+use crate::domain::event::{Cause, EventKind, PrincipalKind};
 use crate::domain::id::Sequence;
 use crate::domain::pair::RequestState;
 
@@ -100,6 +100,7 @@ impl Check {
             .replace("{states}", &quoted(RequestState::ALL.iter().map(|state| state.name())))
             .replace("{kinds}", &quoted(EventKind::ALL.iter().map(|kind| kind.name())))
             .replace("{causes}", &quoted(Cause::ALL.iter().map(|cause| cause.name())))
+            .replace("{principals}", &quoted(PrincipalKind::ALL.iter().map(|principal| principal.name())))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{SWEEP_LIMIT, feed};
 use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
 use crate::domain::counts::Counts;
-use crate::domain::event::{Cause, Event};
+use crate::domain::event::{Cause, Event, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::CountsChange;
 use crate::domain::pair::{Block, Ended, Request};
@@ -166,7 +166,9 @@ columns! {
     }
 
     /// All columns of an event but its batch.
-    NewEvent: Event as Event { sequence, time, kind, cause, actor, user, other, request, silenced } => {
+    NewEvent: Event as Event {
+        sequence, time, kind, cause, actor, user, other, request, silenced, principal,
+    } => {
         BigInt: sequence.get(),
         BigInt: feed::stretch(*sequence),
         Instant: Stamp(*time),
@@ -178,6 +180,7 @@ columns! {
         Nullable<BigInt>: other.map(UserId::get),
         Nullable<BigInt>: request.map(RequestId::get),
         Bool: *silenced,
+        Nullable<Text>: principal.map(PrincipalKind::name),
     }
 
     /// A stored response.

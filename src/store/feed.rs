@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::row::FeedRow;
 use super::schema::{Stamp, events};
 use super::statement::{SharedStatement, Statement};
-use crate::domain::event::{Actor, Cause, Event, EventKind};
+use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::query::{FeedSlice, Recorded};
 
@@ -41,6 +41,7 @@ pub(super) struct EventRow {
     other_user_id: Option<i64>,
     request_id: Option<i64>,
     silenced: bool,
+    principal: Option<String>,
 }
 
 impl EventRow {
@@ -65,6 +66,7 @@ impl TryFrom<EventRow> for Recorded {
             other_user_id,
             request_id,
             silenced,
+            principal,
         } = row;
         let corrupt = |column| StoreError::corrupt(column, format_args!("event {sequence}"));
         let kind = EventKind::from_name(&kind).ok_or_else(|| corrupt("events.kind"))?;
@@ -75,6 +77,9 @@ impl TryFrom<EventRow> for Recorded {
             ("SYSTEM", None) => Actor::System,
             (_, _) => return Err(corrupt("events.actor")),
         };
+        let principal = principal
+            .as_deref()
+            .map(|name| PrincipalKind::from_name(name).ok_or_else(|| StoreError::corrupt("events.principal", name)));
         let event = Event {
             sequence: Sequence::new(sequence),
             time,
@@ -85,6 +90,7 @@ impl TryFrom<EventRow> for Recorded {
             other: other_user_id.map(UserId::new),
             request: request_id.map(RequestId::new),
             silenced,
+            principal: principal.transpose()?,
         };
         Ok(Self { commit: batch_id, event })
     }
@@ -144,7 +150,8 @@ pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Ite
 pub(super) fn of_user_in((first, last): (i64, i64), user: i64, after: i64, limit: i64) -> SharedStatement<EventsSql> {
     let text = "WITH RECURSIVE stretches (number) AS ( \
                     SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
-                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, request_id, silenced \
+                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, \
+                    request_id, silenced, principal \
                 FROM ( \
                     SELECT sequence FROM stretches CROSS JOIN events AS first \
                         WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? \

@@ -194,6 +194,7 @@ diesel::table! {
         other_user_id -> Nullable<BigInt>,
         request_id -> Nullable<BigInt>,
         silenced -> Bool,
+        principal -> Nullable<Text>,
     }
 }
 

@@ -1,15 +1,21 @@
-//! The line that the log has for each call.
+//! The line that the log has for each call, and those of the audit trail.
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Uri};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::audit::{Outcome, Subject, Trail};
+use crate::auth::Principal;
+
 /// The maximum length of a request id in the log, in characters. A longer one is cut.
 const REQUEST_ID_LEN_MAX: usize = 128;
+/// The maximum length of a method in the audit trail, in characters. Kith's own are shorter.
+const METHOD_LEN_MAX: usize = 128;
 
 /// What the log says about one call.
 ///
@@ -22,7 +28,13 @@ pub struct Call {
     request_id: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
     started: Instant,
+    /// `None` if the audit trail is off.
+    trail: Option<Box<Trail>>,
 }
+
+/// A stream that has begun. Dropping it writes the line of its end to the audit trail.
+#[derive(Debug)]
+pub struct Stream(Arc<Call>);
 
 impl Call {
     /// Describes a call that starts now. Cheap: it shares the bytes of the request.
@@ -33,7 +45,37 @@ impl Call {
             request_id: headers.get("x-request-id").cloned(),
             traceparent: headers.get("traceparent").cloned(),
             started: Instant::now(),
+            trail: None,
         }
+    }
+
+    /// Adds the call to the audit trail: whatever its outcome, or only if it is denied.
+    #[must_use]
+    pub fn audited(mut self, always: bool) -> Self {
+        self.trail = Some(Box::new(Trail::new(always)));
+        self
+    }
+
+    /// Records for the audit trail who calls.
+    pub fn authenticated(&self, principal: &Principal) {
+        self.trail.iter().for_each(|trail| trail.authenticated(principal));
+    }
+
+    /// Records for the audit trail what the request names.
+    pub fn about(&self, subject: impl FnOnce() -> Subject) {
+        if let Some(trail) = &self.trail {
+            trail.about(subject());
+        }
+    }
+
+    /// Records for the audit trail the revision that a write returns.
+    pub fn changed(&self, revision: i64) {
+        self.trail.iter().for_each(|trail| trail.changed(revision));
+    }
+
+    /// Writes to the audit trail that a stream begins.
+    pub fn began(&self) {
+        self.trail.iter().for_each(|trail| trail.began(self));
     }
 
     /// The method's path, such as `/kith.v1.UserService/GetUser`.
@@ -48,6 +90,17 @@ impl Call {
 
     /// Logs that the call succeeded.
     pub fn succeeded(&self) {
+        self.done();
+        self.audit(Outcome::Succeeded, Code::Ok);
+    }
+
+    /// Logs that the call succeeded and that the stream of its response begins.
+    pub fn opened(&self) {
+        self.done();
+        self.began();
+    }
+
+    fn done(&self) {
         // tracing evaluates the fields only if the line is written.
         tracing::debug!(
             method = self.method(),
@@ -85,6 +138,9 @@ impl Call {
             Code::Unavailable | Code::DeadlineExceeded => line!(tracing::Level::WARN),
             _ => line!(tracing::Level::DEBUG),
         }
+        if let Some(trail) = &self.trail {
+            trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status));
+        }
     }
 
     /// Logs that the caller went away before the response.
@@ -97,20 +153,49 @@ impl Call {
             request_id = self.request_id(),
             "call cancelled: its caller went away"
         );
+        self.audit(Outcome::Abandoned, Code::Cancelled);
     }
 
-    fn ms(&self) -> f64 {
+    fn audit(&self, outcome: Outcome, code: Code) {
+        self.trail.iter().for_each(|trail| trail.ended(self, outcome, Some(code), None));
+    }
+
+    /// Returns the method, cut if it is too long to be one of Kith's.
+    pub(super) fn short_method(&self) -> &str {
+        let method = self.method();
+        method.get(..METHOD_LEN_MAX).unwrap_or(method)
+    }
+
+    pub(super) fn ms(&self) -> f64 {
         self.started.elapsed().as_secs_f64() * 1_000.0
     }
 
-    fn peer(&self) -> String {
+    pub(super) fn peer(&self) -> String {
         self.peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
     }
 
     /// Returns the id that the caller gave the call: its `x-request-id`, or else the trace id of its `traceparent`.
-    fn request_id(&self) -> Option<String> {
+    pub(super) fn request_id(&self) -> Option<String> {
         let given = self.request_id.as_ref().map(|value| visible(value.as_bytes())).filter(|id| !id.is_empty());
         given.or_else(|| trace_id(self.traceparent.as_ref()?.to_str().ok()?))
+    }
+}
+
+impl Stream {
+    /// The stream of this call.
+    pub fn new(call: Arc<Call>) -> Self {
+        Self(call)
+    }
+
+    /// Logs that the stream ends with an error.
+    pub fn failed(&self, status: &Status) {
+        self.0.failed(status);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.trail.iter().for_each(|trail| trail.ended(&self.0, Outcome::Ended, None, None));
     }
 }
 

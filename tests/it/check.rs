@@ -333,8 +333,8 @@ on_each_engine! {
                 assert!(!std::path::Path::new(database.path()).exists());
                 database.execute("CREATE TABLE other (id INTEGER)").await;
             }
-            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 1 migration(s)"]);
-            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 1 migration(s)"]);
+            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 2 migration(s)"]);
+            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 2 migration(s)"]);
             let database = Database::migrated(engine).await;
             let url = format!("--database-url={}", database.url);
             database.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").await;

@@ -128,18 +128,39 @@ cases! {
         assert_eq!(app.counts(1).await, [2, 0, 0, 0]);
     }
 
-    async fn events_about_a_user_have_their_caller_as_the_actor(app: App) {
+    async fn events_about_a_user_have_their_caller_as_the_actor_and_its_kind(app: App) {
         let by = |caller, command| Submission { caller, command, idempotency: None };
         let (ann, location) = (UserId::new(1), "Rome".parse().expect("a location"));
         let submissions = vec![
             by(Caller::Operator, create(Some(1), "ann")),
             by(Caller::User(ann), update(1, FieldUpdate::Location(location))),
+            by(Caller::Service("service:users".into()), create(Some(2), "bob")),
+            by(Caller::Service("service:users".into()), send(2, 1)),
             by(Caller::System, Command::DeleteUser(ann)),
         ];
         let replies = submit(&app, submissions, Policy::default()).await;
         assert!(replies.iter().all(Result::is_ok), "{replies:?}");
-        let actors = app.database.values("SELECT actor AS value FROM events ORDER BY sequence").await;
-        assert_eq!(actors.into_iter().flatten().collect::<Vec<_>>(), ["OPERATOR", "USER", "SYSTEM"]);
+        let actors = "SELECT actor || ' by ' || principal AS value FROM events ORDER BY sequence";
+        let actors = app.database.values(actors).await.into_iter().flatten().collect::<Vec<_>>();
+        let expected = [
+            "OPERATOR by ANONYMOUS",
+            "USER by USER",
+            "OPERATOR by SERVICE",
+            "USER by SERVICE",
+            "SYSTEM by SYSTEM",
+            "SYSTEM by SYSTEM",
+        ];
+        assert_eq!(actors, expected);
+        let list = async || {
+            let listed = app.events().list_events(pb::ListEventsRequest::default()).await.expect("events");
+            let events = listed.into_inner().events;
+            events.iter().map(pb::Event::principal).collect::<Vec<_>>()
+        };
+        use pb::EventPrincipal::{Anonymous, Service, System, Unspecified, User};
+        assert_eq!(list().await, [Anonymous, User, Service, Service, System, System]);
+        // Those of an earlier version.
+        app.database.execute("UPDATE events SET principal = NULL").await;
+        assert_eq!(list().await, [Unspecified; 6]);
     }
 
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
@@ -311,7 +332,8 @@ cases! {
         assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);
         assert_eq!(app.database.number("SELECT sum(requests_sent) AS value FROM user_counts").await, 1);
         assert_eq!(app.database.number("SELECT sum(requests_unviewed) AS value FROM user_counts").await, 1);
-        let expired = "SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_EXPIRED' AND actor = 'SYSTEM'";
+        let expired = "SELECT count(*) AS value FROM events WHERE kind = 'REQUEST_EXPIRED' AND actor = 'SYSTEM' \
+                       AND principal = 'SYSTEM'";
         assert_eq!(app.database.number(expired).await, 1_770);
     }
 

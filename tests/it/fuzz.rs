@@ -32,7 +32,7 @@ use self::seeds::{delimited, methods};
 use crate::cases;
 use crate::harness::frames::enveloped;
 use crate::harness::raw::{RawChannel, post};
-use crate::harness::{App, refused};
+use crate::harness::refused;
 
 /// Changed copies of each input of a corpus.
 const COPIES: usize = 150;

@@ -38,7 +38,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         ],
     ),
     ("config", &["auth", "domain", "store"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["auth", "config"]),
     ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];
 

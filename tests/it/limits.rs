@@ -318,7 +318,8 @@ fn principals(names: &[&str]) -> (TempDir, CredentialSettings, Vec<String>) {
         keys.push(key);
     }
     fs::write(&path, text).expect("a file");
-    let settings = CredentialSettings { principals: Some(NamedFile { setting: "--principals".to_owned(), path }) };
+    let settings =
+        CredentialSettings { jwt: None, principals: Some(NamedFile { setting: "--principals".to_owned(), path }) };
     (folder, settings, keys)
 }
 

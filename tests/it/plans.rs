@@ -67,8 +67,8 @@ const SEED: &str = "
     FROM generate_series(1, 5000) AS other;
     INSERT INTO cooldowns SELECT sender, sender % 5000 + 90000, to_timestamp(1779150000 + sender)
     FROM generate_series(1, 80000) AS sender;
-    INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id, other_user_id, silenced)
-    SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1, false
+    INSERT INTO events (sequence, stretch, time, batch_id, kind, actor, user_id, other_user_id, silenced, principal)
+    SELECT 1900000 + place, (1900000 + place) / 4096, to_timestamp(1779000000), place, 'USER_BLOCKED', 'OPERATOR', place, place % 5000 + 1, false, 'SERVICE'
     FROM generate_series(1, 100000) AS place;
     INSERT INTO request_ids SELECT 'operator', '00000000-0000-4000-8000-' || lpad(id::text, 12, '0'), '', '',
         to_timestamp(1779999000), '' FROM generate_series(1, 50000) AS id;

@@ -97,7 +97,7 @@ on_each_engine! {
         let url = format!("--database-url={}", database.url);
         let refused = run(&["serve", "--listen=127.0.0.1:0", &url, "--migrate=false"]).await;
         failed(&refused, &["--database-url", "kith migrate", "--migrate"]);
-        for applied in ["migrations_applied=1", "migrations_applied=0"] {
+        for applied in ["migrations_applied=2", "migrations_applied=0"] {
             let migrated = run(&["migrate", &url]).await;
             assert!(migrated.status.success() && migrated.log.contains(applied), "{migrated:#?}");
         }
@@ -263,7 +263,7 @@ async fn the_feed_is_watched_as_lines_of_json() {
     assert!(line["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{line}");
     let expected = serde_json::json!({
         "sequence": 3, "time": line["time"], "kind": "REQUEST_CREATED", "actor": "USER", "actor_user_id": ann,
-        "user_id": ann, "other_user_id": bob, "connection_request_id": id,
+        "user_id": ann, "other_user_id": bob, "connection_request_id": id, "principal": "ANONYMOUS",
     });
     assert_eq!(line, expected);
     assert_eq!(all.line().await["kind"], "REQUEST_VIEWED");

@@ -188,7 +188,7 @@ on_each_engine! {
     async fn a_server_that_only_reads_never_migrates(engine: Engine) {
         let database = Database::empty(engine).await;
         let url = format!("--database-url={}", database.url);
-        let expected = if engine == Engine::Sqlite { "no such file" } else { "lacks 1 migration(s)" };
+        let expected = if engine == Engine::Sqlite { "no such file" } else { "lacks 2 migration(s)" };
         let ended = run(&["serve", "--listen=127.0.0.1:0", "--read-only", "--migrate=true", &url]).await;
         assert!(!ended.status.success() && ended.log.contains(expected), "{ended:#?}");
         if engine == Engine::Sqlite {

@@ -328,7 +328,7 @@ fn views_table() -> String {
 fn arising() -> Vec<Event> {
     let event = |kind, cause, actor, other| {
         let (sequence, time) = (Sequence::new(100), noon());
-        Event { sequence, time, kind, cause, actor, user: ANN, other, request: None, silenced: false }
+        Event { sequence, time, kind, cause, actor, user: ANN, other, request: None, silenced: false, principal: None }
     };
     // Those that no command on a pair makes.
     let of_a_pair = [EventKind::RequestCancelled, EventKind::ConnectionRemoved, EventKind::UserUnblocked];

@@ -7,7 +7,7 @@ use super::{CountsChange, Ledger, SweepStep, Tracked};
 use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::{Actor, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
@@ -183,7 +183,11 @@ impl Ledger {
         }
     }
 
-    pub(super) fn record(&mut self, event: Event) {
+    /// Records an event of the command that is executed.
+    pub(super) fn record(&mut self, mut event: Event) {
+        // What expired would have ended without the command too.
+        let principal = if event.actor == Actor::System { PrincipalKind::System } else { self.principal };
+        event.principal = Some(principal);
         self.head.sequence = event.sequence;
         self.head.time = event.time;
         self.note_visible(&event);

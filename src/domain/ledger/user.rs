@@ -162,6 +162,7 @@ impl Ledger {
             other: None,
             request: None,
             silenced: false,
+            principal: None,
         });
         sequence
     }

@@ -6,7 +6,7 @@
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
 //! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`,
-//! `{kinds}` and `{causes}` stand for the lists of names.
+//! `{kinds}`, `{causes}` and `{principals}` stand for the lists of names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
 //! proven here.
@@ -100,15 +100,17 @@ pub(super) const CHECKS: &[Check] = &[
                 UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
     },
     Check {
-        name: "each event has a kind, a cause and an actor that exist, and its stretch",
+        name: "each event has a kind, a cause, an actor and a principal that exist, and its stretch",
         looks_at: "events",
         with: "",
         finds: "SELECT sequence AS number, 'event ' || sequence || ' of stretch ' || stretch || ' is ' || kind \
                        || coalesce(' because ' || cause, '') || ' by ' || actor \
-                       || coalesce(' ' || actor_user_id, '') AS said \
+                       || coalesce(' ' || actor_user_id, '') || coalesce(', called by ' || principal, '') AS said \
                 FROM events WHERE sequence < 1 OR stretch <> sequence / 4096 OR kind NOT IN ({kinds}) \
                      OR cause NOT IN ({causes}) OR actor NOT IN ('USER', 'OPERATOR', 'SYSTEM') \
-                     OR (actor = 'USER') <> (actor_user_id IS NOT NULL)",
+                     OR (actor = 'USER') <> (actor_user_id IS NOT NULL) \
+                     OR principal NOT IN ({principals}) OR actor = 'SYSTEM' AND principal <> 'SYSTEM' \
+                     OR actor = 'OPERATOR' AND principal = 'USER'",
     },
     Check {
         name: "each request has a state that exists, and the times of that state",

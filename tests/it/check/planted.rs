@@ -25,7 +25,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let holes = "the feed has no holes and ends at its head";
     let time = "the head has the time of the newest event";
     let head = "the head is one row whose numbers do not pass its end";
-    let events = "each event has a kind, a cause and an actor that exist, and its stretch";
+    let events = "each event has a kind, a cause, an actor and a principal that exist, and its stretch";
     let states = "each request has a state that exists, and the times of that state";
     let swept = "the sweep for expired requests left none behind";
     let below_zero = "no count is below zero, and sends have an hour";
@@ -84,6 +84,9 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         (events, event("cause = 'WEATHER'"), "event 5 of stretch 0 is USER_CREATED because WEATHER by OPERATOR"),
         (events, event("actor = 'NOBODY'"), "event 5 of stretch 0 is USER_CREATED by NOBODY"),
         (events, event("actor_user_id = 7"), "event 5 of stretch 0 is USER_CREATED by OPERATOR 7"),
+        (events, event("principal = 'NOBODY'"), "event 5 of stretch 0 is USER_CREATED by OPERATOR, called by NOBODY"),
+        (events, event("principal = 'USER'"), "event 5 of stretch 0 is USER_CREATED by OPERATOR, called by USER"),
+        (events, event("actor = 'SYSTEM'"), "event 5 of stretch 0 is USER_CREATED by SYSTEM, called by ANONYMOUS"),
         (states, sent(1, "state = 'LOST'"), "from user 1 to user 2 is LOST"),
         (states, sent(1, "rejected = created"), "from user 1 to user 2 is PENDING, rejected"),
         (states, sent(6, "accepted = NULL"), "from user 6 to user 2 is CONNECTED"),

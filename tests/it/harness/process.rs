@@ -81,7 +81,9 @@ impl Kith {
     pub async fn try_start(mut command: Command) -> Result<Self, Ended> {
         let (child, mut log) = spawn(&mut command);
         match tokio::time::timeout(PATIENCE, log.after("listening on ")).await.expect("kith starts in time") {
-            Some(address) => {
+            Some(rest) => {
+                // In a log of JSON, the text of the line ends with a quotation mark.
+                let address = rest.split('"').next().unwrap_or_default().to_owned();
                 let channel = lazy(&address);
                 Ok(Self { child, log, address, channel })
             }

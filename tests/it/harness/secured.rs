@@ -25,6 +25,11 @@ pub struct Secured {
 impl Secured {
     /// A server that demands certificates of its clients, or not.
     pub async fn start(demands_certificates: bool) -> Self {
+        Self::with(demands_certificates, &[]).await
+    }
+
+    /// The same with other settings too.
+    pub async fn with(demands_certificates: bool, settings: &[&str]) -> Self {
         let authority = Authority::new();
         let files = TlsFiles::new(&authority, &authority.sign());
         let signer = Signer::new("one");
@@ -42,9 +47,14 @@ impl Secured {
         flags.extend([format!("--jwt-issuer={ISSUER}"), format!("--jwt-audience={AUDIENCE}")]);
         flags.extend(demands_certificates.then(|| files.client_ca()));
         let database = Database::migrated(Engine::Sqlite).await;
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).chain(settings.iter().copied()).collect();
         let kith = Kith::serve(&database.url, &flags).await;
         Self { authority, signer, key, kith, _files: files, _database: database }
+    }
+
+    /// Waits for its end, and returns its log.
+    pub async fn ended(self) -> String {
+        self.kith.wait().await.log
     }
 
     pub async fn connect(&self, own: Option<&Signed>) -> RawChannel {

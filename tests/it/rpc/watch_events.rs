@@ -81,6 +81,7 @@ cases! {
             user_id: ann,
             other_user_id: bob,
             connection_request_id: id,
+            principal: pb::EventPrincipal::Anonymous.into(),
             ..Default::default()
         };
         assert_eq!((message.events, message.revision, message.continues), (vec![sent], 3, false));

@@ -109,8 +109,8 @@ const CHANGE_COUNTS: &str = "UPDATE user_counts AS old SET requests_sent = old.r
     sends, sends_since, last_visible, user_id) WHERE old.user_id = new.user_id";
 
 const CREATE_EVENTS: &str = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, \
-    user_id, other_user_id, request_id, silenced) \
-    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
+    user_id, other_user_id, request_id, silenced, principal) \
+    SELECT ?, new.* FROM moved, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new";
 
 const DELETE_EVENTS: &str = "DELETE FROM events USING moved WHERE sequence <= ?";
 

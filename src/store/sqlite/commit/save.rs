@@ -46,7 +46,7 @@ const CHANGE_COUNTS: &str = "UPDATE user_counts SET requests_sent = requests_sen
     last_visible = coalesce(?, last_visible) WHERE user_id = ?";
 
 const CREATE_EVENT: &str = "INSERT INTO events (batch_id, sequence, stretch, time, kind, cause, actor, actor_user_id, \
-    user_id, other_user_id, request_id, silenced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    user_id, other_user_id, request_id, silenced, principal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const PUT_RESPONSE: &str = "INSERT OR REPLACE INTO request_ids (caller, id, fingerprint, response, without_profiles, \
     created, actor_user_id, user_id, other_user_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
