@@ -31,6 +31,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     let listener = Listener::bind(&args.listen).await.map_err(|error| {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
+    access::check(&authenticator, &args.access, &listener, tls.is_some())?;
     let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);
     let store = tokio::select! {
         store = waiting::serve_until(&listener, tls.as_ref(), open(&database, &args)) => store?,

@@ -22,4 +22,8 @@ pub struct AccessArgs {
     /// and at SIGHUP
     #[arg(long, help_heading = "Access", env = "KITH_PRINCIPALS", value_name = "PATH")]
     pub principals: Option<PathBuf>,
+    /// Let everybody who reaches the server do everything, although other machines can; without it, such an address needs
+    /// --jwt-keys or --principals
+    #[arg(long, help_heading = "Access", env = "KITH_INSECURE_ALLOW_ANONYMOUS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
+    pub insecure_allow_anonymous: bool,
 }
