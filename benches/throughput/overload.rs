@@ -78,7 +78,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         options.kith_flags.iter().cloned().chain(own).collect::<Vec<_>>()
     };
     let variants = [with(&[]), with(&["--limit-each-service=reads=1,writes=1"])];
-    let mut session = Session::start(&options.directory, layout, &variants, None, true).await?;
+    let mut session = Session::start(&options.directory, layout, &variants.map(Setup::from), None, true).await?;
     let (mut trials, mut failures) = (Vec::new(), Failures::default());
     for (operation, subject) in options.operations.iter().flat_map(|one| Subject::KITH.map(|subject| (*one, subject))) {
         match trial(&mut session, options, operation, subject).await {
@@ -134,7 +134,7 @@ async fn overload(
     length: Duration,
     outcomes: &Rc<Outcomes>,
 ) -> Result<f64> {
-    let client = Rc::new(Client::connect(&target.address, CONNECTIONS).await?);
+    let client = Rc::new(Client::connect(&target, CONNECTIONS).await?);
     let (requested, before) = (target.workload.borrow().changes, client.revision().await?);
     let (begun, mut due, mut calls) = (Instant::now(), calls_due(rate, length), JoinSet::new());
     let mut number = 0;
@@ -191,7 +191,7 @@ fn refusal(trailers: &HeaderMap) -> Option<bool> {
 
 /// Measures calls of which almost all are over the limit of their caller.
 async fn refusals(target: &Rc<Target>, operation: Operation, window: Window) -> Result<Sample> {
-    let client = Rc::new(Client::connect(&target.address, 4).await?);
+    let client = Rc::new(Client::connect(&target, 4).await?);
     let outcomes = Rc::new(Outcomes::default());
     let (begun, used, mut workers) = (Instant::now(), target.watched.used(), JoinSet::new());
     for number in 0..64 {
