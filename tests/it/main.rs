@@ -56,6 +56,7 @@ mod settings;
 mod standby;
 mod story;
 mod surroundings;
+mod timing;
 mod tls;
 mod unread;
 mod user_views;
