@@ -73,7 +73,7 @@ where
 {
     read(bytes, |request: &M, caller: &Caller| {
         let (_, id) = parse(request, caller)?;
-        id.into_iter().for_each(|id| drop(idempotency(id, request)));
+        id.into_iter().for_each(|id| _ = idempotency(id, request));
         Ok(())
     });
 }

@@ -1,15 +1,18 @@
 //! The subcommands, one file each.
 
+mod access;
 mod check;
 mod completion;
 mod config;
 mod connect;
 mod database;
 mod healthcheck;
+mod key;
 mod man;
 mod migrate;
 mod restore_epoch;
 mod serve;
+mod token;
 mod watch;
 
 use std::error::Error;
@@ -40,6 +43,8 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
+        Some(Command::Key(settings)) => key::run(settings),
+        Some(Command::Token(settings)) => token::run(&settings),
         Some(Command::Completion(settings)) => completion::run(&settings),
         Some(Command::Man(settings)) => man::run(&settings),
     };

@@ -1,5 +1,6 @@
 //! The settings. Each is a flag, an environment variable and a key of the configuration file, and `--help` shows them.
 
+mod access;
 mod address;
 mod database;
 mod duration;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+pub use self::access::AccessArgs;
 pub use self::address::{Address, ServerAddress};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
@@ -28,7 +30,7 @@ pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
-pub use self::subcommand::{Check, Completion, Healthcheck, Man, Migrate, RestoreEpoch, Watch};
+pub use self::subcommand::{Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Watch};
 
 /// The maximum width of `--help`, in columns.
 const WIDTH: usize = 100;
@@ -69,6 +71,11 @@ pub enum Command {
     /// Query the health of a running server; exit status 0 if it is serving
     #[command(after_help = DURATIONS)]
     Healthcheck(Healthcheck),
+    /// Create API keys for services
+    Key(Key),
+    /// Print a token for development, signed with a local key
+    #[command(after_help = DURATIONS)]
+    Token(Token),
     /// Print a script that completes commands and flags in a shell
     Completion(Completion),
     /// Print a manual page, as in: kith man | man -l -

@@ -101,32 +101,4 @@ fn host(authority: &Authority) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, KeyPair};
-
-    use super::*;
-
-    #[test]
-    fn only_https_urls_are_read() {
-        let mut authorities = RootCertStore::empty();
-        let key = KeyPair::generate().unwrap();
-        authorities.add(CertificateParams::default().self_signed(&key).unwrap().der().clone()).unwrap();
-        for (url, host_and_path) in [
-            ("https://example.com", Some(("example.com", "/"))),
-            ("https://example.com:8443/jwks?a=b", Some(("example.com", "/jwks?a=b"))),
-            ("https://[::1]:1/a", Some(("::1", "/a"))),
-            ("http://example.com", None),
-            ("example.com/jwks", None),
-            ("https://", None),
-            ("https:///jwks", None),
-            ("https://ann:secret@example.com/", None),
-            ("https://exa mple.com/", None),
-        ] {
-            let document = Document::new(url, authorities.clone());
-            let read = document.as_ref().map(|document| (host(&document.authority), document.path.as_str()));
-            assert_eq!(read.ok(), host_and_path, "{url}");
-        }
-        let unverifiable = Document::new("https://example.com", RootCertStore::empty()).err().unwrap();
-        assert!(unverifiable.contains("no certificates of authorities"), "{unverifiable}");
-    }
-}
+mod tests;

@@ -11,7 +11,8 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::database::Database;
-use super::{Failure, start_log};
+use super::{Failure, access, start_log};
+use crate::auth::Authenticator;
 use crate::config::{AuditLog, Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
@@ -26,10 +27,12 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let database = Database::of(&args.common, sources)?;
     let tls = start_tls(&args, sources)?;
+    let authenticator = access::start(&args.access, sources).await?;
     let listener = Listener::bind(&args.listen).await.map_err(|error| {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
-    let mut signals = pin!(ending_signals(tls.clone())?);
+    access::check(&authenticator, &args.access, &listener, tls.is_some())?;
+    let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);
     let store = tokio::select! {
         store = waiting::serve_until(&listener, tls.as_ref(), open(&database, &args)) => store?,
         _ = signals.next() => {
@@ -60,6 +63,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         max_connection_age: Some(args.max_connection_age).filter(|age| !age.is_zero()),
         grpc_web: args.grpc_web.then_some(args.grpc_web_origins),
         tls,
+        authenticator,
         reflection: args.reflection,
         ..Settings::default()
     };
@@ -106,8 +110,9 @@ async fn open(database: &Database, args: &Serve) -> Result<Arc<dyn Store>, Failu
 
 /// Returns the signals that end the server: SIGTERM, SIGINT, SIGQUIT and SIGUSR1.
 ///
-/// SIGHUP, which a closed terminal or a rotated log sends, does not end it. It reads the TLS files again.
-fn ending_signals(tls: Option<Tls>) -> io::Result<impl Stream<Item = ()>> {
+/// SIGHUP, which a closed terminal or a rotated log sends, does not end it. It reads the files of TLS and of credentials
+/// again.
+fn ending_signals(tls: Option<Tls>, authenticator: Authenticator) -> io::Result<impl Stream<Item = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
@@ -115,13 +120,11 @@ fn ending_signals(tls: Option<Tls>) -> io::Result<impl Stream<Item = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(stream::poll_fn(move |cx| {
         while hangup.poll_recv(cx).is_ready() {
-            match &tls {
-                Some(tls) => {
-                    tracing::info!("SIGHUP: reading the TLS files again; settings are read only at the start");
-                    tls.read_again();
-                }
-                None => tracing::info!("SIGHUP: settings are read only at the start"),
-            }
+            tracing::info!(
+                "SIGHUP: reading the files of TLS and of credentials again; settings are read only at the start"
+            );
+            tls.iter().for_each(Tls::read_again);
+            authenticator.read_again();
         }
         let ending = [&mut terminate, &mut interrupt, &mut quit, &mut user];
         // All of them: each wakes the task only if it was polled.

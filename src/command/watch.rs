@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::{Failure, connect};
 use crate::config::{self, Sources};
@@ -24,7 +26,10 @@ pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Fa
     let channel = connect::channel(&args.server, tls, &sources.name("server")).await?;
     let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
-        let status = match watch.follow().await {
+        // Tokens expire, and their file then has another.
+        let authorization = args.token(sources)?.map(|token| authorization(&token)).transpose();
+        let authorization = authorization.map_err(|error| format!("{}: {error}", sources.name("token-file")))?;
+        let status = match watch.follow(authorization).await {
             Ok(()) => return Ok(()),
             Err(Ended::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(Ended::Output(error)) => return Err(error.into()),
@@ -38,6 +43,14 @@ pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Fa
         let _closed = std::io::stderr().write_all(line.as_bytes());
         tokio::time::sleep(RESUME_DELAY).await;
     }
+}
+
+/// Returns the authorization header for an API key or a token. Its `Debug` does not show it.
+fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, &'static str> {
+    let header = format!("Bearer {}", token.expose_secret()).parse::<AsciiMetadataValue>();
+    let mut header = header.map_err(|_| "has characters that no API key or token has")?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// Whether a retry can succeed.
@@ -95,9 +108,13 @@ impl From<io::Error> for Ended {
 
 impl Watch {
     /// Prints events until the stream ends.
-    async fn follow(&mut self) -> Result<(), Ended> {
+    async fn follow(&mut self, authorization: Option<AsciiMetadataValue>) -> Result<(), Ended> {
         let mut client = EventServiceClient::new(self.channel.clone());
-        let mut stream = client.watch_events(self.request.clone()).await?.into_inner();
+        let mut request = Request::new(self.request.clone());
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let mut stream = client.watch_events(request).await?.into_inner();
         while let Some(message) = stream.message().await? {
             self.print(&message)?;
             self.request.after_sequence = Some(message.revision);

@@ -1,11 +1,15 @@
-//! Where the database's URL and password come from, other than the command line.
+//! Where secrets come from, other than the command line: the database's URL and password, and the credentials of
+//! `kith watch`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use secrecy::SecretString;
+
 use super::database::Common;
 use super::setting::Sources;
+use super::subcommand::Watch;
 use crate::store::DatabaseUrl;
 
 impl Common {
@@ -46,6 +50,19 @@ impl Common {
             }
         }
         Ok(url)
+    }
+}
+
+impl Watch {
+    /// Reads the API key or the token to call with, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or does not have one line. The error names the setting and the path.
+    pub fn token(&self, sources: &Sources) -> Result<Option<SecretString>, String> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let setting = format!("{} {}", sources.name("token-file"), path.display());
+        read(&setting, path).map(|token| Some(token.into()))
     }
 }
 

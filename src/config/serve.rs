@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::access::AccessArgs;
 use super::address::Address;
 use super::database::{AuditLog, Common};
 use super::duration::{interval, parse_duration};
@@ -37,10 +38,9 @@ pub struct Serve {
     /// File with the certificates of the authorities of clients, in PEM: a client then needs a certificate of theirs
     #[arg(long, help_heading = "Listen", env = "KITH_TLS_CLIENT_CA", value_name = "PATH")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Let everybody who reaches the server do everything, although other machines can; without it, such an address needs
-    /// --jwt-keys or --principals
-    #[arg(long, help_heading = "Access", env = "KITH_INSECURE_ALLOW_ANONYMOUS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
-    pub insecure_allow_anonymous: bool,
+    /// Settings of who may call
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,

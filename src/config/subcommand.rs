@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
+use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
 use super::address::ServerAddress;
 use super::database::Common;
 use super::duration::interval;
+use crate::auth::Scope;
 use crate::domain::event::EventKind;
 use crate::domain::id::ID_MAX;
 
@@ -40,6 +41,9 @@ pub struct Watch {
     /// File with the certificates of the authorities to trust, in PEM, for https:// [default: the system's]
     #[arg(long, env = "KITH_TLS_CA", value_name = "PATH")]
     pub tls_ca: Option<PathBuf>,
+    /// File with an API key or a token for the server; it is read again for each connection
+    #[arg(long, env = "KITH_TOKEN_FILE", value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
@@ -106,6 +110,60 @@ pub struct Healthcheck {
     pub timeout: Duration,
 }
 
+/// Settings of `kith key`.
+#[derive(Clone, Debug, Args)]
+pub struct Key {
+    /// What to do
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+/// What `kith key` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Create a key: print the secret on the first line, and then the entry for the file of --principals
+    New(NewKey),
+}
+
+/// Settings of `kith key new`.
+#[derive(Clone, Debug, Args)]
+pub struct NewKey {
+    /// Name of the service: 1 to 64 of the characters A-Z a-z 0-9 - _ .
+    pub name: String,
+    /// What the service may do, separated by commas
+    #[arg(long, value_name = "SCOPES", required = true, value_delimiter = ',', value_parser = scopes())]
+    pub scopes: Vec<String>,
+}
+
+/// Settings of `kith token`.
+#[derive(Clone, Debug, Args)]
+pub struct Token {
+    /// File with the private key: Ed25519 or P-256, in PEM (PKCS#8)
+    #[arg(long, value_name = "PATH", required_unless_present = "new_key")]
+    pub key: Option<PathBuf>,
+    /// Create an Ed25519 key in this file, and print the key set for the --jwt-keys of a server
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["key", "jwks", "sub", "scopes"])]
+    pub new_key: Option<PathBuf>,
+    /// Print the key set for the --jwt-keys of a server, and no token
+    #[arg(long, conflicts_with_all = ["sub", "scopes"])]
+    pub jwks: bool,
+    /// Subject: user:ID for a user, any other for a service
+    #[arg(long, value_name = "SUBJECT", required_unless_present_any = ["jwks", "new_key"])]
+    pub sub: Option<String>,
+    /// What the service may do, separated by commas
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', value_parser = scopes())]
+    pub scopes: Vec<String>,
+    /// Issuer: the --jwt-issuer of the server
+    #[arg(long, env = "KITH_JWT_ISSUER", value_name = "ISSUER", value_parser = NonEmptyStringValueParser::new())]
+    pub issuer: Option<String>,
+    /// Audiences: one or all of the --jwt-audience of the server
+    #[arg(long, env = "KITH_JWT_AUDIENCE", value_name = "AUDIENCES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    pub audience: Vec<String>,
+    /// Time for which the token is valid
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = interval)]
+    pub expires_in: Duration,
+}
+
 /// Settings of `kith completion`.
 #[derive(Clone, Debug, Args)]
 pub struct Completion {
@@ -118,6 +176,11 @@ pub struct Completion {
 pub struct Man {
     /// The subcommand that the page describes [default: all of kith]
     pub subcommand: Option<String>,
+}
+
+/// The parser of a scope, by name.
+fn scopes() -> PossibleValuesParser {
+    PossibleValuesParser::new(Scope::ALL.map(Scope::name))
 }
 
 /// The parser of an event kind, by name.

@@ -46,6 +46,16 @@ impl Caller {
         }
     }
 
+    /// Returns the kind of principal of events.
+    pub fn kind(&self) -> PrincipalKind {
+        match self {
+            Self::Operator => PrincipalKind::Anonymous,
+            Self::Service(_) => PrincipalKind::Service,
+            Self::User(_) => PrincipalKind::User,
+            Self::System => PrincipalKind::System,
+        }
+    }
+
     /// Returns the user whose own credential makes the call.
     ///
     /// They receive the response themselves, so its revision is [theirs](super::command::Member::newest_visible): the
@@ -54,16 +64,6 @@ impl Caller {
         match self {
             Self::Operator | Self::Service(_) | Self::System => None,
             Self::User(id) => Some(*id),
-        }
-    }
-
-    /// Returns the kind of principal of events.
-    pub fn kind(&self) -> PrincipalKind {
-        match self {
-            Self::Operator => PrincipalKind::Anonymous,
-            Self::Service(_) => PrincipalKind::Service,
-            Self::User(_) => PrincipalKind::User,
-            Self::System => PrincipalKind::System,
         }
     }
 

@@ -75,7 +75,6 @@ impl Siege {
         };
         let (cut, ()) = tokio::join!(hostile, calls);
         let growth = Usage::of(&self.kith).peak_mib().saturating_sub(before.resident_mib());
-        println!("its memory grew by {growth} MiB");
         assert!(growth <= growth_max, "its memory grew by {growth} MiB");
         until("its connections end", async || Usage::of(&self.kith).descriptors() <= before.descriptors()).await;
         honest(0).await;
@@ -168,9 +167,9 @@ unread!(unread_pages, unread_users);
 /// Each could hold the whole feed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_watches() {
-    const USERS: i64 = 8_000;
-    /// Of 100 watches, where each would fill 400 KB.
-    const WATCHES_MAX: u64 = 24;
+    const USERS: i64 = 12_000;
+    /// Of 200 watches, for each of which 300 KB are to be sent.
+    const WATCHES_MAX: u64 = 32;
     let siege = Siege::lay(&[]).await;
     let user = |id| pb::User { id, username: format!("user-{id}"), ..Default::default() };
     let rows: Vec<_> =

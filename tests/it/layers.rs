@@ -39,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ),
     ("config", &["auth", "domain", "store"]),
     ("telemetry", &["auth", "config"]),
-    ("command", &["clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
+    ("command", &["auth", "clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
 ];
 
 /// The modules of this crate that a module's files name.

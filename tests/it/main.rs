@@ -18,6 +18,7 @@ mod concurrency;
 mod conformance;
 mod connections;
 mod coverage;
+mod credentials;
 mod dependencies;
 mod devices;
 mod erasure;

@@ -5,7 +5,7 @@ use std::fs;
 use tokio::task::JoinSet;
 
 use crate::harness::process::run;
-use crate::harness::{Database, Engine, database, until};
+use crate::harness::{App, Database, Engine, database, until};
 use crate::on_each_engine;
 
 /// The tables and indexes of a database.
@@ -60,6 +60,26 @@ on_each_engine! {
         let applied = status().await;
         assert_eq!((applied.status.code(), applied.output), (Some(0), all("applied")));
         assert_eq!(dry_run().await.output, "no pending migrations\n");
+    }
+
+    async fn users_of_before_have_the_newest_event_that_they_may_see(engine: Engine) {
+        let app = App::start(engine).await;
+        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
+        let sent = app.send(ann, bob).await;
+        app.reject(sent, bob).await.expect("a rejection");
+        let stored = "SELECT last_visible AS value FROM user_counts ORDER BY user_id";
+        let before = app.database.values(stored).await;
+        // Ann does not see the view and the rejection, and Bob made them.
+        assert_eq!(before, [Some(sent.to_string()), Some((sent + 2).to_string())]);
+        app.database.execute("ALTER TABLE user_counts DROP COLUMN last_visible").await;
+        app.database.execute("DELETE FROM __diesel_schema_migrations WHERE version = '20261129000002'").await;
+        let url = format!("--database-url={}", app.database.url);
+        let migrated = run(&["migrate", &url]).await;
+        assert!(migrated.status.success(), "{migrated:#?}");
+        let after = app.database.values(stored).await;
+        assert_eq!(after, before);
+        let checked = run(&["check", &url]).await;
+        assert!(checked.status.success(), "{checked:#?}");
     }
 }
 

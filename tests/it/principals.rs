@@ -14,8 +14,10 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt;
 
+use crate::harness::process::{Kith, command, run_command};
 use crate::harness::raw::RawChannel;
 use crate::harness::secured::Secured;
+use crate::harness::{Database, Engine};
 
 /// A subject and its scopes.
 type Token = (&'static str, &'static str);
@@ -133,4 +135,23 @@ async fn health_is_open_and_reflection_needs_any_principal() {
         let request = server.request(token, list());
         reflection.server_reflection_info(request).await.expect("reflection");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_machines_reach_only_a_server_that_knows_who_calls_or_says_that_it_does_not() {
+    let database = Database::migrated(Engine::Sqlite).await;
+    let serve = |flags: &[&'static str]| {
+        let url = ["--database-url", database.url.as_str()];
+        command(&[&["serve", "--listen=0.0.0.0:0"], &url[..], flags].concat())
+    };
+    let refused = run_command(serve(&[])).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:#?}");
+    assert!(refused.log.contains("nothing says who may call: set --principals or --jwt-keys"), "{refused:#?}");
+    let allowed = Kith::start(serve(&["--insecure-allow-anonymous"])).await;
+    assert_eq!(allowed.warnings_of_anonymity(), 1);
+    let local = Kith::serve(&database.url, &[]).await;
+    assert_eq!(local.warnings_of_anonymity(), 1);
+    // With credentials there is nothing to allow.
+    let server = Secured::start(false).await;
+    assert_eq!(server.kith.warnings_of_anonymity(), 0);
 }

@@ -241,7 +241,7 @@ async fn names_and_every_interface_can_be_listened_on_and_queried() {
     let four = [("localhost:0", "localhost:"), (":0", ":"), ("0.0.0.0:0", "0.0.0.0:")];
     for (listen, address) in four.into_iter().chain(six) {
         let folder = Folder::with("");
-        let kith = Kith::start(folder.command(&["--listen", listen])).await;
+        let kith = Kith::start(folder.command(&["--listen", listen, "--insecure-allow-anonymous"])).await;
         let (_, port) = kith.address.rsplit_once(':').unwrap();
         let address = format!("{address}{port}");
         until("it is healthy", async || run(&["healthcheck", "--address", &address]).await.status.success()).await;

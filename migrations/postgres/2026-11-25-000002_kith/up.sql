@@ -65,11 +65,9 @@ CREATE TABLE user_counts (
     requests_unviewed bigint NOT NULL DEFAULT 0,
     connections bigint NOT NULL DEFAULT 0,
     sends bigint NOT NULL DEFAULT 0,
-    sends_since timestamptz,
-    last_visible bigint NOT NULL DEFAULT 0
+    sends_since timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE user_counts IS 'One row for each user, changed in the same transaction as the rows that it counts.';
-COMMENT ON COLUMN user_counts.last_visible IS 'The sequence of the newest event about the user and another one that the user may see.';
 COMMENT ON COLUMN user_counts.sends IS 'Requests sent within the hour that began at sends_since.';
 
 CREATE TABLE connection_requests (

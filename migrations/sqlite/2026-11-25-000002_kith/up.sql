@@ -51,9 +51,7 @@ CREATE TABLE user_counts (
     requests_unviewed INTEGER NOT NULL DEFAULT 0,
     connections INTEGER NOT NULL DEFAULT 0,
     sends INTEGER NOT NULL DEFAULT 0,
-    sends_since INTEGER,
-    -- The sequence of the newest event about the user and another one that the user may see.
-    last_visible INTEGER NOT NULL DEFAULT 0
+    sends_since INTEGER
 ) STRICT;
 
 -- The rows are stored in the order of their ids, each new one at the end. In the order of their pairs, each new row

@@ -126,7 +126,7 @@ pub(super) struct Frames {
 }
 
 /// The number of counted frames, by kind.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     control: u32,
     updates: u32,

@@ -15,6 +15,9 @@ use super::database::{Database, Engine};
 /// The maximum time for anything outside this process.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the log says of a server that lets everybody in.
+const ANONYMOUS: &str = "no authentication: everybody who reaches this address may do everything";
+
 /// A running `kith`. It is killed when this is dropped.
 pub struct Kith {
     child: Child,
@@ -36,6 +39,8 @@ pub struct Ended {
 
 pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
+    /// The warnings that everybody may do everything, which are not among the lines.
+    anonymous: Arc<Mutex<Vec<String>>>,
     /// The number of lines. Closed at the end of the log.
     count: watch::Receiver<usize>,
     reader: Option<JoinHandle<()>>,
@@ -127,6 +132,11 @@ impl Kith {
         self.log.text()
     }
 
+    /// The warnings so far that everybody may do everything. The log of this type is without them.
+    pub fn warnings_of_anonymity(&self) -> usize {
+        self.log.anonymous.lock().expect("a lock").len()
+    }
+
     /// Sends a signal, such as `TERM` or `KILL`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
@@ -193,19 +203,28 @@ impl Log {
     pub(super) fn of(pipe: impl Read + Send + 'static) -> Self {
         let (sender, count) = watch::channel(0);
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&lines);
+        let anonymous = Arc::new(Mutex::new(Vec::new()));
+        let (shared, warnings) = (Arc::clone(&lines), Arc::clone(&anonymous));
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines() {
-                let mut lines = shared.lock().expect("a lock");
-                lines.push(line.unwrap_or_else(|error| format!("(not text: {error})")));
-                sender.send_replace(lines.len());
+                let line = line.unwrap_or_else(|error| format!("(not text: {error})"));
+                // Most tests have a server that lets everybody in.
+                let lines = if line.contains(ANONYMOUS) { &warnings } else { &shared };
+                lines.lock().expect("a lock").push(line);
+                sender.send_replace(shared.lock().expect("a lock").len());
             }
         });
-        Self { lines, count, reader: Some(reader), output: None }
+        Self { lines, anonymous, count, reader: Some(reader), output: None }
     }
 
     pub(super) fn none() -> Self {
-        Self { lines: Arc::default(), count: watch::channel(0).1, reader: None, output: None }
+        Self {
+            lines: Arc::default(),
+            anonymous: Arc::default(),
+            count: watch::channel(0).1,
+            reader: None,
+            output: None,
+        }
     }
 
     pub(super) fn text(&self) -> String {

@@ -21,6 +21,9 @@ const GET_USER: &str = "/kith.v1.UserService/GetUser";
 const LIST_USERS: &str = "/kith.v1.UserService/ListUsers";
 const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 
+/// Rounds of 200 calls after which a server has nothing more to send.
+const STABLE_ROUNDS: usize = 20;
+
 /// The numbers of a client's streams, in order.
 fn streams() -> impl Iterator<Item = u32> {
     (1..).step_by(2)
@@ -228,7 +231,7 @@ pub async fn unread_users(address: String) -> bool {
 /// Watches from the beginning, of which nothing is read.
 pub async fn unread_watches(address: String) -> bool {
     let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() }.encode_to_vec();
-    unread(&address, (1, 100), WATCH, &request).await
+    unread(&address, (1, 200), WATCH, &request).await
 }
 
 /// Makes many calls on each of several connections, whose windows are open, and never reads.
@@ -243,15 +246,13 @@ async fn unread(address: &str, (connections, calls): (usize, usize), path: &str,
     }
     // Until the connections take no more, and the server had time to fill what it has of its own.
     let mut buffer = vec![0; 16 << 20];
-    let mut before = Vec::new();
-    loop {
+    let (mut before, mut same) = (Vec::new(), 0);
+    while same < STABLE_ROUNDS {
         let mut waiting = Vec::new();
         for stream in &open {
             waiting.push(stream.peek(&mut buffer).await.expect("an open connection"));
         }
-        if waiting == before {
-            return false;
-        }
+        same = if waiting == before { same + 1 } else { 0 };
         before = waiting;
         let mut client = Client::connect(address, OPENING).await;
         for stream in streams().take(200) {
@@ -259,6 +260,7 @@ async fn unread(address: &str, (connections, calls): (usize, usize), path: &str,
             client.is_heard().await;
         }
     }
+    false
 }
 
 /// A request of which a part is sent, and then nothing more.

@@ -1,0 +1,1 @@
+ALTER TABLE user_counts DROP COLUMN last_visible;
