@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
+.PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
 	image
 .DEFAULT_GOAL := check
 
@@ -29,6 +29,11 @@ test:
 soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
+
+# On a machine that does nothing else.
+timing:
+	scripts/install-test-tools
+	KITH_TEST_TIMING=10000 cargo test --locked --test it -- --nocapture --test-threads=1 timing::
 
 # The benchmark measures the kith that is built beside it.
 BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile dist --locked -p kith-bench --

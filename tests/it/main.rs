@@ -57,6 +57,7 @@ mod settings;
 mod standby;
 mod story;
 mod surroundings;
+mod timing;
 mod tls;
 mod unread;
 mod user_views;
