@@ -386,7 +386,9 @@ fn internal_error() -> Status {
 pub fn unread(foreign: &Status, bytes_max: usize) -> Option<Status> {
     // The connection or the stream broke while the request was read.
     if foreign.source().is_some() {
-        return Some(caller_gone(foreign));
+        let mut status = caller_gone();
+        status.set_source(Arc::new(foreign.clone()));
+        return Some(status);
     }
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum; tonic makes no other code for a request")]
     match foreign.code() {
@@ -397,11 +399,9 @@ pub fn unread(foreign: &Status, bytes_max: usize) -> Option<Status> {
     }
 }
 
-/// Returns the status of a call whose caller went away before the end of its request. Only the log has it.
-fn caller_gone(foreign: &Status) -> Status {
-    let mut status = Status::cancelled("the request ended before it was complete");
-    status.set_source(Arc::new(foreign.clone()));
-    status
+/// Returns the status of a call whose caller went away before its end. Only the log has it.
+pub fn caller_gone() -> Status {
+    Status::cancelled("the call ended before it was complete")
 }
 
 /// Returns the status of a request with a message of more than `bytes_max`.

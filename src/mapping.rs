@@ -5,6 +5,7 @@
 pub mod connection;
 pub mod connection_request;
 pub mod event;
+pub mod export;
 pub mod idempotency;
 pub mod invalid;
 pub mod mutation;

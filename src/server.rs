@@ -63,6 +63,7 @@ use crate::service::block::Blocks;
 use crate::service::connection::Connections;
 use crate::service::connection_request::ConnectionRequests;
 use crate::service::event::Events;
+use crate::service::export::Exports;
 use crate::service::guard::Guarded;
 use crate::service::import::Imports;
 use crate::service::user::Users;
@@ -223,8 +224,9 @@ async fn serve_with(
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
+    let exports = Exports::new(settings.max_call_time);
     check_rights()?;
-    let mut routes = routes(core, feed, imports);
+    let mut routes = routes(core, feed, imports, exports);
     routes = add!(routes, health);
     if settings.reflection {
         routes = add_reflection(routes)?;
@@ -306,9 +308,9 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
     }
 }
 
-fn routes(core: Core, feed: Feed, imports: Imports) -> Routes {
+fn routes(core: Core, feed: Feed, imports: Imports, exports: Exports) -> Routes {
     let mut routes = Routes::default();
-    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports })));
+    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports, exports })));
     routes = add!(routes, ConnectionRequestServiceServer::new(Guarded(ConnectionRequests(core.clone()))));
     routes = add!(routes, ConnectionServiceServer::new(Guarded(Connections(core.clone()))));
     routes = add!(routes, BlockServiceServer::new(Guarded(Blocks(core.clone()))));

@@ -8,6 +8,7 @@ pub mod block;
 pub mod connection;
 pub mod connection_request;
 pub mod event;
+pub mod export;
 pub mod guard;
 pub mod import;
 mod pager;

@@ -46,7 +46,8 @@ use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Pair, Request};
 use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
+    RequestQuery, UserKey,
 };
 
 /// The maximum number of rows of each kind that one sweep expires or deletes.
@@ -129,6 +130,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lists the users that a user blocks, newest first. Includes the user of the query.
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError>;
+
+    /// Lists what is stored about a user and is in none of the lists, in the order of its keys.
+    async fn list_records(&self, query: RecordQuery) -> Result<Read<Vec<Record>>, StoreError>;
 
     /// Returns the response stored under a key, even if its retention has ended.
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;

@@ -206,6 +206,38 @@ mod tests {
         assert!(directives("kith=loud").parse::<EnvFilter>().is_err());
     }
 
+    #[test]
+    fn a_panic_is_logged_with_its_place_and_without_the_values_of_its_message() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (name, lines) = ("Zoë".to_owned(), Lines::default());
+        let shared = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || shared.clone()).finish();
+        let cut: Box<dyn Any + Send> = std::panic::catch_unwind(|| _ = &name[..3]).unwrap_err();
+        assert!(cut.downcast_ref::<String>().is_some_and(|message| message.contains("Zoë")));
+        tracing::subscriber::with_default(subscriber, || {
+            log_panic(Some(Location::caller()), cut.as_ref());
+            log_panic(None, &"a bug");
+        });
+        let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let [cut, bug] = log.lines().collect::<Vec<_>>()[..] else { panic!("{log}") };
+        assert!(
+            !cut.contains("Zo") && cut.contains("telemetry.rs:") && cut.contains("its message has values"),
+            "{cut}"
+        );
+        assert!(bug.contains("panicked: a bug"), "{bug}");
+    }
+
     /// A level that comes with a directive for Kith itself leaves that one as it is, in either order.
     #[test]
     fn the_directive_of_a_part_wins_over_the_level() {

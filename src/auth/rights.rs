@@ -20,7 +20,8 @@ pub struct Right {
     pub scope: Scope,
     /// The field of the request that names the user who acts or views.
     pub acting: Option<&'static str>,
-    /// What a service needs that leaves this field out, and so calls as an operator. `None`: the field is required.
+    /// What a service needs that leaves this field out, and so calls as an operator. `None`: the same, or the field is
+    /// required.
     pub operator: Option<Scope>,
     /// Another field that may name only the user who acts or views.
     pub also: Option<&'static str>,
@@ -134,6 +135,7 @@ rights! {
         UpdateUser(UpdateUserRequest): Write as user_id or Users;
         DeleteUser(DeleteUserRequest): Users;
         ImportUsers(ImportUsersRequest): Users;
+        ExportUser(ExportUserRequest): Users as user_id;
     }
     ConnectionRequestService {
         SendConnectionRequest(SendConnectionRequestRequest): Write as from_user_id;

@@ -1,9 +1,10 @@
 //! Queries and their results.
 
 use super::Time;
+use super::counts::SendWindow;
 use super::event::Event;
 use super::id::{RequestId, Sequence, UserId};
-use super::pair::{Block, RequestState};
+use super::pair::{Block, Ended, RequestState};
 
 /// A result and the revision that it reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub enum RequestFilter {
     Unviewed,
     /// From the user and open, ordered by id: all that the sender sees as pending.
     Sent,
+    /// From the user and accepted, ordered by position: the connections that the user asked for.
+    SentConnected,
     /// From the user and open, ordered by id: only those that are rejected, or only the others.
     SentAnd {
         /// Which of the two.
@@ -65,7 +68,7 @@ impl RequestFilter {
     /// Whether the list is ordered by the ids of its requests instead of their positions.
     pub fn is_ordered_by_id(self) -> bool {
         match self {
-            Self::Received(_) | Self::Unviewed => false,
+            Self::Received(_) | Self::Unviewed | Self::SentConnected => false,
             Self::Sent | Self::SentAnd { rejected: _ } => true,
         }
     }
@@ -134,6 +137,102 @@ pub struct Blocked {
     pub block: Block,
 }
 
+/// What is stored about a user and is in none of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// The number of requests that the user sent in the current hour.
+    Sends,
+    /// Blocks of the user by others.
+    BlocksOf,
+    /// The user's cooldowns.
+    CooldownsFrom,
+    /// Cooldowns of others towards the user.
+    CooldownsTo,
+    /// Numbers of ended requests from the user.
+    EndedFrom,
+    /// Numbers of ended requests to the user.
+    EndedTo,
+    /// Responses to calls by the user, or about them.
+    Responses,
+}
+
+/// A page of records of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordQuery {
+    /// About whom they are stored.
+    pub user: UserId,
+    /// Which of them.
+    pub kind: RecordKind,
+    /// The last record of the page before.
+    pub after: Option<Record>,
+    /// The maximum number of records.
+    pub limit: i64,
+}
+
+/// Something that is stored about a user and is in none of the lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The requests that the user sent in the current hour.
+    Sends(SendWindow),
+    /// A block of the user.
+    BlockOf {
+        /// Who blocks the user.
+        by: UserId,
+        /// The block.
+        block: Block,
+    },
+    /// A cooldown.
+    Cooldown {
+        /// The user whose request was rejected.
+        from: UserId,
+        /// The user who rejected it.
+        to: UserId,
+        /// When it was rejected.
+        since: Time,
+    },
+    /// A number of ended requests.
+    Ended {
+        /// The sender.
+        from: UserId,
+        /// The receiver.
+        to: UserId,
+        /// The requests.
+        ended: Ended,
+    },
+    /// A stored response.
+    Response {
+        /// The [key](super::caller::Caller::key) of the caller.
+        caller: String,
+        /// The `request_id` of the call.
+        id: String,
+        /// When the call was made.
+        created: Time,
+        /// The user on whose behalf it was made.
+        actor: Option<UserId>,
+    },
+}
+
+impl Record {
+    /// Returns the other user of a record that is stored under two users.
+    pub fn other_than(&self, user: UserId) -> Option<UserId> {
+        match self {
+            Self::BlockOf { by, block: _ } => Some(*by),
+            Self::Cooldown { from, to, since: _ } | Self::Ended { from, to, ended: _ } => {
+                Some(if *from == user { *to } else { *from })
+            }
+            Self::Sends(_) | Self::Response { .. } => None,
+        }
+    }
+
+    /// Returns the caller and the `request_id` of a stored response.
+    pub fn response_key(self) -> Option<(String, String)> {
+        match self {
+            Self::Response { caller, id, created: _, actor: _ } => Some((caller, id)),
+            Self::Sends(_) | Self::BlockOf { .. } | Self::Cooldown { .. } | Self::Ended { .. } => None,
+        }
+    }
+}
+
 /// The next events of the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventQuery {
@@ -197,7 +296,7 @@ mod tests {
         for filter in [RequestFilter::Sent, RequestFilter::SentAnd { rejected: true }] {
             assert!(filter.is_ordered_by_id(), "{filter:?}");
         }
-        for filter in [RequestFilter::Received(pending), RequestFilter::Unviewed] {
+        for filter in [RequestFilter::Received(pending), RequestFilter::Unviewed, RequestFilter::SentConnected] {
             assert!(!filter.is_ordered_by_id(), "{filter:?}");
         }
     }

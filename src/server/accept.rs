@@ -38,7 +38,7 @@ pub(super) async fn serve<S>(
     // New clients are refused, and find another server.
     drop(listener);
     while let Some(ended) = open.join_next().await {
-        report(ended);
+        report(&ended);
     }
 }
 
@@ -63,7 +63,7 @@ where
         let (stream, peer) = tokio::select! {
             () = wait(&mut stopped) => return open,
             Some(ended) = open.join_next() => {
-                report(ended);
+                report(&ended);
                 continue;
             }
             accepted = accept(listener, &failed) => accepted,
@@ -93,7 +93,7 @@ async fn accept(listener: &Listener, failed: &Rarely) -> (Stream, Peer) {
     }
 }
 
-fn report(ended: Result<(), JoinError>) {
+fn report(ended: &Result<(), JoinError>) {
     // The panic itself was logged where it happened.
     if ended.is_err() {
         tracing::error!("the task of a connection panicked, which is a bug");

@@ -29,18 +29,22 @@ use crate::error;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
 
-/// The method whose response is a stream of messages.
+/// The method whose response is a stream without an end.
 pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
+/// The method whose response is a stream with an end.
+const EXPORT: &str = "/kith.v1.UserService/ExportUser";
 /// The method whose request is a stream of messages.
 pub(super) const IMPORT: &str = "/kith.v1.UserService/ImportUsers";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 2] = [IMPORT, WATCH];
+const UNLIMITED: [&str; 3] = [IMPORT, EXPORT, WATCH];
+/// Methods whose response is a stream of messages. Each is read from the service as the client takes it.
+const STREAMS: [&str; 2] = [EXPORT, WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 /// Path prefix of health. Its methods need no credential: load balancers have none.
 pub(super) const HEALTH_PREFIX: &str = "/grpc.health.v1.";
 /// How the names of methods begin that only read.
-const READS: [&str; 3] = ["Get", "BatchGet", "List"];
+const READS: [&str; 4] = ["Get", "BatchGet", "List", "Export"];
 
 /// Wraps a service in [`Call`].
 #[derive(Clone, Debug)]
@@ -124,7 +128,7 @@ where
                 return Ok(response);
             }
             let method = record.method();
-            if method == WATCH {
+            if STREAMS.contains(&method) {
                 record.opened();
                 return Ok(hold(response, permit));
             }

@@ -61,6 +61,7 @@ audited! {
     UpdateUserRequest { profile user, key request_id }
     DeleteUserRequest { user id, key request_id }
     ImportUsersRequest { profile user, key request_id }
+    ExportUserRequest { user id }
     SendConnectionRequestRequest { user to_user_id, key request_id }
     AcceptConnectionRequestRequest { request id, key request_id }
     RejectConnectionRequestRequest { request id, key request_id }

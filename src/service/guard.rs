@@ -80,6 +80,16 @@ guard! {
         call.iter().for_each(|call| call.changed(imported.get_ref().revision));
         Ok(imported)
     }
+
+    type ExportUserStream = <Users as UserService>::ExportUserStream;
+
+    async fn export_user(
+        &self,
+        mut request: Request<pb::ExportUserRequest>,
+    ) -> Result<Response<Self::ExportUserStream>, Status> {
+        guard(&mut request)?;
+        self.0.export_user(request).await
+    }
 }
 
 guard! {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use super::export::{self, Exports};
 use super::import::{self, Imports};
 use super::pager::{Pager, Room};
 use super::{Core, caller};
@@ -20,6 +21,8 @@ pub struct Users {
     pub core: Core,
     /// The limits of imports.
     pub imports: Imports,
+    /// The limits of exports.
+    pub exports: Exports,
 }
 
 #[tonic::async_trait]
@@ -102,5 +105,14 @@ impl UserService for Users {
         // Before the stream is read, which may be long.
         self.core.committer.check_writable()?;
         import::run(&self.core, &self.imports, caller(&request)?, request.into_inner()).await
+    }
+
+    type ExportUserStream = export::Items;
+
+    async fn export_user(
+        &self,
+        request: Request<pb::ExportUserRequest>,
+    ) -> Result<Response<Self::ExportUserStream>, Status> {
+        export::run(&self.core, &self.exports, request).await
     }
 }

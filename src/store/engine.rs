@@ -13,7 +13,10 @@ use diesel_async::methods::LoadQuery as AsyncLoadQuery;
 use tokio::sync::watch;
 
 use super::clock::DatabaseClock;
-use super::row::{BlockRow, ConnectionRow, CountsRow, IdempotentResponseRow, RequestRow, UserRow, positioned};
+use super::row::{
+    BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, IdempotentResponseRow, RequestRow, ResponseRow, UserRow,
+    positioned,
+};
 use super::schema::Stamp;
 use super::users::{EVENTS_MAX, Mark, UserCache};
 use super::{CachedUser, Listed, Pairs, Store, StoreError, Users, query};
@@ -24,8 +27,8 @@ use crate::domain::decide::Rejection;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, RequestFilter,
-    RequestQuery, UserKey,
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, Record, RecordKind,
+    RecordQuery, RequestFilter, RequestQuery, UserKey,
 };
 use crate::domain::user::User;
 
@@ -235,6 +238,9 @@ impl<E: Engine> Store for Database<E> {
                 engine.rows(Reads::Few, query::requests_unviewed(id, pending, after, before, limit)).await?
             }
             RequestFilter::Sent => engine.rows(Reads::Few, query::requests_sent(id, after, before, limit)).await?,
+            RequestFilter::SentConnected => {
+                engine.rows(Reads::Few, query::requests_sent_connected(id, before, limit)).await?
+            }
             RequestFilter::SentAnd { rejected } => {
                 engine.rows(Reads::Few, query::requests_sent_and(id, rejected, after, before, limit)).await?
             }
@@ -262,6 +268,30 @@ impl<E: Engine> Store for Database<E> {
         let page = query::blocks_page(user.get(), query::first(before), limit);
         let read = self.engine.rows(Reads::Few, page).await?.convert(|row: BlockRow| Ok(row.blocked()))?;
         self.with_users(read, [user], |blocked| [blocked.other]).await
+    }
+
+    async fn list_records(&self, query: RecordQuery) -> Result<Read<Vec<Record>>, StoreError> {
+        let RecordQuery { user, kind, after, limit } = query;
+        let id = user.get();
+        let after_user = after.as_ref().and_then(|last| last.other_than(user)).map_or(0, UserId::get);
+        macro_rules! read {
+            ($row:ty: $query:expr) => {
+                self.engine.rows(Reads::Few, $query).await?.convert(|row: $row| Ok(Record::from(row)))?
+            };
+        }
+        let Rows { mark, rows } = match kind {
+            RecordKind::Sends => read!(CountsRow: query::counts(id)),
+            RecordKind::BlocksOf => read!(BlockRow: query::blocks_of(id, after_user, limit)),
+            RecordKind::CooldownsFrom => read!(CooldownRow: query::cooldowns_from(id, after_user, limit)),
+            RecordKind::CooldownsTo => read!(CooldownRow: query::cooldowns_to(id, after_user, limit)),
+            RecordKind::EndedFrom => read!(EndedRow: query::ended_from(id, after_user, limit)),
+            RecordKind::EndedTo => read!(EndedRow: query::ended_to(id, after_user, limit)),
+            RecordKind::Responses => {
+                let (caller, response) = after.and_then(Record::response_key).unwrap_or_default();
+                read!(ResponseRow: query::responses_of(id, caller, response, limit))
+            }
+        };
+        Ok(Read { revision: mark.revision, value: rows })
     }
 
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {

@@ -16,7 +16,8 @@ use crate::domain::decide::Rejection;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
+    RequestQuery, UserKey,
 };
 
 /// Measures and counts the calls of a store, and logs each at the level `debug`. Costs nothing at other levels.
@@ -112,6 +113,10 @@ impl Store for Observed {
 
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
         self.observe("list_blocks", self.store.list_blocks(query)).await
+    }
+
+    async fn list_records(&self, query: RecordQuery) -> Result<Read<Vec<Record>>, StoreError> {
+        self.observe("list_records", self.store.list_records(query)).await
     }
 
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {

@@ -6,12 +6,12 @@
 use diesel::dsl::{auto_type, case_when, count_star, exists};
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
-use diesel::sql_types::{BigInt, Nullable};
+use diesel::sql_types::{BigInt, Nullable, Text};
 
 use super::clock::TOLERANCE;
 use super::schema::{
-    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, feed,
-    request_ids, user_counts, users,
+    Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
+    ended_requests, feed, request_ids, user_counts, users,
 };
 
 use super::statement::{SharedStatement, Statement};
@@ -20,6 +20,8 @@ use crate::domain::id::Sequence;
 use crate::domain::query::Mutual;
 
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
+/// The columns of a [`ResponseRow`](super::row::ResponseRow).
+type ResponseSql = (Text, Text, Instant, Nullable<BigInt>);
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
 
 /// Returns the `before` of a page. That of the first page is greater than every position.
@@ -172,6 +174,17 @@ pub(super) fn requests_sent(user: i64, after: Stamp, before: i64, limit: i64) ->
         .filter(connection_requests::created.gt(after))
         .filter(connection_requests::id.lt(before))
         .order(connection_requests::id.desc())
+        .limit(limit)
+}
+
+/// The requests that a user sent and that were accepted, most recently accepted first.
+#[auto_type]
+pub(super) fn requests_sent_connected(user: i64, before: i64, limit: i64) -> _ {
+    connection_requests::table
+        .filter(connection_requests::from_user_id.eq(user))
+        .filter(IsConnected)
+        .filter(connection_requests::position.lt(before))
+        .order(connection_requests::position.desc())
         .limit(limit)
 }
 
@@ -385,6 +398,71 @@ pub(super) fn blocks_page(user: i64, before: i64, limit: i64) -> _ {
         .filter(blocks::position.lt(before))
         .order(blocks::position.desc())
         .limit(limit)
+}
+
+// --- what else is stored about a user, each in the order of its key ---
+
+/// The blocks of a user by others.
+#[auto_type]
+pub(super) fn blocks_of(user: i64, after: i64, limit: i64) -> _ {
+    blocks::table
+        .filter(blocks::other_user_id.eq(user))
+        .filter(blocks::user_id.gt(after))
+        .order(blocks::user_id.asc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn cooldowns_from(user: i64, after: i64, limit: i64) -> _ {
+    cooldowns::table
+        .filter(cooldowns::from_user_id.eq(user))
+        .filter(cooldowns::to_user_id.gt(after))
+        .order(cooldowns::to_user_id.asc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn cooldowns_to(user: i64, after: i64, limit: i64) -> _ {
+    cooldowns::table
+        .filter(cooldowns::to_user_id.eq(user))
+        .filter(cooldowns::from_user_id.gt(after))
+        .order(cooldowns::from_user_id.asc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn ended_from(user: i64, after: i64, limit: i64) -> _ {
+    ended_requests::table
+        .filter(ended_requests::from_user_id.eq(user))
+        .filter(ended_requests::to_user_id.gt(after))
+        .order(ended_requests::to_user_id.asc())
+        .limit(limit)
+}
+
+#[auto_type]
+pub(super) fn ended_to(user: i64, after: i64, limit: i64) -> _ {
+    ended_requests::table
+        .filter(ended_requests::to_user_id.eq(user))
+        .filter(ended_requests::from_user_id.gt(after))
+        .order(ended_requests::from_user_id.asc())
+        .limit(limit)
+}
+
+/// The stored responses to calls by a user, or about them, after one with this caller and id.
+///
+/// Each page reads all of them, found by the users' indexes. Their order is that of the primary key, by which PostgreSQL
+/// would otherwise search the whole table.
+pub(super) fn responses_of(user: i64, caller: String, id: String, limit: i64) -> SharedStatement<ResponseSql> {
+    let text = "WITH mine AS MATERIALIZED ( \
+                    SELECT caller, id, created, actor_user_id FROM request_ids WHERE user_id = ? \
+                    UNION ALL SELECT caller, id, created, actor_user_id FROM request_ids WHERE other_user_id = ? \
+                ) SELECT * FROM mine WHERE (caller, id) > (?, ?) ORDER BY caller, id LIMIT ?";
+    Statement::new(text)
+        .bind::<BigInt, _>(user)
+        .bind::<BigInt, _>(user)
+        .bind::<Text, _>(caller)
+        .bind::<Text, _>(id)
+        .bind::<BigInt, _>(limit)
 }
 
 #[auto_type]

@@ -1,5 +1,6 @@
 //! Stored rows of both engines, and their conversion to domain values.
 
+mod record;
 mod user;
 
 use diesel::pg::Pg;
@@ -18,6 +19,7 @@ use crate::domain::ledger::{Head, SweepStep};
 use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::query::{Blocked, Connection};
 
+pub(super) use self::record::{CooldownRow, EndedRow, ResponseRow};
 pub(super) use self::user::{CountsRow, UserRow, gender_name, member, positioned, user_status_name};
 
 #[derive(Clone, Debug, Queryable, Selectable)]

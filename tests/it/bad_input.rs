@@ -410,6 +410,12 @@ cases! {
         let view = field("user_view", number(3, &[]), |it: &mut pb::GetUserRequest, value| it.user_view = value);
         let base = || pb::GetUserRequest { key: Some(Key::Id(1)), ..Default::default() };
         probed!(app, users.get_user, base(), [by_id, view]).await;
+        let by_id = field("id", id(), |it: &mut pb::ExportUserRequest, value| it.id = value);
+        let min = field("min_revision", revision(), |it: &mut pb::ExportUserRequest, value| it.min_revision = value);
+        probed!(app, users.export_user, pb::ExportUserRequest { id: 1, ..Default::default() }, [by_id, min]).await;
+        let own = Values { good: vec![0, LARGEST], bad: optional_id().bad };
+        let own = field("user_id", own, |it: &mut pb::ExportUserRequest, value| it.user_id = value);
+        probed!(app, users.export_user, pb::ExportUserRequest { id: LARGEST, ..Default::default() }, [own]).await;
         let by_name =
             field("username", username(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Username(value)));
         probed!(app, users.get_user, pb::GetUserRequest::default(), [by_name]).await;

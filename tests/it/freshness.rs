@@ -42,6 +42,16 @@ impl How {
     }
 }
 
+/// Begins an export. Its first message has the revision.
+async fn export(clients: Clients, how: How) -> Outcome {
+    let request = |id| pb::ExportUserRequest { id, min_revision: how.min_revision, ..Default::default() };
+    let result = async {
+        let stream = clients.users().export_user(how.request(request(1), request(0))).await?;
+        Ok(stream.into_inner().message().await?.expect("a message").revision)
+    };
+    Outcome { rpc: "export_user", result: result.await, wrong: vec!["id"] }
+}
+
 macro_rules! reads {
     ($($client:ident.$method:ident($request:ident { $($right:tt)* }, { $($wrong:tt)* } => $fields:expr);)+) => {
         /// Makes every read of the API concurrently.
@@ -59,8 +69,9 @@ macro_rules! reads {
                     Outcome { rpc: stringify!($method), result, wrong: $fields.to_vec() }
                 });
             )+
+            outcomes.spawn(export(clients.clone(), how));
             let outcomes = outcomes.join_all().await;
-            assert_eq!(outcomes.len(), 13);
+            assert_eq!(outcomes.len(), 14);
             outcomes
         }
     };

@@ -10,6 +10,7 @@
 mod audit;
 mod authorization;
 mod bad_input;
+mod canaries;
 mod cancellation;
 mod check;
 mod clocks;

@@ -162,6 +162,21 @@ async fn every_statement_finds_its_rows_by_an_index() {
     // These read all connections of the user by index, and the other end of each by its key.
     scans_nothing("lists with a viewer", url, async |app| lists_with_a_viewer(app).await).await;
 
+    let read = scans_nothing("exports", url, async |app| {
+        for _ in 0..TIMES {
+            for id in [40_000, WARY, NOBODY] {
+                exported(app, id).await;
+            }
+        }
+        let begun = Instant::now();
+        let messages = exported(app, POPULAR).await;
+        println!("an export with 30,000 connections: {messages} messages in {:?}", begun.elapsed());
+        assert!(messages > 30_000);
+    })
+    .await;
+    // Each connection once, and the other rows of the pages.
+    assert!(read < 70_000, "{read} rows were looked at");
+
     let read = scans_nothing("changes of pairs", url, async |app| changes(app).await).await;
     assert!(read < TIMES * 1_000, "{read} rows were looked at");
     scans_nothing("all viewed", url, async |app| {
@@ -235,6 +250,17 @@ async fn lists(app: &App) {
         let next = pb::ListUsersRequest { page_token: page.next_page_token, ..Default::default() };
         assert_eq!(app.users().list_users(next).await.unwrap().into_inner().users.len(), 20);
     }
+}
+
+/// Reads an export to its end. Returns the number of its messages.
+async fn exported(app: &App, id: i64) -> usize {
+    let request = pb::ExportUserRequest { id, ..Default::default() };
+    let mut stream = app.users().export_user(request).await.unwrap().into_inner();
+    let mut messages = 0;
+    while stream.message().await.unwrap().is_some() {
+        messages += 1;
+    }
+    messages
 }
 
 async fn feed(app: &App) {

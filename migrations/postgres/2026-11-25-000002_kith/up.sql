@@ -121,7 +121,7 @@ CREATE TABLE blocks (
     CHECK (user_id <> other_user_id)
 );
 CREATE INDEX blocks_list ON blocks (user_id, position);
-CREATE INDEX blocks_other ON blocks (other_user_id);
+CREATE INDEX blocks_other ON blocks (other_user_id, user_id);
 
 CREATE TABLE cooldowns (
     from_user_id bigint NOT NULL,
@@ -132,7 +132,7 @@ CREATE TABLE cooldowns (
 COMMENT ON TABLE cooldowns IS 'Who may not reach whom for a time: one row for each sender whose request this receiver last rejected.';
 COMMENT ON COLUMN cooldowns.since IS 'The time of the rejection. The sweep deletes the row when the cooldown is over.';
 CREATE INDEX cooldowns_since ON cooldowns (since);
-CREATE INDEX cooldowns_to ON cooldowns (to_user_id);
+CREATE INDEX cooldowns_to ON cooldowns (to_user_id, from_user_id);
 
 CREATE TABLE ended_requests (
     from_user_id bigint NOT NULL,
@@ -144,7 +144,7 @@ CREATE TABLE ended_requests (
 COMMENT ON TABLE ended_requests IS 'How many requests of a user to another have ended, for the limit of sends per pair.';
 COMMENT ON COLUMN ended_requests.since IS 'When the first of them was sent. The sweep deletes the row when its time is over.';
 CREATE INDEX ended_requests_since ON ended_requests (since);
-CREATE INDEX ended_requests_to ON ended_requests (to_user_id);
+CREATE INDEX ended_requests_to ON ended_requests (to_user_id, from_user_id);
 
 CREATE TABLE events (
     sequence bigint PRIMARY KEY,

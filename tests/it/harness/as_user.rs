@@ -18,6 +18,7 @@ use kith::service::block::Blocks;
 use kith::service::connection::Connections;
 use kith::service::connection_request::ConnectionRequests;
 use kith::service::event::Events;
+use kith::service::export::Exports;
 use kith::service::guard::Guarded;
 use kith::service::import::Imports;
 use kith::service::user::Users;
@@ -62,6 +63,7 @@ impl App {
         let (feed, _) = Feed::start(Arc::clone(&self.store), Arc::clone(&policy), 10, stopped);
         let core = Core { store: Arc::clone(&self.store), committer, policy };
         let imports = Imports::new(1, std::time::Duration::from_secs(60));
+        let exports = Exports::new(std::time::Duration::from_secs(60));
         let principal = Principal::User(UserId::new(user));
         let identify = move |mut request: Request<()>| {
             request.extensions_mut().insert(principal.caller());
@@ -70,7 +72,7 @@ impl App {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let users = Guarded(Users { core: core.clone(), imports });
+        let users = Guarded(Users { core: core.clone(), imports, exports });
         let events = Guarded(Events { core: core.clone(), feed });
         let (requests, connections) = (Guarded(ConnectionRequests(core.clone())), Guarded(Connections(core.clone())));
         let serving = Server::builder()

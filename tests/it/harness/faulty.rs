@@ -11,7 +11,8 @@ use kith::domain::decide::Rejection;
 use kith::domain::id::{RequestId, Sequence, UserId};
 use kith::domain::pair::Request;
 use kith::domain::query::{
-    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, RequestQuery, UserKey,
+    BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
+    RequestQuery, UserKey,
 };
 use kith::store::{self, CachedUser, Listed, Pairs, Store, StoreError, Users};
 use tokio::sync::watch;
@@ -189,6 +190,10 @@ impl Store for Faulty {
 
     async fn list_blocks(&self, query: BlockQuery) -> Result<Listed<Blocked>, StoreError> {
         self.reading().await?.list_blocks(query).await
+    }
+
+    async fn list_records(&self, query: RecordQuery) -> Result<Read<Vec<Record>>, StoreError> {
+        self.reading().await?.list_records(query).await
     }
 
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {

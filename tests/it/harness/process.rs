@@ -238,7 +238,8 @@ impl Log {
             {
                 let lines = self.lines.lock().expect("a lock");
                 if let Some((_, rest)) = lines[seen..].iter().find_map(|line| line.split_once(words)) {
-                    return Some(rest.trim().to_owned());
+                    // In JSON, a quote ends the message.
+                    return Some(rest.split('"').next().unwrap_or_default().trim().to_owned());
                 }
                 seen = lines.len();
             }

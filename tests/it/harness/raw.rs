@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body as _;
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 use tonic::body::Body;
 use tonic::codec::{Codec, EncodeBody};
 use tonic_prost::ProstCodec;
@@ -62,13 +64,20 @@ pub fn post(path: &str, body: Body) -> Request<Body> {
 }
 
 /// Reads a response to its end. Returns the number of its bytes, and its trailers.
-pub async fn read(mut body: Incoming) -> (usize, HeaderMap) {
+pub async fn read(body: Incoming) -> (usize, HeaderMap) {
+    read_at(body, usize::MAX).await
+}
+
+/// The same at this rate, in bytes per second.
+pub async fn read_at(mut body: Incoming, rate: usize) -> (usize, HeaderMap) {
+    let begun = Instant::now();
     let (mut bytes, mut trailers) = (0, HeaderMap::new());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         match frame.expect("a frame").into_data() {
             Ok(data) => bytes += data.len(),
             Err(frame) => trailers = frame.into_trailers().expect("trailers"),
         }
+        sleep_until(begun + Duration::from_secs_f64(bytes as f64 / rate as f64)).await;
     }
     (bytes, trailers)
 }

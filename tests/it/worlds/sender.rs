@@ -40,6 +40,7 @@ pub enum Call {
     Watch(pb::WatchEventsRequest),
     User(pb::GetUserRequest),
     Users(pb::BatchGetUsersRequest),
+    Export(pb::ExportUserRequest),
     Update(pb::UpdateUserRequest),
     /// Deletes the sender's account, or creates one with the same id.
     Delete(pb::DeleteUserRequest),
@@ -113,6 +114,7 @@ impl Call {
                 ..page
             }),
             Self::Watch(call) => watched(app, call).await,
+            Self::Export(call) => exported(app, call).await,
             Self::User(call) => shown(users.get_user(call).await),
             Self::Users(call) => shown(users.batch_get_users(call).await),
             Self::Update(call) => shown(users.update_user(call).await),
@@ -134,7 +136,7 @@ impl Call {
                 self,
                 Self::Connections(_) | Self::Mutual(_) | Self::Blocked(_) | Self::User(_) | Self::Users(_)
             )
-            && !matches!(self, Self::Events(_) | Self::Watch(_))
+            && !matches!(self, Self::Events(_) | Self::Watch(_) | Self::Export(_))
     }
 }
 
@@ -197,6 +199,27 @@ async fn watched(clients: &Clients, call: pb::WatchEventsRequest) -> String {
         }
         if is_last {
             return format!("{messages:?}");
+        }
+    }
+}
+
+/// All items of an export.
+async fn exported(app: &Clients, call: pb::ExportUserRequest) -> String {
+    use pb::export_user_response::Item;
+
+    let mut stream = match app.users().export_user(call).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => return refused(&status),
+    };
+    let mut items = Vec::new();
+    loop {
+        match stream.message().await {
+            Ok(Some(pb::ExportUserResponse { revision, item: Some(Item::Event(event)) })) => {
+                items.push(format!("{revision} {:?}", without_deletions(vec![event])));
+            }
+            Ok(Some(item)) => items.push(format!("{item:?}")),
+            Ok(None) => return items.join("\n"),
+            Err(status) => return format!("{}\n{}", items.join("\n"), refused(&status)),
         }
     }
 }
@@ -330,6 +353,10 @@ impl Sender {
                     return Call::Mutual(list);
                 }
                 Call::Blocked(pb::ListBlockedUsersRequest { user_id, page_size, ..Default::default() })
+            }
+            8 if self.rng.random_ratio(1, 2) => {
+                let min_revision = self.min_revision();
+                Call::Export(pb::ExportUserRequest { id: user_id, user_id, min_revision })
             }
             8 => {
                 let id = if self.rng.random_ratio(1, 4) { user_id } else { other_user_id };

@@ -1,0 +1,303 @@
+//! The export of everything that is stored about one user.
+//!
+//! A separate task reads page by page, and hands each item to the stream of the response. It reads the next page only when
+//! the client has taken this one, so an export has one page in memory, and no connection to the database while it waits.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{timeout, timeout_at};
+use tonic::{Request, Response, Status};
+
+use super::{Core, Deadline, caller};
+use crate::domain::Time;
+use crate::domain::decide::Rejection;
+use crate::domain::id::{Sequence, UserId};
+use crate::domain::pair::RequestState;
+use crate::domain::query::{
+    BlockQuery, Consumer, EventFilter, EventQuery, Range, Record, RecordKind, RecordQuery, RequestFilter, RequestQuery,
+    UserKey,
+};
+use crate::domain::view::{Viewer, visible, visible_event};
+use crate::error;
+use crate::mapping::user::{UserView, encoded};
+use crate::mapping::{connection, connection_request, export as mapping};
+use crate::proto::server as pb;
+use crate::proto::server::export_user_response::Item;
+use crate::store::CachedUser;
+use crate::telemetry::call::{Call, Stream as OpenStream};
+
+/// The maximum number of concurrent exports. Each has at most a page in memory: half a MiB with the longest texts.
+const EXPORTS_MAX: usize = 32;
+/// The number of rows of a page.
+const PAGE: usize = 100;
+/// The number of items that wait for the client to read them.
+const ITEMS_MAX: usize = 16;
+
+/// The stream of an export.
+pub type Items = Pin<Box<dyn Stream<Item = Result<pb::ExportUserResponse, Status>> + Send>>;
+
+/// The limits of exports.
+#[derive(Clone, Debug)]
+pub struct Exports {
+    permits: Arc<Semaphore>,
+    max_silence: Duration,
+}
+
+impl Exports {
+    /// Ends exports whose client takes no item for `max_silence`.
+    pub fn new(max_silence: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(EXPORTS_MAX)), max_silence }
+    }
+}
+
+/// Begins an export.
+///
+/// # Errors
+///
+/// OVERLOADED before anything is read if too many exports run.
+pub(super) async fn run(
+    core: &Core,
+    limits: &Exports,
+    request: Request<pb::ExportUserRequest>,
+) -> Result<Response<Items>, Status> {
+    let caller = caller(&request)?;
+    let (user, viewer, min_revision) = mapping::export(request.get_ref(), &caller)?;
+    if matches!(viewer, Viewer::User(viewer) if viewer != user) {
+        return Err(Rejection::NotTheUser(user).into());
+    }
+    let permit = Arc::clone(&limits.permits).try_acquire_owned().map_err(|_| error::overloaded())?;
+    let read = core.read(&request, min_revision, || core.store.user(UserKey::Id(user))).await?;
+    let profile = read.value.ok_or_else(|| error::user_not_found(user))?;
+    let created = core.store.user_position(user).await?.ok_or_else(|| error::user_not_found(user))?;
+    let (items, receiver) = mpsc::channel(ITEMS_MAX);
+    let totals = pb::ExportTotals::default();
+    let export = Export {
+        core: core.clone(),
+        user,
+        viewer,
+        created,
+        // For a user who calls, already theirs.
+        visible: caller.user().map(|_| read.revision),
+        max_silence: limits.max_silence,
+        items,
+        totals,
+    };
+    let until = request.extensions().get::<Deadline>().copied();
+    let call = request.extensions().get::<Arc<Call>>().cloned().map(OpenStream::new);
+    let (ended, outcome) = oneshot::channel();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let exporting = export.run(&profile, read.revision);
+        let result = match until {
+            Some(Deadline(until)) => {
+                timeout_at(until, exporting).await.unwrap_or_else(|_| Err(error::deadline_passed()))
+            }
+            None => exporting.await,
+        };
+        // The call was already logged as successful when the stream began.
+        if let Err(status) = &result {
+            call.iter().for_each(|call| call.failed(status));
+        }
+        // Fails if the client is gone.
+        _ = ended.send(result);
+    });
+    Ok(Response::new(Box::pin(stream::unfold(Some((receiver, outcome)), next))))
+}
+
+/// What the task has read, and how it ended.
+type Reading = (mpsc::Receiver<pb::ExportUserResponse>, oneshot::Receiver<Result<(), Status>>);
+
+/// Returns the stream's next item, or the error that ended the task.
+async fn next(reading: Option<Reading>) -> Option<(Result<pb::ExportUserResponse, Status>, Option<Reading>)> {
+    let (mut items, outcome) = reading?;
+    if let Some(item) = items.recv().await {
+        return Some((Ok(item), Some((items, outcome))));
+    }
+    match outcome.await {
+        Ok(Ok(())) => None,
+        Ok(Err(status)) => Some((Err(status), None)),
+        Err(_) => Some((Err(error::internal("the task of an export ended without a result")), None)),
+    }
+}
+
+struct Export {
+    core: Core,
+    user: UserId,
+    viewer: Viewer,
+    /// The event that created the user. Another user may have had the id before, and may have it afterwards.
+    created: Sequence,
+    /// For a user who calls, the newest event that they know of. It stands for the revisions of pages, which show every
+    /// change of the service.
+    visible: Option<Sequence>,
+    max_silence: Duration,
+    items: mpsc::Sender<pb::ExportUserResponse>,
+    totals: pb::ExportTotals,
+}
+
+impl Export {
+    async fn run(mut self, profile: &CachedUser, revision: Sequence) -> Result<(), Status> {
+        use RequestFilter::{Received, Sent, SentConnected};
+
+        self.same_user().await?;
+        self.send(revision, Item::User(encoded(profile, UserView::Full))).await?;
+        self.counts().await?;
+        self.requests(Received(RequestState::Pending)).await?;
+        self.requests(Received(RequestState::Rejected)).await?;
+        if self.viewer == Viewer::Operator {
+            self.requests(Received(RequestState::Silenced)).await?;
+        }
+        self.requests(Sent).await?;
+        self.requests(Received(RequestState::Connected)).await?;
+        self.requests(SentConnected).await?;
+        self.blocks().await?;
+        if self.viewer == Viewer::Operator {
+            use RecordKind::{BlocksOf, CooldownsFrom, CooldownsTo, EndedFrom, EndedTo};
+            for kind in [BlocksOf, CooldownsFrom, CooldownsTo, EndedFrom, EndedTo] {
+                self.records(kind).await?;
+            }
+        }
+        self.records(RecordKind::Responses).await?;
+        let revision = self.events().await?;
+        let totals = Item::Totals(self.totals);
+        self.send(revision, totals).await
+    }
+
+    /// Hands an item to the client, and waits until there is room for it.
+    async fn send(&mut self, revision: Sequence, item: Item) -> Result<(), Status> {
+        mapping::count(&mut self.totals, &item);
+        if let (Some(visible), Item::Event(event)) = (&mut self.visible, &item) {
+            *visible = (*visible).max(Sequence::new(event.sequence));
+        }
+        let revision = self.visible.unwrap_or(revision);
+        let item = pb::ExportUserResponse { revision: revision.get(), item: Some(item) };
+        match timeout(self.max_silence, self.items.send(item)).await {
+            Ok(Ok(())) => Ok(()),
+            // Nobody receives this error.
+            Ok(Err(_gone)) => Err(error::caller_gone()),
+            Err(_silence) => Err(error::answer_not_read()),
+        }
+    }
+
+    /// Fails if the user is no longer the one whose export began. To be called after each read, before its rows are sent.
+    async fn same_user(&self) -> Result<(), Status> {
+        let created = self.core.store.user_position(self.user).await?;
+        if created == Some(self.created) { Ok(()) } else { Err(error::user_not_found(self.user)) }
+    }
+
+    async fn counts(&mut self) -> Result<(), Status> {
+        let store = Arc::clone(&self.core.store);
+        let read = store.counts(self.user, self.core.policy.expired_before(store.now())).await?;
+        let sends = match self.viewer {
+            Viewer::User(_) => None,
+            Viewer::Operator => {
+                let records = self.page(RecordKind::Sends, None).await?.1;
+                records
+                    .into_iter()
+                    .find_map(|record| if let Record::Sends(sends) = record { Some(sends) } else { None })
+            }
+        };
+        self.same_user().await?;
+        let counts = read.value.ok_or_else(|| error::user_not_found(self.user))?;
+        self.send(read.revision, mapping::counts(counts, sends)).await
+    }
+
+    async fn requests(&mut self, filter: RequestFilter) -> Result<(), Status> {
+        let (user, mut before) = (self.user, None);
+        loop {
+            // Read once, so that all rows of the page expire at the same time.
+            let now = self.core.store.now();
+            let expires =
+                !matches!(filter, RequestFilter::SentConnected | RequestFilter::Received(RequestState::Connected));
+            let created_after = self.core.policy.expired_before(now).filter(|_| expires).unwrap_or(Time::UNIX_EPOCH);
+            let query = RequestQuery { user, filter, created_after, range: range(before) };
+            let listed = self.core.store.list_requests(query).await?;
+            self.same_user().await?;
+            for row in &listed.rows {
+                before = Some(if filter.is_ordered_by_id() { Sequence::new(row.id.get()) } else { row.position });
+                let users = listed.users.get(&row.from).zip(listed.users.get(&row.to));
+                let seen = visible(row, self.viewer, &self.core.policy, now).zip(users);
+                let Some((request, (from, to))) = seen else { continue };
+                let request = connection_request::request(&request, from, to, UserView::Basic);
+                self.send(listed.revision, Item::ConnectionRequest(request)).await?;
+            }
+            if listed.rows.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn blocks(&mut self) -> Result<(), Status> {
+        let mut before = None;
+        loop {
+            let listed = self.core.store.list_blocks(BlockQuery { user: self.user, range: range(before) }).await?;
+            self.same_user().await?;
+            for row in &listed.rows {
+                before = Some(row.block.position);
+                let Some(blocked) = listed.users.get(&row.other) else { continue };
+                let block = connection::blocked_user(row, blocked, UserView::Basic);
+                self.send(listed.revision, Item::Block(block)).await?;
+            }
+            if listed.rows.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn records(&mut self, kind: RecordKind) -> Result<(), Status> {
+        let mut after = None;
+        loop {
+            let (revision, records) = self.page(kind, after).await?;
+            self.same_user().await?;
+            let is_last = records.len() < PAGE;
+            after = records.last().cloned();
+            for record in records {
+                if let Some(item) = mapping::record(record, self.viewer) {
+                    self.send(revision, item).await?;
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn page(&self, kind: RecordKind, after: Option<Record>) -> Result<(Sequence, Vec<Record>), Status> {
+        let query = RecordQuery { user: self.user, kind, after, limit: limit() };
+        let read = self.core.store.list_records(query).await?;
+        Ok((read.revision, read.value))
+    }
+
+    /// Returns the revision of the last page: all events up to it were examined.
+    async fn events(&mut self) -> Result<Sequence, Status> {
+        let filter = EventFilter::Of(self.user);
+        let mut after = self.created.previous();
+        loop {
+            let query = EventQuery { filter, after, limit: limit(), consumer: Consumer::Call };
+            let slice = self.core.store.events(query).await?;
+            self.same_user().await?;
+            let is_last = slice.events.len() < PAGE;
+            for recorded in slice.events {
+                after = recorded.event.sequence;
+                if let Some(event) = visible_event(&recorded.event, self.viewer, &self.core.policy) {
+                    self.send(slice.last, Item::Event((&event).into())).await?;
+                }
+            }
+            if is_last {
+                return Ok(slice.last);
+            }
+        }
+    }
+}
+
+/// The rows of a page before this position.
+fn range(before: Option<Sequence>) -> Range {
+    Range { before, limit: limit() }
+}
+
+fn limit() -> i64 {
+    i64::try_from(PAGE).unwrap_or(i64::MAX)
+}
