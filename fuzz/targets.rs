@@ -3,6 +3,9 @@
 //! A target panics if it finds a fault. `make test` runs each on its corpus and on changed copies of it; `make fuzz`
 //! runs them under libFuzzer. A new RPC needs a target: a test compares them with the protos.
 
+#[path = "credentials.rs"]
+mod credentials;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -38,7 +41,7 @@ const USER: UserId = UserId::new(7);
 
 /// All targets.
 pub fn targets() -> impl Iterator<Item = Target> {
-    [READS, MUTATIONS, PAGES, SETTINGS].into_iter().flatten().copied()
+    [READS, MUTATIONS, PAGES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
 }
 
 fn now() -> Time {

@@ -1,15 +1,17 @@
-//! The effect of each optimisation: the same calls with all of them, and with each one switched off.
+//! The effect of each optimisation, and the cost of each protection: the same calls with all optimisations and no
+//! protection, with each optimisation switched off, and with each protection switched on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::access::{Credentials, Demands};
 use super::flat::IN_FLIGHT;
 use super::generator::Load;
 use super::layout::Layout;
 use super::lean::{Lean, Memory};
 use super::measure::{Sample, spread};
 use super::report::{Machine, save, with_range};
-use super::session::{Session, Subject};
+use super::session::{Session, Setup, Subject};
 use super::workload::Operation;
 use super::{Failures, Options, Result};
 
@@ -17,13 +19,24 @@ use super::{Failures, Options, Result};
 struct Variant {
     title: &'static str,
     flags: &'static [&'static str],
+    demands: Demands,
 }
 
-/// The first has all optimisations. The others are compared with it.
-const VARIANTS: [Variant; 3] = [
-    Variant { title: "All optimisations", flags: &[] },
-    Variant { title: "No cache of users", flags: &["--user-cache-mib=0"] },
-    Variant { title: "No batches of reads", flags: &["--read-batch-max=1"] },
+/// The first has all optimisations and no protection. The others are compared with it.
+const VARIANTS: [Variant; 5] = [
+    Variant { title: "All optimisations", flags: &[], demands: Demands { tls: false, token: false } },
+    Variant {
+        title: "No cache of users",
+        flags: &["--user-cache-mib=0"],
+        demands: Demands { tls: false, token: false },
+    },
+    Variant {
+        title: "No batches of reads",
+        flags: &["--read-batch-max=1"],
+        demands: Demands { tls: false, token: false },
+    },
+    Variant { title: "TLS", flags: &[], demands: Demands { tls: true, token: false } },
+    Variant { title: "TLS and tokens", flags: &[], demands: Demands { tls: true, token: true } },
 ];
 
 /// The operations that are measured by default: reads that an optimisation could make faster, and writes it could slow.
@@ -41,16 +54,17 @@ pub const OPERATIONS: [Operation; 8] = [
 const HEAD: &str = "\
 <!-- Written by `make bench ARGS=--devices`; changes made here are lost. -->
 
-# Effect of each optimisation, measured
+# Effect of each optimisation and protection, measured
 
-Kith with its default settings, and with one optimisation switched off by its setting. All Kith servers of an engine
+Kith with its default settings; with one optimisation switched off by its setting; with TLS; and with TLS and a token in
+each call, which is signed by Ed25519. All Kith servers of an engine
 share one database and are measured one after the other within each round. The idle servers receive no calls, but are
 notified of each change, as any server beside others is. This costs every variant the same, and PostgreSQL's part of it
 is included in the figures.
 
 CPU is the processor time of server and database per call, in milliseconds. *Brings* is the ratio of calls per second
-with all optimisations to those without this one. *Saves* is the ratio of CPU without it to CPU with all. Above 1 the
-optimisation pays. [latest.md](latest.md) defines the other terms.
+with all optimisations and no protection to those of this variant. *Saves* is the ratio of this variant's CPU to that of
+the first. An optimisation pays if they are above 1. Of a protection they are what it costs. [latest.md](latest.md) defines the other terms.
 
 ";
 
@@ -59,11 +73,13 @@ type Samples = BTreeMap<(Operation, Subject, usize, usize), Vec<Sample>>;
 
 pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let layout = Layout::new(options.users, options.rows, false)?;
-    let with = |variant: &Variant| {
+    let credentials = Credentials::new()?;
+    let setup = |variant: &Variant| {
+        let (demanded, access) = credentials.of(variant.demands);
         let own = variant.flags.iter().map(|flag| (*flag).to_owned());
-        options.kith_flags.iter().cloned().chain(own).collect::<Vec<_>>()
+        Setup { flags: options.kith_flags.iter().cloned().chain(own).chain(demanded).collect(), access }
     };
-    let mut session = Session::start(&options.directory, layout, &VARIANTS.each_ref().map(with), None, true).await?;
+    let mut session = Session::start(&options.directory, layout, &VARIANTS.each_ref().map(setup), None, true).await?;
     let (mut samples, mut failures) = (Samples::new(), Failures::default());
     for operation in &options.operations {
         rounds(&mut session, options, *operation, &mut samples, &mut failures).await;
@@ -72,7 +88,12 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
 
     let mut text = HEAD.to_owned();
     for variant in &VARIANTS[1..] {
-        writeln!(text, "- **{}**: `{}`", variant.title, variant.flags.join(" "))?;
+        let flags = if variant.flags.is_empty() {
+            "its certificate and keys".to_owned()
+        } else {
+            format!("`{}`", variant.flags.join(" "))
+        };
+        writeln!(text, "- **{}**: {flags}", variant.title)?;
     }
     let seed = format!("{} users, {} requests and connections", options.users, session.rows);
     write!(text, "\n{}", machine.table(options, &session.versions, &seed)?)?;

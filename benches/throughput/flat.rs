@@ -57,7 +57,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
         let large = column == 1;
         let layout = Layout::new(users, 10 * users, large)?;
         let flags = [[ROOM.to_owned()].as_slice(), &options.kith_flags].concat();
-        let mut session = Session::start(&options.directory, layout, &[flags], None, true).await?;
+        let mut session = Session::start(&options.directory, layout, &[flags.into()], None, true).await?;
         read_through(session.directory())?;
         meet(&session, users).await?;
         for operation in &operations {

@@ -12,12 +12,12 @@ use http::{HeaderMap, Request};
 use kith::proto::v1 as pb;
 use prost::Message;
 use prost::bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::sleep;
 
 use super::Result;
+use super::access::Access;
 use super::measure::{Histogram, Sample, Watched};
 use super::workload::{Call, Operation, Workload, check};
 
@@ -30,6 +30,7 @@ const BACKLOG: usize = 20_000;
 /// A server to call.
 pub struct Target {
     pub address: String,
+    pub access: Access,
     pub watched: Watched,
     /// Shared by all servers on one database.
     pub workload: Rc<RefCell<Workload>>,
@@ -77,16 +78,19 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn connect(address: &str, connections: usize) -> Result<Self> {
+    pub(super) async fn connect(target: &Target, connections: usize) -> Result<Self> {
+        let Target { address, access, .. } = target;
         let head = |operation: Operation| -> Result<_> {
-            let request = Request::post(format!("http://{address}{}", operation.path()));
+            let mut request = Request::post(format!("http://{address}{}", operation.path()));
+            for credential in &access.authorization {
+                request = request.header("authorization", credential);
+            }
             Ok((operation, request.header("content-type", "application/grpc").header("te", "trailers").body(())?))
         };
         let heads = Operation::single().map(head).collect::<Result<_>>()?;
         let mut client = Self { senders: Vec::new(), connections: Vec::new(), heads };
         for _ in 0..connections {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
+            let stream = access.connect(address).await?;
             let mut builder = h2::client::Builder::new();
             builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
             let (sender, connection) = builder.handshake(stream).await?;
@@ -168,7 +172,7 @@ pub async fn checked_call(target: &Target, operation: Operation) -> Result<Vec<u
 
 /// Makes a call and returns its message.
 pub async fn call(target: &Target, call: Call) -> Result<Vec<u8>> {
-    Client::connect(&target.address, 1).await?.response(call).await
+    Client::connect(target, 1).await?.response(call).await
 }
 
 /// Measures calls of one kind. Fails if a call fails, or if an acknowledged change was not made.
@@ -177,7 +181,7 @@ pub async fn measure(target: &Rc<Target>, operation: Operation, load: Load, wind
         Load::InFlight(calls) => calls.div_ceil(CALLS_OF_CONNECTION).min(CONNECTIONS),
         Load::PerSecond(_) => CONNECTIONS,
     };
-    let client = Rc::new(Client::connect(&target.address, connections).await?);
+    let client = Rc::new(Client::connect(target, connections).await?);
     let requested = target.workload.borrow().changes;
     let before = if target.is_kith { client.revision().await? } else { 0 };
     let sample = match load {

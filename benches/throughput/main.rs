@@ -8,6 +8,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a benchmark names what it looks for")]
 
+mod access;
 mod aims;
 mod bare;
 mod bulk;
@@ -33,7 +34,6 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::slice;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -251,8 +251,8 @@ async fn run(options: Options) -> Result<()> {
         return overload::run(&options, machine).await;
     }
     let layout = Layout::new(options.users, options.rows, false)?;
-    let flags = slice::from_ref(&options.kith_flags);
-    let mut session = Session::start(&options.directory, layout, flags, options.against.as_deref(), false).await?;
+    let setups = [options.kith_flags.clone().into()];
+    let mut session = Session::start(&options.directory, layout, &setups, options.against.as_deref(), false).await?;
     let mut results = Results::default();
     put_to_use(&mut session, &options, &mut results).await;
     for operation in &options.operations {

@@ -8,6 +8,7 @@ use std::{fmt, fs};
 
 use tokio::time::sleep;
 
+use super::access::Access;
 use super::bare::{Bare, GROUP};
 use super::database::Database;
 use super::generator::{self, Load, Target, Window};
@@ -91,6 +92,20 @@ impl fmt::Display for Subject {
     }
 }
 
+/// How a Kith is started, and how it is called.
+#[derive(Clone, Default)]
+pub struct Setup {
+    pub flags: Vec<String>,
+    pub access: Access,
+}
+
+/// A Kith with these flags that demands nothing of its clients.
+impl From<Vec<String>> for Setup {
+    fn from(flags: Vec<String>) -> Self {
+        Self { flags, access: Access::default() }
+    }
+}
+
 /// A server that is measured.
 struct Server {
     subject: Subject,
@@ -117,12 +132,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts and seeds everything below `parent`: on each engine one Kith for each list of flags. With `against`,
+    /// Starts and seeds everything below `parent`: on each engine one Kith for each setup. With `against`,
     /// another Kith on its own databases. With `alone`, nothing but Kiths.
     pub async fn start(
         parent: &Path,
         layout: Layout,
-        variants: &[Vec<String>],
+        variants: &[Setup],
         against: Option<&Path>,
         alone: bool,
     ) -> Result<Self> {
@@ -163,18 +178,24 @@ impl Session {
     }
 
     /// Starts the Kiths of a database. They share the workload, so that no two of them make the same change.
-    fn serve(&mut self, kith: &Kith, engine: usize, layout: Layout, variants: &[Vec<String>]) -> Result<()> {
+    fn serve(&mut self, kith: &Kith, engine: usize, layout: Layout, variants: &[Setup]) -> Result<()> {
         let (subject, url) = (kith.on[engine], &kith.urls(&self.postgres)[engine]);
         let workload = Rc::new(RefCell::new(Workload::new(layout)));
         let starts = if self.raw.is_some() { STARTS } else { 1 };
-        for (variant, flags) in variants.iter().enumerate() {
+        for (variant, Setup { flags, access }) in variants.iter().enumerate() {
             let log = self.postgres.directory.join(format!("{subject:?}-{variant}.log"));
             let ((process, address), ready) = started(&kith.binary, url, &log, flags, starts)?;
             let database = (engine == 0).then_some(self.postgres.process.pid);
             let watched = Watched { server: Some(process.pid), database };
             let (binary, rest) = (kith.binary.clone(), Memory::default());
             self.lean.push(Lean { subject, variant, pid: process.pid, binary, ready, rest });
-            let target = Rc::new(Target { address, watched, workload: Rc::clone(&workload), is_kith: true });
+            let target = Rc::new(Target {
+                address,
+                access: access.clone(),
+                watched,
+                workload: Rc::clone(&workload),
+                is_kith: true,
+            });
             self.servers.push(Server { subject, variant, target, process });
         }
         Ok(())
@@ -186,7 +207,7 @@ impl Session {
         let (process, address) = echo::start(&self.postgres.directory, &responses)?;
         let watched = Watched { server: Some(process.pid), database: None };
         let workload = Rc::new(RefCell::new(Workload::endless(layout)));
-        let target = Rc::new(Target { address, watched, workload, is_kith: false });
+        let target = Rc::new(Target { address, access: Access::default(), watched, workload, is_kith: false });
         self.servers.push(Server { subject: Subject::Echo, variant: 0, target, process });
         Ok(())
     }

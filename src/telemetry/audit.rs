@@ -112,13 +112,13 @@ impl Trail {
     }
 
     /// Writes the line of the call's end. A call that has ended has no other.
-    pub(super) fn ended(&self, call: &Call, outcome: Outcome, code: Option<Code>, reason: Option<String>) {
+    pub(super) fn ended(&self, call: &Call, outcome: Outcome, code: Option<Code>, reason: Option<&str>) {
         if (self.always || outcome == Outcome::Denied) && !self.has_ended.swap(true, Ordering::Relaxed) {
             self.line(call, outcome, code, reason);
         }
     }
 
-    fn line(&self, call: &Call, outcome: Outcome, code: Option<Code>, reason: Option<String>) {
+    fn line(&self, call: &Call, outcome: Outcome, code: Option<Code>, reason: Option<&str>) {
         let principal = self.principal.get();
         let subject = self.subject.get();
         let users = subject.map(|subject| subject.users.as_slice()).filter(|users| !users.is_empty());

@@ -139,7 +139,7 @@ impl Call {
             _ => line!(tracing::Level::DEBUG),
         }
         if let Some(trail) = &self.trail {
-            trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status));
+            trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status).as_deref());
         }
     }
 

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use crate::harness::clients::Clients;
 use crate::harness::invariants::later_than_all;
 use crate::harness::process::{Ended, Kith, run};
-use crate::harness::{App, Database, Engine, app::fields, refused, until};
+use crate::harness::{App, Database, Engine, app::fields, database, refused, until};
 use crate::{cases, on_each_engine};
 
 const COUNTS: &str = "each count equals what it counts";
@@ -333,8 +333,9 @@ on_each_engine! {
                 assert!(!std::path::Path::new(database.path()).exists());
                 database.execute("CREATE TABLE other (id INTEGER)").await;
             }
-            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 2 migration(s)"]);
-            refuses(&run(&[command, &url]).await, &["--database-url", "lacks 2 migration(s)"]);
+            let lacks = format!("lacks {} migration(s)", database::migrations());
+            refuses(&run(&[command, &url]).await, &["--database-url", &lacks]);
+            refuses(&run(&[command, &url]).await, &["--database-url", &lacks]);
             let database = Database::migrated(engine).await;
             let url = format!("--database-url={}", database.url);
             database.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").await;

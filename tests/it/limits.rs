@@ -30,11 +30,11 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1 as reflection;
-use tonic_types::StatusExt;
 use tower::Service;
 
 use crate::harness::process::Kith;
 use crate::harness::raw::{RawChannel, post};
+use crate::harness::secured::Secured;
 use crate::harness::watching::now;
 use crate::harness::{App, Database, Engine, refused, until};
 
@@ -72,6 +72,16 @@ async fn read(channel: &RawChannel) -> Result<(), Status> {
         status if status.code() == Code::NotFound => Ok(()),
         status => Err(status),
     }
+}
+
+/// Makes calls until one is refused.
+async fn first_refusal(mut call: impl AsyncFnMut() -> Result<(), Status>) -> Status {
+    for _ in 0..2_000 {
+        if let Err(status) = call().await {
+            return status;
+        }
+    }
+    panic!("none of 2,000 calls was refused");
 }
 
 /// Asserts that a call was refused because of this limit. Returns the time until the next attempt.
@@ -121,21 +131,12 @@ async fn calls_beyond_the_rate_of_an_address_are_refused_and_change_nothing() {
     let app = limited(Limits { reads: number(4), writes: number(3), ..Limits::NONE }).await;
     let (one, other) = (channel(&app, "127.0.0.2").await, channel(&app, "127.0.0.3").await);
     // The rest of the second may bring some more tokens.
-    let refusal = loop {
-        if let Err(status) = read(&one).await {
-            break status;
-        }
-    };
+    let refusal = first_refusal(async || read(&one).await).await;
     assert!(at_limit(Err::<(), _>(refusal), "reads", 4) <= Duration::from_millis(250));
     read(&other).await.expect("another address is not limited by it");
 
     let mut created = 0;
-    let refusal = loop {
-        match app.create(created + 1).await {
-            Ok(()) => created += 1,
-            Err(status) => break status,
-        }
-    };
+    let refusal = first_refusal(async || app.create(created + 1).await.inspect(|()| created += 1)).await;
     assert!(at_limit(Err::<(), _>(refusal), "writes", 3) <= Duration::from_millis(334));
     assert!(created >= 3, "{created}");
     until("the user of the refused call was not created", async || {
@@ -220,38 +221,37 @@ async fn calls_that_succeed_or_fail_give_back_their_places_before_their_callers_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_counts_until_it_is_dropped_or_the_server_ends_it() {
+async fn a_watch_counts_until_it_is_dropped() {
+    let app = limited(Limits { watches: number(1), in_flight: number(1), ..Limits::NONE }).await;
+    let other = channel(&app, "127.0.0.2").await;
+    let watch = app.watch(now(15_000)).await;
+    at_limit(app.try_watch(now(15_000)).await.map(drop), "watches", 1);
+    // It is not in flight, and no other caller's.
+    app.list_events(pb::ListEventsRequest::default()).await;
+    let mut events = EventServiceClient::with_origin(other, "http://kith".parse().expect("an origin"));
+    events.watch_events(now(15_000)).await.expect("another address");
+    drop(watch);
+    until("a dropped watch is over", async || app.try_watch(now(15_000)).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_the_server_ends_is_over_before_its_watcher_knows() {
     let app = App::with(Engine::Sqlite, |settings| {
-        settings.limits.service = Limits { watches: number(1), in_flight: number(1), ..Limits::NONE };
-        settings.max_connection_age = Some(Duration::from_millis(500));
+        settings.limits.service.watches = number(1);
+        settings.max_connection_age = Some(Duration::from_millis(300));
     })
     .await;
-    let origin = || "http://kith".parse().expect("an origin");
-    let other = channel(&app, "127.0.0.2").await;
-    for ended_by_server in [false, true] {
-        let mut watch = app.watch(now(15_000)).await;
-        at_limit(app.try_watch(now(15_000)).await.map(drop), "watches", 1);
-        // It is not in flight, and no other caller's.
-        app.list_events(pb::ListEventsRequest::default()).await;
-        let mut events = EventServiceClient::with_origin(other.clone(), origin());
-        if !ended_by_server {
-            events.watch_events(now(15_000)).await.expect("another address");
-            drop(watch);
-            until("a dropped watch is over", async || app.try_watch(now(15_000)).await.is_ok()).await;
-            until("and so is the next", async || app.try_watch(now(15_000)).await.is_ok()).await;
-            continue;
+    let mut watch = app.watch(now(15_000)).await;
+    assert_eq!(watch.end().await.code(), Code::Unavailable);
+    // The client may make its call before it knows that its connection is over, too.
+    until("there is a new connection", async || match app.try_watch(now(15_000)).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_ne!(status.code(), Code::ResourceExhausted, "{status:?}");
+            false
         }
-        assert_eq!(watch.end().await.code(), Code::Unavailable);
-        // The client may make its call before it knows that its connection is over.
-        until("it is over before its watcher knows", async || match app.try_watch(now(15_000)).await {
-            Ok(_) => true,
-            Err(status) => {
-                assert_ne!(status.code(), Code::ResourceExhausted, "{status:?}");
-                false
-            }
-        })
-        .await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,21 +272,15 @@ async fn an_import_counts_until_its_response() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_never_refused_and_reflection_counts_as_a_read() {
-    let app = limited(Limits { reads: number(1), in_flight: number(1), ..Limits::NONE }).await;
+    let app = limited(Limits { reads: number(1), ..Limits::NONE }).await;
     let mut health = HealthClient::new(app.channel());
     for _ in 0..50 {
         health.check(HealthCheckRequest::default()).await.expect("health");
     }
     let mut client = reflection::server_reflection_client::ServerReflectionClient::new(app.channel());
     let nothing = || tokio_stream::iter([reflection::ServerReflectionRequest::default()]);
-    let refusal = loop {
-        match client.server_reflection_info(nothing()).await {
-            Ok(stream) => drop(stream),
-            Err(status) => break status,
-        }
-    };
-    let details = refusal.get_error_details();
-    assert_eq!(details.error_info().expect("an ErrorInfo").reason, "RATE_LIMITED");
+    let refusal = first_refusal(async || client.server_reflection_info(nothing()).await.map(drop)).await;
+    at_limit(Err::<(), _>(refusal), "reads", 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -351,17 +345,34 @@ async fn services_are_counted_by_their_names_wherever_they_call_from() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_user_has_limits_that_other_users_and_services_do_not_share() {
+    let secured = Secured::with(false, &["--limit-each-user=reads=3"]).await;
+    let channel = secured.connect(None).await;
+    let read = async |subject: &str| {
+        let mut users = UserServiceClient::with_origin(channel.clone(), Secured::origin());
+        let request = pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(1)), ..Default::default() };
+        match users.get_user(secured.request((subject, "read"), request)).await.expect_err("no user") {
+            status if status.code() == Code::NotFound => Ok(()),
+            status => Err(status),
+        }
+    };
+    let refusal = first_refusal(async || read("user:7").await).await;
+    at_limit(Err::<(), _>(refusal), "reads", 3);
+    for other in ["user:8", "shop"] {
+        read(other).await.expect(other);
+    }
+    for _ in 0..20 {
+        read("shop").await.expect("services have no limits by default");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limits_of_services_are_a_setting() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &["--limit-each-service=writes=1,watches=5"]).await;
     let clients = kith.clients();
     let mut created = 0;
-    let refusal = loop {
-        match clients.create(created + 1).await {
-            Ok(()) => created += 1,
-            Err(status) => break status,
-        }
-    };
+    let refusal = first_refusal(async || clients.create(created + 1).await.inspect(|()| created += 1)).await;
     at_limit(Err::<(), _>(refusal), "writes", 1);
 }
 

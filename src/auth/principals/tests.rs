@@ -135,3 +135,12 @@ fn a_file_that_everybody_may_write_is_refused() {
     let invalid = Principals::read(&file).err().unwrap();
     assert!(invalid.starts_with(&format!("{file}:2: [a]: key: must be")), "{invalid}");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "(\\[a\\]|key|keys|certificate|scopes|=|\"|sha256:|[0-9a-f]{64}|dns:|read|,|\\[|\\]|é|\n| ){0,24}") {
+        if let Err((line, error)) = Principals::parse(&text) {
+            proptest::prop_assert!(line.is_none_or(|line| line <= text.lines().count() + 1), "{error}");
+        }
+    }
+}

@@ -173,7 +173,7 @@ fn driver_settings(url: &PostgresUrl, host: &HostPort) -> tokio_postgres::Config
         config.user(user);
     }
     if let Some(password) = &url.password {
-        config.password(password);
+        config.password(password.expose());
     }
     if let Some(database) = &url.database {
         config.dbname(database);

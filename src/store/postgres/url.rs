@@ -6,13 +6,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+
 /// A parsed URL. What it does not set is `None`, or has the default.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct PostgresUrl {
     /// At least one, in the order in which they are tried.
     pub(super) hosts: Vec<HostPort>,
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Password>,
     pub(super) database: Option<String>,
     pub(super) application_name: Option<String>,
     /// Settings of the session, such as `-c geqo=off`.
@@ -33,6 +35,29 @@ pub(super) struct PostgresUrl {
     /// A file of passwords to read instead of the default one.
     pub(super) password_file: Option<PathBuf>,
 }
+
+/// A password. It has no `Debug` that shows it, and is overwritten when it is dropped.
+#[derive(Clone)]
+pub(super) struct Password(SecretString);
+
+impl Password {
+    /// Returns the password. An empty one is none.
+    fn new(text: String) -> Option<Self> {
+        non_empty(text).map(|text| Self(text.into()))
+    }
+
+    pub(super) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl PartialEq for Password {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Password {}
 
 /// One of the servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +165,7 @@ impl PostgresUrl {
 
         let mut parsed = Self {
             user: non_empty(decode_secret(user)?),
-            password: password.map(decode_secret).transpose()?.and_then(non_empty),
+            password: password.map(decode_secret).transpose()?.and_then(Password::new),
             database: non_empty(decode(path.strip_prefix('/').unwrap_or(path))?),
             ..Self::default()
         };
@@ -193,7 +218,7 @@ impl PostgresUrl {
     fn set(&mut self, name: &str, value: String) -> Result<(), String> {
         match name {
             "user" => self.user = non_empty(value),
-            "password" => self.password = non_empty(value),
+            "password" => self.password = Password::new(value),
             "dbname" => self.database = non_empty(value),
             "passfile" => self.password_file = non_empty(value).map(PathBuf::from),
             "application_name" => self.application_name = Some(value),

@@ -19,6 +19,11 @@ pub enum Engine {
     Postgres,
 }
 
+/// The number of migrations.
+pub fn migrations() -> usize {
+    std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite")).expect("a folder").count()
+}
+
 /// A database for one test.
 pub struct Database {
     pub url: String,
