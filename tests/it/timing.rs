@@ -10,8 +10,8 @@ use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ConnectionRequestDirection;
 
-use crate::harness::clients::Clients;
 use crate::harness::App;
+use crate::harness::clients::Clients;
 use crate::on_each_engine;
 
 /// The maximum difference of two medians, as a part of the smaller one.
