@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request};
 use http_body::Frame;
@@ -22,9 +23,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -258,14 +258,26 @@ async fn a_watch_that_the_server_ends_is_over_before_its_watcher_knows() {
 async fn an_import_counts_until_its_response() {
     let app = limited(Limits { imports: number(1), in_flight: number(1), ..Limits::NONE }).await;
     for _ in 0..3 {
-        let (rows, receiver) = mpsc::channel(1);
+        let (release, released) = watch::channel(false);
         let mut users = app.users();
-        let import = tokio::spawn(async move { users.import_users(ReceiverStream::new(receiver)).await });
-        rows.send(pb::ImportUsersRequest::default()).await.expect("a listener");
+        // It may have to wait for one of those below.
+        let import = tokio::spawn(async move {
+            loop {
+                let mut released = released.clone();
+                let rows = stream::once(async move {
+                    released.wait_for(|released| *released).await.expect("a sender");
+                    pb::ImportUsersRequest::default()
+                });
+                match users.import_users(rows).await {
+                    Err(status) if status.code() == Code::ResourceExhausted => {}
+                    ended => return ended,
+                }
+            }
+        });
         until("it runs", async || app.users().import_users(tokio_stream::iter([])).await.is_err()).await;
         at_limit(app.users().import_users(tokio_stream::iter([])).await, "imports", 1);
         app.list_events(pb::ListEventsRequest::default()).await;
-        drop(rows);
+        release.send_replace(true);
         import.await.expect("no panic").expect("a response");
     }
 }
