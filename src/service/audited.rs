@@ -122,7 +122,7 @@ mod tests {
 
     /// The names of the fields that have ids. Those of a oneof have the oneof's name.
     fn fields_with_ids(message: &DescriptorProto) -> Vec<&str> {
-        let names_ids = |name: &str| ["id", "ids", "user"].into_iter().any(|end| name.split('_').last() == Some(end));
+        let names_ids = |name: &str| ["id", "ids", "user"].into_iter().any(|end| name.rsplit('_').next() == Some(end));
         let fields = message.field.iter().filter(|field| names_ids(field.name()));
         let name = |field: &prost_types::FieldDescriptorProto| match field.oneof_index {
             Some(index) if !field.proto3_optional() => usize::try_from(index).unwrap(),
