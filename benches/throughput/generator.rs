@@ -82,7 +82,7 @@ impl Client {
         let Target { address, access, .. } = target;
         let head = |operation: Operation| -> Result<_> {
             let mut request = Request::post(format!("http://{address}{}", operation.path()));
-            for credential in &access.authorization {
+            if let Some(credential) = &access.authorization {
                 request = request.header("authorization", credential);
             }
             Ok((operation, request.header("content-type", "application/grpc").header("te", "trailers").body(())?))

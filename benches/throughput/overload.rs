@@ -14,7 +14,7 @@ use super::generator::{Client, Load, Target, Window, calls_due, refuse_other_tha
 use super::layout::Layout;
 use super::measure::{Histogram, Sample};
 use super::report::{Machine, save};
-use super::session::{Session, Subject};
+use super::session::{Session, Setup, Subject};
 use super::workload::{Call, Operation};
 use super::{Failures, Options, Result};
 
@@ -137,8 +137,9 @@ async fn overload(
     length: Duration,
     outcomes: &Rc<Outcomes>,
 ) -> Result<f64> {
-    let client = Rc::new(Client::connect(&target, CONNECTIONS).await?);
-    let (requested, before) = (target.workload.borrow().changes, client.revision().await?);
+    let client = Rc::new(Client::connect(target, CONNECTIONS).await?);
+    let requested = target.workload.borrow().changes;
+    let before = client.revision().await?;
     let (begun, mut due, mut calls) = (Instant::now(), calls_due(rate, length), JoinSet::new());
     let mut number = 0;
     while due.recv().await.is_some() {
@@ -159,7 +160,8 @@ async fn overload(
         ended??;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let (requested, made) = (target.workload.borrow().changes - requested, client.revision().await? - before);
+    let requested = target.workload.borrow().changes - requested;
+    let made = client.revision().await? - before;
     if outcomes.late.get() == 0 && made != requested {
         return Err(format!("{requested} changes were acknowledged, {made} were made").into());
     }
@@ -197,7 +199,7 @@ fn refusal(trailers: &HeaderMap) -> Option<bool> {
 
 /// Measures calls of which almost all are over the limit of their caller.
 async fn refusals(target: &Rc<Target>, operation: Operation, window: Window) -> Result<Sample> {
-    let client = Rc::new(Client::connect(&target, 4).await?);
+    let client = Rc::new(Client::connect(target, 4).await?);
     let outcomes = Rc::new(Outcomes::default());
     let (begun, used, mut workers) = (Instant::now(), target.watched.used(), JoinSet::new());
     for number in 0..64 {

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use self::caller::{Caller, Ended, message, path};
 use crate::harness::secured::Secured;
-use crate::harness::tokens::{Signer, claims};
+use crate::harness::tokens::{Signer, claims, now};
 
 const ANN: i64 = 1;
 const BOB: i64 = 2;
@@ -24,7 +24,7 @@ fn token(server: &Secured, header: (&str, Value), claim: (&str, Value)) -> Strin
 
 /// Credentials that are not valid, each with what is wrong with it.
 fn invalid(server: &Secured) -> Vec<(&'static str, Vec<String>)> {
-    let now = chrono::Utc::now().timestamp();
+    let now = now();
     let header = |name, value: &str| token(server, (name, json!(value)), ("sub", json!("user:1")));
     let claim = |name, value| token(server, ("typ", json!("at+jwt")), (name, value));
     let good = server.signer.token("user:1", "");
