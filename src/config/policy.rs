@@ -51,6 +51,9 @@ pub struct PolicyArgs {
     /// Show senders that their request was viewed
     #[arg(long, help_heading = "Privacy", env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
+    /// Time after which the events no longer name a deleted user, at least 1h; 0 = they do as long as they are retained
+    #[arg(long, help_heading = "Privacy", env = "KITH_FORGET_AFTER", value_name = "DURATION", default_value = "0", value_parser = forget_after)]
+    pub forget_after: Lifetime,
     /// Time for which events are retained in the feed, at least 1h; 0 = forever
     #[arg(long, help_heading = "Feed", env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
     pub event_retention: Lifetime,
@@ -77,6 +80,7 @@ impl PolicyArgs {
             max_sends_per_hour: limit(self.max_sends_per_hour),
             max_sends_per_pair: limit(self.max_sends_per_pair),
             event_retention: self.event_retention.0,
+            forget_after: self.forget_after.0,
             usernames: match self.usernames {
                 Usernames::Ascii => UsernameRule::Ascii,
                 Usernames::Open => UsernameRule::Open,
@@ -106,9 +110,18 @@ impl FromStr for Lifetime {
 
 /// Parses the retention of events: unlimited, or at least an hour, so that consumers find recent events.
 fn retention(text: &str) -> Result<Lifetime, String> {
-    let retention: Lifetime = text.parse()?;
-    if retention.0.is_some_and(|time| time < TimeDelta::hours(1)) {
+    off_or_an_hour(text)
+}
+
+/// Parses the time until deleted users are forgotten: off, or at least an hour, so that consumers learn who was deleted.
+fn forget_after(text: &str) -> Result<Lifetime, String> {
+    off_or_an_hour(text)
+}
+
+fn off_or_an_hour(text: &str) -> Result<Lifetime, String> {
+    let duration: Lifetime = text.parse()?;
+    if duration.0.is_some_and(|time| time < TimeDelta::hours(1)) {
         return Err("must be at least 1h".to_owned());
     }
-    Ok(retention)
+    Ok(duration)
 }
