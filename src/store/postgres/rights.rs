@@ -9,7 +9,7 @@ use super::role::{Role, open};
 use crate::store::ConnectError;
 use crate::store::statement::PgStatement;
 
-/// The tables and the view, each with the rights that a server needs on it.
+/// The tables and the view, each with the rights that a server needs on it. A right may be one on some columns.
 const NEEDED: [(&str, &[&str]); 11] = [
     ("feed", &["SELECT", "UPDATE"]),
     ("users", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
@@ -19,7 +19,7 @@ const NEEDED: [(&str, &[&str]); 11] = [
     ("blocks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("cooldowns", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("ended_requests", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
-    ("events", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("events", &["SELECT", "INSERT", "UPDATE (user_id, other_user_id, actor_user_id)", "DELETE"]),
     ("request_ids", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("__diesel_schema_migrations", &["SELECT"]),
 ];
@@ -58,7 +58,9 @@ async fn missing_right(mut conn: &AsyncPgConnection) -> QueryResult<Option<(Stri
         NEEDED.iter().flat_map(|(table, rights)| rights.iter().map(|right| (*table, *right))).unzip();
     let missing = PgStatement::<(Text, Text)>::new(
         "SELECT name, needed.right FROM unnest(?, ?) WITH ORDINALITY AS needed (name, \"right\", place) \
-         WHERE NOT has_table_privilege(to_regclass(name), needed.right) ORDER BY place LIMIT 1",
+         WHERE NOT CASE WHEN needed.right LIKE '% (%' \
+                        THEN has_any_column_privilege(to_regclass(name), split_part(needed.right, ' ', 1)) \
+                        ELSE has_table_privilege(to_regclass(name), needed.right) END ORDER BY place LIMIT 1",
     );
     let missing = missing.bind::<Array<Text>, _>(tables).bind::<Array<Text>, _>(rights);
     missing.get_result(&mut conn).await.optional()
@@ -66,10 +68,10 @@ async fn missing_right(mut conn: &AsyncPgConnection) -> QueryResult<Option<(Stri
 
 /// A right on a table, as a sentence says it.
 fn attempt(right: &str, table: &str) -> String {
-    match right {
+    match right.split(' ').next().unwrap_or(right) {
         "INSERT" => format!("INSERT into {table}"),
         "SELECT" | "DELETE" => format!("{right} from {table}"),
-        _ => format!("{right} {table}"),
+        right => format!("{right} {table}"),
     }
 }
 
