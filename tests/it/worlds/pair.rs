@@ -122,12 +122,14 @@ fn change(settings: &mut Settings, difference: Difference) {
 impl Traffic {
     /// What passed during a call. What must be the same in both worlds is counted, the rest is not.
     fn of(recorded: &[Passed], call: &Call, answer: &Answer) -> Self {
-        let (is_feed, is_deletion) = (matches!(call, Call::Events(_)), matches!(call, Call::Delete(_)));
+        let is_feed = matches!(call, Call::Events(_) | Call::Export(_));
+        let is_deletion = matches!(call, Call::Delete(_));
         let counts = |passed: &&Passed| match (passed.to_server, passed.letter) {
             // Notifications of commits arrive at any time, and the service's health is checked at any time.
             _ if passed.statement.as_deref().is_some_and(|text| text.contains(REVISION)) => false,
             (false, 'A') => false,
-            // A feed has rows of events that its viewer does not receive, and a deletion those of blocks and cooldowns.
+            // A feed, also in an export, has rows of events that its viewer does not receive, and a deletion those of
+            // blocks and cooldowns.
             (false, 'D') => !is_feed && !is_deletion,
             (_, _) => true,
         };
