@@ -10,6 +10,7 @@ mod connect;
 mod engine;
 mod epoch;
 mod feed;
+mod forget;
 mod migration;
 mod observed;
 mod pair;
@@ -58,6 +59,10 @@ const LOOK_AHEAD: i64 = 16;
 ///
 /// Events are many and cheap to delete: this many delay the next batch by a few milliseconds.
 const SWEEP_EVENTS_LIMIT: i64 = 2_000;
+/// The maximum number of events from which one sweep erases a deleted user.
+const SWEEP_FORGET_LIMIT: i64 = 500;
+/// The maximum number of events that one sweep searches for a deletion.
+const SWEEP_FORGET_SEARCH: i64 = 10_000;
 /// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
 const OLDEST_SENT_LIMIT: i64 = 4;
 

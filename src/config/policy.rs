@@ -51,8 +51,11 @@ pub struct PolicyArgs {
     /// Show senders that their request was viewed
     #[arg(long, help_heading = "Privacy", env = "KITH_DISCLOSE_VIEWS", value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub disclose_views: bool,
+    /// Time after which the events no longer name a deleted user, at least 1h; 0 = they do as long as they are retained
+    #[arg(long, help_heading = "Privacy", env = "KITH_FORGET_AFTER", value_name = "DURATION", default_value = "0", value_parser = never_or_an_hour)]
+    pub forget_after: Lifetime,
     /// Time for which events are retained in the feed, at least 1h; 0 = forever
-    #[arg(long, help_heading = "Feed", env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = retention)]
+    #[arg(long, help_heading = "Feed", env = "KITH_EVENT_RETENTION", value_name = "DURATION", default_value = "30d", value_parser = never_or_an_hour)]
     pub event_retention: Lifetime,
 }
 
@@ -77,6 +80,7 @@ impl PolicyArgs {
             max_sends_per_hour: limit(self.max_sends_per_hour),
             max_sends_per_pair: limit(self.max_sends_per_pair),
             event_retention: self.event_retention.0,
+            forget_after: self.forget_after.0,
             usernames: match self.usernames {
                 Usernames::Ascii => UsernameRule::Ascii,
                 Usernames::Open => UsernameRule::Open,
@@ -104,11 +108,31 @@ impl FromStr for Lifetime {
     }
 }
 
-/// Parses the retention of events: unlimited, or at least an hour, so that consumers find recent events.
-fn retention(text: &str) -> Result<Lifetime, String> {
-    let retention: Lifetime = text.parse()?;
-    if retention.0.is_some_and(|time| time < TimeDelta::hours(1)) {
+/// Parses a duration after which events or their users are gone: never, or at least an hour.
+///
+/// So consumers of the feed find recent events, and learn who was deleted.
+fn never_or_an_hour(text: &str) -> Result<Lifetime, String> {
+    let duration: Lifetime = text.parse()?;
+    if duration.0.is_some_and(|time| time < TimeDelta::hours(1)) {
         return Err("must be at least 1h".to_owned());
     }
-    Ok(retention)
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_consumers_of_the_feed_need_stays_for_an_hour() {
+        let least = || Ok(Lifetime(Some(TimeDelta::hours(1))));
+        for (text, expected) in [
+            ("0", Ok(Lifetime(None))),
+            ("1h", least()),
+            ("60m", least()),
+            ("59m 59s", Err("must be at least 1h".to_owned())),
+        ] {
+            assert_eq!(never_or_an_hour(text), expected, "{text}");
+        }
+    }
 }

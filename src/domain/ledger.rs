@@ -9,6 +9,7 @@
 mod assign;
 mod close;
 mod exchange;
+mod forget;
 mod pair;
 mod snapshot;
 mod sweep;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 pub use self::assign::{candidates, free_ids};
-pub use self::snapshot::{Changes, CountsChange, Head, Snapshot, SweepStep};
+pub use self::snapshot::{Changes, CountsChange, ForgetStep, Head, Snapshot, SweepStep};
 use super::Time;
 use super::caller::Caller;
 use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};

@@ -63,8 +63,10 @@ pub enum Outcome {
     },
     /// A step of the sweep ended.
     Swept {
-        /// The number of rows that were expired or deleted.
+        /// The number of rows that were expired, deleted or rid of a deleted user.
         rows: i64,
+        /// Whether there may be more deleted users to forget now.
+        more: bool,
     },
     /// The head was written again.
     Probed,
@@ -92,7 +94,7 @@ impl Outcome {
             | Self::Probed
             | Self::ImportFinished(_)
             | Self::UserDeleted
-            | Self::Swept { rows: _ } => (actor, None),
+            | Self::Swept { rows: _, more: _ } => (actor, None),
         }
     }
 }

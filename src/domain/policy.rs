@@ -26,6 +26,8 @@ pub struct Policy {
     pub max_sends_per_pair: Option<i64>,
     /// How long events are retained. Default 30 days.
     pub event_retention: Option<TimeDelta>,
+    /// How long after the deletion of a user the events name them. Default: as long as the events are retained.
+    pub forget_after: Option<TimeDelta>,
     /// The characters that usernames may have. Default ASCII letters, digits, `-` and `_`.
     pub usernames: UsernameRule,
     /// Whether senders see that a request was rejected. Default false.
@@ -44,6 +46,7 @@ impl Default for Policy {
             max_sends_per_hour: Some(100),
             max_sends_per_pair: Some(5),
             event_retention: Some(TimeDelta::days(30)),
+            forget_after: None,
             usernames: UsernameRule::Ascii,
             disclose_rejections: false,
             disclose_views: false,
@@ -71,6 +74,13 @@ impl Policy {
     /// `None`: events are retained forever.
     pub fn events_until(&self, now: Time) -> Option<Time> {
         self.event_retention.and_then(|retention| now.checked_sub_signed(retention))
+    }
+
+    /// Returns the latest time of deletions of users whom the events must not name any longer at `now`.
+    ///
+    /// `None`: the events name deleted users as long as they are retained.
+    pub fn forget_until(&self, now: Time) -> Option<Time> {
+        self.forget_after.and_then(|delay| now.checked_sub_signed(delay))
     }
 
     /// Returns whether an open request that was created at `created` has expired at `now`.
@@ -109,11 +119,14 @@ mod tests {
             cooldown: Some(TimeDelta::days(3)),
             lifetime: Some(TimeDelta::days(5)),
             event_retention: Some(TimeDelta::days(7)),
+            forget_after: Some(TimeDelta::days(2)),
             ..Policy::default()
         };
         assert_eq!(policy.cooled_before(day(10)), Some(day(7)));
         assert_eq!(policy.expired_before(day(10)), Some(day(5)));
         assert_eq!(policy.events_until(day(10)), Some(day(3)));
+        assert_eq!(policy.forget_until(day(10)), Some(day(8)));
+        assert_eq!(Policy::default().forget_until(day(10)), None, "off by default");
         let off = Policy { cooldown: None, lifetime: None, event_retention: None, ..Policy::default() };
         assert_eq!(
             (off.cooled_before(day(10)), off.expired_before(day(10)), off.events_until(day(10))),

@@ -22,17 +22,17 @@ pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: w
             // A shutdown does not wait for a sweep that the database does not respond to.
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
-        let rows = match reply {
-            Ok(reply) => swept_rows(reply),
+        let (rows, more) = match reply {
+            Ok(reply) => swept(reply),
             // The servers that write sweep.
             Err(CommitError::ReadOnly) => return,
             // The committer has logged the error. The next sweep is the retry.
-            Err(_) => 0,
+            Err(_) => (0, false),
         };
         if rows > 0 {
             tracing::debug!(rows, "swept expired rows");
         }
-        let delay = if rows >= SWEEP_LIMIT { Duration::ZERO } else { interval };
+        let delay = if more || rows >= SWEEP_LIMIT { Duration::ZERO } else { interval };
         tokio::select! {
             () = sleep(delay) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
@@ -40,10 +40,10 @@ pub(super) async fn run(committer: Committer, interval: Duration, mut stopped: w
     }
 }
 
-/// Returns the number of rows that a sweep handled.
-fn swept_rows(reply: Reply) -> i64 {
+/// Returns the number of rows that a sweep handled, and whether it ended before it was complete.
+fn swept(reply: Reply) -> (i64, bool) {
     match reply {
-        Reply::Fresh(executed) if let Outcome::Swept { rows } = executed.outcome => rows,
-        Reply::Fresh(_) | Reply::Stored(_) => 0,
+        Reply::Fresh(executed) if let Outcome::Swept { rows, more } = executed.outcome => (rows, more),
+        Reply::Fresh(_) | Reply::Stored(_) => (0, false),
     }
 }

@@ -111,6 +111,11 @@ pub(super) fn users_changed(after: i64, until: i64) -> _ {
         .select(events::user_id)
 }
 
+/// Returns the changed users. `None` if an event no longer names the deleted user.
+pub(super) fn changed(ids: Vec<i64>) -> Option<Vec<UserId>> {
+    ids.into_iter().map(|id| (id != 0).then_some(UserId::new(id))).collect()
+}
+
 #[diesel::dsl::auto_type]
 pub(super) fn oldest() -> _ {
     events::table.order(events::sequence.asc()).select(events::sequence).limit(1_i64)
@@ -119,7 +124,7 @@ pub(super) fn oldest() -> _ {
 /// The number of consecutive events in a stretch, the unit in which the indexes find a user's events.
 ///
 /// `migrations/` has the reason.
-const STRETCH: i64 = 4_096;
+pub(super) const STRETCH: i64 = 4_096;
 /// The number of stretches in the first query for a user's events, and the maximum in later ones.
 const STRETCHES: (i64, i64) = (16, 4_096);
 

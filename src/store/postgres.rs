@@ -161,7 +161,7 @@ impl Engine for PostgresEngine {
         // Read last. An event that was deleted before the query above is detected here.
         let oldest: Option<i64> = feed::oldest().first(&mut conn).await.optional()?;
         let is_complete = oldest.is_some_and(|oldest| oldest <= after.get() + 1);
-        Ok(is_complete.then(|| changed.into_iter().map(UserId::new).collect()))
+        Ok(feed::changed(changed).filter(|_| is_complete))
     }
 
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {

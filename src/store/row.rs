@@ -15,7 +15,7 @@ use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
-use crate::domain::ledger::{Head, SweepStep};
+use crate::domain::ledger::{ForgetStep, Head, SweepStep};
 use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::query::{Blocked, Connection};
 
@@ -35,6 +35,8 @@ pub(super) struct FeedRow {
     users_changed: i64,
     swept_id: i64,
     last_batch_id: i64,
+    forgotten: i64,
+    forgetting: i64,
 }
 
 impl FeedRow {
@@ -49,6 +51,8 @@ impl FeedRow {
             users_changed,
             swept_id,
             last_batch_id: batch_id,
+            forgotten,
+            forgetting,
         } = self;
         let head = Head {
             sequence: Sequence::new(last_sequence),
@@ -56,6 +60,8 @@ impl FeedRow {
             last_assigned: UserId::new(last_assigned_user_id),
             users_changed: Sequence::new(users_changed),
             swept: RequestId::new(swept_id),
+            forgotten: Sequence::new(forgotten),
+            forgetting: Sequence::new(forgetting),
         };
         FeedHead { epoch, head, batch_id }
     }
@@ -74,7 +80,7 @@ pub(super) struct FeedHead {
 impl FeedHead {
     pub(super) fn mark(&self) -> Mark {
         let Self { epoch, head, batch_id: _ } = self;
-        let Head { sequence, time: _, last_assigned: _, users_changed, swept: _ } = *head;
+        let Head { sequence, users_changed, time: _, last_assigned: _, swept: _, forgotten: _, forgetting: _ } = *head;
         Mark { epoch: epoch.clone(), revision: sequence, users_changed }
     }
 }
@@ -104,7 +110,7 @@ pub(super) struct ExpiredEventsRow {
 }
 
 /// The rows that were loaded for a sweep, apart from requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SweepRows {
     /// The last of the loaded open requests, if there are more. The outer `None`: requests never expire.
     pub(super) open: Option<Option<RequestId>>,
@@ -112,12 +118,13 @@ pub(super) struct SweepRows {
     pub(super) ahead: i64,
     pub(super) replays: i64,
     pub(super) events: ExpiredEventsRow,
+    pub(super) forget: Option<ForgetStep>,
 }
 
 impl SweepRows {
     /// Returns what the sweep may delete at this head.
     pub(super) fn due(self, head: &Head) -> SweepStep {
-        let Self { open, cooled, ahead, replays, events: ExpiredEventsRow { until, events } } = self;
+        let Self { open, cooled, ahead, replays, events: ExpiredEventsRow { until, events }, forget } = self;
         // Without more of them, all open requests were loaded.
         let all = RequestId::new(head.sequence.get());
         SweepStep {
@@ -127,6 +134,7 @@ impl SweepRows {
             ahead,
             events,
             responses: replays,
+            forget,
         }
     }
 }

@@ -61,6 +61,8 @@ diesel::table! {
         users_changed -> BigInt,
         swept_id -> BigInt,
         last_batch_id -> BigInt,
+        forgotten -> BigInt,
+        forgetting -> BigInt,
     }
 }
 

@@ -237,7 +237,7 @@ impl Engine for SqliteEngine {
                 return Ok(None);
             }
             let ids: Vec<i64> = feed::users_changed(after.get(), until.get()).load(conn)?;
-            Ok(Some(ids.into_iter().map(UserId::new).collect()))
+            Ok(feed::changed(ids))
         })
         .await
     }

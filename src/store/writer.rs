@@ -114,6 +114,7 @@ impl WriterState {
             probed: _,
             events: _,
             events_deleted: _,
+            forgotten: _,
             responses: _,
             responses_deleted: _,
         } = changes;

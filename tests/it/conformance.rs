@@ -322,7 +322,7 @@ cases! {
             let policy = Policy { event_retention: None, ..Policy::default() };
             let swept = submit(&app, vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
-            let Outcome::Swept { rows } = swept.outcome else { panic!("{swept:?}") };
+            let Outcome::Swept { rows, more: _ } = swept.outcome else { panic!("{swept:?}") };
             if rows == 0 {
                 break;
             }

@@ -26,6 +26,7 @@ mod erasure;
 mod faults;
 mod feed;
 mod files;
+mod forgetting;
 mod freshness;
 mod fuzz;
 mod gzip;

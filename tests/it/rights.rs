@@ -95,9 +95,10 @@ async fn the_role_that_serves_may_sweep() {
     write_all(&app, &prepared).await;
     // The first sweep after a leap deletes nothing, and a later one everything.
     app.clock.advance(TimeDelta::days(400));
+    let forgetful = Policy { forget_after: Some(TimeDelta::hours(1)), event_retention: None, ..Policy::default() };
     let mut rows = 0;
-    for _ in 0..3 {
-        rows += app.swept(Policy::default()).await;
+    for policy in [Policy::default(), forgetful.clone(), forgetful, Policy::default()] {
+        rows += app.swept(policy).await;
         app.clock.advance(TimeDelta::hours(2));
     }
     assert!(rows > 0);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::forget::{ForgetProgress, forget_progress};
 use super::sweep::{SweepProgress, sweep_progress};
-use super::{CountsChange, Ledger, SweepStep, Tracked};
+use super::{CountsChange, ForgetStep, Ledger, SweepStep, Tracked};
 use crate::domain::command::{RESPONSE_RETENTION, RequestAction, UserAction};
 use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
@@ -140,9 +141,22 @@ impl Ledger {
         self.changes.ahead = (self.sweep.ahead > 0).then_some(self.time);
         self.changes.responses_deleted = (self.sweep.responses > 0).then(|| self.time - RESPONSE_RETENTION);
         self.changes.events_deleted = self.sweep.events_until;
-        let SweepStep { open_until: _, events_until: _, cooled, ahead, events, responses } = self.sweep;
-        let rows = i64::try_from(expired).unwrap_or(i64::MAX).saturating_add(cooled + ahead + events + responses);
-        Outcome::Swept { rows }
+        let SweepStep { open_until: _, events_until: _, cooled, ahead, events, responses, forget } = self.sweep.clone();
+        let (forgotten, more) = forget.map_or((0, false), |step| self.forget(step));
+        let rows = [expired, forgotten].map(|rows| i64::try_from(rows).unwrap_or(i64::MAX));
+        let rows = rows.into_iter().fold(cooled + ahead + events + responses, i64::saturating_add);
+        Outcome::Swept { rows, more }
+    }
+
+    /// Erases a deleted user from some events. Returns their number, and whether there may be more to forget now.
+    fn forget(&mut self, step: ForgetStep) -> (usize, bool) {
+        let ForgetProgress { forgotten, forgetting, more } = forget_progress(&step, &self.head);
+        self.head.forgotten = forgotten;
+        self.head.forgetting = forgetting;
+        let ForgetStep::Deletion { event: _, searched: _, user, named } = step else { return (0, more) };
+        let rows = named.len();
+        self.changes.forgotten = (rows > 0).then_some((user, named));
+        (rows, more)
     }
 
     /// Expires the request of a pair. Returns whether it had expired.

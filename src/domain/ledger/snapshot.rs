@@ -27,6 +27,12 @@ pub struct Head {
     ///
     /// All open requests up to this one are marked as out of order.
     pub swept: RequestId,
+    /// No event up to this one names a user whom an event up to this one deleted.
+    pub forgotten: Sequence,
+    /// No event up to this one names the user of the next deletion after [`forgotten`](Self::forgotten).
+    ///
+    /// 0 if none is being forgotten.
+    pub forgetting: Sequence,
 }
 
 /// The data loaded for a batch, as listed by its [`Needs`](crate::domain::command::Needs).
@@ -49,7 +55,7 @@ pub struct Snapshot {
 }
 
 /// The rows that one step of the sweep covers: a bounded number of each kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepStep {
     /// The last open request that the step covers. `None`: it covers no requests.
     ///
@@ -65,6 +71,31 @@ pub struct SweepStep {
     pub events: i64,
     /// The number of stored responses that have expired.
     pub responses: i64,
+    /// The step towards forgetting deleted users. `None`: there is nothing to forget.
+    pub forget: Option<ForgetStep>,
+}
+
+/// A step towards forgetting deleted users: what was found after [`Head::forgotten`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForgetStep {
+    /// The next events are no deletions.
+    Passed {
+        /// The last of these events.
+        until: Sequence,
+        /// Whether the one after it is a deletion whose time has not come.
+        waits: bool,
+    },
+    /// The next deletion whose time has come, and some of the events that name its user.
+    Deletion {
+        /// The event of the deletion.
+        event: Sequence,
+        /// The deleted user.
+        user: UserId,
+        /// The events that name the user, after [`Head::forgetting`] and up to `searched` and the deletion.
+        named: Vec<Sequence>,
+        /// The end of the search.
+        searched: Sequence,
+    },
 }
 
 impl CountsChange {
@@ -190,6 +221,8 @@ pub struct Changes {
     pub responses_deleted: Option<Time>,
     /// The newest event to delete, with all older ones.
     pub events_deleted: Option<Sequence>,
+    /// A deleted user, and the events in which 0 replaces their id.
+    pub forgotten: Option<(UserId, Vec<Sequence>)>,
     /// Whether to write the head even if nothing else is to be saved.
     pub probed: bool,
 }
@@ -225,6 +258,7 @@ impl Changes {
             ended_deleted: _,
             counts: _,
             members: _,
+            forgotten: _,
         } = self;
         head == before
             && events.is_empty()
@@ -312,6 +346,8 @@ mod tests {
         assert!(nothing().is_empty(&head));
         for changes in [
             Changes { head: Head { swept: RequestId::new(7), ..head }, ..nothing() },
+            Changes { head: Head { forgotten: nth(0), ..head }, ..nothing() },
+            Changes { head: Head { forgetting: nth(0), ..head }, ..nothing() },
             Changes { events: sent.events, ..nothing() },
             Changes { events_deleted: Some(nth(0)), ..nothing() },
             Changes { responses: vec![response], ..nothing() },

@@ -5,7 +5,7 @@
 //!
 //! Events may have been removed from the front of the feed. The last event of a row is removed after the earlier ones,
 //! so it can be compared with the row as long as it exists. `{oldest}` stands for the oldest stored event; a row with an
-//! older position is not compared. `{future}` stands for the time after which times lie in the future. `{states}`,
+//! older position is not compared. An event with the user 0 says nothing: that user was deleted and forgotten. `{future}` stands for the time after which times lie in the future. `{states}`,
 //! `{kinds}`, `{causes}` and `{principals}` stand for the lists of names.
 //!
 //! The tables that each batch writes to have no CHECK constraints (`migrations/` says why): what these would hold is
@@ -31,7 +31,8 @@ const LAST_OF_REQUESTS: &str = "WITH last AS ( \
 /// The last event of each block; it holds if it made the block, and neither user was deleted afterwards.
 const LAST_OF_BLOCKS: &str = "WITH last AS ( \
         SELECT user_id, other_user_id, max(sequence) AS sequence FROM events \
-        WHERE kind IN ('USER_BLOCKED', 'USER_UNBLOCKED') GROUP BY user_id, other_user_id \
+        WHERE kind IN ('USER_BLOCKED', 'USER_UNBLOCKED') AND user_id <> 0 AND other_user_id <> 0 \
+        GROUP BY user_id, other_user_id \
     ), deleted AS ( \
         SELECT user_id, max(sequence) AS sequence FROM events WHERE kind = 'USER_DELETED' GROUP BY user_id \
     ), feed_says AS ( \
@@ -46,7 +47,7 @@ const LAST_OF_BLOCKS: &str = "WITH last AS ( \
 /// The last event that created or deleted each user.
 const LAST_OF_USERS: &str = "WITH last AS ( \
         SELECT max(sequence) AS sequence FROM events \
-        WHERE kind IN ('USER_CREATED', 'USER_DELETED') GROUP BY user_id \
+        WHERE kind IN ('USER_CREATED', 'USER_DELETED') AND user_id <> 0 GROUP BY user_id \
     ), feed_says AS ( \
         SELECT user_id, events.sequence, kind FROM last JOIN events ON events.sequence = last.sequence \
     )";
@@ -97,6 +98,7 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM feed WHERE id <> 1 OR last_sequence < 0 \
                      OR last_assigned_user_id NOT BETWEEN 0 AND 9007199254740991 \
                      OR users_changed NOT BETWEEN 0 AND last_sequence OR swept_id NOT BETWEEN 0 AND last_sequence \
+                     OR forgotten NOT BETWEEN 0 AND last_sequence OR forgetting NOT BETWEEN 0 AND last_sequence \
                 UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
     },
     Check {

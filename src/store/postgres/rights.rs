@@ -19,7 +19,7 @@ const NEEDED: [(&str, &[&str]); 11] = [
     ("blocks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("cooldowns", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("ended_requests", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
-    ("events", &["SELECT", "INSERT", "DELETE"]),
+    ("events", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("request_ids", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("__diesel_schema_migrations", &["SELECT"]),
 ];

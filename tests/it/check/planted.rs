@@ -73,6 +73,8 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
         ),
         (head, "UPDATE feed SET id = 2".to_owned(), "there is no head"),
         (head, "UPDATE feed SET users_changed = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),
+        (head, "UPDATE feed SET forgotten = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),
+        (head, "UPDATE feed SET forgetting = -1".to_owned(), "the head 1 has a number below zero or beyond event "),
         (head, "UPDATE feed SET swept_id = -1".to_owned(), "the head 1 has a number below zero or beyond event "),
         (
             head,

@@ -147,7 +147,7 @@ impl App {
         let batch = Batch { submissions, policy: Arc::new(policy) };
         let replies = self.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {
-            [Ok(Reply::Fresh(executed))] if let Outcome::Swept { rows } = executed.outcome => rows,
+            [Ok(Reply::Fresh(executed))] if let Outcome::Swept { rows, more: _ } = executed.outcome => rows,
             other => panic!("{other:?}"),
         }
     }

@@ -2,9 +2,9 @@
 
 use chrono::TimeDelta;
 
-use super::super::SweepStep;
 use super::super::snapshot::{Changes, CountsChange, Head, Snapshot};
 use super::super::tests::{ANN, BOB, CY, NEWEST, NOBODY, day, key, kinds, nth, request, run, run_with, send, snapshot};
+use super::super::{ForgetStep, SweepStep};
 use super::*;
 use crate::domain::command::{Command, Member};
 use crate::domain::counts::SendWindow;
@@ -204,7 +204,7 @@ fn a_sweep_covers_the_open_requests_between_its_two_positions() {
     ] {
         let sweep = SweepStep { open_until: open_until.map(RequestId::new), ..SweepStep::default() };
         let ([outcome], changes) = run(Snapshot { sweep, ..before.clone() }, [Command::Sweep]);
-        assert_eq!(outcome, Ok(Outcome::Swept { rows: 1 }));
+        assert_eq!(outcome, Ok(Outcome::Swept { rows: 1, more: false }));
         assert_eq!(changes.requests_deleted, [key(user(31), user(32))]);
         assert_eq!((changes.head.swept, changes.requests_out_of_order), (RequestId::new(swept), out_of_order));
     }
@@ -224,7 +224,7 @@ fn a_sweep_deletes_the_rows_whose_time_is_over() {
     ] {
         let sweep = SweepStep { events_until: Some(NEWEST), ..step };
         let ([outcome], changes) = run(Snapshot { sweep, ..snapshot(&[]) }, [Command::Sweep]);
-        assert_eq!(outcome, Ok(Outcome::Swept { rows }));
+        assert_eq!(outcome, Ok(Outcome::Swept { rows, more: false }));
         assert_eq!([changes.cooled, changes.ahead, changes.responses_deleted], [cooled, ahead, responses]);
         assert_eq!(changes.events_deleted, Some(NEWEST));
     }
@@ -233,4 +233,25 @@ fn a_sweep_deletes_the_rows_whose_time_is_over() {
     let sweep = SweepStep { cooled: 1, ..SweepStep::default() };
     let (_, changes) = run_with(policy, Snapshot { sweep, ..snapshot(&[]) }, [Command::Sweep]);
     assert_eq!(changes.cooled, Some(day(0)));
+}
+
+#[test]
+fn a_sweep_erases_a_deleted_user_from_the_events_that_were_found() {
+    const DAN: UserId = UserId::new(31);
+    let named = vec![nth(-40), nth(-30)];
+    let forget = |named: &[Sequence], searched| {
+        Some(ForgetStep::Deletion { event: nth(-10), user: DAN, named: named.to_vec(), searched })
+    };
+    for (forget, rows, more, forgotten, [until, within]) in [
+        (forget(&named, nth(-30)), 2, true, Some((DAN, named.clone())), [Sequence::default(), nth(-30)]),
+        (forget(&named, nth(-10)), 2, true, Some((DAN, named.clone())), [nth(-10), Sequence::default()]),
+        (forget(&[], nth(-20)), 0, true, None, [Sequence::default(), nth(-20)]),
+        (Some(ForgetStep::Passed { until: NEWEST, waits: false }), 0, false, None, [NEWEST, Sequence::default()]),
+        (None, 0, false, None, [Sequence::default(); 2]),
+    ] {
+        let sweep = SweepStep { forget, ..SweepStep::default() };
+        let ([outcome], changes) = run(Snapshot { sweep, ..snapshot(&[]) }, [Command::Sweep]);
+        assert_eq!(outcome, Ok(Outcome::Swept { rows, more }));
+        assert_eq!((changes.forgotten, changes.head.forgotten, changes.head.forgetting), (forgotten, until, within));
+    }
 }

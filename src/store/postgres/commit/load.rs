@@ -13,10 +13,12 @@ use super::{BEGIN, control};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
-use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
+use crate::domain::ledger::{ForgetStep, Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::feed::EventRow;
+use crate::store::forget::{NextDeletionRow, next_deletion};
 use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::postgres::read::RequestsSql;
 use crate::store::row::{
@@ -263,8 +265,20 @@ async fn rare(
         Some(until) => query::expired_events(Stamp(until), Stamp(now)).get_result(conn).await?,
         None => ExpiredEventsRow::default(),
     };
-    let due = SweepRows { open, cooled, ahead, replays, events };
+    let forget = match policy.forget_until(now) {
+        Some(until) => forget(conn, until, now).await?,
+        None => None,
+    };
+    let due = SweepRows { open, cooled, ahead, replays, events, forget };
     Ok(Rare { requests, sides, due: Some((due, examined)) })
+}
+
+/// Finds the next deleted user to forget, and some of the events that name them.
+async fn forget(mut conn: &AsyncPgConnection, until: Time, now: Time) -> Result<Option<ForgetStep>, StoreError> {
+    let next: NextDeletionRow = next_deletion(Stamp(now)).get_result(&mut conn).await?;
+    let Some(search) = next.search(until) else { return Ok(next.passed()) };
+    let rows: Vec<EventRow> = search.query().load(&mut conn).await?;
+    Ok(Some(search.step(&rows)))
 }
 
 /// Reads the numbers of ended requests of these senders to these receivers.

@@ -16,6 +16,7 @@ use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
     Profile, RequestKey, UserKey, View, begin_now, delete_over,
 };
+use crate::store::forget::erase_all;
 use crate::store::row::FeedHead;
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::PgStatement;
@@ -191,6 +192,7 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         counts,
         events,
         events_deleted,
+        forgotten,
         responses,
         responses_deleted,
         // The head is written in any case.
@@ -229,7 +231,9 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
         events_deleted.map(|until| Write::new(DELETE_EVENTS).bind::<BigInt, _>(until.get())),
         rows::<NewResponse>(Write::new(PUT_RESPONSES), responses.iter()),
     ];
-    let first = first.into_iter().flatten().chain(delete_over(*cooled, *responses_deleted));
+    // Not combined with the deletion of events: both may concern the same one.
+    let erase = forgotten.iter().map(|(user, events)| erase_all(*user, events));
+    let first = first.into_iter().flatten().chain(erase).chain(delete_over(*cooled, *responses_deleted));
     let rest = rest.into_iter().flatten().collect();
     (first.chain(begin_now(*ahead)).collect(), move_head(before, head, batch_id).followed_by(rest))
 }
@@ -253,9 +257,9 @@ fn of_users<'a>(text: &'static str, deleted: &'a [UserId]) -> Option<Write<'a>> 
 /// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
 /// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
-    let Head { sequence, time, last_assigned, users_changed, swept } = *after;
+    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting } = *after;
     let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, \
-                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, last_batch_id = ? \
+                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, forgotten = ?, forgetting = ?, last_batch_id = ? \
                 WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
         .bind::<BigInt, _>(before.batch_id)
@@ -264,5 +268,7 @@ fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<
         .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
+        .bind::<BigInt, _>(forgotten.get())
+        .bind::<BigInt, _>(forgetting.get())
         .bind::<BigInt, _>(batch_id)
 }

@@ -8,10 +8,12 @@ use diesel::prelude::*;
 use crate::domain::Time;
 use crate::domain::command::{Batch, Needs, RESPONSE_RETENTION};
 use crate::domain::id::UserId;
-use crate::domain::ledger::{Snapshot, SweepStep, candidates, free_ids};
+use crate::domain::ledger::{ForgetStep, Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::feed::EventRow;
+use crate::store::forget::{NextDeletionRow, next_deletion};
 use crate::store::pair::{self, PairRow, SidePartRow};
 use crate::store::row::{
     CountsRow, ExpiredEventsRow, FeedRow, IdempotentResponseRow, NextOpen, RequestRow, SweepRows, UserRow, member,
@@ -152,9 +154,21 @@ fn load_due(conn: &mut SqliteConnection, snapshot: &mut Snapshot, policy: &Polic
         Some(until) => query::expired_events(Stamp(until), Stamp(now)).get_result(conn)?,
         None => ExpiredEventsRow::default(),
     };
-    let found = SweepRows { open, cooled, ahead, replays, events };
+    let forget = match policy.forget_until(now) {
+        Some(until) => forget(conn, until, now)?,
+        None => None,
+    };
+    let found = SweepRows { open, cooled, ahead, replays, events, forget };
     snapshot.sweep = found.due(&snapshot.head);
     Ok(())
+}
+
+/// Finds the next deleted user to forget, and some of the events that name them.
+fn forget(conn: &mut SqliteConnection, until: Time, now: Time) -> Result<Option<ForgetStep>, StoreError> {
+    let next: NextDeletionRow = next_deletion(Stamp(now)).get_result(conn)?;
+    let Some(search) = next.search(until) else { return Ok(next.passed()) };
+    let rows: Vec<EventRow> = search.query().load(conn)?;
+    Ok(Some(search.step(&rows)))
 }
 
 /// Loads expired requests of senders that may exceed their limit of open requests.

@@ -10,6 +10,7 @@ use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
     Profile, RequestKey, UserKey, View, begin_now, delete_over,
 };
+use crate::store::forget::erase_one;
 use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::{CacheKey, SqliteStatement, statement};
 
@@ -92,6 +93,7 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         counts,
         events,
         events_deleted,
+        forgotten,
         responses,
         responses_deleted,
         // The head is written in any case.
@@ -127,6 +129,9 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
     }
     each!(conn, PUT_RESPONSE, NewResponse, responses);
     delete_over(*cooled, *responses_deleted).chain(begin_now(*ahead)).try_for_each(|write| run(conn, write))?;
+    if let Some((user, events)) = forgotten {
+        events.iter().try_for_each(|event| run(conn, erase_one(*user, *event)))?;
+    }
     if let Some(until) = events_deleted {
         run(conn, statement!("DELETE FROM events WHERE sequence <= ?").bind::<BigInt, _>(until.get()))?;
     }
@@ -134,10 +139,10 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
 }
 
 fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<(), StoreError> {
-    let Head { sequence, time, last_assigned, users_changed, swept } = *head;
+    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting } = *head;
     let write = statement!(
         "UPDATE feed SET last_sequence = ?, last_time = ?, last_assigned_user_id = ?, users_changed = ?, \
-         swept_id = ?, last_batch_id = ? WHERE id = 1"
+         swept_id = ?, forgotten = ?, forgetting = ?, last_batch_id = ? WHERE id = 1"
     );
     let write = write
         .bind::<BigInt, _>(sequence.get())
@@ -145,6 +150,8 @@ fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<
         .bind::<BigInt, _>(last_assigned.get())
         .bind::<BigInt, _>(users_changed.get())
         .bind::<BigInt, _>(swept.get())
+        .bind::<BigInt, _>(forgotten.get())
+        .bind::<BigInt, _>(forgetting.get())
         .bind::<BigInt, _>(batch_id);
     run(conn, write)
 }

@@ -1,0 +1,2 @@
+ALTER TABLE feed DROP COLUMN forgetting;
+ALTER TABLE feed DROP COLUMN forgotten;
