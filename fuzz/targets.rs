@@ -24,7 +24,7 @@ use kith::mapping::idempotency::idempotency;
 use kith::mapping::invalid::{Fields, Invalid};
 use kith::mapping::mutation::Mutation;
 use kith::mapping::page::{Paged, token};
-use kith::mapping::{connection, connection_request, event, user};
+use kith::mapping::{connection, connection_request, event, export, user};
 use kith::proto::server as pb;
 use kith::store::DatabaseUrl;
 use prost::Message;
@@ -97,6 +97,7 @@ targets! { READS = read:
     GetUser(GetUserRequest) => |request, _| user::key(request, &Policy::default()),
     BatchGetUsers(BatchGetUsersRequest) => |request, _| user::ids(request),
     ListUsers(ListUsersRequest) => |request, _| user::page(request, KEY),
+    ExportUser(ExportUserRequest) => export::export,
     ImportUsers(ImportUsersRequest) => |request, _| user::import(request, &Policy::default(), now()),
     GetConnectionRequest(GetConnectionRequestRequest) => connection_request::get,
     ListConnectionRequests(ListConnectionRequestsRequest) =>

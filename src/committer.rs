@@ -8,7 +8,6 @@
 //! [`enqueue`](Committer::enqueue), for the rows of imports, waits for a slot instead. The two take turns, batch by
 //! batch, and a batch of rows is short: a call waits for few rows, however many importers there are.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::policy::Policy;
@@ -293,14 +293,14 @@ impl Worker {
             let last = attempt == ATTEMPTS;
             match &error {
                 StoreError::Refused(_) | StoreError::Unavailable(_) | StoreError::Overloaded if !last => {
-                    tracing::warn!(error = &error as &dyn Error, commands, attempt, "batch commit failed; retrying");
+                    tracing::warn!(error = %Causes(&error), commands, attempt, "batch commit failed; retrying");
                     sleep(delay).await;
                     delay *= 2;
                     continue;
                 }
                 StoreError::Unavailable(_) | StoreError::Overloaded => {
                     tracing::error!(
-                        error = &error as &dyn Error,
+                        error = %Causes(&error),
                         commands,
                         "batch commit failed: database unavailable"
                     );
@@ -308,14 +308,14 @@ impl Worker {
                 }
                 StoreError::OutcomeUnknown(_) => {
                     tracing::error!(
-                        error = &error as &dyn Error,
+                        error = %Causes(&error),
                         commands,
                         "batch commit failed; its outcome is unknown"
                     );
                     return Err(CommitError::OutcomeUnknown);
                 }
                 StoreError::Refused(_) | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
-                    tracing::error!(error = &error as &dyn Error, commands, "batch commit failed");
+                    tracing::error!(error = %Causes(&error), commands, "batch commit failed");
                     return Err(CommitError::Internal);
                 }
             }

@@ -12,6 +12,7 @@
 //! `docs/architecture.md` explains the design.
 
 pub mod auth;
+pub mod causes;
 pub mod clock;
 pub mod command;
 pub mod committer;

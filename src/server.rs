@@ -46,6 +46,7 @@ use self::tls::Tls;
 use crate::auth::limiter::Limiter;
 use crate::auth::limits::LimitsByKind;
 use crate::auth::{Authenticator, rights};
+use crate::causes::Causes;
 use crate::committer::Committer;
 use crate::config::{AuditLog, Origins};
 use crate::domain::policy::Policy;
@@ -297,7 +298,7 @@ fn committer_ended(ended: &Result<(), JoinError>) -> Failure {
 
 /// Logs and returns the error of a server whose database is no longer the one that it opened.
 fn database_lost(error: StoreError) -> Failure {
-    tracing::error!(error = &error as &dyn Error, "the database is gone; it needs to be opened again");
+    tracing::error!(error = %Causes(&error), "the database is gone; it needs to be opened again");
     error.into()
 }
 

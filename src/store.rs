@@ -310,19 +310,3 @@ impl From<DieselError> for ConnectError {
         Self::Store(error.into())
     }
 }
-
-/// Formats an error and its causes in one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors already contain their cause.
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
-}

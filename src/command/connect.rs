@@ -16,9 +16,9 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::Failure;
+use crate::causes::with_causes;
 use crate::config::{Address, ServerAddress, Sources};
 use crate::server::listener::Stream;
-use crate::store::with_causes;
 use crate::tls::{AnyCertificate, provider, read_authorities, system_authorities};
 
 /// A client's TLS without its own certificate.

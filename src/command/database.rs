@@ -4,8 +4,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use super::Failure;
+use crate::causes::with_causes;
 use crate::config::{Common, Sources};
-use crate::store::{self, DatabaseUrl, with_causes};
+use crate::store::{self, DatabaseUrl};
 
 /// The database that the settings name.
 pub(super) struct Database {

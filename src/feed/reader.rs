@@ -1,6 +1,5 @@
 //! The task that polls the table for new events and broadcasts them to all watchers.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::cursor::check_readable;
 use super::{EVENTS_PER_READ, MarkedEvent, check_no_gap, mark_commit_ends};
+use crate::causes::Causes;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::store::{Store, StoreError};
@@ -103,7 +103,7 @@ impl Reader {
                 }
                 Err(error) => {
                     if failing_since.is_none() {
-                        tracing::error!(error = &error as &dyn Error, "cannot read the feed; retrying");
+                        tracing::error!(error = %Causes(&error), "cannot read the feed; retrying");
                     }
                     if failing_since.get_or_insert(started).elapsed() >= FAILURE_TIMEOUT {
                         self.broadcast(Update::Unresponsive);

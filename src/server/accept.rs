@@ -1,7 +1,6 @@
 //! Accepts connections, until the server stops.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::listener::{Listener, Stream};
 use super::peer::Peer;
 use super::rarely::Rarely;
 use super::wait;
+use crate::causes::Causes;
 
 /// Delay after a connection could not be accepted, for example without free file descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ async fn accept(listener: &Listener, failed: &Rarely) -> (Stream, Peer) {
             Ok(accepted) => return accepted,
             Err(error) => {
                 if let Some(more) = failed.due() {
-                    tracing::warn!(error = &error as &dyn Error, more, "failed to accept a connection");
+                    tracing::warn!(error = %Causes(&error), more, "failed to accept a connection");
                 }
                 sleep(RETRY_DELAY).await;
             }

@@ -31,6 +31,7 @@ use super::rarely::Rarely;
 use super::tls::{Tls, is_refusal};
 use super::wait;
 use crate::auth::Names;
+use crate::causes::Causes;
 use crate::config::Origins;
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
@@ -187,7 +188,7 @@ where
             Ok(Ok(Some(protocol))) => return Some((opening, protocol)),
             // Load balancers test ports by connections without a byte.
             Ok(Ok(None)) => tracing::debug!(%peer, "a client closed its connection before it said anything"),
-            Ok(Err(error)) => tracing::debug!(%peer, error = &error as &dyn Error, "connection lost"),
+            Ok(Err(error)) => tracing::debug!(%peer, error = %Causes(&error), "connection lost"),
             Err(_) => tracing::debug!(%peer, time = ?self.times.opening, "closing a connection that says nothing"),
         }
         None
@@ -323,11 +324,10 @@ impl Notes {
     /// Clients that break off, or do not trust the server, are normal on a public port. What the server refuses is a
     /// client that is not configured, or one that has no business here.
     fn handshake_failed(&self, error: &io::Error, peer: Peer) {
-        let cause: &dyn Error = error;
         if !is_refusal(error) {
-            tracing::debug!(%peer, error = cause, "TLS handshake failed");
+            tracing::debug!(%peer, error = %Causes(error), "TLS handshake failed");
         } else if let Some(more) = self.handshake.due() {
-            tracing::warn!(%peer, more, error = cause, "refused the TLS handshake of a client");
+            tracing::warn!(%peer, more, error = %Causes(error), "refused the TLS handshake of a client");
         }
     }
 
@@ -339,9 +339,9 @@ impl Notes {
         let Err(error) = ended else { return };
         let error: &(dyn Error + 'static) = &*error;
         if !flooded && !is_abuse(error) {
-            tracing::debug!(%peer, error, "connection ended with an error");
+            tracing::debug!(%peer, error = %Causes(error), "connection ended with an error");
         } else if let Some(more) = self.abuse.due() {
-            tracing::warn!(%peer, more, error, "closed a connection that demands too much");
+            tracing::warn!(%peer, more, error = %Causes(error), "closed a connection that demands too much");
         }
     }
 }

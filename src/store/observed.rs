@@ -1,7 +1,6 @@
 //! A store that measures another one.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{CachedUser, Listed, Pairs, Store, StoreError, Users};
+use crate::causes::Causes;
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
@@ -45,7 +45,7 @@ impl Observed {
         let begun = Instant::now();
         let result = call.await;
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let error = result.as_ref().err().map(|error| error as &dyn Error);
+        let error = result.as_ref().err().map(|error| tracing::field::display(Causes(error)));
         let (calls, failures) = self.count(method, error.is_some());
         tracing::debug!(method, micros, calls, failures, error, "store call");
         result

@@ -11,6 +11,7 @@ use tonic_types::StatusExt;
 
 use super::audit::{Outcome, Subject, Trail};
 use crate::auth::Principal;
+use crate::causes::Causes;
 
 /// The maximum length of a request id in the log, in characters. A longer one is cut.
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -124,7 +125,7 @@ impl Call {
                     ms = self.ms(),
                     peer = self.peer(),
                     request_id = self.request_id(),
-                    error = status.source(),
+                    error = status.source().map(Causes).map(tracing::field::display),
                     "call failed"
                 )
             };

@@ -4,6 +4,8 @@ mod caller;
 
 use kith::auth::Scope;
 use kith::auth::rights::{RIGHTS, Right};
+use kith::error;
+use kith::proto::v1::ErrorReason;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -66,16 +68,16 @@ fn requests(right: &Right) -> Vec<(i64, Vec<u8>)> {
 }
 
 /// What a service is told that has this scope alone.
-fn of_service(right: &Right, scope: Scope, acting: i64) -> Option<&'static str> {
+fn of_service(right: &Right, scope: Scope, acting: i64) -> Option<ErrorReason> {
     let needed = right.operator.filter(|_| acting == 0).unwrap_or(right.scope);
-    (scope != needed && scope != Scope::Admin).then_some("SCOPE_MISSING")
+    (scope != needed && scope != Scope::Admin).then_some(ErrorReason::ScopeMissing)
 }
 
 /// What Ann is told.
-fn of_user(right: &Right, acting: i64) -> Option<&'static str> {
+fn of_user(right: &Right, acting: i64) -> Option<ErrorReason> {
     match (right.users, acting) {
-        (false, _) => Some("OPERATORS_ONLY"),
-        (true, BOB) => Some("ACTS_FOR_ANOTHER_USER"),
+        (false, _) => Some(ErrorReason::OperatorsOnly),
+        (true, BOB) => Some(ErrorReason::ActsForAnotherUser),
         (true, _) => None,
     }
 }
@@ -85,7 +87,7 @@ async fn call_all(
     caller: &Caller,
     kind: &str,
     authorization: &[&str],
-    expected: impl Fn(&Right, i64) -> Option<&'static str>,
+    expected: impl Fn(&Right, i64) -> Option<ErrorReason>,
 ) {
     for right in RIGHTS {
         for (acting, request) in requests(right) {
@@ -93,7 +95,7 @@ async fn call_all(
             match expected(right, acting) {
                 None => assert!(ended.is_allowed(), "{kind}: {} as {acting}: {ended:?}", path(right)),
                 Some(reason) => {
-                    let denied = Ended(Code::PermissionDenied, reason.to_owned());
+                    let denied = Ended(Code::PermissionDenied, error::name(reason).to_owned());
                     assert_eq!(ended, denied, "{kind}: {} as {acting}", path(right));
                 }
             }
@@ -102,11 +104,11 @@ async fn call_all(
 }
 
 /// Makes a call of each method with this credential, and expects that none is authenticated.
-async fn call_all_in_vain(caller: &Caller, kind: &str, authorization: &[String], reason: &str) {
+async fn call_all_in_vain(caller: &Caller, kind: &str, authorization: &[String], reason: ErrorReason) {
     let authorization: Vec<&str> = authorization.iter().map(String::as_str).collect();
     for right in RIGHTS {
         let ended = caller.call(&path(right), Vec::new(), &authorization).await;
-        assert_eq!(ended, Ended(Code::Unauthenticated, reason.to_owned()), "{kind}: {}", path(right));
+        assert_eq!(ended, Ended(Code::Unauthenticated, error::name(reason).to_owned()), "{kind}: {}", path(right));
     }
 }
 
@@ -114,9 +116,9 @@ async fn call_all_in_vain(caller: &Caller, kind: &str, authorization: &[String],
 async fn no_method_answers_to_who_has_no_valid_credential() {
     let server = Secured::start(false).await;
     let caller = Caller(server.connect(None).await);
-    call_all_in_vain(&caller, "none", &[], "CREDENTIALS_MISSING").await;
+    call_all_in_vain(&caller, "none", &[], ErrorReason::CredentialsMissing).await;
     for (kind, authorization) in invalid(&server) {
-        call_all_in_vain(&caller, kind, &authorization, "CREDENTIALS_INVALID").await;
+        call_all_in_vain(&caller, kind, &authorization, ErrorReason::CredentialsInvalid).await;
     }
 }
 
@@ -129,7 +131,7 @@ async fn every_method_answers_to_services_with_its_scope_and_to_users_as_themsel
         call_all(&caller, scope.name(), &[&authorization], |right, acting| of_service(right, scope, acting)).await;
     }
     let none = format!("Bearer {}", server.signer.token("billing", "openid profile"));
-    call_all(&caller, "no scope", &[&none], |_, _| Some("SCOPE_MISSING")).await;
+    call_all(&caller, "no scope", &[&none], |_, _| Some(ErrorReason::ScopeMissing)).await;
     let key = format!("bearer {}", server.key);
     call_all(&caller, "API key", &[&key], |right, acting| of_service(right, Scope::Read, acting)).await;
     // The scopes of a user's token do not count.
@@ -147,10 +149,11 @@ async fn a_certificate_counts_by_its_names_and_only_without_a_header() {
     call_all(&caller, "certificate", &[], |right, acting| of_service(right, Scope::Write, acting)).await;
     let ann = format!("Bearer {}", server.signer.token("user:1", ""));
     call_all(&caller, "certificate and token", &[&ann], of_user).await;
-    call_all_in_vain(&caller, "certificate and bad token", &["Bearer x".to_owned()], "CREDENTIALS_INVALID").await;
+    call_all_in_vain(&caller, "certificate and bad token", &["Bearer x".to_owned()], ErrorReason::CredentialsInvalid)
+        .await;
     // A certificate of the same authority, with a name that is no principal's.
     let caller = Caller(server.connect(Some(&server.authority.sign())).await);
-    call_all_in_vain(&caller, "unknown certificate", &[], "CREDENTIALS_INVALID").await;
+    call_all_in_vain(&caller, "unknown certificate", &[], ErrorReason::CredentialsInvalid).await;
 }
 
 /// A row of the table in docs/security.md.

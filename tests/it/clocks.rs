@@ -100,7 +100,8 @@ async fn a_program_200_days_ahead_neither_expires_requests_nor_stops_time() {
     let checked = run(&["check", "--database-url", &database.url]).await;
     assert_eq!(checked.status.code(), Some(1), "{checked:#?}");
     let future = "no time lies in the future\n          events: time of ";
-    assert!(checked.output.contains(future) && checked.output.contains("1 of 28 checks FAILED"), "{}", checked.output);
+    let is_alone = |line: &str| line.starts_with("1 of ") && line.contains(" checks FAILED");
+    assert!(checked.output.contains(future) && checked.output.lines().any(is_alone), "{}", checked.output);
 }
 
 /// The clock of a server does not matter on PostgreSQL.

@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("domain", &[]),
+    ("causes", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
     ("auth", &["domain", "follow", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
-    ("store", &["clock", "domain", "task", "tls"]),
-    ("committer", &["domain", "store"]),
-    ("feed", &["domain", "store", "task"]),
+    ("store", &["causes", "clock", "domain", "task", "tls"]),
+    ("committer", &["causes", "domain", "store"]),
+    ("feed", &["causes", "domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["auth", "committer", "domain", "feed", "mapping", "proto", "store"]),
     ("service", &["auth", "committer", "domain", "error", "feed", "mapping", "proto", "store", "telemetry"]),
@@ -23,6 +24,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         "server",
         &[
             "auth",
+            "causes",
             "committer",
             "config",
             "domain",
@@ -38,8 +40,11 @@ const MAY_USE: [(&str, &[&str]); 17] = [
         ],
     ),
     ("config", &["auth", "domain", "store"]),
-    ("telemetry", &["auth", "config"]),
-    ("command", &["auth", "clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"]),
+    ("telemetry", &["auth", "causes", "config"]),
+    (
+        "command",
+        &["auth", "causes", "clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"],
+    ),
 ];
 
 /// The modules of this crate that a module's files name.

@@ -35,7 +35,6 @@
 mod load;
 mod save;
 
-use std::error::Error;
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -45,6 +44,7 @@ use tokio::sync::Mutex;
 use self::save::NotSaved;
 use super::config::PostgresConfig;
 use super::role::{Role, open};
+use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
@@ -123,7 +123,7 @@ impl Writer {
 
     /// Whether a batch was committed whose connection was lost during its commit.
     async fn is_committed(&self, before: &FeedHead, batch_id: i64, lost: &StoreError) -> Result<bool, StoreError> {
-        tracing::warn!(error = lost as &dyn Error, "the connection was lost during a commit; looking up its outcome");
+        tracing::warn!(error = %Causes(lost), "the connection was lost during a commit; looking up its outcome");
         let look_up = async {
             let mut conn = self.connect().await?;
             // Waits until the lost transaction has ended.

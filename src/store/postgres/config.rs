@@ -20,7 +20,7 @@ use super::attributes::check;
 use super::passfile::PasswordFile;
 use super::tls;
 use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
-use crate::store::with_causes;
+use crate::causes::with_causes;
 
 /// A PostgreSQL database and how to connect to it.
 #[derive(Clone)]

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::config::PostgresConfig;
 use super::role::{Role, open};
+use crate::causes::Causes;
 use crate::store::StoreError;
 use crate::store::statement::{PgStatement, statement};
 
@@ -38,7 +39,7 @@ pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender
         let Err(error) = listen(&config, &committed, &mut warned).await;
         if !warned {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = %Causes(&error),
                 "cannot receive notifications of commits; polling the feed"
             );
             warned = true;

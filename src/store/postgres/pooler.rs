@@ -10,7 +10,8 @@ use tokio_postgres::Client;
 
 use super::attributes::value;
 use super::config::{Cause, PostgresConfig};
-use crate::store::{ConnectError, StoreError, with_causes};
+use crate::causes::with_causes;
+use crate::store::{ConnectError, StoreError};
 
 /// The time that a step has. A pool with a single connection would wait for its other user for ever.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,7 +3,6 @@
 //! Used instead of Diesel's async wrapper for two reasons: a whole transaction needs only one switch to another thread,
 //! and a transaction always ends, even if its caller is dropped.
 
-use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +11,7 @@ use std::thread::JoinHandle;
 use diesel::SqliteConnection;
 use tokio::sync::oneshot;
 
+use crate::causes::Causes;
 use crate::store::StoreError;
 
 /// The capacity of the queue. More jobs are refused.
@@ -103,7 +103,7 @@ fn run<J>(
         // A job without a connection is dropped, which fails its caller.
         let opened = idle.take().map_or_else(open, Ok);
         let opened = opened.inspect_err(|error| {
-            tracing::error!(error = error as &dyn Error, "cannot reopen the database after a panic");
+            tracing::error!(error = %Causes(error), "cannot reopen the database after a panic");
         });
         // A job that panics fails only its caller. The connection may be inside a transaction, so it is replaced.
         idle = opened

@@ -29,6 +29,9 @@ const LOOKS: usize = 3;
 
 /// Part of the statement that reads the newest revision, as a check of the service's health does.
 const REVISION: &str = r#""users_changed" FROM "feed""#;
+/// Part of the statement that reads who has changed, which may follow the one before.
+const CHANGED: &str =
+    r#"FROM "events" WHERE ((("events"."sequence" > $1) AND ("events"."sequence" <= $2)) AND (("events"."kind""#;
 /// An id that no request has.
 const NO_REQUEST: i64 = 999_999;
 
@@ -119,15 +122,22 @@ fn change(settings: &mut Settings, difference: Difference) {
     settings.max_call_time = Duration::from_secs(120);
 }
 
+/// Whether a check of the service's health runs this statement.
+fn is_of_health(text: &str) -> bool {
+    text.contains(REVISION) || text.contains(CHANGED)
+}
+
 impl Traffic {
     /// What passed during a call. What must be the same in both worlds is counted, the rest is not.
     fn of(recorded: &[Passed], call: &Call, answer: &Answer) -> Self {
-        let (is_feed, is_deletion) = (matches!(call, Call::Events(_)), matches!(call, Call::Delete(_)));
+        let is_feed = matches!(call, Call::Events(_) | Call::Export(_));
+        let is_deletion = matches!(call, Call::Delete(_));
         let counts = |passed: &&Passed| match (passed.to_server, passed.letter) {
             // Notifications of commits arrive at any time, and the service's health is checked at any time.
-            _ if passed.statement.as_deref().is_some_and(|text| text.contains(REVISION)) => false,
+            _ if passed.statement.as_deref().is_some_and(is_of_health) => false,
             (false, 'A') => false,
-            // A feed has rows of events that its viewer does not receive, and a deletion those of blocks and cooldowns.
+            // A feed, also in an export, has rows of events that its viewer does not receive, and a deletion those of
+            // blocks and cooldowns.
             (false, 'D') => !is_feed && !is_deletion,
             (_, _) => true,
         };
