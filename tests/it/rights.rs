@@ -97,8 +97,8 @@ async fn the_role_that_serves_may_sweep() {
     app.clock.advance(TimeDelta::days(400));
     let forgetful = Policy { forget_after: Some(TimeDelta::hours(1)), event_retention: None, ..Policy::default() };
     let mut rows = 0;
-    for policy in [Policy::default(), forgetful.clone(), forgetful] {
-        rows += app.swept(policy).await;
+    for _ in 0..3 {
+        rows += app.swept(forgetful.clone()).await;
         app.clock.advance(TimeDelta::hours(2));
     }
     assert!(rows > 0);
