@@ -143,12 +143,16 @@ impl Traffic {
         };
         let passed: Vec<_> = recorded.iter().filter(counts).collect();
         let to_server = passed.iter().filter(|passed| passed.to_server).count();
+        // A statement is prepared when a connection first runs it: Parse, Describe and Sync, with four replies. Which call is
+        // the first also depends on what the strangers did before.
+        let prepared = passed.iter().filter(|passed| passed.to_server && passed.letter == 'P').count();
         let ran = passed.iter().filter(|passed| passed.to_server && passed.letter == 'B');
         // Who is connected or deleted has no secrets to learn any more: that statement also deletes what there is.
         let connects = matches!(call, Call::Send(_) | Call::Accept(_)) && answer.text.contains("status: Connected");
         let has_one_text = !is_deletion && !connects;
         let statements = ran.map(|passed| passed.statement.clone().filter(|_| has_one_text)).collect();
-        Self { statements, to_server, to_client: passed.len() - to_server, counts: 0 }
+        let to_client = passed.len() - to_server - 4 * prepared;
+        Self { statements, to_server: to_server - 3 * prepared, to_client, counts: 0 }
     }
 }
 
