@@ -25,10 +25,11 @@ test:
 	scripts/install-test-tools
 	cargo test --locked
 
-# The long version of what `make test` does with fewer events: 100,000 of them, and a transaction held open for 10 s.
+# The long version of what `make test` does with fewer events and scripts: 100,000 events, a transaction held open for
+# 10 s, and ten scripts in each comparison of two worlds.
 soak:
 	scripts/install-test-tools
-	KITH_TEST_FEED_EVENTS=100000 cargo test --locked --test it -- --nocapture readers::
+	KITH_TEST_FEED_EVENTS=100000 KITH_TEST_WORLDS=10 cargo test --locked --test it -- --nocapture readers:: worlds::
 
 # On a machine that does nothing else.
 timing:
