@@ -25,8 +25,13 @@ use crate::large_pages::large_users;
 
 /// Memory that an attack may take, in MiB. A test server has a debug build, and answers of 256 MiB would be allowed.
 const GROWTH_MAX: u64 = 96;
-/// The same where answers wait to be read: a quarter of the maximum for each connection.
-const UNREAD_MAX: u64 = 3 * 16 + GROWTH_MAX;
+/// The flow-control window of a connection, which its client can fill, in MiB.
+const WINDOW: u64 = 16;
+/// The same where answers wait to be read: a quarter of the maximum for each of three connections, and their windows.
+const UNREAD_MAX: u64 = 3 * (16 + WINDOW) + GROWTH_MAX;
+/// The same where requests are not complete: a quarter of 128 MiB for each of two connections, and their windows. Without
+/// a limit it would be more than 450.
+const UNFINISHED_MAX: u64 = 2 * (32 + WINDOW) + GROWTH_MAX;
 
 /// A server under attack.
 pub struct Siege {
@@ -147,7 +152,7 @@ borne!(gzip_bombs, repeated_masks, silence);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_requests() {
     let siege = Siege::lay(&["--max-call-time=5s"]).await;
-    siege.attack(GROWTH_MAX, attacks::unfinished_requests).await;
+    siege.attack(UNFINISHED_MAX, attacks::unfinished_requests).await;
 }
 
 /// Declares attacks by answers that are not read. Their time ends, so that what is unread does not stay.
