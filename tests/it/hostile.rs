@@ -169,8 +169,10 @@ macro_rules! unread {
 
 unread!(unread_pages, unread_users);
 
-/// Each could hold the whole feed.
+/// Each could hold the whole feed. What they hold differs from run to run, up to the 60 MiB of all of it: this feed is too
+/// short to tell a limit from none. `make hostile` shows the memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "its feed is too short to be certain"]
 async fn unread_watches() {
     const USERS: i64 = 12_000;
     /// Of 200 watches, for each of which 300 KB are to be sent.
