@@ -184,7 +184,9 @@ impl CallLayer {
         Ok(permit)
     }
 
-    /// A request that is not exclusive could not be sent to another thread.
+    /// Returns the principal of a call. Health needs no credential.
+    ///
+    /// The request is borrowed mutably since its body cannot be shared between threads.
     async fn authenticate(&self, request: &mut Request<Body>) -> Result<Principal, Unauthenticated> {
         if request.uri().path().starts_with(HEALTH_PREFIX) {
             return Ok(Principal::Anonymous);

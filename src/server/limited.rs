@@ -30,18 +30,18 @@ pub(super) fn kind(path: &str) -> Option<Kind> {
 /// Holds the permit of a call until the end of its answer.
 pub(super) fn hold(response: Response<Body>, permit: Option<Permit>) -> Response<Body> {
     match permit {
-        Some(permit) => response.map(|body| Body::new(Held { body, permit: Some(permit) })),
+        Some(permit) => response.map(|body| Body::new(Permitted { body, permit: Some(permit) })),
         None => response,
     }
 }
 
 /// The body of an answer whose call has a permit.
-struct Held {
+struct Permitted {
     body: Body,
     permit: Option<Permit>,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for Permitted {
     type Data = Bytes;
     type Error = Status;
 
