@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
+.PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz status-page check advisories sbom breaking mutants mutants-diff \
 	image
 .DEFAULT_GOAL := check
 
@@ -119,6 +119,12 @@ fuzz:
 # client and the server.
 hostile:
 	KITH_HOSTILE_SECONDS=$(SECONDS) cargo test --release --locked --test it -- --ignored --nocapture --exact hostile::measured::table
+
+# Shows the status page in headless Chromium, light and dark: the pictures are target/status-page/*.png.
+status-page:
+	scripts/install-test-tools
+	scripts/install-browser
+	cargo test --locked --test it -- --ignored --nocapture --exact status_page::in_a_browser
 
 image:
 	docker build -t kith .

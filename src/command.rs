@@ -11,9 +11,11 @@ mod key;
 mod man;
 mod migrate;
 mod monitoring;
+mod progress;
 mod restore_epoch;
 mod serve;
 mod token;
+mod top;
 mod watch;
 
 use std::error::Error;
@@ -41,6 +43,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Config(_)) => config::run(sources),
         Some(Command::Migrate(settings)) => return migrate::run(settings, sources).await,
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
+        Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,

@@ -7,6 +7,7 @@ mod duration;
 mod file;
 mod limits;
 mod metrics;
+mod metrics_url;
 mod nearest;
 mod origins;
 mod parse;
@@ -26,13 +27,17 @@ pub use self::address::{Address, ServerAddress};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::metrics::MetricsListen;
+pub use self::metrics_url::MetricsUrl;
 pub use self::nearest::unknown_variables;
 pub use self::origins::Origins;
 pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
+pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
-pub use self::subcommand::{Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Watch};
+pub use self::subcommand::{
+    Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
+};
 
 /// The maximum width of `--help`, in columns.
 const WIDTH: usize = 100;
@@ -66,6 +71,9 @@ pub enum Command {
     Config(Box<Serve>),
     /// Print events as they are committed, one JSON object per line
     Watch(Watch),
+    /// Show what a running server does, from its metrics: rates, latencies, batches, queues, watchers, caches
+    #[command(after_help = DURATIONS)]
+    Top(Top),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
     /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused

@@ -23,6 +23,7 @@ pub mod feed;
 pub mod follow;
 pub mod mapping;
 pub mod metrics;
+pub mod progress;
 pub mod proto;
 pub mod server;
 pub mod service;

@@ -11,7 +11,9 @@
 //! describes each metric; a test compares it with what a server writes.
 
 mod build;
+pub mod exposition;
 mod families;
+pub mod numbers;
 mod process;
 pub mod rpc;
 

@@ -13,6 +13,7 @@ pub mod monitoring;
 pub mod peer;
 mod rarely;
 mod receiving;
+mod status_page;
 mod streamed;
 mod sweep;
 pub mod tls;

@@ -18,6 +18,7 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 
+use indicatif::ProgressBar;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -43,6 +44,30 @@ const QUIET: &str = "h2::proto::ping_pong=error,h2::proto::streams=error";
 pub struct Log {
     _writer: WorkerGuard,
     _audit_writer: Option<WorkerGuard>,
+    bar: Arc<OnceLock<ProgressBar>>,
+}
+
+impl Log {
+    /// Keeps lines apart from a bar on standard error: it disappears while a line is written. Only for the first bar.
+    pub fn make_room_for(&self, bar: ProgressBar) {
+        let _only_the_first = self.bar.set(bar);
+    }
+}
+
+/// Standard error, on which there may be a bar.
+struct BesideBar(Arc<OnceLock<ProgressBar>>);
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.get() {
+            Some(bar) => bar.suspend(|| io::stderr().write_all(bytes)).map(|()| bytes.len()),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Starts the log. `filter` is a level or a list of directives, such as `debug,h2=trace`. It does not apply to the audit
@@ -54,7 +79,10 @@ pub struct Log {
 pub fn init(filter: &str, format: LogFormat, has_audit: bool) -> Result<Log, ParseError> {
     // The last directive for a target holds.
     let filter: EnvFilter = format!("{QUIET},{},{}=off", directives(filter), audit::TARGET).parse()?;
-    let (writer, guard) = queue("kith-log", LINES_MAX, |lines| tracing::warn!(lines, "lines of the log were dropped"));
+    let bar = Arc::default();
+    let (writer, guard) = queue("kith-log", LINES_MAX, BesideBar(Arc::clone(&bar)), |lines| {
+        tracing::warn!(lines, "lines of the log were dropped")
+    });
     let lines = fmt::layer().with_writer(writer).with_ansi(io::stderr().is_terminal());
     let lines = match format {
         LogFormat::Text => lines.with_filter(filter).boxed(),
@@ -65,7 +93,7 @@ pub fn init(filter: &str, format: LogFormat, has_audit: bool) -> Result<Log, Par
     std::panic::set_hook(Box::new(|panic| log_panic(panic.location(), panic.payload())));
     // Fails if a log is already running, as in tests that share a process. The first one stays in use.
     let _already_started = registry().with(lines).with(trail).try_init();
-    Ok(Log { _writer: guard, _audit_writer: audit_guard })
+    Ok(Log { _writer: guard, _audit_writer: audit_guard, bar })
 }
 
 /// The layer that writes the audit trail.
@@ -73,15 +101,20 @@ fn trail<S>() -> (impl Layer<S>, WorkerGuard)
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    let (writer, guard) = queue("kith-audit", AUDIT_LINES_MAX, audit::lost);
+    let (writer, guard) = queue("kith-audit", AUDIT_LINES_MAX, io::stderr(), audit::lost);
     let only = Targets::new().with_target(audit::TARGET, LevelFilter::INFO);
     (fmt::layer().json().with_writer(writer).with_filter(only), guard)
 }
 
 /// Starts a thread that writes lines. `report` is called with the number of lines that were dropped.
-fn queue(thread: &str, lines_max: usize, report: fn(usize)) -> (NonBlocking, WorkerGuard) {
+fn queue(
+    thread: &str,
+    lines_max: usize,
+    inner: impl Write + Send + 'static,
+    report: fn(usize),
+) -> (NonBlocking, WorkerGuard) {
     let not_queued = Arc::new(OnceLock::new());
-    let lossy = Lossy { inner: io::stderr(), not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0, report };
+    let lossy = Lossy { inner, not_written: 0, not_queued: Arc::clone(&not_queued), reported: 0, report };
     let queue = NonBlockingBuilder::default().buffered_lines_limit(lines_max).thread_name(thread);
     let (writer, guard) = queue.finish(lossy);
     // Empty until here.

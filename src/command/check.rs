@@ -3,18 +3,21 @@
 use std::process::ExitCode;
 
 use super::database::Database;
-use super::{Failure, print, start_log};
+use super::{Failure, print, progress, start_log};
 use crate::clock::Clock;
 use crate::config::{Check, Sources};
+use crate::progress::Progress;
 use crate::store::{self, Checked, Repair, Report};
 
 pub(super) async fn run(args: Check, sources: &Sources) -> Result<ExitCode, Failure> {
-    let _log = start_log(&args.common, false, sources)?;
+    let log = start_log(&args.common, false, sources)?;
     let database = Database::reach(&args.common, sources).await?;
     tracing::info!(database = %database.url, "checking the database");
     let repair = if args.repair { Repair::Counts } else { Repair::Nothing };
-    let report =
-        store::check(&database.url, repair, &Clock::system()).await.map_err(|error| database.failure(&error))?;
+    let (progress, clock) = (Progress::default(), Clock::system());
+    let checking = store::check(&database.url, repair, &clock, &progress);
+    let report = progress::shown(&progress, &log, args.common.log_format, checking).await;
+    let report = report.map_err(|error| database.failure(&error))?;
     print(&format_report(&report))?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

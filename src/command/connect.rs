@@ -78,11 +78,20 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Failure> {
     Ok(ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?)
 }
 
+/// Connects to an address without TLS.
+pub(super) async fn stream(address: &Address) -> io::Result<Stream> {
+    match destination(address) {
+        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        Address::Everywhere(port) => tcp("localhost", port).await,
+        Address::Host { name, port } => tcp(&name, port).await,
+    }
+}
+
 async fn handshake(connector: TlsConnector, address: Address) -> io::Result<TlsStream<Stream>> {
-    let (stream, name) = match address {
-        Address::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), "localhost".to_owned()),
-        Address::Everywhere(port) => (tcp("localhost", port).await?, "localhost".to_owned()),
-        Address::Host { name, port } => (tcp(&name, port).await?, name),
+    let stream = stream(&address).await?;
+    let name = match address {
+        Address::Unix(_) | Address::Everywhere(_) => "localhost".to_owned(),
+        Address::Host { name, port: _ } => name,
     };
     let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     connector.connect(name, stream).await

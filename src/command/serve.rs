@@ -35,7 +35,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     })?;
     access::check(&authenticator, &args.access, &listener, tls.is_some())?;
     let metrics = Metrics::default();
-    let pages = Pages { metrics: metrics.clone() };
+    let pages = Pages { metrics: metrics.clone(), settings: sources.changed_settings().into() };
     // Until the end: it answers while the database is not there yet, and while calls are drained.
     let _monitoring = monitoring::start(args.metrics_listen.clone(), sources, &listener, pages).await?;
     let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);

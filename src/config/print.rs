@@ -41,15 +41,36 @@ impl Sources {
 
     /// The settings that differ from their defaults, as `key=value`, for the log. Secrets are hidden.
     pub fn changed(&self) -> String {
+        let text = |setting: ChangedSetting| format!("{}={}", setting.name, setting.value);
+        self.changed_settings().into_iter().map(text).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The settings that differ from their defaults. Secrets are hidden.
+    pub fn changed_settings(&self) -> Vec<ChangedSetting> {
         let changed =
             self.0.iter().filter(|setting| setting.values.as_ref().is_some_and(|values| *values != setting.default));
-        let text = |setting: &Setting| {
+        let shown = |setting: &Setting| {
             let values = setting.values.iter().flatten();
             let shown = values.map(|value| if setting.secret { hidden(value) } else { value.clone() });
-            format!("{}={}", setting.key, shown.collect::<Vec<_>>().join(","))
+            ChangedSetting {
+                name: setting.key.clone(),
+                value: shown.collect::<Vec<_>>().join(","),
+                source: setting.source.to_string(),
+            }
         };
-        changed.map(text).collect::<Vec<_>>().join(" ")
+        changed.map(shown).collect()
     }
+}
+
+/// A setting that differs from its default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedSetting {
+    /// Its name in a file.
+    pub name: String,
+    /// Its value. A secret is hidden.
+    pub value: String,
+    /// Where it is from.
+    pub source: String,
 }
 
 /// The value of a secret in a log: of a URL, where the database is.

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use super::address::ServerAddress;
 use super::database::Common;
 use super::duration::interval;
+use super::metrics_url::MetricsUrl;
 use crate::auth::Scope;
 use crate::domain::event::EventKind;
 use crate::domain::id::ID_MAX;
@@ -62,6 +63,20 @@ pub struct Watch {
     /// Print the current revision when there are no events
     #[arg(long)]
     pub heartbeats: bool,
+}
+
+/// Settings of `kith top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Where the server has its metrics: http://HOST:PORT/PATH, or an address such as :9464, with the path /metrics
+    #[arg(long, env = "KITH_METRICS", value_name = "URL", default_value = "http://127.0.0.1:9464/metrics")]
+    pub metrics: MetricsUrl,
+    /// Time between two readings
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Print the figures of one interval as plain text and exit, as without a terminal
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Settings of `kith check`.

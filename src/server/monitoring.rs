@@ -1,4 +1,4 @@
-//! The port for monitoring: metrics over HTTP/1.1, for Prometheus and for `curl`.
+//! The port for monitoring: metrics over HTTP/1.1, for Prometheus and for `curl`, and a status page for browsers.
 //!
 //! It has neither TLS nor authentication, so it listens on loopback unless a setting says otherwise. What one of its
 //! clients can hold is small: there are few connections, each for a short time, and a request has no body. Metrics are
@@ -7,10 +7,12 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -22,7 +24,10 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::listener::{Listener, Stream};
+use super::status_page;
 use crate::causes::Causes;
+use crate::config::ChangedSetting;
+use crate::metrics::exposition::Exposition;
 use crate::metrics::{Format, Metrics};
 
 /// Maximum open connections. Further ones are closed when they are accepted.
@@ -41,6 +46,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 pub struct Pages {
     /// At `/metrics`.
     pub metrics: Metrics,
+    /// The settings that the status page at `/` shows.
+    pub settings: Arc<[ChangedSetting]>,
 }
 
 /// The running port. It is closed when this is dropped.
@@ -108,9 +115,32 @@ impl Pages {
             return response;
         }
         match path {
+            "/" => self.status().await,
             "/metrics" => self.metrics(format(headers)).await,
-            _ => text(StatusCode::NOT_FOUND, "not found; metrics are at /metrics\n"),
+            _ => text(StatusCode::NOT_FOUND, "not found; metrics are at /metrics, and the status is at /\n"),
         }
+    }
+
+    async fn status(&self) -> Response<Full<Bytes>> {
+        let Self { metrics, settings } = self.clone();
+        let written = spawn_blocking(move || {
+            let metrics = metrics.text(Format::OpenMetrics).map_err(|error| error.to_string())?;
+            let metrics = Exposition::parse(&metrics).map_err(|error| error.to_string())?;
+            Ok::<_, String>(status_page::page(&metrics, &settings, unix_time()))
+        });
+        let page = match written.await.map_err(|error| error.to_string()) {
+            Ok(Ok(page)) => page,
+            Ok(Err(error)) | Err(error) => {
+                tracing::error!(error, "the status page could not be written, which is a bug");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the log has more\n");
+            }
+        };
+        let mut response = self::page(StatusCode::OK, "text/html; charset=utf-8", page);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_SECURITY_POLICY, status_page::POLICY.clone());
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
     }
 
     async fn metrics(&self, format: Format) -> Response<Full<Bytes>> {
@@ -123,6 +153,11 @@ impl Pages {
             }
         }
     }
+}
+
+/// The time in seconds. The metrics have times by the system's clock too.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
@@ -200,8 +235,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_known_pages_can_be_read_and_nothing_can_be_sent() {
-        let pages = Pages { metrics: Metrics::default() };
+        let pages = Pages { metrics: Metrics::default(), settings: Arc::default() };
         for (method, path, status) in [
+            (Method::GET, "/", StatusCode::OK),
+            (Method::HEAD, "/", StatusCode::OK),
             (Method::GET, "/metrics", StatusCode::OK),
             (Method::HEAD, "/metrics", StatusCode::OK),
             (Method::GET, "/metrics/", StatusCode::NOT_FOUND),

@@ -6,10 +6,12 @@ mod names;
 mod query;
 mod repair;
 mod times;
+mod work;
 
 use std::collections::HashMap;
 
 use self::query::CHECKS;
+use self::work::Work;
 use super::clock::TOLERANCE;
 use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::{ResultRow, Session};
@@ -18,6 +20,7 @@ use crate::clock::Clock;
 use crate::domain::event::{Cause, EventKind, PrincipalKind};
 use crate::domain::id::Sequence;
 use crate::domain::pair::RequestState;
+use crate::progress::Progress;
 
 /// The number of violating rows that a report describes for each check.
 const ROWS_SHOWN: usize = 20;
@@ -118,13 +121,18 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 ///
 /// When the database cannot be used, or its tables belong to another version. Violations are not errors: the report has
 /// them.
-pub async fn check(url: &DatabaseUrl, repair: Repair, clock: &Clock) -> Result<Report, ConnectError> {
+pub async fn check(
+    url: &DatabaseUrl,
+    repair: Repair,
+    clock: &Clock,
+    progress: &Progress,
+) -> Result<Report, ConnectError> {
     refuse_other_tables(url).await?;
-    let (mut report, broken) = look(url, repair, clock).await?;
+    let (mut report, broken) = look(url, repair, clock, progress).await?;
     // The snapshot has ended. The repair reads again under the lock.
     for (index, ids) in broken {
         let checked = &mut report.checks[index];
-        (checked.rows, checked.repaired) = repair::counts(url, checked.name, &ids).await?;
+        (checked.rows, checked.repaired) = repair::counts(url, checked.name, &ids, progress).await?;
     }
     Ok(report)
 }
@@ -134,12 +142,15 @@ async fn look(
     url: &DatabaseUrl,
     repair: Repair,
     clock: &Clock,
+    progress: &Progress,
 ) -> Result<(Report, Vec<(usize, Vec<i64>)>), ConnectError> {
     let mut session = Session::read(url).await?;
     let future = session.later_than(clock, TOLERANCE);
     let mut report = head(&mut session).await?;
     let (mut sizes, mut broken) = (Sizes::default(), Vec::new());
+    let mut work = Work::of(CHECKS, &mut session, &mut sizes, progress).await?;
     for (index, check) in CHECKS.iter().enumerate() {
+        work.begin(check.name, work.of_check(check));
         let repairs = repair == Repair::Counts && repair::is_of_counts(check.name);
         let examined = sizes.of(&mut session, check.looks_at(report.oldest)).await?;
         let found =
@@ -148,12 +159,11 @@ async fn look(
             broken.push((index, found.iter().map(|row| row.number).collect()));
         }
         let checked = checked(check, examined, found);
-        // On large tables this takes minutes; the log shows the progress.
         tracing::debug!(examined, violations = checked.violations, "{}", checked.name);
         report.checks.push(checked);
     }
-    report.checks.push(times::check(&mut session, &mut sizes, &future).await?);
-    report.checks.push(names::check(&mut session).await?);
+    report.checks.push(times::check(&mut session, &mut sizes, &future, &mut work).await?);
+    report.checks.push(names::check(&mut session, &mut work).await?);
     Ok((report, broken))
 }
 

@@ -13,6 +13,7 @@ use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_se
 use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
+use crate::progress::Progress;
 
 /// The URL of a database: `sqlite://PATH`, or `postgres://…` as in PostgreSQL's own tools.
 #[derive(Clone)]
@@ -160,7 +161,8 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     } else {
         refuse_pooler(url).await?;
         check_writable(url).await?;
-        run_migrations(url, if options.migrate { Pending::Apply } else { Pending::Refuse }).await?;
+        let pending = if options.migrate { Pending::Apply } else { Pending::Refuse };
+        run_migrations(url, pending, &Progress::default()).await?;
     }
     match url.0.clone() {
         Engine::Sqlite(file) => {
@@ -172,18 +174,18 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
 }
 
 /// Applies pending migrations, all or none. Returns those that were applied now and before.
-pub async fn migrate(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
-    prepare(url, Pending::Apply).await
+pub async fn migrate(url: &DatabaseUrl, progress: &Progress) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::Apply, progress).await
 }
 
 /// Applies pending migrations and rolls back. Takes the same locks as [`migrate`].
-pub async fn try_migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
-    prepare(url, Pending::Try).await
+pub async fn try_migrations(url: &DatabaseUrl, progress: &Progress) -> Result<Migrations, ConnectError> {
+    prepare(url, Pending::Try, progress).await
 }
 
 /// Returns the applied and the pending migrations. Changes nothing.
 pub async fn migrations(url: &DatabaseUrl) -> Result<Migrations, ConnectError> {
-    prepare(url, Pending::List).await
+    prepare(url, Pending::List, &Progress::default()).await
 }
 
 /// Returns an error if the database does not exist or does not have the tables of this version.
@@ -194,7 +196,7 @@ pub(super) async fn refuse_other_tables(url: &DatabaseUrl) -> Result<(), Connect
     {
         return Err(StoreError::Unavailable("no such file".into()).into());
     }
-    prepare(url, Pending::Refuse).await.map(drop)
+    prepare(url, Pending::Refuse, &Progress::default()).await.map(drop)
 }
 
 async fn check_writable(url: &DatabaseUrl) -> Result<(), ConnectError> {
@@ -204,9 +206,9 @@ async fn check_writable(url: &DatabaseUrl) -> Result<(), ConnectError> {
     }
 }
 
-async fn prepare(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
+async fn prepare(url: &DatabaseUrl, pending: Pending, progress: &Progress) -> Result<Migrations, ConnectError> {
     refuse_pooler(url).await?;
-    run_migrations(url, pending).await
+    run_migrations(url, pending, progress).await
 }
 
 /// Returns an error if the sessions of PostgreSQL are shared. Comes first: the settings of a session would stay in others.
@@ -217,12 +219,15 @@ async fn refuse_pooler(url: &DatabaseUrl) -> Result<(), ConnectError> {
     }
 }
 
-async fn run_migrations(url: &DatabaseUrl, pending: Pending) -> Result<Migrations, ConnectError> {
+async fn run_migrations(url: &DatabaseUrl, pending: Pending, progress: &Progress) -> Result<Migrations, ConnectError> {
+    let progress = progress.clone();
     match url.0.clone() {
-        Engine::Sqlite(file) => blocking(move || migration::migrate(&mut to_migrate(&file, pending)?, pending)).await,
+        Engine::Sqlite(file) => {
+            blocking(move || migration::migrate(&mut to_migrate(&file, pending)?, pending, &progress)).await
+        }
         Engine::Postgres { config, .. } => {
             let conn = postgres::open(&config, Role::Migration).await?;
-            blocking(move || migration::migrate(&mut Blocking::from(conn), pending)).await
+            blocking(move || migration::migrate(&mut Blocking::from(conn), pending, &progress)).await
         }
     }
 }

@@ -347,7 +347,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("kith.db").display().to_string();
         let url: DatabaseUrl = format!("sqlite://{path}").parse().expect("a URL");
-        migrate(&url).await.expect("a migration");
+        migrate(&url, &Default::default()).await.expect("a migration");
         let file: SqliteFile = path.parse().expect("a file");
         let [one, other] = [(); 2].map(|()| store(&file, &Options::default()).expect("a store"));
         let ann = UserId::new(7);

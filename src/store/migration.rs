@@ -16,6 +16,7 @@ use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::ConnectError;
+use crate::progress::{Progress, Step};
 
 /// The stamps of the migrations before the first release, of which one was made. (Diesel stores them without hyphens.)
 const UNRELEASED: [&str; 3] = ["20261123", "20261124", "20261125000001"];
@@ -116,25 +117,33 @@ impl Migrating for Blocking {
 }
 
 /// Finds the pending migrations, and does with them what `pending` says.
-pub(super) fn migrate<C: Migrating>(conn: &mut C, pending: Pending) -> Result<Migrations, ConnectError> {
+pub(super) fn migrate<C: Migrating>(
+    conn: &mut C,
+    pending: Pending,
+    progress: &Progress,
+) -> Result<Migrations, ConnectError> {
     let found = found(conn)?;
     match pending {
         Pending::Refuse if !found.1.is_empty() => Err(ConnectError::Older(found.1.len())),
         // Without a lock: most starts find nothing to do, and may not be allowed to do anything.
-        Pending::Apply | Pending::Try if !found.1.is_empty() => apply(conn, pending),
+        Pending::Apply | Pending::Try if !found.1.is_empty() => apply(conn, pending, progress),
         Pending::Apply | Pending::Try | Pending::Refuse | Pending::List => Ok(names(&found)),
     }
 }
 
 /// Applies what is still pending once the lock is held.
-fn apply<C: Migrating>(conn: &mut C, pending: Pending) -> Result<Migrations, ConnectError> {
+fn apply<C: Migrating>(conn: &mut C, pending: Pending, progress: &Progress) -> Result<Migrations, ConnectError> {
     let mut applied = Migrations::default();
     let ended = conn.locked(|conn| {
         let found = found(conn)?;
         if !found.1.is_empty() {
             // Creates the table in which they are recorded.
             conn.applied_migrations().map_err(ConnectError::Migration)?;
-            conn.run_migrations(&found.1).map_err(ConnectError::Migration)?;
+            for (done, migration) in (0..).zip(&found.1) {
+                let (doing, total) = (migration.name().to_string().into(), found.1.len().try_into().ok());
+                progress.report(Step { phase: "migrating", unit: "migrations", done, current: 1, total, doing });
+                conn.run_migration(migration).map_err(ConnectError::Migration)?;
+            }
         }
         applied = names(&found);
         if pending == Pending::Try { Err(DieselError::RollbackTransaction.into()) } else { Ok(()) }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::TimeDelta;
+use kith::progress::Progress;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Checked, Repair, Report};
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ const COUNTS_THERE: &str = "each user has counts";
 const COUNTS_OF_SOMEBODY: &str = "all counts are those of a user";
 
 async fn check(database: &Database, repair: Repair) -> Report {
-    store::check(&database.url(), repair, &later_than_all()).await.expect("a report")
+    store::check(&database.url(), repair, &later_than_all(), &Progress::default()).await.expect("a report")
 }
 
 #[track_caller]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use chrono::TimeDelta;
 use kith::domain::policy::Policy;
+use kith::progress::Progress;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store::{self, Repair};
 use tonic::Code;
@@ -255,7 +256,7 @@ cases! {
         app.clock.set_by(TimeDelta::days(-2));
         app.user("cy").await;
         let clock = app.clock.options(options()).clock;
-        let report = store::check(&app.database.url(), Repair::Nothing, &clock).await.expect("a report");
+        let report = store::check(&app.database.url(), Repair::Nothing, &clock, &Progress::default()).await.expect("a report");
         let broken: Vec<_> = report.checks.iter().filter(|checked| !checked.holds()).collect();
         let [checked] = &broken[..] else { panic!("{broken:#?}") };
         assert_eq!(checked.name, "no time lies in the future");

@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod raw;
 pub mod secured;
 pub mod story;
+pub mod terminal;
 pub mod tokens;
 pub mod watching;
 

@@ -2,6 +2,7 @@
 //! agree?
 
 use kith::domain::text::UsernameRule;
+use kith::progress::Progress;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
 use kith::proto::v1::get_user_request::Key;
@@ -61,7 +62,7 @@ cases! {
         let swapped = app.users().import_users(tokio_stream::iter(swap)).await.unwrap().into_inner();
         assert_eq!((swapped.updated, swapped.refused), (2, 0));
         assert_eq!((by_name(&app, "ann").await.unwrap(), by_name(&app, "josé.garcía").await.unwrap()), (jose, ann));
-        let report = store::check(&app.database.url(), Repair::Nothing, &later_than_all()).await.unwrap();
+        let report = store::check(&app.database.url(), Repair::Nothing, &later_than_all(), &Progress::default()).await.unwrap();
         assert!(report.is_clean(), "{report:#?}");
     }
 

@@ -1,5 +1,6 @@
 //! The check of the keys of usernames, which SQL cannot compute.
 
+use super::work::Work;
 use super::{Checked, ROWS_SHOWN};
 use crate::domain::text::Username;
 use crate::store::ConnectError;
@@ -7,18 +8,19 @@ use crate::store::session::Session;
 
 const NAME: &str = "each username has its key";
 /// The number of users that are read at a time.
-const PAGE: usize = 10_000;
+const PAGE_ROWS: u64 = 10_000;
 
 /// Compares the key of each username with the one that the username has.
-pub(super) async fn check(session: &mut Session) -> Result<Checked, ConnectError> {
+pub(super) async fn check(session: &mut Session, work: &mut Work<'_>) -> Result<Checked, ConnectError> {
     let mut checked = Checked { name: NAME, examined: 0, violations: 0, rows: Vec::new(), repaired: 0 };
     let mut last = 0;
     loop {
+        work.begin(NAME, PAGE_ROWS.min(work.rows("users").saturating_sub(checked.examined.unsigned_abs())));
         // No username and no key contains a slash.
         let page = session
             .ask(format!(
                 "SELECT id AS number, username_key || '/' || username AS said, id AS total FROM users \
-                 WHERE id > {last} ORDER BY id LIMIT {PAGE}"
+                 WHERE id > {last} ORDER BY id LIMIT {PAGE_ROWS}"
             ))
             .await?;
         let Some(end) = page.last() else { return Ok(checked) };

@@ -2,6 +2,7 @@
 //!
 //! A few users at a time are counted again under the lock that every commit takes first, so no commit is lost.
 
+use crate::progress::{Progress, Step};
 use crate::store::ConnectError;
 use crate::store::connect::DatabaseUrl;
 use crate::store::session::Session;
@@ -88,15 +89,23 @@ const RIGHT: [(&str, &str); 4] = [
 ///
 /// Returns descriptions of what was rewritten, and the number of users whose counts are right now. It includes those
 /// that somebody else repaired or deleted in between.
-pub(super) async fn counts(url: &DatabaseUrl, check: &str, users: &[i64]) -> Result<(Vec<String>, i64), ConnectError> {
+pub(super) async fn counts(
+    url: &DatabaseUrl,
+    check: &'static str,
+    users: &[i64],
+    progress: &Progress,
+) -> Result<(Vec<String>, i64), ConnectError> {
     let (wrong, repairs): (_, &[&str]) = match check {
         COUNTS_THERE => (MISSING, &[INSERT, COUNT]),
         COUNTS_OF_SOMEBODY => (SURPLUS, &[DELETE]),
         _ => (WRONG, &[COUNT]),
     };
     let mut session = Session::write(url).await?;
-    let (mut rewritten, mut repaired) = (Vec::new(), 0);
+    let (mut rewritten, mut repaired, mut done) = (Vec::new(), 0, 0);
     for some in users.chunks(BATCH) {
+        let (current, total) = (some.len() as u64, Some(users.len() as u64));
+        progress.report(Step { phase: "repairing", unit: "users", done, current, total, doing: check.into() });
+        done += current;
         let wrong = format!("SELECT number, said, number AS total FROM ({}) AS found ORDER BY number", of(some, wrong));
         session.lock().await?;
         rewritten.extend(session.ask(wrong.clone()).await?.into_iter().map(|row| row.said));

@@ -29,7 +29,7 @@ fn plan(conn: &mut SqliteConnection, query: &impl QueryFragment<Sqlite>) -> Vec<
 #[test]
 fn sqlite_finds_the_rows_of_every_query_by_an_index() {
     let mut conn = SqliteConnection::establish(":memory:").expect("a database");
-    migrate(&mut conn, Pending::Apply).expect("a migration");
+    migrate(&mut conn, Pending::Apply, &Default::default()).expect("a migration");
     let now = Stamp(Time::UNIX_EPOCH);
     let mut plans = 0;
     macro_rules! check {

@@ -3,6 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Nullable, Text};
+use kith::progress::Progress;
 use kith::store::{self, DatabaseUrl};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -52,7 +53,7 @@ impl Database {
         match engine {
             Engine::Sqlite => {
                 let database = Self::sqlite();
-                store::migrate(&database.url()).await.expect("a migration");
+                store::migrate(&database.url(), &Progress::default()).await.expect("a migration");
                 database
             }
             Engine::Postgres => {
@@ -140,7 +141,7 @@ async fn template() -> &'static str {
             let name = format!("kith_test_template_{}", Uuid::new_v4().simple());
             execute(&server().url("postgres"), &format!("CREATE DATABASE {name}")).await;
             let url: DatabaseUrl = server().url(&name).parse().expect("a URL");
-            store::migrate(&url).await.expect("a migration");
+            store::migrate(&url, &Progress::default()).await.expect("a migration");
             unused(&name).await;
             name
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kith::clock::Clock;
 use kith::domain::Time;
+use kith::progress::Progress;
 use kith::store::{self, Repair};
 
 use super::database::Database;
@@ -44,7 +45,9 @@ pub fn later_than_all() -> Clock {
 
 /// The violations. Empty if there are none.
 pub async fn violations(database: &Database) -> Vec<String> {
-    let report = store::check(&database.url(), Repair::Nothing, &later_than_all()).await.expect("a report");
+    let report = store::check(&database.url(), Repair::Nothing, &later_than_all(), &Progress::default())
+        .await
+        .expect("a report");
     let broken = report.checks.iter().filter(|checked| !checked.holds());
     let mut found: Vec<_> = broken.map(|checked| format!("{}: {}", checked.name, checked.rows.join("; "))).collect();
     for (name, query) in QUERIES {
