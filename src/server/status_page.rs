@@ -103,10 +103,15 @@ fn settings_table(settings: &[ChangedSetting]) -> Markup {
     }
 }
 
+/// Whether the server has not opened its database yet.
+fn is_starting(metrics: &Exposition) -> bool {
+    metrics.samples("kith_database_info").is_empty()
+}
+
 /// The state of all services in a word, with its class.
 fn state(metrics: &Exposition) -> (&'static str, &'static str) {
     let services = metrics.samples("kith_health");
-    if services.is_empty() {
+    if is_starting(metrics) {
         ("starting", "quiet")
     } else if services.iter().all(|service| service.value > 0.0) {
         ("serving", "good")
@@ -137,12 +142,8 @@ fn server(metrics: &Exposition, unix_time: f64) -> Vec<Row> {
 
 fn health(metrics: &Exposition) -> Vec<Row> {
     let service = |sample: &Sample| {
-        let name = match sample.label("service") {
-            "" => "the process",
-            name => name,
-        };
         let (value, class) = if sample.value > 0.0 { ("SERVING", "good") } else { ("NOT_SERVING", "bad") };
-        Row { class, ..row(name, value) }
+        Row { class, ..row(sample.label("service"), value) }
     };
     metrics.samples("kith_health").iter().map(service).collect()
 }
@@ -151,11 +152,10 @@ fn database(metrics: &Exposition) -> Vec<Row> {
     let mut rows = Vec::new();
     let info = metrics.samples("kith_database_info").first();
     rows.extend(info.map(|info| row("Engine", format!("{} {}", info.label("engine"), info.label("version")))));
-    let up = metrics.value("kith_database_up");
-    let (value, class) = match up {
+    let (value, class) = match metrics.value("kith_database_up") {
+        _ if is_starting(metrics) => ("not opened yet", "quiet"),
         Some(up) if up > 0.0 => ("up", "good"),
-        Some(_) => ("DOWN", "bad"),
-        None => ("not opened yet", "quiet"),
+        Some(_) | None => ("DOWN", "bad"),
     };
     rows.push(Row { class, ..row("State", value) });
     let mut pools: Vec<&str> = Vec::new();
@@ -206,11 +206,12 @@ mod tests {
     #[test]
     fn the_state_is_that_of_all_services() {
         for (metrics, expected) in [
-            ("", "starting"),
             ("kith_health{service=\"a\"} 1\nkith_health{service=\"b\"} 1", "serving"),
             ("kith_health{service=\"a\"} 1\nkith_health{service=\"b\"} 0", "NOT SERVING"),
         ] {
-            assert_eq!(state(&parsed(metrics)).0, expected);
+            assert_eq!(state(&parsed(metrics)).0, "starting");
+            let opened = format!("kith_database_info{{engine=\"sqlite\"}} 1\n{metrics}");
+            assert_eq!(state(&parsed(&opened)).0, expected);
         }
     }
 

@@ -6,6 +6,7 @@ use kith::metrics::Format;
 use kith::proto::v1::{self as pb, ErrorReason};
 use tonic::Code;
 
+use crate::cases;
 use crate::harness::openmetrics::{Metrics, request, scrape};
 use crate::harness::process::{Kith, command, run};
 use crate::harness::watching::now;

@@ -127,6 +127,11 @@ impl Reading<'_> {
         self.interval?.rate(name, matches)
     }
 
+    /// The rate of a part of the series, of which `all` is the rate: zero if none of the part is there yet.
+    fn share(&self, all: Option<f64>, name: &str, matches: impl Fn(&Sample) -> bool) -> Option<f64> {
+        all.map(|_| self.rate(name, matches).unwrap_or_default())
+    }
+
     fn sum(&self, name: &str, label: &str, value: &str) -> Option<f64> {
         sum(self.now.samples(name), with(label, value))
     }
@@ -172,6 +177,8 @@ impl Reading<'_> {
             None
         } else if down.is_empty() {
             Some(plain("serving".to_owned()))
+        } else if down.len() == health.len() {
+            Some(marked("NOT SERVING".to_owned(), Mark::Bad))
         } else {
             Some(marked(format!("NOT SERVING: {}", down.join(", ")), Mark::Bad))
         };
@@ -183,10 +190,11 @@ impl Reading<'_> {
         if self.now.samples("grpc_server_started_total").is_empty() && self.now.samples(handled).is_empty() {
             return Vec::new();
         }
-        let errors = self.rate(handled, |sample| sample.label("grpc_code") != "OK");
-        let failed = self.rate(handled, |sample| SERVER_ERRORS.contains(&sample.label("grpc_code")));
+        let all = self.rate(handled, |_| true);
+        let errors = self.share(all, handled, |sample| sample.label("grpc_code") != "OK");
+        let failed = self.share(all, handled, |sample| SERVER_ERRORS.contains(&sample.label("grpc_code")));
         let mut cells = vec![
-            plain(format!("{}/s", rate(self.rate(handled, |_| true)))),
+            plain(format!("{}/s", rate(all))),
             plain(format!("errors {}/s", rate(errors))),
             marked(format!("of the server {}/s", rate(failed)), if_any(failed, Mark::Bad)),
         ];
@@ -246,8 +254,11 @@ impl Reading<'_> {
             let info = self.now.samples("kith_database_info").first();
             let name =
                 info.map_or_else(String::new, |info| format!("{} {} ", info.label("engine"), info.label("version")));
-            let is_up = up > 0.0;
-            let (word, mark) = if is_up { ("up", Mark::Plain) } else { ("DOWN", Mark::Bad) };
+            let (word, mark) = match info {
+                Some(_) if up > 0.0 => ("up", Mark::Plain),
+                Some(_) => ("DOWN", Mark::Bad),
+                None => ("not opened yet", Mark::Warning),
+            };
             cells.push(marked(format!("{name}{word}"), mark));
         }
         for pool in values(self.now.samples("kith_database_connections"), "pool") {
@@ -324,8 +335,11 @@ impl Reading<'_> {
         let has_cpu = !self.now.samples(cpu).is_empty();
         let share = self.rate(cpu, |_| true).map_or(UNKNOWN.to_owned(), |share| format!("{:.0}%", 100.0 * share));
         let cpu = has_cpu.then(|| plain(format!("cpu {share}")));
-        let memory =
-            self.now.value("process_resident_memory_bytes").map(|size| plain(format!("memory {}", bytes(size))));
+        let memory = self.now.value("process_resident_memory_bytes").map(|size| {
+            let limit = self.now.value("kith_memory_limit_bytes");
+            let limit_text = limit.map(|limit| format!(" of {}", bytes(limit))).unwrap_or_default();
+            marked(format!("memory {}{limit_text}", bytes(size)), fullness(size, limit))
+        });
         let limit = self.now.value("process_max_fds");
         let files = self.now.value("process_open_fds").map(|open| of_limit("files", open, limit));
         let threads = self.now.value("process_threads").map(|number| plain(format!("threads {}", count(number))));
@@ -349,7 +363,7 @@ impl Reading<'_> {
                 let is_of =
                     |sample: &Sample| sample.label("grpc_service") == service && sample.label("grpc_method") == method;
                 let calls = self.rate(handled, is_of);
-                let errors = self.rate(handled, |sample| is_of(sample) && sample.label("grpc_code") != "OK");
+                let errors = self.share(calls, handled, |sample| is_of(sample) && sample.label("grpc_code") != "OK");
                 // A stream takes as long as its client wants.
                 let (p50, p99) = match kind.as_str() {
                     "unary" => self.quantiles("grpc_server_handling_seconds", is_of, seconds),
@@ -374,11 +388,7 @@ fn short(service: &str, method: &str) -> String {
 /// The services that do not serve, without their packages.
 fn values_of_zero(health: &[Sample]) -> Vec<&str> {
     let down = health.iter().filter(|sample| sample.value <= 0.0).map(|sample| sample.label("service"));
-    down.map(|service| match service.rsplit('.').next() {
-        Some("") | None => "the process",
-        Some(name) => name,
-    })
-    .collect()
+    down.map(|service| service.rsplit('.').next().unwrap_or(service)).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(in super::super) fn recorded(number: usize) -> Exposition {
 }
 
 fn figures(before: &str, now: &str) -> Figures {
-    let parsed = |lines: &str| Exposition::parse(&format!("{lines}\n# EOF\n")).unwrap();
+    let parsed = |lines: &str| Exposition::parse(format!("{lines}\n# EOF\n").trim_start()).unwrap();
     let (before, now) = (parsed(before), parsed(now));
     Figures::of(&now, Some(Interval { before: &before, now: &now, seconds: 2.0 }), UNIX_TIME)
 }
@@ -53,10 +53,14 @@ fn a_server_without_metrics_of_its_own_has_no_figures() {
 #[test]
 fn what_needs_attention_is_marked() {
     for (metrics, group, expected) in [
-        ("kith_health{service=\"\"} 1\nkith_health{service=\"a.B\"} 1", "KITH", "serving"),
-        ("kith_health{service=\"\"} 0\nkith_health{service=\"a.B\"} 0", "KITH", "!!NOT SERVING: the process, B"),
+        ("kith_health{service=\"a.A\"} 1\nkith_health{service=\"a.B\"} 1", "KITH", "serving"),
+        ("kith_health{service=\"a.A\"} 1\nkith_health{service=\"a.B\"} 0", "KITH", "!!NOT SERVING: B"),
+        ("kith_health{service=\"a.A\"} 0\nkith_health{service=\"a.B\"} 0", "KITH", "!!NOT SERVING"),
         ("kith_database_up 1\nkith_database_info{engine=\"sqlite\",version=\"3\"} 1", "DATABASE", "sqlite 3 up"),
-        ("kith_database_up 0", "DATABASE", "!!DOWN"),
+        ("kith_database_up 0\nkith_database_info{engine=\"sqlite\",version=\"3\"} 1", "DATABASE", "!!sqlite 3 DOWN"),
+        ("kith_database_up 0", "DATABASE", "!not opened yet"),
+        ("process_resident_memory_bytes 1e9\nkith_memory_limit_bytes 1e9", "PROCESS", "!!memory 954 MiB of 954 MiB"),
+        ("process_resident_memory_bytes 1e9", "PROCESS", "memory 954 MiB"),
         (
             "kith_queue_commands{queue=\"calls\"} 49\nkith_queue_capacity_commands{queue=\"calls\"} 100",
             "QUEUE",
