@@ -24,7 +24,7 @@ const ESTIMATED: Duration = Duration::from_secs(2);
 /// In the length of the bar, since totals may be unknown.
 const BAR_PARTS: u64 = 1_000;
 /// ASCII, which every terminal has.
-const BAR: &str = "[{bar:24}] {wide_msg}";
+const BAR: &str = "[{bar:16}] {wide_msg}";
 
 /// Runs a job and shows its progress.
 pub(super) async fn shown<T>(progress: &Progress, log: &Log, format: LogFormat, job: impl Future<Output = T>) -> T {
@@ -72,11 +72,11 @@ impl Display {
     fn show(&mut self, at: Duration, estimate: &Estimate) {
         match self {
             Self::Bar(bar) if at >= QUIET => {
+                bar.set_position(estimate.parts(BAR_PARTS));
+                bar.set_message(estimate.text(at));
                 if bar.is_hidden() {
                     bar.set_draw_target(ProgressDrawTarget::stderr());
                 }
-                bar.set_position(estimate.parts(BAR_PARTS));
-                bar.set_message(estimate.text(at));
             }
             Self::Bar(_) => {}
             Self::Lines { format, schedule } => match (schedule.is_due(at), format) {

@@ -39,6 +39,9 @@ impl FromStr for MetricsUrl {
             return Ok(Self { address: text.parse()?, path: PATH.to_owned() });
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.is_empty() {
+            return Err("has no host; write http://HOST:PORT/metrics".to_owned());
+        }
         let is_visible = path.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_visible || path.contains('#') {
             return Err("has a path with characters that a URL does not have".to_owned());
