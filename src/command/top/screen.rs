@@ -68,11 +68,8 @@ fn readings(url: &MetricsUrl, interval: Duration) -> impl Stream<Item = Result<E
 /// Whether a key quits. The terminal does not turn Ctrl-C into a signal.
 fn quits(event: &Event) -> bool {
     let Some(key) = event.as_key_press_event() else { return false };
-    match key.code {
-        KeyCode::Char('q' | 'Q') => true,
-        KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
-        _ => false,
-    }
+    let is = |c| key.code == KeyCode::Char(c);
+    is('q') || is('Q') || is('c') && key.modifiers.contains(KeyModifiers::CONTROL)
 }
 
 /// The numbers of signals that end the program.
