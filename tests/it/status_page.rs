@@ -35,7 +35,6 @@ on_each_engine! {
             "<th scope=\"row\">State</th><td class=\"good\">up</td>",
             "<th scope=\"row\">Revision</th><td>",
             "<th scope=\"row\">Watchers</th><td>0</td>",
-            "<th scope=\"row\">Users</th><td>1</td>",
             "<th scope=\"row\">kith.v1.UserService</th><td class=\"good\">SERVING</td>",
             "<code>max-watchers</code></th><td><code>7</code></td><td class=\"quiet\">flag</td>",
             "<th scope=\"row\">Up for</th><td>",
