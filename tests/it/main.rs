@@ -19,6 +19,7 @@ mod concurrency;
 mod conformance;
 mod connections;
 mod coverage;
+mod crashes;
 mod credentials;
 mod dependencies;
 mod devices;
