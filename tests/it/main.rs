@@ -54,6 +54,7 @@ mod readers;
 mod retention;
 mod revisions;
 mod rights;
+mod rolling;
 mod rpc;
 mod semantics;
 mod settings;
