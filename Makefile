@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
 .PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
-	image image-test deb-test deploy-check
+	image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
 run:
@@ -23,6 +23,10 @@ PROFILE := dist
 dist: $(BUF)
 	$(if $(filter dist,$(PROFILE)),scripts/install-check-tools cyclonedx $(CARGO_CYCLONEDX_VERSION))
 	BUF=$(BUF) scripts/dist $(PROFILE)
+
+# Whether this commit can be tagged: clean, with a section of its version in the changelog, and not released before.
+release-check:
+	scripts/check-release
 
 # Installs the .deb of `make dist` in a Debian of its own, under systemd; starts, calls, upgrades, removes and purges it.
 deb-test:
