@@ -23,6 +23,7 @@ pub mod feed;
 pub mod follow;
 pub mod mapping;
 pub mod proto;
+pub mod rarely;
 pub mod server;
 pub mod service;
 pub mod store;

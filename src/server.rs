@@ -10,7 +10,6 @@ mod held;
 mod limited;
 pub mod listener;
 pub mod peer;
-mod rarely;
 mod receiving;
 mod sweep;
 pub mod tls;

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("domain", &[]),
     ("causes", &[]),
     ("proto", &[]),
+    ("rarely", &[]),
     ("task", &[]),
     ("tls", &[]),
     ("auth", &["domain", "follow", "proto", "task", "tls"]),
@@ -32,6 +33,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "feed",
             "follow",
             "proto",
+            "rarely",
             "service",
             "store",
             "task",
