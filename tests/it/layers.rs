@@ -5,18 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("causes", &[]),
     ("proto", &[]),
     ("rarely", &[]),
     ("task", &[]),
     ("tls", &[]),
+    ("traces", &["proto", "rarely"]),
     ("auth", &["domain", "follow", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
-    ("store", &["causes", "clock", "domain", "task", "tls"]),
-    ("committer", &["causes", "domain", "store"]),
+    ("store", &["causes", "clock", "domain", "task", "tls", "traces"]),
+    ("committer", &["causes", "domain", "store", "traces"]),
     ("feed", &["causes", "domain", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["auth", "committer", "domain", "feed", "mapping", "proto", "store"]),
@@ -39,13 +40,27 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "task",
             "telemetry",
             "tls",
+            "traces",
         ],
     ),
-    ("config", &["auth", "domain", "store"]),
-    ("telemetry", &["auth", "causes", "config"]),
+    ("config", &["auth", "domain", "store", "traces"]),
+    ("telemetry", &["auth", "causes", "config", "traces"]),
     (
         "command",
-        &["auth", "causes", "clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"],
+        &[
+            "auth",
+            "causes",
+            "clock",
+            "config",
+            "domain",
+            "follow",
+            "proto",
+            "server",
+            "store",
+            "telemetry",
+            "tls",
+            "traces",
+        ],
     ),
 ];
 
