@@ -45,7 +45,7 @@ bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
 
-# Offers ten times as many calls as Kith takes for a minute, and writes docs/performance/overload.md: goodput, refusals,
+# Offers many more calls than Kith takes, and writes docs/performance/overload.md: goodput, refusals,
 # and the time until all is as before. It needs a quiet machine.
 overload:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
