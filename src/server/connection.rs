@@ -27,12 +27,12 @@ use self::opening::{Opening, Protocol};
 use self::request::Entry;
 use self::socket::Socket;
 use super::peer::Peer;
-use super::rarely::Rarely;
 use super::tls::{Tls, is_refusal};
 use super::wait;
 use crate::auth::Names;
 use crate::causes::Causes;
 use crate::config::Origins;
+use crate::rarely::Rarely;
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
 const STREAMS_MAX: u32 = 1_024;

@@ -63,6 +63,7 @@ mod story;
 mod surroundings;
 mod timing;
 mod tls;
+mod traces;
 mod unread;
 mod user_views;
 mod usernames;
