@@ -23,7 +23,7 @@ use super::limited::{hold, kind};
 use super::peer::Peer;
 use super::receiving::Receiving;
 use crate::auth::limiter::{Limiter, Permit};
-use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
+use crate::auth::{Authenticator, Client, Names, Principal, Unauthenticated};
 use crate::config::AuditLog;
 use crate::error;
 use crate::service::Deadline;
@@ -199,7 +199,13 @@ impl CallLayer {
             return Ok(Principal::Anonymous);
         }
         let names = request.extensions().get::<Arc<Names>>();
-        self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref)).await
+        let client = match request.extensions().get() {
+            Some(peer @ Peer::Tcp(connection)) => {
+                peer.network().map(|network| Client { connection: *connection, network })
+            }
+            Some(Peer::Unix) | None => None,
+        };
+        self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref), client).await
     }
 
     /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.

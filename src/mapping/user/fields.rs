@@ -131,7 +131,7 @@ impl Fields {
         status.unwrap_or_default()
     }
 
-    fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {
+    pub(super) fn birthday(&mut self, field: &str, value: &str, now: Time) -> Birthday {
         Birthday::parse(value, now.date_naive()).unwrap_or_else(|error| {
             self.violation(field, error);
             Birthday::default()
@@ -139,7 +139,7 @@ impl Fields {
     }
 
     /// Reads a time in the years 1 to 9999, the range of a valid `Timestamp`.
-    fn time(&mut self, field: &str, value: &Timestamp) -> Time {
+    pub(super) fn time(&mut self, field: &str, value: &Timestamp) -> Time {
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
         let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
         let time = nanos
