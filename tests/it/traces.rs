@@ -96,7 +96,7 @@ fn status(span: &Span) -> StatusCode {
 
 on_each_engine! {
     async fn a_call_continues_the_trace_of_its_caller(engine: Engine) {
-        let (database, receiver) = (Database::migrated(engine).await, Receiver::start().await);
+        let (database, receiver) = (Database::migrated(engine).await, Receiver::start());
         let kith = traced(&database, &receiver, &[]).await;
         let headers = [("traceparent", SAMPLED), ("tracestate", "congo=t61"), ("tracestate", "rojo=1")];
         kith.clients().users().get_user(with(get(1), &headers)).await.expect_err("nobody");
@@ -121,7 +121,7 @@ on_each_engine! {
     }
 
     async fn a_batch_has_links_to_its_calls_and_spans_of_its_statements(engine: Engine) {
-        let (database, receiver) = (Database::migrated(engine).await, Receiver::start().await);
+        let (database, receiver) = (Database::migrated(engine).await, Receiver::start());
         let kith = traced(&database, &receiver, &[]).await;
         let clients = kith.clients();
         // The first of them is committed alone. The others are a batch, unless they come one by one.
@@ -165,7 +165,7 @@ on_each_engine! {
     }
 
     async fn what_fails_in_the_database_is_an_error_of_each_span(engine: Engine) {
-        let (database, receiver) = (Database::migrated(engine).await, Receiver::start().await);
+        let (database, receiver) = (Database::migrated(engine).await, Receiver::start());
         let kith = traced(&database, &receiver, &[]).await;
         let ann = kith.clients().user("ann").await;
         database.execute("ALTER TABLE blocks RENAME TO canary").await;
@@ -200,7 +200,7 @@ async fn the_caller_says_whether_a_call_is_traced_or_else_the_ratio_does() {
         (&[], &[("OTEL_TRACES_SAMPLER", "always_off")], &[false, false, false, false]),
         (&["--trace-ratio=1"], &[("OTEL_TRACES_SAMPLER", "always_off")], &[true, true, false, true]),
     ] {
-        let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start().await);
+        let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start());
         let endpoint = format!("--otlp-endpoint={}", receiver.url());
         let flags: Vec<_> = [&*endpoint].into_iter().chain(flags.iter().copied()).collect();
         let kith = Kith::start(server(&database, &flags, variables)).await;
@@ -213,7 +213,7 @@ async fn the_caller_says_whether_a_call_is_traced_or_else_the_ratio_does() {
         let spans = receiver.spans();
         let mut calls: Vec<_> = spans.iter().filter(|span| span.kind() == SpanKind::Server).collect();
         calls.sort_by_key(|call| call.start_time_unix_nano);
-        let revisions: Vec<_> =
+        let revisions: Vec<usize> =
             calls.iter().map(|call| attributes(&call.attributes)["kith.revision"].parse().expect("a number")).collect();
         let traced: Vec<usize> = (1..=4).filter(|number| expected[number - 1]).collect();
         assert_eq!(revisions, traced, "{flags:?} {variables:?}");
@@ -226,7 +226,7 @@ async fn the_caller_says_whether_a_call_is_traced_or_else_the_ratio_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_has_one_link_to_each_batch_and_a_watch_has_a_span_until_it_ends() {
-    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start().await);
+    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start());
     let kith = traced(&database, &receiver, &[]).await;
     let watch = pb::WatchEventsRequest::default();
     let mut watch = kith.clients().events().watch_events(watch).await.expect("a stream").into_inner();
@@ -283,7 +283,7 @@ async fn refused(kith: &Kith) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_span_has_anything_that_callers_sent_and_no_log_the_secret_of_the_receiver() {
     const SECRET: &str = "s3cret-header";
-    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start().await);
+    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start());
     let headers = format!("authorization=Bearer%20{SECRET}");
     let url = receiver.url();
     let variables = [
@@ -330,7 +330,7 @@ async fn the_variables_of_the_standard_describe_the_service() {
         ),
         (&[("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,service.namespace=social")], "other"),
     ] {
-        let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start().await);
+        let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start());
         let endpoint = format!("--otlp-endpoint={}", receiver.url());
         let kith = Kith::start(server(&database, &[&endpoint], variables)).await;
         kith.clients().user("ann").await;
@@ -356,7 +356,7 @@ fn lines(log: &str) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_is_gone_hinders_no_call_and_the_log_says_once_what_is_lost() {
-    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start().await);
+    let (database, receiver) = (Database::migrated(Engine::Sqlite).await, Receiver::start());
     let kith = traced(&database, &receiver, &[]).await;
     kith.clients().user("ann").await;
     receiver.until("call", |spans| (!spans.is_empty()).then_some(())).await;
@@ -394,7 +394,7 @@ async fn spans_go_over_tls_to_a_receiver_with_a_certificate_of_a_trusted_authori
     let path = folder.path().join("authority.pem");
     std::fs::write(&path, &authority.pem).expect("a file");
     for (signed, trusted) in [(authority.sign(), true), (stranger.sign(), false)] {
-        let receiver = Receiver::with(Some(&signed)).await;
+        let receiver = Receiver::with(Some(&signed));
         let url = format!("https://localhost:{}", receiver.address.port());
         let variables = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),

@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
@@ -22,11 +22,12 @@ use tonic::{Request, Response, Status};
 use super::certificates::Signed;
 use super::process::PATIENCE;
 
-/// A running receiver. It ends when this is dropped.
+/// A running receiver. It ends with its connections when this is dropped.
 pub struct Receiver {
     pub address: SocketAddr,
     received: watch::Receiver<Vec<Received>>,
-    server: JoinHandle<()>,
+    /// Of its own, so that it ends as a process would.
+    runtime: Option<Runtime>,
 }
 
 /// One request to the receiver.
@@ -46,18 +47,20 @@ impl TraceService for Sink {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         self.0.send_modify(|received| received.push(Received { metadata, request }));
-        Ok(Response::default())
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Receiver {
-    pub async fn start() -> Self {
-        Self::with(None).await
+    pub fn start() -> Self {
+        Self::with(None)
     }
 
     /// The same with TLS, if there is a certificate.
-    pub async fn with(certificate: Option<&Signed>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    pub fn with(certificate: Option<&Signed>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a socket");
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let address = listener.local_addr().expect("an address");
         let (sender, received) = watch::channel(Vec::new());
         let service = TraceServiceServer::new(Sink(Arc::new(sender))).accept_compressed(CompressionEncoding::Gzip);
@@ -66,9 +69,12 @@ impl Receiver {
             let identity = Identity::from_pem(&signed.pem, &signed.key);
             server = server.tls_config(ServerTlsConfig::new().identity(identity)).expect("a certificate");
         }
-        let server = server.add_service(service).serve_with_incoming(TcpIncoming::from(listener));
-        let server = tokio::spawn(async move { server.await.expect("a receiver") });
-        Self { address, received, server }
+        let server = server.add_service(service);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a socket");
+            server.serve_with_incoming(TcpIncoming::from(listener)).await.expect("a receiver");
+        });
+        Self { address, received, runtime: Some(runtime) }
     }
 
     pub fn url(&self) -> String {
@@ -103,7 +109,7 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.server.abort();
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
 
