@@ -21,6 +21,7 @@ mod connections;
 mod coverage;
 mod credentials;
 mod dependencies;
+mod deploy;
 mod devices;
 mod erasure;
 mod faults;
