@@ -10,8 +10,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz check advisories sbom breaking mutants mutants-diff \
-	image image-test deb-test deploy-check release-check
+.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz check advisories sbom \
+	breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
 run:
@@ -65,11 +65,18 @@ bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
 
-# Offers ten times as many calls as Kith takes for a minute, and writes docs/performance/overload.md: goodput, refusals,
+# Offers many more calls than Kith takes, and writes docs/performance/overload.md: goodput, refusals,
 # and the time until all is as before. It needs a quiet machine.
 overload:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) --overload $(ARGS)
+
+# Restarts each of three servers twenty times, under half of the load that they take: behind HAProxy, and behind a
+# client-side balancer. In ten minutes it shows that no call fails and that watchers miss and double nothing. tests/it/rolling.rs
+# is the short version. ARGS=--help says what can be chosen.
+rolling:
+	cargo build --profile dist --locked --bin kith
+	scripts/rolling --binary=target/dist/kith $(ARGS)
 
 # Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:

@@ -22,6 +22,7 @@ use crate::domain::command::{Batch, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::policy::Policy;
 use crate::store::{Store, StoreError};
+use crate::traces::{self, Span};
 
 /// Maximum number of commands in one batch.
 const BATCH_MAX: usize = 512;
@@ -55,11 +56,19 @@ pub enum CommitError {
 /// Sends the result of a command to its caller.
 type Responder = oneshot::Sender<Result<Reply, CommitError>>;
 
+/// A command in a queue.
+struct Waiting {
+    submission: Submission,
+    responder: Responder,
+    /// The span of its call, if that is traced.
+    span: Option<Span>,
+}
+
 /// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
-    calls: mpsc::Sender<(Submission, Responder)>,
-    rows: mpsc::Sender<(Submission, Responder)>,
+    calls: mpsc::Sender<Waiting>,
+    rows: mpsc::Sender<Waiting>,
     closing: Arc<Notify>,
     /// Whether the last batch was committed.
     is_well: Arc<AtomicBool>,
@@ -118,7 +127,8 @@ impl Committer {
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.calls.try_send((submission, sender)).map_err(|error| match error {
+        let waiting = Waiting { submission, responder: sender, span: traces::current() };
+        self.calls.try_send(waiting).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The server is shutting down.
             TrySendError::Closed(_) => CommitError::Unavailable,
@@ -136,7 +146,8 @@ impl Committer {
     pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.rows.send((submission, sender)).await.map_err(|_| CommitError::Unavailable)?;
+        let waiting = Waiting { submission, responder: sender, span: traces::current() };
+        self.rows.send(waiting).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(result))
     }
 }
@@ -156,7 +167,7 @@ impl Queued {
 
 /// Commands that wait, with the senders of their results.
 struct Queue {
-    commands: mpsc::Receiver<(Submission, Responder)>,
+    commands: mpsc::Receiver<Waiting>,
     /// The maximum number in the next batch.
     limit: usize,
     /// Its least and its largest value.
@@ -164,16 +175,16 @@ struct Queue {
 }
 
 impl Queue {
-    fn of_calls(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
+    fn of_calls(commands: mpsc::Receiver<Waiting>) -> Self {
         Self { commands, limit: BATCH_MAX, limits: (BATCH_MAX, BATCH_MAX) }
     }
 
-    fn of_rows(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
+    fn of_rows(commands: mpsc::Receiver<Waiting>) -> Self {
         Self { commands, limit: ROWS.0, limits: ROWS }
     }
 
     /// Waits for commands. `None` if there will be no more.
-    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+    async fn batch(&mut self) -> Option<Vec<Waiting>> {
         let mut batch = Vec::new();
         let received = self.commands.recv_many(&mut batch, self.limit).await;
         self.limit = self.limits.1.min(self.limit * 2);
@@ -195,7 +206,7 @@ struct Queues {
 
 impl Queues {
     /// Waits for the next batch: of the queue whose turn it is, or of the other one if that is empty.
-    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+    async fn batch(&mut self) -> Option<Vec<Waiting>> {
         let Self { next, other } = self;
         tokio::select! {
             biased;
@@ -226,11 +237,10 @@ async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
         };
         let Some(batch) = batch else { return };
         // A command is withdrawn when its call is cancelled or reaches its deadline.
-        let live = batch.into_iter().filter(|(_, responder)| !responder.is_closed());
-        let (submissions, responders): (Vec<_>, Vec<_>) = live.unzip();
-        if !submissions.is_empty() {
+        let live: Vec<Waiting> = batch.into_iter().filter(|waiting| !waiting.responder.is_closed()).collect();
+        if !live.is_empty() {
             // The next batch forms in the queues during this commit.
-            worker.process(submissions, responders).await;
+            worker.process(live).await;
         }
     }
 }
@@ -243,8 +253,14 @@ struct Worker {
 
 impl Worker {
     /// Commits a batch and sends each caller its result.
-    async fn process(&self, submissions: Vec<Submission>, responders: Vec<Responder>) {
-        let results = self.commit(submissions).await;
+    async fn process(&self, commands: Vec<Waiting>) {
+        let (mut submissions, mut responders, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for Waiting { submission, responder, span } in commands {
+            submissions.push(submission);
+            responders.push(responder);
+            spans.push(span);
+        }
+        let results = self.commit(submissions, &spans).await;
         for (responder, result) in responders.into_iter().zip(results) {
             // Fails if the call was cancelled.
             let _cancelled = responder.send(result);
@@ -254,17 +270,17 @@ impl Worker {
     /// Commits a batch, or each of its commands separately if the database refuses the batch.
     ///
     /// So one bad command does not fail the others.
-    async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
+    async fn commit(&self, submissions: Vec<Submission>, spans: &[Option<Span>]) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        let committed = self.commit_with_retries(&batch).await;
+        let committed = self.traced_commit(&batch, spans).await;
         self.is_well.store(committed.is_ok(), Ordering::Relaxed);
         match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
                 let mut results = Vec::with_capacity(batch.submissions.len());
-                for submission in &batch.submissions {
+                for (submission, span) in batch.submissions.iter().zip(spans) {
                     let alone = self.batch(vec![submission.clone()]);
-                    let result = self.commit_with_retries(&alone).await;
+                    let result = self.traced_commit(&alone, std::slice::from_ref(span)).await;
                     results.extend(result.unwrap_or_else(|error| vec![Err(error)]));
                 }
                 results
@@ -277,13 +293,35 @@ impl Worker {
         Arc::new(Batch { submissions, policy: Arc::clone(&self.policy) })
     }
 
+    /// The same as [`commit_with_retries`](Self::commit_with_retries), in a span if any of the calls is traced.
+    async fn traced_commit(
+        &self,
+        batch: &Arc<Batch>,
+        calls: &[Option<Span>],
+    ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+        let span = Span::batch(calls.iter().flatten(), batch.submissions.len());
+        let committed = self.commit_with_retries(batch, span.as_ref()).await;
+        if let Some(span) = span {
+            span.ended(match &committed {
+                Ok(results) => Ok(results.iter().filter_map(revision).max()),
+                Err(CommitError::OutcomeUnknown) => Err("unknown"),
+                Err(_) => Err("failed"),
+            });
+        }
+        committed
+    }
+
     /// Commits a batch, and retries if the database refuses it or is unavailable.
     ///
     /// Logs the cause of each failure once for the batch.
-    async fn commit_with_retries(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+    async fn commit_with_retries(
+        &self,
+        batch: &Arc<Batch>,
+        span: Option<&traces::Batch>,
+    ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut delay = FIRST_RETRY_DELAY;
         for attempt in 1.. {
-            let error = match self.guarded_commit(batch).await {
+            let error = match self.guarded_commit(batch, span).await {
                 Ok(replies) => {
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
@@ -324,10 +362,23 @@ impl Worker {
     }
 
     /// Runs the commit in its own task, so that a panic fails only this batch.
-    async fn guarded_commit(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+    async fn guarded_commit(
+        &self,
+        batch: &Arc<Batch>,
+        span: Option<&traces::Batch>,
+    ) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         let (store, batch) = (Arc::clone(&self.store), Arc::clone(batch));
-        let commit = tokio::spawn(async move { store.commit(batch).await });
+        let span = span.map(traces::Batch::attempt);
+        let commit = tokio::spawn(traces::within(span, async move { store.commit(batch).await }));
         commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
+    }
+}
+
+/// Returns the revision right after a command that was executed now.
+fn revision(result: &Result<Reply, CommitError>) -> Option<i64> {
+    match result {
+        Ok(Reply::Fresh(executed)) => Some(executed.revision.get()),
+        Ok(Reply::Stored(_)) | Err(_) => None,
     }
 }
 
@@ -338,10 +389,11 @@ mod tests {
     use crate::domain::command::Command;
 
     /// Adds commands to a queue, and returns the receivers of their results.
-    fn fill(queue: &mpsc::Sender<(Submission, Responder)>, number: usize) {
+    fn fill(queue: &mpsc::Sender<Waiting>, number: usize) {
         for _ in 0..number {
             let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
-            queue.try_send((submission, oneshot::channel().0)).expect("room");
+            let responder = oneshot::channel().0;
+            queue.try_send(Waiting { submission, responder, span: None }).expect("room");
         }
     }
 

@@ -12,6 +12,7 @@ use super::duration::{interval, parse_duration};
 use super::limits::{NONE, USER, parse_limits};
 use super::origins::Origins;
 use super::policy::PolicyArgs;
+use super::traces::TraceArgs;
 use crate::auth::limits::{Limits, LimitsByKind};
 use crate::store::Options;
 
@@ -44,6 +45,9 @@ pub struct Serve {
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
+    /// Settings of traces
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Create or update the tables of the database at startup; if false, a database that needs it is refused
     #[arg(long, help_heading = "Database", env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,

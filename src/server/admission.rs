@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::peer::Peer;
-use super::rarely::Rarely;
+use crate::rarely::Rarely;
 
 /// Limits on open connections. They hold from the first byte on, before anybody is authenticated.
 #[derive(Clone, Copy, Debug)]

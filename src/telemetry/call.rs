@@ -12,6 +12,7 @@ use tonic_types::StatusExt;
 use super::audit::{Outcome, Subject, Trail};
 use crate::auth::Principal;
 use crate::causes::Causes;
+use crate::traces::Span;
 
 /// The maximum length of a request id in the log, in characters. A longer one is cut.
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -31,9 +32,11 @@ pub struct Call {
     started: Instant,
     /// `None` if the audit trail is off.
     trail: Option<Box<Trail>>,
+    /// `None` if the call is not traced.
+    span: Option<Span>,
 }
 
-/// A stream that has begun. Dropping it writes the line of its end to the audit trail.
+/// A stream that has begun. Dropping it writes the line of its end to the audit trail, and ends its span.
 #[derive(Debug)]
 pub struct Stream(Arc<Call>);
 
@@ -47,7 +50,20 @@ impl Call {
             traceparent: headers.get("traceparent").cloned(),
             started: Instant::now(),
             trail: None,
+            span: None,
         }
+    }
+
+    /// Adds the call to a trace. `None` if it is not sampled.
+    #[must_use]
+    pub fn traced(mut self, span: Option<Span>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// The span of the call, if it is traced.
+    pub fn span(&self) -> Option<Span> {
+        self.span.clone()
     }
 
     /// Adds the call to the audit trail: whatever its outcome, or only if it is denied.
@@ -69,8 +85,9 @@ impl Call {
         }
     }
 
-    /// Records for the audit trail the revision that a write returns.
+    /// Records for the audit trail and the trace the revision that a write returns.
     pub fn changed(&self, revision: i64) {
+        self.span.iter().for_each(|span| span.changed(revision));
         self.trail.iter().for_each(|trail| trail.changed(revision));
     }
 
@@ -93,6 +110,7 @@ impl Call {
     pub fn succeeded(&self) {
         self.done();
         self.audit(Outcome::Succeeded, Code::Ok);
+        self.end(Code::Ok, || None);
     }
 
     /// Logs that the call succeeded and that the stream of its response begins.
@@ -109,6 +127,7 @@ impl Call {
             ms = self.ms(),
             peer = self.peer(),
             request_id = self.request_id(),
+            trace_id = self.trace_id(),
             "call done"
         );
     }
@@ -125,6 +144,7 @@ impl Call {
                     ms = self.ms(),
                     peer = self.peer(),
                     request_id = self.request_id(),
+            trace_id = self.trace_id(),
                     error = status.source().map(Causes).map(tracing::field::display),
                     "call failed"
                 )
@@ -142,6 +162,7 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status).as_deref());
         }
+        self.end(status.code(), || reason(status));
     }
 
     /// Logs that the caller went away before the response.
@@ -152,9 +173,18 @@ impl Call {
             ms = self.ms(),
             peer = self.peer(),
             request_id = self.request_id(),
+            trace_id = self.trace_id(),
             "call cancelled: its caller went away"
         );
         self.audit(Outcome::Abandoned, Code::Cancelled);
+        self.end(Code::Cancelled, || None);
+    }
+
+    /// Ends the span of the call. Only the first end counts.
+    fn end(&self, code: Code, reason: impl FnOnce() -> Option<String>) {
+        if let Some(span) = &self.span {
+            span.end_call(code, reason);
+        }
     }
 
     fn audit(&self, outcome: Outcome, code: Code) {
@@ -173,6 +203,11 @@ impl Call {
 
     pub(super) fn peer(&self) -> String {
         self.peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+
+    /// Returns the id of the call's trace, if it is traced.
+    fn trace_id(&self) -> Option<String> {
+        self.span.as_ref().map(Span::trace_id)
     }
 
     /// Returns the id that the caller gave the call: its `x-request-id`, or else the trace id of its `traceparent`.
@@ -197,6 +232,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.trail.iter().for_each(|trail| trail.ended(&self.0, Outcome::Ended, None, None));
+        self.0.end(Code::Ok, || None);
     }
 }
 
