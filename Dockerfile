@@ -25,6 +25,9 @@ COPY build.rs ./
 COPY proto proto
 COPY migrations migrations
 COPY src src
+# Distributing the binary means distributing the licences of its libraries. (The image of Rust has Python.)
+COPY scripts/third-party-licenses scripts/
+RUN scripts/third-party-licenses >/THIRD-PARTY-LICENSES
 # The commit, which the metric kith_build_info has.
 ARG REVISION=unknown
 RUN KITH_BUILD_REVISION=${REVISION} cargo build --profile dist --locked --bin kith \
@@ -47,6 +50,7 @@ LABEL org.opencontainers.image.title="Kith" \
     org.opencontainers.image.created="${CREATED}" \
     org.opencontainers.image.base.name="${BASE}"
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/kith/
+COPY --from=build /THIRD-PARTY-LICENSES /usr/share/doc/kith/
 COPY --from=build /kith /usr/local/bin/kith
 # Owned by the user below, so that a new volume mounted here is too.
 COPY --from=build --chown=65532:65532 /data /data

@@ -22,6 +22,7 @@ mod coverage;
 mod crashes;
 mod credentials;
 mod dependencies;
+mod deploy;
 mod devices;
 mod erasure;
 mod faults;
