@@ -37,6 +37,7 @@ mod hostile;
 mod large_pages;
 mod layers;
 mod limits;
+mod links;
 mod log;
 mod migrations;
 mod model;
