@@ -38,6 +38,7 @@ mod hostile;
 mod large_pages;
 mod layers;
 mod limits;
+mod links;
 mod log;
 mod metrics;
 mod migrations;

@@ -84,7 +84,11 @@ class Kith:
     """A server of Kith that always has the same port."""
 
     def __init__(self, binary, name, database, arguments, logs):
-        self.name, self.port = name, free_port()
+        # Bound, and never listening: the server may bind it too, and nothing else gets the port while it is down.
+        self.reserved = socket.socket()
+        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.reserved.bind(("127.0.0.1", 0))
+        self.name, self.port = name, self.reserved.getsockname()[1]
         self.command = [binary, "serve", f"--listen=127.0.0.1:{self.port}", f"--database-url={database}", *arguments]
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("KITH_")}
         self.log = open(os.path.join(logs, f"{name}.log"), "ab")
