@@ -18,6 +18,7 @@ run:
 	cargo run --release --locked
 
 # The binary to deploy, target/dist/kith: with link-time optimisation, which takes longer to build.
+dist: export KITH_BUILD_REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 dist:
 	cargo build --profile dist --locked --bin kith
 

@@ -10,6 +10,7 @@ mod healthcheck;
 mod key;
 mod man;
 mod migrate;
+mod monitoring;
 mod restore_epoch;
 mod serve;
 mod token;

@@ -22,6 +22,7 @@ pub mod error;
 pub mod feed;
 pub mod follow;
 pub mod mapping;
+pub mod metrics;
 pub mod proto;
 pub mod server;
 pub mod service;

@@ -9,9 +9,11 @@ mod health;
 mod held;
 mod limited;
 pub mod listener;
+pub mod monitoring;
 pub mod peer;
 mod rarely;
 mod receiving;
+mod streamed;
 mod sweep;
 pub mod tls;
 pub mod waiting;
@@ -51,6 +53,7 @@ use crate::committer::Committer;
 use crate::config::{AuditLog, Origins};
 use crate::domain::policy::Policy;
 use crate::feed::Feed;
+use crate::metrics::Metrics;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::server::block_service_server::{BlockServiceServer, SERVICE_NAME as BLOCK};
 use crate::proto::server::connection_request_service_server::{
@@ -128,6 +131,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// Whether to serve server reflection.
     pub reflection: bool,
+    /// What the server counts.
+    pub metrics: Metrics,
 }
 
 impl Default for Settings {
@@ -152,6 +157,7 @@ impl Default for Settings {
             authenticator: Authenticator::anonymous(),
             tls: None,
             reflection: true,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -239,6 +245,7 @@ async fn serve_with(
         unsent: Unsent::new(settings.max_unsent),
         unfinished: Held::new(UNFINISHED_MAX),
         audit: settings.audit,
+        metrics: settings.metrics,
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };

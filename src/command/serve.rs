@@ -11,13 +11,15 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::database::Database;
-use super::{Failure, access, start_log};
+use super::{Failure, access, monitoring, start_log};
 use crate::auth::Authenticator;
 use crate::config::{AuditLog, Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
 use crate::follow::NamedFile;
+use crate::metrics::Metrics;
 use crate::server::listener::Listener;
+use crate::server::monitoring::Pages;
 use crate::server::tls::{Files, Tls};
 use crate::server::{self, ConnectionLimits, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
@@ -32,6 +34,10 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
     access::check(&authenticator, &args.access, &listener, tls.is_some())?;
+    let metrics = Metrics::default();
+    let pages = Pages { metrics: metrics.clone() };
+    // Until the end: it answers while the database is not there yet, and while calls are drained.
+    let _monitoring = monitoring::start(args.metrics_listen.clone(), sources, &listener, pages).await?;
     let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);
     let store = tokio::select! {
         store = waiting::serve_until(&listener, tls.as_ref(), open(&database, &args)) => store?,
@@ -65,6 +71,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         tls,
         authenticator,
         reflection: args.reflection,
+        metrics,
         ..Settings::default()
     };
     server::serve(listener, store, settings, signals).await

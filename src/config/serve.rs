@@ -10,6 +10,7 @@ use super::address::Address;
 use super::database::{AuditLog, Common};
 use super::duration::{interval, parse_duration};
 use super::limits::{NONE, USER, parse_limits};
+use super::metrics::MetricsListen;
 use super::origins::Origins;
 use super::policy::PolicyArgs;
 use crate::auth::limits::{Limits, LimitsByKind};
@@ -38,6 +39,10 @@ pub struct Serve {
     /// File with the certificates of the authorities of clients, in PEM: a client then needs a certificate of theirs
     #[arg(long, help_heading = "Listen", env = "KITH_TLS_CLIENT_CA", value_name = "PATH")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Address of the metrics, without TLS or authentication: an address as above, at which they are at /metrics, or off;
+    /// by default 127.0.0.1:9464 if clients connect to a loopback address or a Unix socket, and off otherwise
+    #[arg(long, help_heading = "Listen", env = "KITH_METRICS_LISTEN", value_name = "ADDRESS|off")]
+    pub metrics_listen: Option<MetricsListen>,
     /// Settings of who may call
     #[command(flatten)]
     pub access: AccessArgs,

@@ -22,10 +22,12 @@ use super::held::Held;
 use super::limited::{hold, kind};
 use super::peer::Peer;
 use super::receiving::Receiving;
+use super::streamed::Streamed;
 use crate::auth::limiter::{Limiter, Permit};
 use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
 use crate::config::AuditLog;
 use crate::error;
+use crate::metrics::Metrics;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
 
@@ -37,8 +39,6 @@ const EXPORT: &str = "/kith.v1.UserService/ExportUser";
 pub(super) const IMPORT: &str = "/kith.v1.UserService/ImportUsers";
 /// Methods without a maximum duration: only the client's deadline limits them.
 const UNLIMITED: [&str; 3] = [IMPORT, EXPORT, WATCH];
-/// Methods whose response is a stream of messages. Each is read from the service as the client takes it.
-const STREAMS: [&str; 2] = [EXPORT, WATCH];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 /// Path prefix of health. Its methods need no credential: load balancers have none.
@@ -60,6 +60,8 @@ pub(super) struct CallLayer {
     pub(super) unfinished: Held,
     /// The calls that the audit trail has.
     pub(super) audit: AuditLog,
+    /// Counts the calls.
+    pub(super) metrics: Metrics,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -128,9 +130,10 @@ where
                 return Ok(response);
             }
             let method = record.method();
-            if STREAMS.contains(&method) {
+            // Each message is read from the service as the client takes it.
+            if record.is_stream() {
                 record.opened();
-                return Ok(hold(response, permit));
+                return Ok(hold(Streamed::follow(response, &record), permit));
             }
             if !method.starts_with(KITH_PREFIX) {
                 record.succeeded();
@@ -151,7 +154,8 @@ where
 impl CallLayer {
     /// Describes a call for the log and the audit trail.
     fn record(&self, request: &Request<Body>, address: Option<SocketAddr>) -> Record {
-        let record = Record::new(request.uri(), request.headers(), address);
+        let counted = self.metrics.rpcs.start(request.uri().path());
+        let record = Record::new(request.uri(), request.headers(), address).counted(counted);
         let (of_kith, reads) = {
             let method = record.method();
             (method.starts_with(KITH_PREFIX), only_reads(method) || method == WATCH)

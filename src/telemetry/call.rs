@@ -12,6 +12,7 @@ use tonic_types::StatusExt;
 use super::audit::{Outcome, Subject, Trail};
 use crate::auth::Principal;
 use crate::causes::Causes;
+use crate::metrics::rpc::OpenCall;
 
 /// The maximum length of a request id in the log, in characters. A longer one is cut.
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -31,6 +32,8 @@ pub struct Call {
     started: Instant,
     /// `None` if the audit trail is off.
     trail: Option<Box<Trail>>,
+    /// `None` if the call is not counted.
+    counted: Option<OpenCall>,
 }
 
 /// A stream that has begun. Dropping it writes the line of its end to the audit trail.
@@ -47,7 +50,15 @@ impl Call {
             traceparent: headers.get("traceparent").cloned(),
             started: Instant::now(),
             trail: None,
+            counted: None,
         }
+    }
+
+    /// Counts the end of the call among the metrics.
+    #[must_use]
+    pub fn counted(mut self, counted: OpenCall) -> Self {
+        self.counted = Some(counted);
+        self
     }
 
     /// Adds the call to the audit trail: whatever its outcome, or only if it is denied.
@@ -84,6 +95,11 @@ impl Call {
         self.uri.path()
     }
 
+    /// Whether the response is a stream of messages.
+    pub fn is_stream(&self) -> bool {
+        self.counted.as_ref().is_some_and(OpenCall::is_stream)
+    }
+
     /// The time at which the call started.
     pub fn started(&self) -> Instant {
         self.started
@@ -93,6 +109,7 @@ impl Call {
     pub fn succeeded(&self) {
         self.done();
         self.audit(Outcome::Succeeded, Code::Ok);
+        self.count(&Status::ok(""));
     }
 
     /// Logs that the call succeeded and that the stream of its response begins.
@@ -142,6 +159,12 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status).as_deref());
         }
+        self.count(status);
+    }
+
+    /// Counts that the stream of the response has ended, unless that was counted before.
+    pub fn stream_ended(&self, status: &Status) {
+        self.count(status);
     }
 
     /// Logs that the caller went away before the response.
@@ -155,6 +178,13 @@ impl Call {
             "call cancelled: its caller went away"
         );
         self.audit(Outcome::Abandoned, Code::Cancelled);
+        self.count(&Status::new(Code::Cancelled, ""));
+    }
+
+    /// Counts the end of the call. Only the first end counts.
+    fn count(&self, status: &Status) {
+        let counted = self.counted.iter();
+        counted.for_each(|counted| counted.end(status.code(), self.started.elapsed(), || reason(status)));
     }
 
     fn audit(&self, outcome: Outcome, code: Code) {

@@ -11,6 +11,7 @@ pub mod faulty;
 pub mod fold;
 pub mod frames;
 pub mod invariants;
+pub mod openmetrics;
 mod overdue;
 pub mod own_postgres;
 pub mod pgbouncer;

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("domain", &[]),
     ("causes", &[]),
     ("proto", &[]),
     ("task", &[]),
     ("tls", &[]),
+    ("metrics", &["proto"]),
     ("auth", &["domain", "follow", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
@@ -31,6 +32,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "error",
             "feed",
             "follow",
+            "metrics",
             "proto",
             "service",
             "store",
@@ -40,10 +42,23 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         ],
     ),
     ("config", &["auth", "domain", "store"]),
-    ("telemetry", &["auth", "causes", "config"]),
+    ("telemetry", &["auth", "causes", "config", "metrics"]),
     (
         "command",
-        &["auth", "causes", "clock", "config", "domain", "follow", "proto", "server", "store", "telemetry", "tls"],
+        &[
+            "auth",
+            "causes",
+            "clock",
+            "config",
+            "domain",
+            "follow",
+            "metrics",
+            "proto",
+            "server",
+            "store",
+            "telemetry",
+            "tls",
+        ],
     ),
 ];
 

@@ -37,6 +37,7 @@ mod large_pages;
 mod layers;
 mod limits;
 mod log;
+mod metrics;
 mod migrations;
 mod model;
 mod overload;

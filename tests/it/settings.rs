@@ -34,6 +34,10 @@ impl Folder {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = command(args);
         command.current_dir(self.0.path());
+        if args.first() == Some(&"config") {
+            // It prints what is set, and starts no server.
+            command.env_remove("KITH_METRICS_LISTEN");
+        }
         command
     }
 }
@@ -76,7 +80,7 @@ async fn a_flag_precedes_a_variable_and_that_precedes_the_file() {
             let kith = Kith::start(serve).await;
             assert_eq!(kith.address, socket, "{args:?}");
             // The file's settings differ from the defaults too.
-            let settings = format!("settings=\"listen={socket} database-url=sqlite://file.db\"");
+            let settings = format!("settings=\"listen={socket} metrics-listen=off database-url=sqlite://file.db\"");
             assert!(kith.log().lines().next().is_some_and(|line| line.contains(&settings)), "{}", kith.log());
             assert!(Path::new(&folder.path("file.db")).exists());
         }

@@ -15,6 +15,7 @@ use kith::domain::command::{Batch, Command, Reply, Submission};
 use kith::domain::outcome::Outcome;
 use kith::domain::policy::Policy;
 use kith::error;
+use kith::metrics::Metrics;
 use kith::proto::v1::ErrorReason;
 use kith::server::{Settings, serve};
 use kith::store::{self, Options, Store};
@@ -33,6 +34,8 @@ pub struct App {
     pub store: Arc<dyn Store>,
     pub clock: TestClock,
     pub address: String,
+    /// What it counts.
+    pub metrics: Metrics,
     clients: Clients,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -126,13 +129,14 @@ impl App {
     ) -> Self {
         let mut settings = Settings::default();
         change(&mut settings);
+        let metrics = settings.metrics.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
         let stopped = stream::once(async { _ = stopped.await });
         tokio::spawn(serve(listener, Arc::clone(&store), settings, stopped));
         let channel = Channel::from_shared(address.clone()).expect("an address").connect().await.expect("a connection");
-        Self { database, store, clock, address, clients: Clients(channel), stop: Some(stop) }
+        Self { database, store, clock, address, metrics, clients: Clients(channel), stop: Some(stop) }
     }
 
     /// Another service on the same database, with a separate clock.

@@ -54,7 +54,8 @@ pub fn command(args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KITH_")) {
         command.env_remove(name);
     }
-    command.args(args);
+    // The default port can be that of one server only.
+    command.env("KITH_METRICS_LISTEN", "off").args(args);
     command
 }
 
@@ -130,6 +131,13 @@ impl Kith {
     /// Its log so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// The address of its metrics, which the log has.
+    pub fn metrics_address(&self) -> String {
+        let log = self.log();
+        let (_, rest) = log.split_once("metrics are at http://").unwrap_or_else(|| panic!("no metrics in {log}"));
+        rest.split('/').next().expect("an address").to_owned()
     }
 
     /// The warnings so far that everybody may do everything. The log of this type is without them.
