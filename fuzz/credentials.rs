@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use kith::auth::{Authenticator, CredentialSettings, Jwt, KeySource, Principal};
 use kith::follow::NamedFile;
+use kith::metrics::Metrics;
 use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -46,7 +47,8 @@ impl Issuer {
         let file = NamedTempFile::new().expect("a file");
         fs::write(file.path(), keys.to_string()).expect("written");
         let settings = jwt(named(&file)).into();
-        let authenticator = runtime.block_on(async { Authenticator::start(settings) }).expect("a key");
+        let authenticator =
+            runtime.block_on(async { Authenticator::start(settings, &Metrics::default()) }).expect("a key");
         Self { runtime, authenticator, key, _file: file }
     }
 
@@ -110,7 +112,7 @@ fn parse_file(bytes: &[u8], settings: impl FnOnce(NamedFile) -> CredentialSettin
     fs::write(file.path(), bytes).expect("written");
     let started = Issuer::with(|issuer| {
         let settings = settings(named(&file));
-        issuer.runtime.block_on(async { Authenticator::start(settings).map(drop) })
+        issuer.runtime.block_on(async { Authenticator::start(settings, &Metrics::default()).map(drop) })
     });
     if let Err(error) = started {
         assert!(error.contains("--file"), "{error} does not say where");

@@ -10,8 +10,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,7 +21,10 @@ use tokio::time::sleep;
 use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply, Submission};
 use crate::domain::decide::Rejection;
+use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
+use crate::metrics::writes::{Committed, Queue as QueueMetrics, Writes};
+use crate::metrics::{Metrics, feed};
 use crate::store::{Store, StoreError};
 
 /// Maximum number of commands in one batch.
@@ -55,11 +59,14 @@ pub enum CommitError {
 /// Sends the result of a command to its caller.
 type Responder = oneshot::Sender<Result<Reply, CommitError>>;
 
+/// A command in a queue since some time, with the sender of its result.
+type Waiting = (Submission, Responder, Instant);
+
 /// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
-    calls: mpsc::Sender<(Submission, Responder)>,
-    rows: mpsc::Sender<(Submission, Responder)>,
+    calls: mpsc::Sender<Waiting>,
+    rows: mpsc::Sender<Waiting>,
     closing: Arc<Notify>,
     /// Whether the last batch was committed.
     is_well: Arc<AtomicBool>,
@@ -68,13 +75,25 @@ pub struct Committer {
 
 impl Committer {
     /// Starts the committing task with a queue of `capacity` calls, and one of a quarter as many imported rows.
-    pub fn start(store: Arc<dyn Store>, policy: Arc<Policy>, capacity: usize) -> (Self, JoinHandle<()>) {
+    pub fn start(
+        store: Arc<dyn Store>,
+        policy: Arc<Policy>,
+        capacity: usize,
+        metrics: &Metrics,
+    ) -> (Self, JoinHandle<()>) {
         let (calls, queued_calls) = mpsc::channel(capacity);
         let (rows, queued_rows) = mpsc::channel(capacity.div_ceil(ROWS_SHARE));
-        let queues = Queues { next: Queue::of_calls(queued_calls), other: Queue::of_rows(queued_rows) };
+        let writes = &metrics.writes;
+        measure(&calls, &writes.calls);
+        measure(&rows, &writes.imports);
+        let queues = Queues {
+            next: Queue::of_calls(queued_calls, writes.calls.wait_seconds.clone()),
+            other: Queue::of_rows(queued_rows, writes.imports.wait_seconds.clone()),
+        };
         let closing = Arc::new(Notify::new());
         let is_well = Arc::new(AtomicBool::new(true));
-        let worker = Worker { store, policy, is_well: Arc::clone(&is_well) };
+        let (writes, feed) = (Arc::clone(writes), Arc::clone(&metrics.feed));
+        let worker = Worker { store, policy, is_well: Arc::clone(&is_well), writes, feed };
         let task = tokio::spawn(run(worker, queues, Arc::clone(&closing)));
         (Self { calls, rows, closing, is_well, is_read_only: false }, task)
     }
@@ -118,7 +137,7 @@ impl Committer {
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.calls.try_send((submission, sender)).map_err(|error| match error {
+        self.calls.try_send((submission, sender, Instant::now())).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The server is shutting down.
             TrySendError::Closed(_) => CommitError::Unavailable,
@@ -136,9 +155,19 @@ impl Committer {
     pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.rows.send((submission, sender)).await.map_err(|_| CommitError::Unavailable)?;
+        self.rows.send((submission, sender, Instant::now())).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(result))
     }
+}
+
+/// Lets the metrics read the length of a queue.
+fn measure(queue: &mpsc::Sender<Waiting>, metrics: &QueueMetrics) {
+    // The task ends with the last sender.
+    let queue = queue.downgrade();
+    metrics.length.set(move || {
+        let queue = queue.upgrade()?;
+        Some((queue.max_capacity() - queue.capacity(), queue.max_capacity()))
+    });
 }
 
 /// A command in the queue or in the running batch.
@@ -156,26 +185,31 @@ impl Queued {
 
 /// Commands that wait, with the senders of their results.
 struct Queue {
-    commands: mpsc::Receiver<(Submission, Responder)>,
+    commands: mpsc::Receiver<Waiting>,
     /// The maximum number in the next batch.
     limit: usize,
     /// Its least and its largest value.
     limits: (usize, usize),
+    /// The time of each command in the queue.
+    wait_seconds: Histogram,
 }
 
 impl Queue {
-    fn of_calls(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
-        Self { commands, limit: BATCH_MAX, limits: (BATCH_MAX, BATCH_MAX) }
+    fn of_calls(commands: mpsc::Receiver<Waiting>, wait_seconds: Histogram) -> Self {
+        Self { commands, limit: BATCH_MAX, limits: (BATCH_MAX, BATCH_MAX), wait_seconds }
     }
 
-    fn of_rows(commands: mpsc::Receiver<(Submission, Responder)>) -> Self {
-        Self { commands, limit: ROWS.0, limits: ROWS }
+    fn of_rows(commands: mpsc::Receiver<Waiting>, wait_seconds: Histogram) -> Self {
+        Self { commands, limit: ROWS.0, limits: ROWS, wait_seconds }
     }
 
     /// Waits for commands. `None` if there will be no more.
-    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+    async fn batch(&mut self) -> Option<Vec<Waiting>> {
         let mut batch = Vec::new();
         let received = self.commands.recv_many(&mut batch, self.limit).await;
+        let now = Instant::now();
+        let waited = batch.iter().map(|(_, _, since)| now.saturating_duration_since(*since));
+        waited.for_each(|time| self.wait_seconds.observe(time.as_secs_f64()));
         self.limit = self.limits.1.min(self.limit * 2);
         (received > 0).then_some(batch)
     }
@@ -195,7 +229,7 @@ struct Queues {
 
 impl Queues {
     /// Waits for the next batch: of the queue whose turn it is, or of the other one if that is empty.
-    async fn batch(&mut self) -> Option<Vec<(Submission, Responder)>> {
+    async fn batch(&mut self) -> Option<Vec<Waiting>> {
         let Self { next, other } = self;
         tokio::select! {
             biased;
@@ -226,7 +260,8 @@ async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
         };
         let Some(batch) = batch else { return };
         // A command is withdrawn when its call is cancelled or reaches its deadline.
-        let live = batch.into_iter().filter(|(_, responder)| !responder.is_closed());
+        let live = batch.into_iter().filter(|(_, responder, _)| !responder.is_closed());
+        let live = live.map(|(submission, responder, _)| (submission, responder));
         let (submissions, responders): (Vec<_>, Vec<_>) = live.unzip();
         if !submissions.is_empty() {
             // The next batch forms in the queues during this commit.
@@ -239,6 +274,8 @@ struct Worker {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
     is_well: Arc<AtomicBool>,
+    writes: Arc<Writes>,
+    feed: Arc<feed::Feed>,
 }
 
 impl Worker {
@@ -282,9 +319,15 @@ impl Worker {
     /// Logs the cause of each failure once for the batch.
     async fn commit_with_retries(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut delay = FIRST_RETRY_DELAY;
+        self.writes.batch(batch.submissions.len());
         for attempt in 1.. {
-            let error = match self.guarded_commit(batch).await {
+            let started = Instant::now();
+            let committed = self.guarded_commit(batch).await;
+            self.writes.attempt(started.elapsed());
+            let error = match committed {
                 Ok(replies) => {
+                    self.writes.ended(Committed::Committed);
+                    revision(&replies).into_iter().for_each(|revision| self.feed.committed(revision.get()));
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
                 Err(error) => error,
@@ -294,6 +337,7 @@ impl Worker {
             match &error {
                 StoreError::Refused(_) | StoreError::Unavailable(_) | StoreError::Overloaded if !last => {
                     tracing::warn!(error = %Causes(&error), commands, attempt, "batch commit failed; retrying");
+                    self.writes.retry();
                     sleep(delay).await;
                     delay *= 2;
                     continue;
@@ -304,6 +348,7 @@ impl Worker {
                         commands,
                         "batch commit failed: database unavailable"
                     );
+                    self.writes.ended(Committed::Failed);
                     return Err(CommitError::Unavailable);
                 }
                 StoreError::OutcomeUnknown(_) => {
@@ -312,10 +357,13 @@ impl Worker {
                         commands,
                         "batch commit failed; its outcome is unknown"
                     );
+                    self.writes.ended(Committed::Unknown);
                     return Err(CommitError::OutcomeUnknown);
                 }
                 StoreError::Refused(_) | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
                     tracing::error!(error = %Causes(&error), commands, "batch commit failed");
+                    let refused = matches!(error, StoreError::Refused(_));
+                    self.writes.ended(if refused { Committed::Refused } else { Committed::Failed });
                     return Err(CommitError::Internal);
                 }
             }
@@ -331,6 +379,14 @@ impl Worker {
     }
 }
 
+/// Returns the revision after a batch: that of the last command that was executed in it.
+fn revision(replies: &[Result<Reply, Rejection>]) -> Option<Sequence> {
+    replies.iter().rev().find_map(|reply| match reply {
+        Ok(Reply::Fresh(executed)) => Some(executed.revision),
+        Ok(Reply::Stored(_)) | Err(_) => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,10 +394,10 @@ mod tests {
     use crate::domain::command::Command;
 
     /// Adds commands to a queue, and returns the receivers of their results.
-    fn fill(queue: &mpsc::Sender<(Submission, Responder)>, number: usize) {
+    fn fill(queue: &mpsc::Sender<Waiting>, number: usize) {
         for _ in 0..number {
             let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
-            queue.try_send((submission, oneshot::channel().0)).expect("room");
+            queue.try_send((submission, oneshot::channel().0, Instant::now())).expect("room");
         }
     }
 
@@ -349,7 +405,9 @@ mod tests {
     async fn sizes(calls: usize, rows: usize, added: usize, batches: usize) -> Vec<usize> {
         let (call, queued_calls) = mpsc::channel(2_000);
         let (row, queued_rows) = mpsc::channel(2_000);
-        let mut queues = Queues { next: Queue::of_calls(queued_calls), other: Queue::of_rows(queued_rows) };
+        let waits = || Histogram::new([1.0]);
+        let next = Queue::of_calls(queued_calls, waits());
+        let mut queues = Queues { next, other: Queue::of_rows(queued_rows, waits()) };
         fill(&call, calls);
         fill(&row, rows);
         let mut sizes = Vec::new();

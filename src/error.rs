@@ -18,6 +18,7 @@ use crate::domain::decide::{Limit, Rejection};
 use crate::domain::id::{Sequence, UserId};
 use crate::feed::FeedError;
 use crate::mapping::invalid::{Invalid, Kind};
+use crate::metrics::refusals::{Cause, Refused};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
 
@@ -217,7 +218,7 @@ impl From<CommitError> for Status {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Rejected(rejection) => rejection.into(),
-            CommitError::Overloaded => overloaded(),
+            CommitError::Overloaded => overloaded(Cause::Queue),
             CommitError::Unavailable => unavailable(),
             CommitError::ReadOnly => status(
                 Code::FailedPrecondition,
@@ -242,7 +243,7 @@ impl From<StoreError> for Status {
     /// An error of a commit is not converted: the committer logs it.
     fn from(error: StoreError) -> Self {
         let mut status = match &error {
-            StoreError::Overloaded => overloaded(),
+            StoreError::Overloaded => return overloaded(Cause::Reads),
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => unavailable(),
             StoreError::Corrupt { .. } | StoreError::Internal(_) => internal_error(),
         };
@@ -274,7 +275,7 @@ impl From<FeedError> for Status {
                 "the cursor is from another database or from before a restore; list the current state again",
                 [("epoch", epoch)],
             ),
-            FeedError::TooManyWatchers => overloaded(),
+            FeedError::TooManyWatchers => overloaded(Cause::Watches),
             FeedError::ShuttingDown => retryable(
                 Code::Unavailable,
                 ErrorReason::ShuttingDown,
@@ -299,7 +300,7 @@ impl From<Unauthenticated> for Status {
                 (ErrorReason::CredentialsInvalid, format!("the credential is not valid: {cause}"))
             }
         };
-        status(Code::Unauthenticated, reason, message, [])
+        refused(Cause::Credentials, status(Code::Unauthenticated, reason, message, []))
     }
 }
 
@@ -307,7 +308,7 @@ impl From<Denied> for Status {
     fn from(denied: Denied) -> Self {
         use ErrorReason::{ActsForAnotherUser, OperatorsOnly, ScopeMissing};
         const CODE: Code = Code::PermissionDenied;
-        match denied {
+        let status = match denied {
             Denied::ScopeMissing(scope) => {
                 let message = format!("the call needs the scope {}, which the service does not have", scope.name());
                 status(CODE, ScopeMissing, message, [("scope", scope.name().to_owned())])
@@ -323,7 +324,8 @@ impl From<Denied> for Status {
                 let metadata = [("field", field.to_owned()), ("user_id", user.to_string())];
                 status(CODE, ActsForAnotherUser, message, metadata)
             }
-        }
+        };
+        refused(Cause::Rights, status)
     }
 }
 
@@ -339,7 +341,7 @@ impl From<AtLimit> for Status {
         let metadata = [("limit", limit.name().to_owned()), ("maximum", maximum.to_string())];
         let mut details = details(ErrorReason::RateLimited, metadata);
         details.set_retry_info(Some(retry_after.unwrap_or(RETRY_DELAY)));
-        Self::with_error_details(Code::ResourceExhausted, message, details)
+        refused(Cause::RateLimit, Self::with_error_details(Code::ResourceExhausted, message, details))
     }
 }
 
@@ -350,18 +352,23 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
     retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
-/// Returns the status of a call that the server has no room for.
-pub fn overloaded() -> Status {
-    /// Made once: under overload there are many of them.
-    static STATUS: LazyLock<Status> = LazyLock::new(|| {
-        retryable(
-            Code::ResourceExhausted,
-            ErrorReason::Overloaded,
-            "the server is overloaded and changed nothing; retry later",
-            [],
-        )
+/// Returns the status of a call that is refused for want of room. The cause is its source.
+///
+/// Each is made once: under overload, a refusal must cost little time.
+pub fn overloaded(cause: Cause) -> Status {
+    static STATUSES: LazyLock<[Status; Cause::ALL.len()]> = LazyLock::new(|| {
+        Cause::ALL.map(|cause| {
+            let message = "the server is overloaded and changed nothing; retry later";
+            refused(cause, retryable(Code::ResourceExhausted, ErrorReason::Overloaded, message, []))
+        })
     });
-    STATUS.clone()
+    STATUSES[cause as usize].clone()
+}
+
+/// Adds the cause of a refusal to its status, for the log and the metrics.
+fn refused(cause: Cause, mut status: Status) -> Status {
+    status.set_source(Arc::new(Refused(cause)));
+    status
 }
 
 /// Returns the status of a call while the database cannot be reached.

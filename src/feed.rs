@@ -30,6 +30,8 @@ use crate::domain::policy::Policy;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Recorded};
 use crate::domain::selection::Selection;
 use crate::domain::view::{Viewer, visible_event};
+use crate::metrics::Metrics;
+use crate::metrics::feed::Feed as FeedMetrics;
 use crate::store::{Store, StoreError};
 use crate::task::persistent;
 
@@ -54,6 +56,7 @@ pub struct Feed {
     watcher_permits: Arc<Semaphore>,
     read_permits: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
+    metrics: Arc<FeedMetrics>,
 }
 
 impl Feed {
@@ -64,16 +67,19 @@ impl Feed {
         store: Arc<dyn Store>,
         policy: Arc<Policy>,
         max_watchers: usize,
+        metrics: &Metrics,
         stopped: watch::Receiver<bool>,
     ) -> (Self, JoinHandle<()>) {
         let updates = broadcast::Sender::new(UPDATES_BUFFERED);
         let watched = Arc::new(Notify::new());
-        let reader = Arc::new(Reader::new(Arc::clone(&store), updates.clone(), Arc::clone(&watched)));
+        let metrics = Arc::clone(&metrics.feed);
+        let reader = Reader::new(Arc::clone(&store), updates.clone(), Arc::clone(&watched), Arc::clone(&metrics));
+        let reader = Arc::new(reader);
         let stop = stopped.clone();
         let task = tokio::spawn(persistent("feed reader", move || Arc::clone(&reader).run(stop.clone())));
         let watcher_permits = Arc::new(Semaphore::new(max_watchers));
         let read_permits = Arc::new(Semaphore::new(CONCURRENT_READS));
-        (Self { store, policy, updates, watched, watcher_permits, read_permits, stopped }, task)
+        (Self { store, policy, updates, watched, watcher_permits, read_permits, stopped, metrics }, task)
     }
 
     /// Watches the feed from a cursor on.

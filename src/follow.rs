@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
@@ -49,6 +50,8 @@ struct Value<T> {
     what: &'static str,
     files: Vec<NamedFile>,
     load: Load<T>,
+    /// Counts the reads that fail.
+    failures: Counter,
     in_force: RwLock<Arc<T>>,
     last_read: Mutex<LastRead>,
     /// Notified when the files are to be read again even if they have not changed.
@@ -67,6 +70,7 @@ type Stamps = Vec<Option<[i64; 6]>>;
 
 impl<T: Send + Sync + 'static> Followed<T> {
     /// Reads the files by `load`, and follows them from now on. `what` names the value in the log, as a plural noun.
+    /// `failures` counts the later reads that fail, each attempt.
     ///
     /// It needs the runtime, for the task.
     ///
@@ -76,12 +80,14 @@ impl<T: Send + Sync + 'static> Followed<T> {
     pub fn start(
         what: &'static str,
         files: Vec<NamedFile>,
+        failures: Counter,
         load: impl Fn() -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         // Before they are read: a change in between is noticed later.
         let last_read = Mutex::new(LastRead { stamps: stamps(&files), failure: None });
         let in_force = RwLock::new(Arc::new(load()?));
-        let value = Arc::new(Value { what, files, load: Box::new(load), in_force, last_read, again: Notify::new() });
+        let load = Box::new(load);
+        let value = Arc::new(Value { what, files, load, failures, in_force, last_read, again: Notify::new() });
         let followed = Arc::clone(&value);
         let mut following = JoinSet::new();
         following.spawn(persistent(what, move || Arc::clone(&followed).follow()));
@@ -124,7 +130,8 @@ impl<T: Send + Sync + 'static> Value<T> {
         }
         last.stamps = stamps;
         let what = self.what;
-        match (self.load)() {
+        let loaded = (self.load)().inspect_err(|_| _ = self.failures.inc());
+        match loaded {
             Ok(value) => {
                 *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
                 last.failure = None;

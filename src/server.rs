@@ -33,14 +33,14 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 use tower::Layer;
 
+use self::admission::Admission;
 pub use self::admission::ConnectionLimits;
 use self::answer::Unsent;
 use self::call::CallLayer;
 use self::connection::{Times, Transport};
-use self::health::Health;
+use self::health::{Health, Reporter};
 use self::held::Held;
 use self::listener::Listener;
 use self::receiving::UNFINISHED_MAX;
@@ -197,7 +197,7 @@ pub async fn serve(
     let commits = if settings.read_only {
         Committer::read_only()
     } else {
-        Committer::start(Arc::clone(&store), policy, settings.max_queued_writes)
+        Committer::start(Arc::clone(&store), policy, settings.max_queued_writes, &settings.metrics)
     };
     serve_with(commits, listener.into(), store, settings, signals).await
 }
@@ -211,22 +211,28 @@ async fn serve_with(
     signals: impl Stream<Item = ()> + Send,
 ) -> Result<(), Failure> {
     let mut signals = pin!(signals);
+    let metrics = settings.metrics;
     let policy = Arc::new(settings.policy);
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = Reporter { reporter, metrics: Arc::clone(&metrics.server) };
     // Before the first call: until the database was read, the services exist and do not serve.
-    report_not_serving(&reporter, &SERVICES).await;
+    reporter.report(&SERVICES, false).await;
     let watching = {
-        let health = Health { reporter: reporter.clone(), store: Arc::clone(&store), committer: committer.clone() };
+        let (store, committer) = (Arc::clone(&store), committer.clone());
+        let health = Health { reporter: reporter.clone(), store, committer, database: Arc::clone(&metrics.database) };
         tokio::spawn(persistent("health", move || health.clone().follow(draining.clone())))
     };
     let sweeping = {
         let (committer, interval, stopped) = (committer.clone(), settings.sweep_interval, stopped.clone());
-        tokio::spawn(persistent("sweep", move || sweep::run(committer.clone(), interval, stopped.clone())))
+        let writes = Arc::clone(&metrics.writes);
+        let run = move || sweep::run(committer.clone(), interval, Arc::clone(&writes), stopped.clone());
+        tokio::spawn(persistent("sweep", run))
     };
 
-    let (feed, reading) = Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, stopped.clone());
+    let (feed, reading) =
+        Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, &metrics, stopped.clone());
 
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
@@ -245,16 +251,20 @@ async fn serve_with(
         unsent: Unsent::new(settings.max_unsent),
         unfinished: Held::new(UNFINISHED_MAX),
         audit: settings.audit,
-        metrics: settings.metrics,
+        metrics: metrics.clone(),
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
-    let (tls, limits) = (settings.tls, settings.connections);
+    let (tls, admission) = (settings.tls, Admission::new(settings.connections, &metrics));
     let mut serving: Pin<Box<dyn Future<Output = ()> + Send>> = match settings.grpc_web {
-        None => Box::pin(accept::serve(listener, Transport::new(service, times).with_tls(tls), limits, stopped)),
+        None => {
+            let transport = Transport::new(service, times, &metrics).with_tls(tls);
+            Box::pin(accept::serve(listener, transport, admission, stopped))
+        }
         Some(origins) => {
-            let transport = Transport::new(web::web(service, &origins), times).with_web(origins).with_tls(tls);
-            Box::pin(accept::serve(listener, transport, limits, stopped))
+            let service = web::web(service, &origins);
+            let transport = Transport::new(service, times, &metrics).with_web(origins).with_tls(tls);
+            Box::pin(accept::serve(listener, transport, admission, stopped))
         }
     };
     let mut ended = tokio::select! {
@@ -263,8 +273,8 @@ async fn serve_with(
         error = database.lost() => Err(database_lost(error)),
         () = next(signals.as_mut()) => Ok(()),
     };
-    report_not_serving(&reporter, &SERVICES).await;
-    report_not_serving(&reporter, &[""]).await;
+    reporter.report(&SERVICES, false).await;
+    reporter.report(&[""], false).await;
     // Fails if all receivers have already stopped. The same below.
     _ = drain.send(true);
     if ended.is_ok() && !settings.drain_delay.is_zero() {
@@ -346,13 +356,6 @@ fn add_reflection(routes: Routes) -> Result<Routes, tonic_reflection::server::Er
     };
     let routes = add!(routes, builder().build_v1()?);
     Ok(add!(routes, builder().build_v1alpha()?))
-}
-
-/// Reports services as NOT_SERVING, so that clients use another server.
-async fn report_not_serving(reporter: &HealthReporter, services: &[&str]) {
-    for service in services {
-        reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
-    }
 }
 
 /// Completes when the value is true, or its sender was dropped.

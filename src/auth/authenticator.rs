@@ -17,6 +17,7 @@ use super::remote::{self, Remote};
 use super::token::{Expected, Verifier};
 use super::unauthenticated::{Cause, Unauthenticated};
 use crate::follow::{Followed, NamedFile};
+use crate::metrics::Metrics;
 
 /// Maximum length of a credential, in bytes.
 const MAX_CREDENTIAL: usize = 8 << 10;
@@ -90,14 +91,17 @@ impl Authenticator {
     /// # Errors
     ///
     /// If a file or a URL cannot be used. The text names the setting and the file, and has no secret.
-    pub fn start(settings: CredentialSettings) -> Result<Self, String> {
+    pub fn start(settings: CredentialSettings, metrics: &Metrics) -> Result<Self, String> {
         let CredentialSettings { jwt, principals } = settings;
         if jwt.is_none() && principals.is_none() {
             return Ok(Self::anonymous());
         }
-        let tokens = jwt.map(Tokens::start).transpose()?;
+        let tokens = jwt.map(|jwt| Tokens::start(jwt, metrics)).transpose()?;
         let principals = principals
-            .map(|file| Followed::start("principals", vec![file.clone()], move || Principals::read(&file)))
+            .map(|file| {
+                let failures = metrics.server.reload_failures.principals.clone();
+                Followed::start("principals", vec![file.clone()], failures, move || Principals::read(&file))
+            })
             .transpose()?;
         Ok(Self(Some(Arc::new(Credentials { tokens, principals }))))
     }
@@ -173,14 +177,15 @@ impl Credentials {
 }
 
 impl Tokens {
-    fn start(jwt: Jwt) -> Result<Self, String> {
+    fn start(jwt: Jwt, metrics: &Metrics) -> Result<Self, String> {
         let Jwt { keys, issuer, audiences } = jwt;
-        let expected = Expected { issuer, audiences };
+        let expected = Expected { issuer, audiences, cache: Arc::clone(&metrics.caches.tokens) };
+        let failures = metrics.server.reload_failures.jwt_keys.clone();
         match keys {
             KeySource::File(file) => {
                 let files = vec![file.clone()];
                 let load = move || read_keys(&file, &expected);
-                Followed::start("keys of tokens", files, load).map(Self::File)
+                Followed::start("keys of tokens", files, failures, load).map(Self::File)
             }
             KeySource::Url { setting, url, authorities } => {
                 let name = format!("{setting} {url}");
@@ -190,7 +195,7 @@ impl Tokens {
                     let document = Arc::clone(&document);
                     Box::pin(async move { document.read().await }) as _
                 };
-                Ok(Self::Url(Remote::start(name, expected, read)))
+                Ok(Self::Url(Remote::start(name, expected, failures, read)))
             }
         }
     }

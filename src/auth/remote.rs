@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -40,6 +41,8 @@ struct Shared {
     name: String,
     read: Read,
     expected: Expected,
+    /// Counts the reads that fail.
+    failures: Counter,
     state: watch::Sender<State>,
     /// The last read that a token caused.
     asked: Mutex<Option<Asked>>,
@@ -72,10 +75,11 @@ impl Remote {
     pub(super) fn start(
         name: String,
         expected: Expected,
+        failures: Counter,
         read: impl Fn() -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync + 'static,
     ) -> Self {
         let (state, asked, again) = (watch::Sender::default(), Mutex::default(), Notify::new());
-        let shared = Arc::new(Shared { name, read: Box::new(read), expected, state, asked, again });
+        let shared = Arc::new(Shared { name, read: Box::new(read), expected, failures, state, asked, again });
         let reader = Arc::clone(&shared);
         let mut reading = JoinSet::new();
         reading.spawn(persistent("keys of tokens", move || Arc::clone(&reader).follow()));
@@ -142,6 +146,7 @@ impl Shared {
                 Err(failure) => {
                     let name = &self.name;
                     tracing::warn!(%failure, "cannot read the keys of tokens {name}; trying again later");
+                    self.failures.inc();
                     failures += 1;
                     self.state.send_modify(|state| {
                         state.reads += 1;

@@ -103,7 +103,11 @@ mod tests {
         for pem in [ed25519.expose_secret(), &p256] {
             let key = SigningKey::new(&PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
             let keys = Keys::parse(key.key_set().to_string().as_bytes()).ok().unwrap();
-            let expected = Expected { issuer: ISSUER.to_owned(), audiences: vec![AUDIENCE.to_owned()] };
+            let expected = Expected {
+                issuer: ISSUER.to_owned(),
+                audiences: vec![AUDIENCE.to_owned()],
+                cache: std::sync::Arc::default(),
+            };
             let verifier = Verifier::new(keys, &expected);
             let token = key.sign(&claims()).unwrap();
             assert_eq!(verifier.verify(&token, NOW).unwrap().to_string(), "token:billing");

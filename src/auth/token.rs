@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{DecodingKey, Header, Validation, decode, decode_header};
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, UnitWeighter};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
@@ -14,6 +15,7 @@ use super::keys::{Key, Keys};
 use super::principal::{Principal, Scope, Service, Source};
 use super::unauthenticated::Cause;
 use crate::domain::id::{ID_MAX, UserId};
+use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
 
 /// How far the clocks of the issuer and of this server may differ, in seconds. Counts for `exp`, `nbf` and `iat`.
 pub(super) const LEEWAY: u32 = 30;
@@ -32,14 +34,20 @@ pub(super) struct Expected {
     pub(super) issuer: String,
     /// A token needs one of them.
     pub(super) audiences: Vec<String>,
+    /// Counts how often a token was remembered.
+    pub(super) cache: Arc<CacheMetrics>,
 }
 
 /// Verifies tokens by a set of keys. Other keys make another one, which remembers no tokens of this one.
 pub(super) struct Verifier {
     keys: HashMap<String, Trusted>,
     /// Verified tokens by their SHA-256.
-    remembered: Cache<[u8; 32], Verified>,
+    remembered: Arc<Remembered>,
+    cache: Arc<CacheMetrics>,
 }
+
+type Remembered =
+    Cache<[u8; 32], Verified, UnitWeighter, DefaultHashBuilder, Counting<DefaultLifecycle<[u8; 32], Verified>>>;
 
 /// A key, and what its tokens must have.
 struct Trusted {
@@ -74,6 +82,15 @@ struct Claims {
     iat: Option<f64>,
 }
 
+/// Creates a cache for so many tokens, which the metrics show from now on.
+fn remember(max: usize, metrics: &CacheMetrics) -> Arc<Remembered> {
+    let hasher = DefaultHashBuilder::default();
+    let remembered = Arc::new(Cache::with(max, max as u64, UnitWeighter, hasher, metrics.counting()));
+    let measured = Arc::downgrade(&remembered);
+    metrics.size.set(move || Some(Size { entries: measured.upgrade()?.len() as u64, bytes: None }));
+    remembered
+}
+
 impl Verifier {
     pub(super) fn new(keys: Keys, expected: &Expected) -> Self {
         crypto::install();
@@ -87,7 +104,9 @@ impl Verifier {
             validation.validate_nbf = false;
             (id, Trusted { public, validation })
         };
-        Self { keys: keys.by_id.into_iter().map(trusted).collect(), remembered: Cache::new(MAX_REMEMBERED) }
+        let cache = Arc::clone(&expected.cache);
+        let remembered = remember(MAX_REMEMBERED, &cache);
+        Self { keys: keys.by_id.into_iter().map(trusted).collect(), remembered, cache }
     }
 
     /// Returns the principal that a token names. `now` is the time in seconds since 1970.
@@ -95,9 +114,11 @@ impl Verifier {
         let hash = digest(&SHA256, token.as_bytes());
         let hash: [u8; 32] = hash.as_ref().try_into().map_err(|_| Cause::NotAToken)?;
         if let Some(Verified { principal, times }) = self.remembered.get(&hash) {
+            self.cache.looked_up(1, 0);
             times.check(now).inspect_err(|_| drop(self.remembered.remove(&hash)))?;
             return Ok(principal);
         }
+        self.cache.looked_up(0, 1);
         let header = decode_header(token).map_err(|_| refused_header(token))?;
         let Trusted { public, validation } = self.key(&header)?;
         let claims = decode::<Claims>(token, public, validation).map_err(|error| cause(&error))?.claims;

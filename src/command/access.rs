@@ -4,14 +4,15 @@ use super::Failure;
 use crate::auth::{Authenticator, CredentialSettings, Jwt, KeySource};
 use crate::config::{AccessArgs, Sources};
 use crate::follow::NamedFile;
+use crate::metrics::Metrics;
 use crate::server::listener::Listener;
 use crate::tls::system_authorities;
 
 /// Starts to authenticate callers, if a setting says how.
-pub(super) async fn start(args: &AccessArgs, sources: &Sources) -> Result<Authenticator, Failure> {
+pub(super) async fn start(args: &AccessArgs, sources: &Sources, metrics: &Metrics) -> Result<Authenticator, Failure> {
     let AccessArgs { jwt_keys: _, jwt_issuer: _, jwt_audience: _, principals, insecure_allow_anonymous: _ } = args;
     let principals = principals.clone().map(|path| NamedFile { setting: sources.name("principals"), path });
-    let authenticator = Authenticator::start(CredentialSettings { jwt: jwt(args, sources)?, principals })?;
+    let authenticator = Authenticator::start(CredentialSettings { jwt: jwt(args, sources)?, principals }, metrics)?;
     authenticator.ready().await?;
     Ok(authenticator)
 }

@@ -28,19 +28,19 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     let _log = start_log(&args.common, args.audit_log != AuditLog::Off, sources)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let database = Database::of(&args.common, sources)?;
-    let tls = start_tls(&args, sources)?;
-    let authenticator = access::start(&args.access, sources).await?;
+    let metrics = Metrics::default();
+    let tls = start_tls(&args, sources, &metrics)?;
+    let authenticator = access::start(&args.access, sources, &metrics).await?;
     let listener = Listener::bind(&args.listen).await.map_err(|error| {
         format!("{} {}: cannot listen on this address: {error}", sources.name("listen"), args.listen)
     })?;
     access::check(&authenticator, &args.access, &listener, tls.is_some())?;
-    let metrics = Metrics::default();
     let pages = Pages { metrics: metrics.clone() };
     // Until the end: it answers while the database is not there yet, and while calls are drained.
     let _monitoring = monitoring::start(args.metrics_listen.clone(), sources, &listener, pages).await?;
     let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);
     let store = tokio::select! {
-        store = waiting::serve_until(&listener, tls.as_ref(), open(&database, &args)) => store?,
+        store = waiting::serve_until(&listener, tls.as_ref(), &metrics, open(&database, &args, &metrics)) => store?,
         _ = signals.next() => {
             tracing::info!("server stopped before it had opened the database");
             return Ok(());
@@ -80,7 +80,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
 /// Reads the certificate, if there is one. Then every connection has TLS.
 ///
 /// clap cannot demand the settings together: it does not count those of a configuration file.
-fn start_tls(args: &Serve, sources: &Sources) -> Result<Option<Tls>, Failure> {
+fn start_tls(args: &Serve, sources: &Sources, metrics: &Metrics) -> Result<Option<Tls>, Failure> {
     let file =
         |key: &str, path: &Option<PathBuf>| path.clone().map(|path| NamedFile { setting: sources.name(key), path });
     let certificate = file("tls-certificate", &args.tls_certificate);
@@ -90,7 +90,7 @@ fn start_tls(args: &Serve, sources: &Sources) -> Result<Option<Tls>, Failure> {
         (None, None, None) => Ok(None),
         (Some(certificate), Some(key), client_ca) => {
             let client_certificates = client_ca.is_some();
-            let tls = Tls::start(Files { certificate, key, client_ca }, args.grpc_web)?;
+            let tls = Tls::start(Files { certificate, key, client_ca }, args.grpc_web, metrics)?;
             tracing::info!(client_certificates, "clients need TLS");
             Ok(Some(tls))
         }
@@ -101,11 +101,12 @@ fn start_tls(args: &Serve, sources: &Sources) -> Result<Option<Tls>, Failure> {
 }
 
 /// Opens the database, once it is there.
-async fn open(database: &Database, args: &Serve) -> Result<Arc<dyn Store>, Failure> {
+async fn open(database: &Database, args: &Serve, metrics: &Metrics) -> Result<Arc<dyn Store>, Failure> {
     database.wait().await?;
     let url = &database.url;
     let failed = |error: &dyn std::error::Error| database.failure(error);
-    let store = store::connect(url, args.options()).await.map_err(|error| failed(&error))?;
+    let options = store::Options { metrics: metrics.clone(), ..args.options() };
+    let store = store::connect(url, options).await.map_err(|error| failed(&error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
     let revision = store.revision().await.map_err(|error| failed(&error))?;
     if !args.read_only {

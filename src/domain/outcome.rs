@@ -63,13 +63,36 @@ pub enum Outcome {
     },
     /// A step of the sweep ended.
     Swept {
-        /// The number of rows that were expired, deleted or rid of a deleted user.
-        rows: i64,
+        /// The rows that were expired, deleted or rid of a deleted user.
+        rows: Swept,
         /// Whether there may be more deleted users to forget now.
         more: bool,
     },
     /// The head was written again.
     Probed,
+}
+
+/// The numbers of rows that a step of the sweep handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Requests that expired.
+    pub requests: i64,
+    /// Cooldowns, and numbers of ended requests, whose time is over or lies in the future.
+    pub cooldowns: i64,
+    /// Stored responses that were deleted.
+    pub responses: i64,
+    /// Events that were deleted.
+    pub events: i64,
+    /// Events from which a deleted user was erased.
+    pub forgotten: i64,
+}
+
+impl Swept {
+    /// Returns the number of all rows.
+    pub fn total(self) -> i64 {
+        let Self { requests, cooldowns, responses, events, forgotten } = self;
+        [requests, cooldowns, responses, events, forgotten].into_iter().fold(0, i64::saturating_add)
+    }
 }
 
 impl Outcome {

@@ -11,6 +11,7 @@ use super::{EVENTS_PER_READ, MarkedEvent, check_no_gap, mark_commit_ends};
 use crate::causes::Causes;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
+use crate::metrics::feed::Feed;
 use crate::store::{Store, StoreError};
 
 /// The minimum pause between two reads.
@@ -55,6 +56,7 @@ pub(super) struct Reader {
     updates: broadcast::Sender<Update>,
     /// Notified when a watcher subscribes.
     watched: Arc<Notify>,
+    metrics: Arc<Feed>,
 }
 
 /// The last event that the reader has broadcast.
@@ -64,8 +66,13 @@ struct Position {
 }
 
 impl Reader {
-    pub(super) fn new(store: Arc<dyn Store>, updates: broadcast::Sender<Update>, watched: Arc<Notify>) -> Self {
-        Self { store, updates, watched }
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        updates: broadcast::Sender<Update>,
+        watched: Arc<Notify>,
+        metrics: Arc<Feed>,
+    ) -> Self {
+        Self { store, updates, watched, metrics }
     }
 
     /// Runs until `stopped` becomes true.
@@ -83,6 +90,7 @@ impl Reader {
                 self.watched.notified().await;
             }
             self.read_while_watched().await;
+            self.metrics.reader_idle();
         }
     }
 
@@ -120,6 +128,7 @@ impl Reader {
     async fn step(&self, position: &mut Option<Position>) -> Result<bool, StoreError> {
         let Some(Position { epoch, until }) = position else {
             let FeedSlice { epoch, last, .. } = self.events(Sequence::MAX, 0).await?;
+            self.metrics.reader_at(last.get());
             self.broadcast(Update::Start { epoch: epoch.clone(), last });
             *position = Some(Position { epoch, until: last });
             return Ok(false);
@@ -135,6 +144,7 @@ impl Reader {
         if let Some(last) = events.last() {
             let (after, last) = (*until, last.event.sequence);
             *until = last;
+            self.metrics.reader_at(last.get());
             self.broadcast(Update::Events(Arc::new(Chunk { after, until: last, events })));
         }
         Ok(!all)

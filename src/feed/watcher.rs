@@ -19,6 +19,7 @@ use crate::domain::id::Sequence;
 use crate::domain::query::{EventFilter, FeedSlice};
 use crate::domain::selection::Selection;
 use crate::domain::view::visible_event;
+use crate::metrics::feed::Watching;
 use crate::store::StoreError;
 
 /// The pause before a failed read of the table is retried.
@@ -47,6 +48,8 @@ pub struct Watcher {
     _permit: OwnedSemaphorePermit,
     /// All events up to this one were examined.
     position: Sequence,
+    /// Shows the position in the metrics.
+    watching: Watching,
     /// For a user who calls, the newest examined event that they may see, or where they started. Messages report it
     /// instead of the position, which shows every change of the service.
     visible: Option<Sequence>,
@@ -79,7 +82,7 @@ impl Watcher {
         Start { start, visible }: Start,
         bounds: FeedSlice,
     ) -> Self {
-        let stopped = feed.stopped.clone();
+        let (stopped, watching) = (feed.stopped.clone(), feed.metrics.watch(start.get()));
         let mut watcher = Self {
             feed,
             selection,
@@ -89,6 +92,7 @@ impl Watcher {
             stopped,
             _permit: permit,
             position: start,
+            watching,
             visible,
             behind: start < bounds.last,
             ready: VecDeque::new(),
@@ -111,6 +115,7 @@ impl Watcher {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 self.last_message = Instant::now();
+                self.feed.metrics.events_sent.inc_by(message.events.len() as u64);
                 return Ok(message);
             }
             let mut stopped = self.stopped.clone();
@@ -217,6 +222,7 @@ impl Watcher {
             }
         }
         self.position = until;
+        self.watching.reached(until.get());
         if !selected.is_empty() {
             self.push_message(selected, until, true);
         }
@@ -269,6 +275,7 @@ mod tests {
             watcher_permits: Arc::new(Semaphore::new(1)),
             read_permits: Arc::new(Semaphore::new(1)),
             stopped,
+            metrics: Arc::default(),
         };
         let everything =
             Selection { viewer: Viewer::Operator, users: HashSet::new(), kinds: HashSet::new(), pair: None };

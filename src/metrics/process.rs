@@ -33,6 +33,11 @@ impl Area for Process {
         families
             .gauge("process_virtual_memory_bytes", "Address space of the process.")?
             .value(&[], usage.virtual_bytes)?;
+        let help = "Maximum memory of the process's control group, if it has one.";
+        let mut family = families.gauge("kith_memory_limit_bytes", help)?;
+        if let Some(limit) = linux::memory_limit() {
+            family.value(&[], limit)?;
+        }
         families.gauge("process_threads", "Threads of the process.")?.value(&[], usage.threads)?;
         families.gauge("process_open_fds", "Open files, connections among them.")?.value(&[], usage.open_files)?;
         families
@@ -45,6 +50,16 @@ impl Area for Process {
 mod linux {
     use procfs::process::{LimitValue, Process};
     use procfs::{ProcResult, boot_time_secs, page_size, ticks_per_second};
+
+    /// Returns the maximum of the process's control group (version 2), if it has one.
+    ///
+    /// In a container the group is the root of what can be seen.
+    pub(super) fn memory_limit() -> Option<u64> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let limit = std::fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max")).ok()?;
+        limit.trim().parse().ok()
+    }
 
     pub(super) struct Usage {
         pub(super) cpu_seconds: f64,

@@ -1,6 +1,7 @@
 //! Calls, by the names that go-grpc-middleware gave them and that dashboards read, and their errors by reason.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -10,14 +11,18 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::Area;
 use super::families::{Families, Labels};
+use super::refusals::Refusals;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
 /// The service and the method of a path that is none of a method.
 const UNKNOWN: &str = "unknown";
+/// How the names of Kith's services begin.
+const KITH: &str = "kith.v1.";
 /// Upper bounds of the buckets for the time of a call, in seconds.
 const SECONDS: [f64; 16] =
     [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -104,6 +109,12 @@ pub struct Rpcs {
     methods: Vec<Method>,
     by_path: HashMap<String, usize>,
     errors: BTreeMap<&'static str, Counter>,
+    refusals: Arc<Refusals>,
+}
+
+/// The names of Kith's services.
+pub(super) fn kith_services() -> BTreeSet<&'static str> {
+    API.methods.iter().map(|name| name.service.as_str()).filter(|service| service.starts_with(KITH)).collect()
 }
 
 #[derive(Debug)]
@@ -115,8 +126,9 @@ struct Method {
     seconds: Histogram,
 }
 
-impl Default for Rpcs {
-    fn default() -> Self {
+impl Rpcs {
+    /// Counts from zero. Calls that are refused are counted among the refusals too.
+    pub(super) fn new(refusals: Arc<Refusals>) -> Self {
         let method = |name: &'static Name| Method {
             name,
             started: Counter::default(),
@@ -128,11 +140,10 @@ impl Default for Rpcs {
             methods: API.methods.iter().map(method).collect(),
             by_path: API.methods.iter().enumerate().map(path).collect(),
             errors: API.reasons.iter().map(|reason| (reason.as_str(), Counter::default())).collect(),
+            refusals,
         }
     }
-}
 
-impl Rpcs {
     /// Counts a call that starts, by the path of its request.
     pub fn start(self: &Arc<Self>, path: &str) -> OpenCall {
         let method = self.by_path.get(path).copied().unwrap_or(self.methods.len() - 1);
@@ -141,9 +152,12 @@ impl Rpcs {
         open
     }
 
-    /// Counts an error with this reason, if it is one of Kith's.
-    fn count_error(&self, reason: &str) {
-        self.errors.get(reason).into_iter().for_each(|errors| _ = errors.inc());
+    /// Counts an error by its reason, if that is one of Kith's, and by its cause, if it is a refusal.
+    fn count_error(&self, status: &Status) {
+        if let Some(info) = status.get_details_error_info() {
+            self.errors.get(info.reason.as_str()).into_iter().for_each(|errors| _ = errors.inc());
+        }
+        self.refusals.count_source(status.source());
     }
 }
 
@@ -165,17 +179,15 @@ impl OpenCall {
         matches!(self.method().name.kind, "server_stream" | "bidi_stream")
     }
 
-    /// Counts the end of the call, unless it has ended before. `reason` is that of an error of Kith's.
-    pub fn end(&self, code: Code, after: Duration, reason: impl FnOnce() -> Option<String>) {
+    /// Counts the end of the call, unless it has ended before. Without a status, it succeeded.
+    pub fn end(&self, status: Option<&Status>, after: Duration) {
         if self.has_ended.swap(true, Ordering::Relaxed) {
             return;
         }
         let method = self.method();
         method.seconds.observe(after.as_secs_f64());
-        method.handled[code as usize].inc();
-        if code != Code::Ok {
-            reason().iter().for_each(|reason| self.rpcs.count_error(reason));
-        }
+        method.handled[status.map_or(Code::Ok, Status::code) as usize].inc();
+        status.into_iter().for_each(|status| self.rpcs.count_error(status));
     }
 }
 
@@ -229,11 +241,17 @@ impl Area for Rpcs {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::ErrorDetails;
+
     use super::*;
+
+    fn rpcs() -> Arc<Rpcs> {
+        Arc::new(Rpcs::new(Arc::default()))
+    }
 
     #[test]
     fn every_method_and_every_reason_is_counted_from_zero_on() {
-        let rpcs = Arc::new(Rpcs::default());
+        let rpcs = rpcs();
         for path in [
             "/kith.v1.UserService/GetUser",
             "/kith.v1.EventService/WatchEvents",
@@ -255,33 +273,35 @@ mod tests {
         for (number, name) in CODES.iter().enumerate() {
             let code = Code::from_i32(i32::try_from(number).unwrap());
             let debug = format!("{code:?}");
-            // The protocol's names, with the two spellings that go has.
-            let expected = match code {
-                Code::Ok => "OK",
-                Code::Cancelled => "Canceled",
-                _ => &debug,
-            };
-            assert_eq!((*name, code as usize), (expected, number));
+            // The names of the protocol, two of them as Go spells them.
+            let expected = debug.replace("Ok", "OK").replace("Cancelled", "Canceled");
+            assert_eq!((*name, code as usize), (expected.as_str(), number));
         }
+    }
+
+    fn status(code: Code, reason: &str) -> Status {
+        let details = ErrorDetails::with_error_info(reason, "kith", std::collections::HashMap::new());
+        Status::with_error_details(code, "", details)
     }
 
     #[test]
     fn a_call_ends_once_and_unknown_paths_are_one_method() {
-        let rpcs = Arc::new(Rpcs::default());
-        let reason = || Some("OVERLOADED".to_owned());
-        for path in ["/kith.v1.UserService/NoSuchMethod", "", "/", "/unknown/unknown", "/kith.v1.UserService/GetUser/"]
-        {
+        let rpcs = rpcs();
+        let unimplemented = Status::new(Code::Unimplemented, "");
+        let overloaded = status(Code::ResourceExhausted, "OVERLOADED");
+        for path in ["/kith.v1.UserService/NoSuchMethod", "", "/", "/kith.v1.UserService/GetUser/"] {
             let call = rpcs.start(path);
-            call.end(Code::Unimplemented, Duration::ZERO, || None);
-            call.end(Code::Ok, Duration::ZERO, reason);
+            call.end(Some(&unimplemented), Duration::ZERO);
+            call.end(None, Duration::ZERO);
+            call.end(Some(&overloaded), Duration::ZERO);
         }
         let unknown = rpcs.methods.last().unwrap();
-        assert_eq!((unknown.started.get(), unknown.ended(), unknown.handled[12].get()), (5, 5, 5));
+        assert_eq!((unknown.started.get(), unknown.ended(), unknown.handled[12].get()), (4, 4, 4));
         let call = rpcs.start("/kith.v1.UserService/GetUser");
-        call.end(Code::ResourceExhausted, Duration::ZERO, reason);
-        call.end(Code::ResourceExhausted, Duration::ZERO, reason);
-        rpcs.start("/kith.v1.UserService/GetUser")
-            .end(Code::Internal, Duration::ZERO, || Some("no such reason".into()));
+        call.end(Some(&overloaded), Duration::ZERO);
+        call.end(Some(&overloaded), Duration::ZERO);
+        let odd = status(Code::Internal, "no such reason");
+        rpcs.start("/kith.v1.UserService/GetUser").end(Some(&odd), Duration::ZERO);
         assert_eq!(rpcs.errors["OVERLOADED"].get(), 1);
         assert_eq!(rpcs.errors.values().map(Counter::get).sum::<u64>(), 1);
     }

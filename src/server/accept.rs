@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tonic::body::Body;
 use tower::Service;
 
-use super::admission::{Admission, ConnectionLimits};
+use super::admission::Admission;
 use super::connection::Transport;
 use super::listener::{Listener, Stream};
 use super::peer::Peer;
@@ -28,13 +28,13 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 pub(super) async fn serve<S>(
     listener: Listener,
     transport: Transport<S>,
-    limits: ConnectionLimits,
+    admission: Admission,
     stopped: watch::Receiver<bool>,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Unpin + Send + 'static,
 {
-    let mut open = accept_until(&listener, transport, limits, stopped).await;
+    let mut open = accept_until(&listener, transport, admission, stopped).await;
     // New clients are refused, and find another server.
     drop(listener);
     while let Some(ended) = open.join_next().await {
@@ -48,7 +48,7 @@ pub(super) async fn serve<S>(
 pub(super) async fn accept_until<S>(
     listener: &Listener,
     transport: Transport<S>,
-    limits: ConnectionLimits,
+    admission: Admission,
     mut stopped: watch::Receiver<bool>,
 ) -> JoinSet<()>
 where
@@ -56,7 +56,6 @@ where
     S::Future: Unpin + Send + 'static,
 {
     let transport = Arc::new(transport);
-    let admission = Admission::new(limits);
     let mut open = JoinSet::new();
     let failed = Rarely::default();
     loop {

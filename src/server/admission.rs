@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::peer::Peer;
 use super::rarely::Rarely;
+use crate::metrics::Metrics;
+use crate::metrics::refusals::{Cause, Refusals};
 
 /// Limits on open connections. They hold from the first byte on, before anybody is authenticated.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,7 @@ impl Default for ConnectionLimits {
 pub(super) struct Admission {
     limits: ConnectionLimits,
     open: Arc<Mutex<Open>>,
+    refusals: Arc<Refusals>,
     total: Rarely,
     per_address: Rarely,
 }
@@ -40,8 +43,13 @@ struct Open {
 }
 
 impl Admission {
-    pub(super) fn new(limits: ConnectionLimits) -> Self {
-        Self { limits, open: Arc::default(), total: Rarely::default(), per_address: Rarely::default() }
+    /// Its connections are those that the metrics show from now on.
+    pub(super) fn new(limits: ConnectionLimits, metrics: &Metrics) -> Self {
+        let open = Arc::<Mutex<Open>>::default();
+        let counted = Arc::downgrade(&open);
+        metrics.server.connections.set(move || Some((lock(&*counted.upgrade()?).total, limits.total)));
+        let refusals = Arc::clone(&metrics.refusals);
+        Self { limits, open, refusals, total: Rarely::default(), per_address: Rarely::default() }
     }
 
     /// Counts a connection until the result is dropped. `None` if it is one too many, which is logged.
@@ -49,16 +57,17 @@ impl Admission {
         let network = peer.network();
         let mut open = lock(&self.open);
         let from_network = network.and_then(|network| open.by_network.get(&network)).copied().unwrap_or_default();
-        let (note, setting, maximum) = if open.total >= self.limits.total {
-            (&self.total, "--max-client-connections", self.limits.total)
+        let (note, setting, maximum, cause) = if open.total >= self.limits.total {
+            (&self.total, "--max-client-connections", self.limits.total, Cause::Connections)
         } else if let Some(maximum) = self.limits.per_address.filter(|maximum| from_network >= *maximum) {
-            (&self.per_address, "--max-client-connections-per-address", maximum)
+            (&self.per_address, "--max-client-connections-per-address", maximum, Cause::ConnectionsPerAddress)
         } else {
             open.total += 1;
             network.into_iter().for_each(|network| *open.by_network.entry(network).or_default() += 1);
             return Some(Admitted { open: Arc::clone(&self.open), network });
         };
         drop(open);
+        self.refusals.count(cause);
         if let Some(more) = note.due() {
             tracing::warn!(%peer, more, maximum, "closed a new connection: as many are open as {setting} allows");
         }
@@ -100,7 +109,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_in_all_and_by_address_until_they_end() {
-        let admission = Admission::new(ConnectionLimits { total: 4, per_address: Some(2) });
+        let admission = Admission::new(ConnectionLimits { total: 4, per_address: Some(2) }, &Metrics::default());
         let first = admission.admit(peer("192.0.2.1:1")).expect("admitted");
         let _second = admission.admit(peer("192.0.2.1:2")).expect("admitted");
         assert!(admission.admit(peer("192.0.2.1:3")).is_none(), "two of the address are open");
@@ -119,7 +128,7 @@ mod tests {
 
     #[test]
     fn addresses_need_no_limit_of_their_own() {
-        let admission = Admission::new(ConnectionLimits { total: 3, per_address: None });
+        let admission = Admission::new(ConnectionLimits { total: 3, per_address: None }, &Metrics::default());
         let _open = [1, 2, 3].map(|port| admission.admit(peer(&format!("192.0.2.1:{port}"))).expect("admitted"));
         assert!(admission.admit(peer("192.0.2.1:4")).is_none());
     }

@@ -24,6 +24,7 @@ use tonic::body::Body;
 
 use super::held::{Held, Reservation};
 use crate::error;
+use crate::metrics::refusals::Cause;
 use crate::telemetry::call::Call;
 
 /// Maximum size of a small answer, in bytes: a page of 20 requests with both users, whose profiles are full, is one.
@@ -125,7 +126,7 @@ impl Sending {
         };
         let reservation = match self.unsent.0.held.reserve(self.peer, bytes.len()) {
             Some(reservation) => reservation,
-            None if self.refusable => return failed(call, &error::overloaded()),
+            None if self.refusable => return failed(call, &error::overloaded(Cause::Answers)),
             None => self.unsent.0.held.count(self.peer, bytes.len()),
         };
         let unread = Mutex::new(Unread::Waiting { bytes, reservation });

@@ -33,6 +33,8 @@ use super::wait;
 use crate::auth::Names;
 use crate::causes::Causes;
 use crate::config::Origins;
+use crate::metrics::Metrics;
+use crate::metrics::refusals::{Cause, Refusals};
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
 const STREAMS_MAX: u32 = 1_024;
@@ -100,6 +102,7 @@ pub(super) struct Times {
 /// Lines of the log that clients can cause.
 #[derive(Debug, Default)]
 struct Notes {
+    refusals: Arc<Refusals>,
     tls: Rarely,
     plain: Rarely,
     handshake: Rarely,
@@ -114,7 +117,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Unpin + Send + 'static,
 {
-    pub(super) fn new(service: S, times: Times) -> Self {
+    pub(super) fn new(service: S, times: Times, metrics: &Metrics) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_1_IDLE_TIME).max_buf_size(HTTP_1_BUFFER);
         http.http2()
@@ -127,7 +130,7 @@ where
             .max_header_list_size(HEADERS_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Self { http, service, times, web: None, tls: None, notes: Notes::default() }
+        Self { http, service, times, web: None, tls: None, notes: Notes::new(metrics) }
     }
 
     /// Serves HTTP/1.1 too, for the gRPC-Web that the service has. Pages of other origins are refused.
@@ -189,7 +192,10 @@ where
             // Load balancers test ports by connections without a byte.
             Ok(Ok(None)) => tracing::debug!(%peer, "a client closed its connection before it said anything"),
             Ok(Err(error)) => tracing::debug!(%peer, error = %Causes(&error), "connection lost"),
-            Err(_) => tracing::debug!(%peer, time = ?self.times.opening, "closing a connection that says nothing"),
+            Err(_) => {
+                self.notes.refusals.count(Cause::Silence);
+                tracing::debug!(%peer, time = ?self.times.opening, "closing a connection that says nothing");
+            }
         }
         None
     }
@@ -214,6 +220,7 @@ where
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return self.notes.handshake_failed(&error, peer),
             Err(_) => {
+                self.notes.refusals.count(Cause::Silence);
                 tracing::debug!(%peer, time = ?self.times.opening, "closing a connection with a slow TLS handshake");
                 return;
             }
@@ -264,7 +271,8 @@ where
         let activity = Arc::new(Activity::default());
         let (leave, leaving) = watch::channel(false);
         let (service, web) = (self.service.clone(), self.web.clone());
-        let entry = Entry { service, peer, names, web, activity: Arc::clone(&activity), leaving };
+        let refusals = Arc::clone(&self.notes.refusals);
+        let entry = Entry { service, peer, names, web, activity: Arc::clone(&activity), leaving, refusals };
         let socket = TokioIo::new(Socket::new(stream, opening, Arc::clone(&activity)));
         let mut connection = std::pin::pin!(self.http.serve_connection(socket, entry));
         tokio::select! {
@@ -293,6 +301,10 @@ where
 }
 
 impl Notes {
+    fn new(metrics: &Metrics) -> Self {
+        Self { refusals: Arc::clone(&metrics.refusals), ..Self::default() }
+    }
+
     fn wrong_protocol(&self, protocol: Protocol, peer: Peer) {
         let (note, words) = match protocol {
             Protocol::Http2 => return,
@@ -302,6 +314,7 @@ impl Notes {
             Protocol::Proxy => (&self.proxy, "a proxy speaks the PROXY protocol to this port, which has only HTTP/2"),
             Protocol::Other => (&self.other, "a client speaks an unknown protocol to this port, which has only HTTP/2"),
         };
+        self.refusals.count(Cause::Protocol);
         if let Some(more) = note.due() {
             tracing::warn!(%peer, more, "{words}");
         }
@@ -309,6 +322,7 @@ impl Notes {
 
     /// Logs that a client does not begin TLS, which it has to.
     fn without_tls(&self, protocol: Protocol, peer: Peer) {
+        self.refusals.count(Cause::Protocol);
         let (note, words) = if protocol == Protocol::Proxy {
             (&self.proxy, "a proxy speaks the PROXY protocol to this port, which has only TLS")
         } else {
@@ -326,7 +340,10 @@ impl Notes {
     fn handshake_failed(&self, error: &io::Error, peer: Peer) {
         if !is_refusal(error) {
             tracing::debug!(%peer, error = %Causes(error), "TLS handshake failed");
-        } else if let Some(more) = self.handshake.due() {
+            return;
+        }
+        self.refusals.count(Cause::Handshake);
+        if let Some(more) = self.handshake.due() {
             tracing::warn!(%peer, more, error = %Causes(error), "refused the TLS handshake of a client");
         }
     }
@@ -340,7 +357,10 @@ impl Notes {
         let error: &(dyn Error + 'static) = &*error;
         if !flooded && !is_abuse(error) {
             tracing::debug!(%peer, error = %Causes(error), "connection ended with an error");
-        } else if let Some(more) = self.abuse.due() {
+            return;
+        }
+        self.refusals.count(Cause::Flood);
+        if let Some(more) = self.abuse.due() {
             tracing::warn!(%peer, more, error = %Causes(error), "closed a connection that demands too much");
         }
     }

@@ -13,10 +13,11 @@ use tokio::time::{sleep, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{SERVICES, report_not_serving, wait};
+use super::{SERVICES, wait};
 use crate::committer::{CommitError, Committer};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Submission};
+use crate::metrics::{database, server};
 use crate::store::Store;
 
 /// Interval between checks of the database.
@@ -24,12 +25,38 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Time that the database has to respond to a check.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Reports health to its service and to the metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Reporter {
+    pub(super) reporter: HealthReporter,
+    pub(super) metrics: Arc<server::Server>,
+}
+
+impl Reporter {
+    /// Reports services as SERVING, or as NOT_SERVING, so that clients use another server.
+    pub(super) async fn report(&self, services: &[&str], serves: bool) {
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in services {
+            self.reporter.set_service_status(service, status).await;
+            self.metrics.health(service, serves);
+        }
+    }
+
+    /// Forgets services. Those who watch their health see the end of it.
+    pub(super) async fn clear(&mut self, services: &[&str]) {
+        for service in services {
+            self.reporter.clear_service_status(service).await;
+        }
+    }
+}
+
 /// What the health of the services depends on.
 #[derive(Clone)]
 pub(super) struct Health {
-    pub(super) reporter: HealthReporter,
+    pub(super) reporter: Reporter,
     pub(super) store: Arc<dyn Store>,
     pub(super) committer: Committer,
+    pub(super) database: Arc<database::Database>,
 }
 
 impl Health {
@@ -40,13 +67,14 @@ impl Health {
             () = self.update() => {}
         }
         // The last report, if another one was in progress when the server began to drain.
-        report_not_serving(&self.reporter, &SERVICES).await;
+        self.reporter.report(&SERVICES, false).await;
     }
 
     async fn update(&self) {
         let mut previous = None;
         loop {
             let (reads, writes) = (self.can_read().await, self.can_write().await);
+            self.database.responds(reads);
             let serves = reads && writes;
             if previous != Some(serves) {
                 match (previous, serves) {
@@ -54,10 +82,7 @@ impl Health {
                     (_, true) => tracing::warn!("reads and writes succeed again; health is SERVING"),
                     (_, false) => tracing::warn!(reads, writes, "reads or writes fail; health is NOT_SERVING"),
                 }
-                let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-                for service in SERVICES {
-                    self.reporter.set_service_status(service, status).await;
-                }
+                self.reporter.report(&SERVICES, serves).await;
                 previous = Some(serves);
             }
             sleep(INTERVAL).await;

@@ -14,6 +14,7 @@ use tonic::body::Body;
 
 use super::held::{Held, Reservation};
 use crate::error;
+use crate::metrics::refusals::Cause;
 
 /// Maximum bytes of large messages that are not yet complete. Further ones are refused.
 ///
@@ -73,7 +74,8 @@ impl Receiving {
         self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         // What tonic refuses for its size is not held.
         if self.missing > there && (SMALL..=super::REQUEST_BYTES_MAX).contains(&self.missing) {
-            let reservation = self.held.reserve(self.peer, self.missing).ok_or_else(error::overloaded)?;
+            let reservation =
+                self.held.reserve(self.peer, self.missing).ok_or_else(|| error::overloaded(Cause::RequestMemory))?;
             self.reservation = Some(reservation);
         }
         Ok(())

@@ -34,11 +34,12 @@ impl http_body::Body for Streamed {
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    self.call.stream_ended(&Status::from_header_map(trailers).unwrap_or_else(|| Status::ok("")));
+                    let status = Status::from_header_map(trailers);
+                    self.call.stream_ended(status.as_ref().filter(|status| status.code() != Code::Ok));
                 }
             }
-            Poll::Ready(Some(Err(status))) => self.call.stream_ended(status),
-            Poll::Ready(None) => self.call.stream_ended(&Status::ok("")),
+            Poll::Ready(Some(Err(status))) => self.call.stream_ended(Some(status)),
+            Poll::Ready(None) => self.call.stream_ended(None),
             Poll::Pending => {}
         }
         frame
@@ -56,6 +57,6 @@ impl http_body::Body for Streamed {
 impl Drop for Streamed {
     fn drop(&mut self) {
         // A stream that has ended is not counted again.
-        self.call.stream_ended(&Status::new(Code::Cancelled, ""));
+        self.call.stream_ended(Some(&Status::new(Code::Cancelled, "")));
     }
 }

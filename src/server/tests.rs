@@ -15,7 +15,7 @@ async fn the_end_of_the_committing_task_is_the_end_of_the_server() {
     let store = connect(&url.parse().expect("a URL"), Options::default()).await.expect("a store");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let commits = Committer::start(Arc::clone(&store), Arc::default(), 8);
+    let commits = Committer::start(Arc::clone(&store), Arc::default(), 8, &Metrics::default());
     let end = commits.1.abort_handle();
     let server = tokio::spawn(serve_with(commits, listener.into(), store, Settings::default(), stream::pending()));
 

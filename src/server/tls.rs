@@ -8,8 +8,11 @@ use rustls::{InconsistentKeys, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 use crate::follow::{Followed, NamedFile};
+use crate::metrics::Metrics;
 use crate::tls::{provider, read_authorities, read_certificates, read_key};
 
 /// The files of a server with TLS, all in PEM.
@@ -35,10 +38,17 @@ impl Tls {
     /// # Errors
     ///
     /// If the files cannot be used. The text names the setting and the file.
-    pub fn start(files: Files, http1: bool) -> Result<Self, String> {
+    pub fn start(files: Files, http1: bool, metrics: &Metrics) -> Result<Self, String> {
         let Files { certificate, key, client_ca } = files.clone();
         let followed = [certificate, key].into_iter().chain(client_ca).collect();
-        Followed::start("TLS files", followed, move || load(&files, http1)).map(Self)
+        let metrics = Arc::clone(&metrics.server);
+        let failures = metrics.reload_failures.certificate.clone();
+        let load = move || {
+            let (config, end) = load(&files, http1)?;
+            end.into_iter().for_each(|end| metrics.certificate_ends(end));
+            Ok(config)
+        };
+        Followed::start("TLS files", followed, failures, load).map(Self)
     }
 
     /// Reads the files again soon, even if they have not changed.
@@ -66,14 +76,15 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(cause, Some(InvalidCertificate(_) | NoApplicationProtocol | NoCertificatesPresented))
 }
 
-/// Reads the files into a configuration.
-fn load(files: &Files, http1: bool) -> Result<ServerConfig, String> {
+/// Reads the files into a configuration. Returns the end of the certificate too, if it can be read.
+fn load(files: &Files, http1: bool) -> Result<(ServerConfig, Option<i64>), String> {
     let Files { certificate, key, client_ca } = files;
     let of = |file: &NamedFile| {
         let file = file.to_string();
         move |error: String| format!("{file}: {error}")
     };
     let chain = read_certificates(&certificate.path).map_err(of(certificate))?;
+    let end = chain.first().and_then(|certificate| end(certificate));
     let private = read_key(&key.path).map_err(of(key))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -97,5 +108,11 @@ fn load(files: &Files, http1: bool) -> Result<ServerConfig, String> {
     // Connections live long, so few would be resumed, and a resumed one does not verify the client's certificate again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok((config, end))
+}
+
+/// Returns when a certificate ends, in seconds since 1970.
+fn end(certificate: &[u8]) -> Option<i64> {
+    let validity = Certificate::from_der(certificate).ok()?.tbs_certificate.validity;
+    i64::try_from(validity.not_after.to_unix_duration().as_secs()).ok()
 }

@@ -25,6 +25,7 @@ use crate::domain::view::{Viewer, visible, visible_event};
 use crate::error;
 use crate::mapping::user::{UserView, encoded};
 use crate::mapping::{connection, connection_request, export as mapping};
+use crate::metrics::refusals::Cause;
 use crate::proto::server as pb;
 use crate::proto::server::export_user_response::Item;
 use crate::store::CachedUser;
@@ -69,7 +70,7 @@ pub(super) async fn run(
     if matches!(viewer, Viewer::User(viewer) if viewer != user) {
         return Err(Rejection::NotTheUser(user).into());
     }
-    let permit = Arc::clone(&limits.permits).try_acquire_owned().map_err(|_| error::overloaded())?;
+    let permit = Arc::clone(&limits.permits).try_acquire_owned().map_err(|_| error::overloaded(Cause::Exports))?;
     let read = core.read(&request, min_revision, || core.store.user(UserKey::Id(user))).await?;
     let profile = read.value.ok_or_else(|| error::user_not_found(user))?;
     let created = core.store.user_position(user).await?.ok_or_else(|| error::user_not_found(user))?;

@@ -27,6 +27,7 @@ use crate::error;
 use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};
 use crate::mapping::user as mapping;
+use crate::metrics::refusals::Cause;
 use crate::proto::server as pb;
 
 /// The maximum number of rows that one import has in the committer's queue of rows.
@@ -91,7 +92,7 @@ pub(super) async fn run(
     caller: Caller,
     stream: Streaming<pb::ImportUsersRequest>,
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
-    let _permit = limits.permits.try_acquire().map_err(|_| error::overloaded())?;
+    let _permit = limits.permits.try_acquire().map_err(|_| error::overloaded(Cause::Imports))?;
     let mut rows = Rows { stream, max_silence: limits.max_silence };
     let Some(first) = rows.next().await? else {
         let revision = core.store.revision().await?;

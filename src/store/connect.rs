@@ -13,6 +13,7 @@ use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_se
 use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 
 /// The URL of a database: `sqlite://PATH`, or `postgres://…` as in PostgreSQL's own tools.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct Options {
     pub read_only: bool,
     /// The clock. On PostgreSQL, the system's clock stands for that of the database.
     pub clock: Clock,
+    /// What the store counts.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
@@ -52,6 +55,7 @@ impl Default for Options {
             migrate: true,
             read_only: false,
             clock: Clock::system(),
+            metrics: Metrics::default(),
         }
     }
 }

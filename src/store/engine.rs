@@ -31,6 +31,7 @@ use crate::domain::query::{
     RecordQuery, RequestFilter, RequestQuery, UserKey,
 };
 use crate::domain::user::User;
+use crate::metrics::feed::Feed;
 
 /// Rows, and the mark that was read before them.
 pub(super) struct Rows<T> {
@@ -113,6 +114,7 @@ pub(super) struct Database<E> {
     pub(super) clock: Arc<DatabaseClock>,
     pub(super) token_key: Vec<u8>,
     pub(super) committed: watch::Sender<()>,
+    pub(super) feed: Arc<Feed>,
 }
 
 impl<E: Engine> Database<E> {
@@ -171,6 +173,7 @@ impl<E: Engine> Store for Database<E> {
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
         let mark = self.engine.mark().await?;
+        self.feed.read(mark.revision.get());
         // Health asks every two seconds, so that an idle server too drops users whom another server deleted.
         self.users_at(&mark, BTreeSet::new()).await?;
         Ok(mark.revision)

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use diesel::prelude::*;
+use diesel::sql_types::Text;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,6 +35,7 @@ use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, TOUCH};
 pub(super) use self::config::PostgresConfig;
+use self::listen::Listening;
 pub(super) use self::listen::SERVING;
 pub(super) use self::passfile::PasswordFile;
 pub(super) use self::pooler::refuse_shared_sessions;
@@ -88,10 +90,15 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let committed = watch::Sender::new(());
     let mut tasks = JoinSet::new();
     let (listening, notified) = (Arc::clone(&config), committed.clone());
-    let listen = move || listen::follow(Arc::clone(&listening), notified.clone());
+    let metrics = &options.metrics;
+    let database = Arc::clone(&metrics.database);
+    database.is("postgres", &version(&conn).await?);
+    let listener = Arc::new(Listening::new(&database));
+    let listen = move || listen::follow(Arc::clone(&listening), notified.clone(), Arc::clone(&listener));
     tasks.spawn(persistent("notifications of commits", listen));
-    let users = Arc::new(UserCache::new(options.user_cache));
+    let users = Arc::new(UserCache::new(options.user_cache, &metrics.caches.users));
     let pools = Arc::new(Pools::new(&config, &options));
+    pools.measure(&database);
     let max = options.read_batch_max;
     let of = || Arc::clone(&pools);
     if options.read_only {
@@ -100,8 +107,8 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     }
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let writer = || {
-        let state = WriterState::new(options.user_cache, Arc::clone(&users));
-        Writer::new(config, Arc::clone(&clock), state)
+        let state = WriterState::new(options.user_cache, Arc::clone(&users), &metrics.caches.writer);
+        Writer::new(config, Arc::clone(&clock), state, &database)
     };
     let engine = PostgresEngine {
         writer: (!options.read_only).then(writer),
@@ -112,7 +119,15 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pools,
         _tasks: tasks,
     };
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
+    let feed = Arc::clone(&metrics.feed);
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed, feed })
+}
+
+/// Returns the version of the server, such as `15.14`, without the name of its package.
+async fn version(mut conn: &AsyncPgConnection) -> Result<String, StoreError> {
+    let version: String =
+        PgStatement::<Text>::new("SELECT current_setting('server_version')").get_result(&mut conn).await?;
+    Ok(version.split(' ').next().unwrap_or_default().to_owned())
 }
 
 async fn current_time(mut conn: &AsyncPgConnection) -> Result<Time, StoreError> {

@@ -9,14 +9,17 @@ mod options;
 mod read_only;
 mod threads;
 
+use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use diesel::connection::{Connection as _, SimpleConnection};
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
+use diesel::sql_types::Text;
 use tokio::sync::{oneshot, watch};
 
 use self::access::check_usable;
@@ -44,6 +47,8 @@ use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
+use crate::metrics::database as metrics;
+use crate::metrics::database::Pool;
 
 /// A batch for the writer, and the channel for its replies.
 struct Write(Arc<Batch>, oneshot::Sender<Result<Replies, StoreError>>);
@@ -77,21 +82,37 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     let head: FeedRow = query::head().first(&mut conn)?;
     // While the connection is open, so that there is a log.
     let identity = Identity::of(file.path()).map_err(|error| StoreError::Unavailable(error.into()))?;
-    let users = Arc::new(UserCache::new(options.user_cache));
+    let metrics = &options.metrics;
+    let database = &metrics.database;
+    measure(file, &mut conn, database)?;
+    let users = Arc::new(UserCache::new(options.user_cache, &metrics.caches.users));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
-    let state = || WriterState::new(options.user_cache, Arc::clone(&users));
-    let writer = (!options.read_only).then(|| writer(file, Arc::clone(&clock), state(), &identity)).transpose()?;
+    let state = || WriterState::new(options.user_cache, Arc::clone(&users), &metrics.caches.writer);
+    let writer =
+        (!options.read_only).then(|| writer(file, Arc::clone(&clock), state(), &identity, database)).transpose()?;
     let engine = SqliteEngine {
         writer,
-        short: readers("kith-read", file, short)?,
-        long: readers("kith-read-long", file, long)?,
-        feed: readers("kith-read-feed", file, 1)?,
+        short: readers("kith-read", Pool::Short, file, short, database)?,
+        long: readers("kith-read-long", Pool::Long, file, long, database)?,
+        feed: readers("kith-read-feed", Pool::Feed, file, 1, database)?,
         identity,
     };
     drop(conn);
     let committed = watch::Sender::new(());
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
+    let feed = Arc::clone(&metrics.feed);
+    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed, feed })
+}
+
+/// Records which SQLite it is, and lets the metrics read the length of its log.
+fn measure(file: &SqliteFile, conn: &mut SqliteConnection, metrics: &metrics::Database) -> Result<(), StoreError> {
+    let version: String = diesel::select(sql::<Text>("sqlite_version()")).get_result(conn)?;
+    metrics.is("sqlite", &version);
+    let mut log = file.path().as_os_str().to_owned();
+    log.push("-wal");
+    // A file that is not there has no bytes.
+    metrics.wal_bytes.set(move || Some(fs::metadata(&log).map_or(0, |log| log.len())));
+    Ok(())
 }
 
 /// Runs a read in one snapshot on one of the threads.
@@ -130,14 +151,21 @@ fn mark(conn: &mut SqliteConnection) -> Result<Mark, StoreError> {
     Ok(row.mark())
 }
 
-fn readers(name: &'static str, file: &SqliteFile, threads: usize) -> Result<Threads<Job>, StoreError> {
+fn readers(
+    name: &'static str,
+    pool: Pool,
+    file: &SqliteFile,
+    threads: usize,
+    metrics: &metrics::Database,
+) -> Result<Threads<Job>, StoreError> {
     let file = file.clone();
     let open = move || {
         let mut reader = open(&file)?;
         reader.batch_execute(READER)?;
         Ok(reader)
     };
-    Threads::start(&Work { name, threads, open, serve: |conn: &mut SqliteConnection, job: Job| job(conn) })
+    let serve = |conn: &mut SqliteConnection, job: Job| job(conn);
+    Threads::start(&Work { name, threads, open, serve, pool }, metrics)
 }
 
 fn writer(
@@ -145,9 +173,10 @@ fn writer(
     clock: Arc<DatabaseClock>,
     state: WriterState,
     identity: &Identity,
+    metrics: &Arc<metrics::Database>,
 ) -> Result<Threads<Write>, StoreError> {
     // Only one thread uses it, so the lock is always free.
-    let state = Arc::new(Mutex::new((state, Checkpoint::start(file)?)));
+    let state = Arc::new(Mutex::new((state, Checkpoint::start(file, metrics)?)));
     let (file, identity) = (file.clone(), identity.clone());
     let open = move || {
         let mut writer = open(&file)?;
@@ -163,7 +192,7 @@ fn writer(
         let _gone = reply.send(identity.check().and_then(|()| commit(conn, state, &clock, &batch)));
         checkpoint.committed(conn, &batch);
     };
-    Threads::start(&Work { name: "kith-write", threads: 1, open, serve })
+    Threads::start(&Work { name: "kith-write", threads: 1, open, serve, pool: Pool::Writer }, metrics)
 }
 
 /// How long a connection waits for a lock, in milliseconds.
@@ -334,7 +363,7 @@ mod tests {
     async fn a_read_that_waited_for_too_long_is_refused_without_being_run() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("kith.db").display().to_string().parse().unwrap();
-        let threads = readers("kith-read", &file, 1).unwrap();
+        let threads = readers("kith-read", Pool::Short, &file, 1, &metrics::Database::default()).unwrap();
         assert_eq!(read(&threads, |_| Ok(1)).await.unwrap(), 1);
         let requested = Instant::now().checked_sub(READ_WAIT * 2).unwrap();
         let late = read_since(requested, &threads, |_| -> Result<i32, _> { panic!("it is not run") }).await;

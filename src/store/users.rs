@@ -10,12 +10,13 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, Weighter};
 
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{Changes, Head};
 use crate::domain::user::User;
+use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
 
 /// The maximum number of events that are searched for changed users.
 ///
@@ -97,13 +98,17 @@ pub type Users = HashMap<UserId, CachedUser>;
 
 /// A cache of recently read users, limited by size.
 pub(super) struct UserCache {
-    users: Cache<UserId, CachedUser, Weight>,
+    users: Arc<CachedUsers>,
+    metrics: Arc<CacheMetrics>,
     /// The epoch and the newest change of a user as of which all cached users are valid.
     ///
     /// Inserting a user requires a read lock, changing the state a write lock.
     state: RwLock<State>,
     enabled: bool,
 }
+
+type CachedUsers =
+    Cache<UserId, CachedUser, Weight, DefaultHashBuilder, Counting<DefaultLifecycle<UserId, CachedUser>>>;
 
 type State = (String, Sequence);
 
@@ -119,9 +124,17 @@ impl Weighter<UserId, CachedUser> for Weight {
 
 impl UserCache {
     /// Creates a cache of at most about `bytes`. 0 turns it off.
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64, metrics: &Arc<CacheMetrics>) -> Self {
         let typical = usize::try_from(bytes / TYPICAL).unwrap_or(usize::MAX);
-        Self { users: Cache::with_weighter(typical, bytes, Weight), state: RwLock::default(), enabled: bytes > 0 }
+        let hasher = DefaultHashBuilder::default();
+        let users = Arc::new(Cache::with(typical, bytes, Weight, hasher, metrics.counting()));
+        let measured = Arc::downgrade(&users);
+        let size = |users: Arc<CachedUsers>| Size {
+            entries: users.len() as u64,
+            bytes: Some((users.weight(), users.capacity())),
+        };
+        metrics.size.set(move || measured.upgrade().map(size));
+        Self { users, metrics: Arc::clone(metrics), state: RwLock::default(), enabled: bytes > 0 }
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -168,6 +181,7 @@ impl UserCache {
                 None => missing.push(id),
             }
         }
+        self.metrics.looked_up(found.len(), missing.len());
         (found, missing)
     }
 

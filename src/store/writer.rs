@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use quick_cache::unsync::Cache;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, UnitWeighter};
 
 use super::row::FeedHead;
 use super::users::{Mark, UserCache};
 use crate::domain::command::Member;
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Snapshot};
+use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
 
 /// The number of bytes of the user cache for each user that the writer caches.
 ///
@@ -36,15 +39,27 @@ pub(super) struct Loaded {
 /// is not the head that this writer left, another server or an operator was there, and everything is dropped.
 pub(super) struct WriterState {
     head: Option<FeedHead>,
-    members: Cache<UserId, Member>,
+    members: CachedMembers,
     pub(super) profiles: Arc<UserCache>,
+    metrics: Arc<CacheMetrics>,
+    /// The number of cached users, for the metrics: only the writer can ask the cache.
+    entries: Arc<AtomicU64>,
 }
+
+type CachedMembers =
+    Cache<UserId, Member, UnitWeighter, DefaultHashBuilder, Counting<DefaultLifecycle<UserId, Member>>>;
 
 impl WriterState {
     /// For a user cache of so many bytes.
-    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>) -> Self {
-        let most = usize::try_from((bytes / BYTES_PER_USER).max(USERS_MIN)).unwrap_or(usize::MAX);
-        Self { head: None, members: Cache::new(most), profiles }
+    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>, metrics: &Arc<CacheMetrics>) -> Self {
+        let most = (bytes / BYTES_PER_USER).max(USERS_MIN);
+        let expected = usize::try_from(most).unwrap_or(usize::MAX);
+        let hasher = DefaultHashBuilder::default();
+        let members = Cache::with(expected, most, UnitWeighter, hasher, metrics.counting());
+        let entries = Arc::<AtomicU64>::default();
+        let measured = Arc::clone(&entries);
+        metrics.size.set(move || Some(Size { entries: measured.load(Ordering::Relaxed), bytes: None }));
+        Self { head: None, members, profiles, metrics: Arc::clone(metrics), entries }
     }
 
     /// The mark of the last head.
@@ -61,6 +76,7 @@ impl WriterState {
                 None => missing.push(id),
             }
         }
+        self.metrics.looked_up(found.len(), missing.len());
         (found, missing)
     }
 
@@ -71,12 +87,19 @@ impl WriterState {
             self.members.clear();
             self.head = Some(locked.clone());
         }
+        self.measure();
         valid
     }
 
     /// Caches users that were read while the head was locked.
     pub(super) fn insert(&mut self, members: &Members) {
         members.iter().for_each(|(id, member)| self.members.insert(*id, member.clone()));
+        self.measure();
+    }
+
+    /// Shows the metrics how many users are cached.
+    fn measure(&self) {
+        self.entries.store(self.members.len() as u64, Ordering::Relaxed);
     }
 
     /// Applies the changes of a committed batch of this writer, which locked the head `before`.
@@ -123,6 +146,7 @@ impl WriterState {
         let changed = counts.iter().filter(|counts| !counts.is_zero());
         changed.for_each(|counts| _ = self.members.remove(&counts.user));
         members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
+        self.measure();
         if let Some(FeedHead { epoch: _, head, batch_id: last }) = &mut self.head {
             (*head, *last) = (*after, batch_id);
         }

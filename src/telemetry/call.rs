@@ -109,7 +109,7 @@ impl Call {
     pub fn succeeded(&self) {
         self.done();
         self.audit(Outcome::Succeeded, Code::Ok);
-        self.count(&Status::ok(""));
+        self.count(None);
     }
 
     /// Logs that the call succeeded and that the stream of its response begins.
@@ -159,11 +159,11 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status).as_deref());
         }
-        self.count(status);
+        self.count(Some(status));
     }
 
     /// Counts that the stream of the response has ended, unless that was counted before.
-    pub fn stream_ended(&self, status: &Status) {
+    pub fn stream_ended(&self, status: Option<&Status>) {
         self.count(status);
     }
 
@@ -178,13 +178,12 @@ impl Call {
             "call cancelled: its caller went away"
         );
         self.audit(Outcome::Abandoned, Code::Cancelled);
-        self.count(&Status::new(Code::Cancelled, ""));
+        self.count(Some(&Status::new(Code::Cancelled, "")));
     }
 
     /// Counts the end of the call. Only the first end counts.
-    fn count(&self, status: &Status) {
-        let counted = self.counted.iter();
-        counted.for_each(|counted| counted.end(status.code(), self.started.elapsed(), || reason(status)));
+    fn count(&self, status: Option<&Status>) {
+        self.counted.iter().for_each(|counted| counted.end(status, self.started.elapsed()));
     }
 
     fn audit(&self, outcome: Outcome, code: Code) {

@@ -165,7 +165,7 @@ cases! {
 
     async fn a_panic_takes_one_command_with_it_and_no_more(app: App) {
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
-        let (committer, _task) = Committer::start(Arc::clone(&app.store), Arc::default(), 8);
+        let (committer, _task) = Committer::start(Arc::clone(&app.store), Arc::default(), 8, &app.metrics);
         let encode: fn(&Executed) -> Option<EncodedResponse> = |_| panic!("this is a test");
         let key = Idempotency { id: Uuid::from_u128(7), fingerprint: [7; 32], encode };
         let bad = committer.submit(Submission { caller: Caller::Operator, command: send(1, 2), idempotency: Some(key) });
@@ -323,10 +323,10 @@ cases! {
             let swept = submit(&app, vec![Submission { caller: Caller::Operator, command: Command::Sweep, idempotency: None }], policy).await;
             let [Ok(Reply::Fresh(swept))] = swept.as_slice() else { panic!("{swept:?}") };
             let Outcome::Swept { rows, more: _ } = swept.outcome else { panic!("{swept:?}") };
-            if rows == 0 {
+            if rows.total() == 0 {
                 break;
             }
-            steps.push(rows);
+            steps.push(rows.requests);
         }
         assert_eq!(steps, [500, 500, 500, 270]);
         assert_eq!(app.database.number("SELECT count(*) AS value FROM connection_requests").await, 1);

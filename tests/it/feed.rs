@@ -27,7 +27,7 @@ const OFTEN: Duration = Duration::from_millis(100);
 /// A feed of the test's own over the app's database. It ends when the sender is dropped.
 fn feed(app: &App) -> (Feed, watch::Sender<bool>) {
     let (stop, stopped) = watch::channel(false);
-    let (feed, _reader) = Feed::start(Arc::clone(&app.store), Arc::new(Policy::default()), 100, stopped);
+    let (feed, _reader) = Feed::start(Arc::clone(&app.store), Arc::new(Policy::default()), 100, &app.metrics, stopped);
     (feed, stop)
 }
 

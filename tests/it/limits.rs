@@ -335,7 +335,7 @@ async fn services_are_counted_by_their_names_wherever_they_call_from() {
     let limits = LimitsByKind { service: Limits { in_flight: number(1), ..Limits::NONE }, ..LimitsByKind::default() };
     let app = App::with(Engine::Sqlite, |settings: &mut Settings| {
         settings.limits = limits;
-        settings.authenticator = Authenticator::start(credentials).expect("a file");
+        settings.authenticator = Authenticator::start(credentials, &settings.metrics).expect("a file");
     })
     .await;
     let (one, other) = (channel(&app, "127.0.0.2").await, channel(&app, "127.0.0.3").await);

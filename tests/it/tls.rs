@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kith::follow::NamedFile;
+use kith::metrics::Metrics;
 use kith::proto::v1 as pb;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use kith::server::tls::{Files, Tls};
@@ -206,7 +207,7 @@ async fn a_handshake_that_stalls_is_closed_and_so_is_silence_after_it() {
     let files = TlsFiles::new(&authority, &authority.sign());
     let file = |name: &str| NamedFile { setting: name.to_owned(), path: files.path(name).into() };
     let named = Files { certificate: file("tls.crt"), key: file("tls.key"), client_ca: None };
-    let tls = Tls::start(named, false).expect("TLS");
+    let tls = Tls::start(named, false, &Metrics::default()).expect("TLS");
     let app = App::with(Engine::Sqlite, |settings| {
         settings.tls = Some(tls);
         settings.opening_time = Duration::from_millis(300);

@@ -25,7 +25,8 @@ fn principals(folder: &Path) -> NamedFile {
 }
 
 fn start(folder: &Path) -> Authenticator {
-    Authenticator::start(CredentialSettings { jwt: None, principals: Some(principals(folder)) }).unwrap()
+    Authenticator::start(CredentialSettings { jwt: None, principals: Some(principals(folder)) }, &Metrics::default())
+        .unwrap()
 }
 
 #[tokio::test]
@@ -61,7 +62,9 @@ async fn the_header_alone_decides_and_the_certificate_only_without_one() {
 
 #[tokio::test]
 async fn without_settings_everybody_is_anonymous() {
-    for authenticator in [Authenticator::anonymous(), Authenticator::start(CredentialSettings::default()).unwrap()] {
+    for authenticator in
+        [Authenticator::anonymous(), Authenticator::start(CredentialSettings::default(), &Metrics::default()).unwrap()]
+    {
         assert!(authenticator.is_anonymous());
         for values in [vec![], vec!["nonsense"], vec!["Bearer a", "Bearer b"]] {
             let found = authenticator.authenticate(&headers(&values), None).await;
@@ -108,7 +111,7 @@ async fn tokens_and_api_keys_are_told_apart() {
         (Some(principals(folder.path())), Ok("service:billing".to_owned())),
     ] {
         let settings = CredentialSettings { jwt: jwt(keys.clone()), principals };
-        let authenticator = Authenticator::start(settings).unwrap();
+        let authenticator = Authenticator::start(settings, &Metrics::default()).unwrap();
         authenticator.ready().await.unwrap();
         assert_eq!(is_verified(&authenticator, &token).await, Ok("token:billing".to_owned()));
         assert_eq!(is_verified(&authenticator, KEY).await, with_key);
@@ -130,7 +133,9 @@ async fn a_remembered_token_is_refused_when_its_key_is_gone() {
         fs::rename(folder.path().join("new"), &keys.path).unwrap();
     };
     replace(std::slice::from_ref(&old));
-    let authenticator = Authenticator::start(CredentialSettings { jwt: jwt(keys.clone()), principals: None }).unwrap();
+    let authenticator =
+        Authenticator::start(CredentialSettings { jwt: jwt(keys.clone()), principals: None }, &Metrics::default())
+            .unwrap();
     let (first, second) = (token(&old), token(&new));
     assert!(is_verified(&authenticator, &first).await.is_ok());
     assert_eq!(is_verified(&authenticator, &second).await, Err(Cause::UnknownKeyId.into()));
@@ -150,7 +155,9 @@ async fn a_remembered_token_is_refused_when_its_key_is_gone() {
 async fn errors_at_the_start_name_the_setting() {
     let folder = tempfile::tempdir().unwrap();
     let missing = file(folder.path(), "jwt-keys");
-    let start = |jwt, principals| Authenticator::start(CredentialSettings { jwt, principals }).unwrap_err();
+    let start = |jwt, principals| {
+        Authenticator::start(CredentialSettings { jwt, principals }, &Metrics::default()).unwrap_err()
+    };
     let error = start(jwt(missing.clone()), None);
     assert!(error.starts_with(&format!("{missing}: cannot be read")), "{error}");
     fs::write(&missing.path, "{}").unwrap();

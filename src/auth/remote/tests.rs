@@ -29,9 +29,10 @@ impl Source {
     }
 
     fn start(&self) -> Remote {
-        let expected = Expected { issuer: ISSUER.to_owned(), audiences: vec![AUDIENCE.to_owned()] };
+        let expected =
+            Expected { issuer: ISSUER.to_owned(), audiences: vec![AUDIENCE.to_owned()], cache: Arc::default() };
         let source = self.clone();
-        Remote::start("--jwt-keys https://example.com/".to_owned(), expected, move || {
+        Remote::start("--jwt-keys https://example.com/".to_owned(), expected, Counter::default(), move || {
             let mut responses = source.0.lock().unwrap();
             responses.reads += 1;
             let response = responses.first.pop_front().or_else(|| responses.then.clone());

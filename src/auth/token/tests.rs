@@ -7,7 +7,11 @@ use super::super::testing::{AUDIENCE, ISSUER, Issuer, NOW, base64, claims, key_s
 use super::*;
 
 fn expected() -> Expected {
-    Expected { issuer: ISSUER.to_owned(), audiences: vec!["other".to_owned(), AUDIENCE.to_owned()] }
+    Expected {
+        issuer: ISSUER.to_owned(),
+        audiences: vec!["other".to_owned(), AUDIENCE.to_owned()],
+        cache: Arc::default(),
+    }
 }
 
 fn verifier(issuers: &[Issuer]) -> Verifier {
@@ -258,7 +262,7 @@ fn a_remembered_token_expires_all_the_same() {
 fn no_more_tokens_are_remembered_than_have_room() {
     let issuers = [Issuer::ed25519()];
     let verifier = verifier(&issuers);
-    let small = Verifier { remembered: Cache::new(8), ..verifier };
+    let small = Verifier { remembered: remember(8, &CacheMetrics::default()), ..verifier };
     for id in 1..100 {
         let token = issuers[0].sign(issuers[0].header(), with(claims(), "sub", &json!(format!("user:{id}"))));
         assert_eq!(named(small.verify(&token, NOW)), Ok(format!("user:{id}")));

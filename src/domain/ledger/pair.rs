@@ -10,7 +10,7 @@ use crate::domain::counts::Counts;
 use crate::domain::decide::{Decision, PairCommand, Rejection, decide, expire};
 use crate::domain::event::{Actor, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, UserId};
-use crate::domain::outcome::{FullRequest, Outcome, Transition};
+use crate::domain::outcome::{FullRequest, Outcome, Swept, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
 use crate::domain::view::{Viewer, status, visible, visible_event};
 
@@ -143,8 +143,8 @@ impl Ledger {
         self.changes.events_deleted = self.sweep.events_until;
         let SweepStep { open_until: _, events_until: _, cooled, ahead, events, responses, forget } = self.sweep.clone();
         let (forgotten, more) = forget.map_or((0, false), |step| self.forget(step));
-        let rows = [expired, forgotten].map(|rows| i64::try_from(rows).unwrap_or(i64::MAX));
-        let rows = rows.into_iter().fold(cooled + ahead + events + responses, i64::saturating_add);
+        let [requests, forgotten] = [expired, forgotten].map(|rows| i64::try_from(rows).unwrap_or(i64::MAX));
+        let rows = Swept { requests, cooldowns: cooled + ahead, responses, events, forgotten };
         Outcome::Swept { rows, more }
     }
 

@@ -19,6 +19,7 @@ use super::activity::{Activity, CallBody, OpenCall};
 use crate::auth::Names;
 use crate::auth::limits::{AtLimit, Limit};
 use crate::config::Origins;
+use crate::metrics::refusals::{Cause, Refusals};
 use crate::server::call::{KITH_PREFIX, WATCH};
 use crate::server::peer::Peer;
 use crate::service::Leaving;
@@ -49,6 +50,8 @@ pub(super) struct Entry<S> {
     pub(super) activity: Arc<Activity>,
     /// Set when the connection is to be closed although the server goes on.
     pub(super) leaving: watch::Receiver<bool>,
+    /// Counts what is refused here.
+    pub(super) refusals: Arc<Refusals>,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Entry<S>
@@ -62,6 +65,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
+            self.refusals.count(Cause::NotGrpc);
             return Responding::Refused(Some(refusal), Arc::clone(&self.activity));
         }
         let mut request = request.map(Body::new);
@@ -75,6 +79,7 @@ where
         }
         self.activity.advance();
         let Ok(call) = open(request.uri().path(), &self.activity) else {
+            self.refusals.count(Cause::HealthWatches);
             let refused = AtLimit { limit: Limit::Watches, maximum: HEALTH_WATCHES_MAX, retry_after: None };
             return Responding::Refused(Some(Status::from(refused).into_http()), Arc::clone(&self.activity));
         };

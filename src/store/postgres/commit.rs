@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Mutex;
 
 use self::save::NotSaved;
@@ -48,6 +49,7 @@ use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::ledger;
+use crate::metrics::database::{Database, Pool, PoolState};
 use crate::store::StoreError;
 use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
@@ -75,7 +77,9 @@ const ROLLBACK: &str = "ROLLBACK";
 pub(super) struct Writer {
     config: Arc<PostgresConfig>,
     clock: Arc<DatabaseClock>,
-    session: Mutex<Session>,
+    session: Arc<Mutex<Session>>,
+    /// Counts connections that replace one that was lost.
+    reconnects: Counter,
 }
 
 struct Session {
@@ -83,19 +87,40 @@ struct Session {
     ///
     /// An error, a panic or a dropped future therefore closes the connection, and PostgreSQL rolls back.
     conn: Option<AsyncPgConnection>,
+    /// Whether there was a connection before.
+    connected: bool,
     state: WriterState,
 }
 
 impl Writer {
-    pub(super) fn new(config: Arc<PostgresConfig>, clock: Arc<DatabaseClock>, state: WriterState) -> Self {
-        Self { config, clock, session: Mutex::new(Session { conn: None, state }) }
+    pub(super) fn new(
+        config: Arc<PostgresConfig>,
+        clock: Arc<DatabaseClock>,
+        state: WriterState,
+        metrics: &Database,
+    ) -> Self {
+        let session = Arc::new(Mutex::new(Session { conn: None, connected: false, state }));
+        let measured = Arc::downgrade(&session);
+        metrics.pool(Pool::Writer).set(move || {
+            let session = measured.upgrade()?;
+            // It is locked during a commit.
+            let (idle, busy) = session.try_lock().map_or((0, 1), |session| (usize::from(session.conn.is_some()), 0));
+            Some(PoolState { idle, busy, max: 1, waiting: 0 })
+        });
+        Self { config, clock, session, reconnects: metrics.reconnects(Pool::Writer).clone() }
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
-        let Session { conn: idle, state } = &mut *self.session.lock().await;
+        let Session { conn: idle, connected, state } = &mut *self.session.lock().await;
         let conn = match idle.take() {
             Some(conn) => conn,
-            None => self.connect().await?,
+            None => {
+                let conn = self.connect().await?;
+                if std::mem::replace(connected, true) {
+                    self.reconnects.inc();
+                }
+                conn
+            }
         };
         let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);

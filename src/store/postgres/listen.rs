@@ -4,17 +4,20 @@
 //! replayed the log of its primary.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::StreamExt;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::config::PostgresConfig;
 use super::role::{Role, open};
 use crate::causes::Causes;
+use crate::metrics::database::{Database, Pool, PoolState};
 use crate::store::StoreError;
 use crate::store::statement::{PgStatement, statement};
 
@@ -30,13 +33,46 @@ const REPLAY_INTERVAL: Duration = Duration::from_millis(100);
 /// The pause before a lost connection is reopened.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The connection that listens, as the metrics see it.
+pub(super) struct Listening {
+    is_open: Arc<AtomicBool>,
+    was_open: AtomicBool,
+    reconnects: Counter,
+}
+
+impl Listening {
+    /// Lets the metrics read whether it is open.
+    pub(super) fn new(metrics: &Database) -> Self {
+        let is_open = Arc::<AtomicBool>::default();
+        let measured = Arc::downgrade(&is_open);
+        metrics.pool(Pool::Listener).set(move || {
+            let busy = usize::from(AtomicBool::load(&*measured.upgrade()?, Ordering::Relaxed));
+            Some(PoolState { busy, max: 1, ..PoolState::default() })
+        });
+        let reconnects = metrics.reconnects(Pool::Listener).clone();
+        Self { is_open, was_open: AtomicBool::new(false), reconnects }
+    }
+
+    fn opened(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+        if self.was_open.swap(true, Ordering::Relaxed) {
+            self.reconnects.inc();
+        }
+    }
+
+    fn closed(&self) {
+        self.is_open.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Marks `committed` as changed after every commit.
 ///
 /// Reopens a lost connection. Until then, callers that wait for commits poll.
-pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender<()>) {
+pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender<()>, listening: Arc<Listening>) {
     let mut warned = false;
     loop {
-        let Err(error) = listen(&config, &committed, &mut warned).await;
+        let Err(error) = listen(&config, &committed, &listening, &mut warned).await;
+        listening.closed();
         if !warned {
             tracing::warn!(
                 error = %Causes(&error),
@@ -69,9 +105,11 @@ async fn follow_replay(mut conn: &AsyncPgConnection, committed: &watch::Sender<(
 async fn listen(
     config: &PostgresConfig,
     committed: &watch::Sender<()>,
+    listening: &Listening,
     warned: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut conn = open(config, Role::Listener).await?;
+    listening.opened();
     follow_replay(&conn, committed).await?;
     conn.batch_execute(&format!("{LISTEN}; SELECT pg_advisory_lock_shared({SERVING})")).await?;
     if std::mem::take(warned) {

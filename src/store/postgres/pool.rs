@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::config::{PostgresConfig, SharedConnection};
 use super::role::Role;
+use crate::metrics::database::PoolState;
 use crate::store::StoreError;
 
 /// How long a read waits for a free slot or a new connection before it fails.
@@ -27,6 +29,10 @@ pub(super) struct Pool {
     /// The reads that wait, and those that have a slot.
     places: Semaphore,
     leases: Semaphore,
+    /// The maximum of `leases`.
+    leases_max: usize,
+    /// Counts connections that replace one that was lost.
+    reconnects: Counter,
 }
 
 /// A connection that other reads may use at the same time.
@@ -48,11 +54,35 @@ impl Pool {
     /// Creates a pool of `count` connections with the settings of `role`.
     ///
     /// Each connection is shared by at most `depth` concurrent reads.
-    pub(super) fn new(config: Arc<PostgresConfig>, role: Role, count: usize, depth: usize) -> Self {
+    pub(super) fn new(
+        config: Arc<PostgresConfig>,
+        role: Role,
+        count: usize,
+        depth: usize,
+        reconnects: Counter,
+    ) -> Self {
         let slots = (0..count).map(|_| Mutex::default()).collect();
-        let leases = count * depth;
-        let places = Semaphore::new(leases + WAITING_MAX);
-        Self { config, role, slots, places, leases: Semaphore::new(leases) }
+        let leases_max = count * depth;
+        let places = Semaphore::new(leases_max + WAITING_MAX);
+        Self { config, role, slots, places, leases: Semaphore::new(leases_max), leases_max, reconnects }
+    }
+
+    /// Returns what its connections do. One that is being opened is neither idle nor busy.
+    pub(super) fn state(&self) -> PoolState {
+        let leases = self.leases_max.saturating_sub(self.leases.available_permits());
+        let places = (self.leases_max + WAITING_MAX).saturating_sub(self.places.available_permits());
+        let mut state =
+            PoolState { max: self.slots.len(), waiting: places.saturating_sub(leases), ..PoolState::default() };
+        for slot in &self.slots {
+            // The lock is held for an instant, or while a connection is opened. Nobody waits for it here.
+            let Ok(slot) = slot.try_lock() else { continue };
+            match slot.as_ref().filter(|shared| !shared.is_closed()) {
+                Some(shared) if Arc::strong_count(shared) > 1 => state.busy += 1,
+                Some(_) => state.idle += 1,
+                None => {}
+            }
+        }
+        state
     }
 
     /// Returns the least used connection. Reopens it if it has ended.
@@ -77,6 +107,9 @@ impl Pool {
         }
         let shared = self.config.connect_shared().await.map_err(StoreError::Unavailable)?;
         self.role.set_up(&shared.conn).await?;
+        if slot.is_some() {
+            self.reconnects.inc();
+        }
         Ok(Arc::clone(slot.insert(Arc::new(shared))))
     }
 
@@ -101,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reads_beyond_those_that_may_wait_are_refused_at_once_and_the_others_after_a_second() {
         let config = PostgresConfig::parse("postgres://kith@192.0.2.1/kith").expect("a URL");
-        let pool = Pool::new(Arc::new(config), Role::ShortReads, 1, 2);
+        let pool = Pool::new(Arc::new(config), Role::ShortReads, 1, 2, Counter::default());
         let busy = pool.leases.try_acquire_many(2).expect("both slots");
         let _places = pool.places.try_acquire_many(2).expect("and their places");
         let mut waiting = Box::pin(join_all((0..WAITING_MAX).map(|_| pool.lease())));

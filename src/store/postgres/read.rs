@@ -17,6 +17,7 @@ use crate::domain::id::{PairKey, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::Read;
 use crate::domain::user::User;
+use crate::metrics::database as metrics;
 use crate::store::engine::StoredCounts;
 use crate::store::pair::known_to;
 use crate::store::row::{BlockRow, CountsRow, MarkRow, RequestRow, UserRow};
@@ -60,10 +61,27 @@ pub(super) struct CountsOf {
 impl Pools {
     pub(super) fn new(config: &Arc<PostgresConfig>, options: &Options) -> Self {
         let (short, long) = options.short_and_long();
+        let pool = |role, name, count, depth| {
+            let reconnects = options.metrics.database.reconnects(name).clone();
+            Pool::new(Arc::clone(config), role, count, depth, reconnects)
+        };
         Self {
-            short: Pool::new(Arc::clone(config), Role::ShortReads, short, SHORT_DEPTH),
-            long: Pool::new(Arc::clone(config), Role::LongReads, long, 1),
-            feed: Pool::new(Arc::clone(config), Role::Feed, 1, FEED_DEPTH),
+            short: pool(Role::ShortReads, metrics::Pool::Short, short, SHORT_DEPTH),
+            long: pool(Role::LongReads, metrics::Pool::Long, long, 1),
+            feed: pool(Role::Feed, metrics::Pool::Feed, 1, FEED_DEPTH),
+        }
+    }
+
+    /// Lets the metrics read the state of the pools.
+    pub(super) fn measure(self: &Arc<Self>, database: &metrics::Database) {
+        let pools: [(_, fn(&Self) -> &Pool); 3] = [
+            (metrics::Pool::Short, |pools| &pools.short),
+            (metrics::Pool::Long, |pools| &pools.long),
+            (metrics::Pool::Feed, |pools| &pools.feed),
+        ];
+        for (name, pool) in pools {
+            let measured = Arc::downgrade(self);
+            database.pool(name).set(move || Some(pool(&*measured.upgrade()?).state()));
         }
     }
 

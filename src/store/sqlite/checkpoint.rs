@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -20,6 +21,7 @@ use diesel::sql_types::Integer;
 
 use super::{BUSY_TIMEOUT, SqliteFile, open};
 use crate::domain::command::{Batch, Command};
+use crate::metrics::database::Database;
 use crate::store::StoreError;
 
 /// Pages in the log from which copying starts: 8 MiB.
@@ -62,14 +64,17 @@ struct Progress {
 
 impl Checkpoint {
     /// Starts the copying thread.
-    pub(super) fn start(file: &SqliteFile) -> Result<Self, StoreError> {
+    pub(super) fn start(file: &SqliteFile, metrics: &Arc<Database>) -> Result<Self, StoreError> {
         let (request, work) = sync_channel::<()>(1);
         let copying = Arc::new(AtomicBool::new(false));
         let (mut conn, running) = (open(file)?, Arc::clone(&copying));
+        let seconds = metrics.checkpoint_seconds.clone();
         let thread = std::thread::Builder::new().name("kith-checkpoint".to_owned()).spawn(move || {
             for () in work {
                 // Without an end of this copy, the writer would never request another one.
+                let started = Instant::now();
                 let _panic = catch_unwind(AssertUnwindSafe(|| copy(&mut conn)));
+                seconds.observe(started.elapsed().as_secs_f64());
                 running.store(false, Ordering::Release);
             }
         });

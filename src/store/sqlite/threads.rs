@@ -4,6 +4,7 @@
 //! and a transaction always ends, even if its caller is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use diesel::SqliteConnection;
 use tokio::sync::oneshot;
 
 use crate::causes::Causes;
+use crate::metrics::database::{Database, Pool, PoolState};
 use crate::store::StoreError;
 
 /// The capacity of the queue. More jobs are refused.
@@ -20,7 +22,15 @@ const QUEUE_MAX: usize = 4_096;
 pub(super) struct Threads<J> {
     // `None` only during drop.
     queue: Option<SyncSender<J>>,
+    counts: Arc<Counts>,
     running: Vec<JoinHandle<()>>,
+}
+
+/// What the threads do, as the metrics see it.
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    busy: AtomicUsize,
 }
 
 /// The work of a pool.
@@ -31,25 +41,32 @@ pub(super) struct Work<O, S> {
     pub(super) open: O,
     /// Runs one job.
     pub(super) serve: S,
+    /// What the metrics call it.
+    pub(super) pool: Pool,
 }
 
 impl<J: Send + 'static> Threads<J> {
-    pub(super) fn start<O, S>(work: &Work<O, S>) -> Result<Self, StoreError>
+    pub(super) fn start<O, S>(work: &Work<O, S>, metrics: &Database) -> Result<Self, StoreError>
     where
         O: Fn() -> Result<SqliteConnection, StoreError> + Clone + Send + 'static,
         S: Fn(&mut SqliteConnection, J) + Clone + Send + 'static,
     {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
+        let counts = Arc::<Counts>::default();
+        let (measured, max) = (Arc::downgrade(&counts), work.threads);
+        metrics.pool(work.pool).set(move || Some(measured.upgrade()?.state(max)));
         let mut running = Vec::with_capacity(work.threads);
         for _ in 0..work.threads {
             let (jobs, open, serve) = (Arc::clone(&jobs), work.open.clone(), work.serve.clone());
-            let conn = open()?;
+            let (counts, reopened) = (Arc::clone(&counts), metrics.reconnects(work.pool).clone());
+            let open_again = move || open().inspect(|_| _ = reopened.inc());
+            let conn = (work.open)()?;
             let thread = std::thread::Builder::new().name(work.name.to_owned());
-            let started = thread.spawn(move || run(&jobs, conn, &open, &serve));
+            let started = thread.spawn(move || run(&jobs, conn, &open_again, &serve, &counts));
             running.push(started.map_err(|error| StoreError::Internal(error.into()))?);
         }
-        Ok(Self { queue: Some(queue), running })
+        Ok(Self { queue: Some(queue), counts, running })
     }
 
     /// Runs a job on one of the threads and returns its result.
@@ -68,10 +85,22 @@ impl<J: Send + 'static> Threads<J> {
     fn send(&self, job: J) -> Result<(), StoreError> {
         let gone = || StoreError::Internal("all database threads have ended".into());
         let queue = self.queue.as_ref().ok_or_else(gone)?;
-        queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::Overloaded,
-            TrySendError::Disconnected(_) => gone(),
+        // Before it can be taken.
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        queue.try_send(job).map_err(|error| {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => StoreError::Overloaded,
+                TrySendError::Disconnected(_) => gone(),
+            }
         })
+    }
+}
+
+impl Counts {
+    fn state(&self, max: usize) -> PoolState {
+        let busy = self.busy.load(Ordering::Relaxed).min(max);
+        PoolState { idle: max - busy, busy, max, waiting: self.waiting.load(Ordering::Relaxed) }
     }
 }
 
@@ -95,11 +124,14 @@ fn run<J>(
     conn: SqliteConnection,
     open: &impl Fn() -> Result<SqliteConnection, StoreError>,
     serve: &impl Fn(&mut SqliteConnection, J),
+    counts: &Counts,
 ) {
     let mut idle = Some(conn);
     loop {
         // One idle thread waits for the next job, the others wait for the lock.
         let Ok(job) = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        counts.busy.fetch_add(1, Ordering::Relaxed);
         // A job without a connection is dropped, which fails its caller.
         let opened = idle.take().map_or_else(open, Ok);
         let opened = opened.inspect_err(|error| {
@@ -109,5 +141,6 @@ fn run<J>(
         idle = opened
             .ok()
             .and_then(|mut conn| catch_unwind(AssertUnwindSafe(|| serve(&mut conn, job))).is_ok().then_some(conn));
+        counts.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -22,7 +22,7 @@ fn of(users: impl IntoIterator<Item = Arc<User>>) -> Vec<CachedUser> {
 
 /// A cache that is valid at this mark and has these users.
 fn cached(at: &Mark, users: impl IntoIterator<Item = CachedUser>) -> UserCache {
-    let cache = UserCache::new(1 << 20);
+    let cache = UserCache::new(1 << 20, &Arc::default());
     cache.invalidate(at, Sequence::default(), None);
     cache.insert(users, at);
     cache
@@ -93,11 +93,11 @@ fn a_commit_of_this_server_updates_the_cache() {
 #[test]
 fn the_cache_is_bounded_and_can_be_switched_off() {
     let at = mark("a", 5);
-    let none = UserCache::new(0);
+    let none = UserCache::new(0, &Arc::default());
     assert_eq!(none.outdated(&at), None);
     none.insert(of([user(1, "")]), &at);
     assert_eq!(found(&none, &at), Vec::<i64>::new());
-    let small = UserCache::new(64 << 10);
+    let small = UserCache::new(64 << 10, &Arc::default());
     small.invalidate(&at, Sequence::default(), None);
     small.insert(of((1..=1_000).map(|id| user(id, &"x".repeat(1_000)))), &at);
     let (found, _) = small.get((1..=1_000).map(UserId::new), &at);

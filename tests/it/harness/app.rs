@@ -115,8 +115,12 @@ impl App {
 
     /// A service on a database that the test created, which it reaches by this URL.
     pub async fn at(database: Database, url: &str, options: Options, change: impl FnOnce(&mut Settings)) -> Self {
-        let clock = TestClock::new();
+        let (clock, metrics) = (TestClock::new(), options.metrics.clone());
         let store = store::connect(&url.parse().expect("a URL"), clock.options(options)).await.expect("a store");
+        let change = |settings: &mut Settings| {
+            settings.metrics = metrics;
+            change(settings);
+        };
         Self::over(database, store, clock, change).await
     }
 
@@ -151,7 +155,7 @@ impl App {
         let batch = Batch { submissions, policy: Arc::new(policy) };
         let replies = self.store.commit(Arc::new(batch)).await.expect("a commit");
         match replies.as_slice() {
-            [Ok(Reply::Fresh(executed))] if let Outcome::Swept { rows, more: _ } = executed.outcome => rows,
+            [Ok(Reply::Fresh(executed))] if let Outcome::Swept { rows, more: _ } = executed.outcome => rows.total(),
             other => panic!("{other:?}"),
         }
     }

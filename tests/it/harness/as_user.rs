@@ -8,6 +8,7 @@ use kith::committer::Committer;
 use kith::domain::id::UserId;
 use kith::domain::policy::Policy;
 use kith::feed::Feed;
+use kith::metrics::Metrics;
 use kith::proto::server::block_service_server::BlockServiceServer;
 use kith::proto::server::connection_request_service_server::ConnectionRequestServiceServer;
 use kith::proto::server::connection_service_server::ConnectionServiceServer;
@@ -58,9 +59,10 @@ impl App {
     /// The services for this user, by this policy.
     pub async fn as_user(&self, user: i64, policy: Policy) -> AsUser {
         let policy = Arc::new(policy);
+        let metrics = Metrics::default();
         let (feed_end, stopped) = watch::channel(false);
-        let (committer, _) = Committer::start(Arc::clone(&self.store), Arc::clone(&policy), 100);
-        let (feed, _) = Feed::start(Arc::clone(&self.store), Arc::clone(&policy), 10, stopped);
+        let (committer, _) = Committer::start(Arc::clone(&self.store), Arc::clone(&policy), 100, &metrics);
+        let (feed, _) = Feed::start(Arc::clone(&self.store), Arc::clone(&policy), 10, &metrics, stopped);
         let core = Core { store: Arc::clone(&self.store), committer, policy };
         let imports = Imports::new(1, std::time::Duration::from_secs(60));
         let exports = Exports::new(std::time::Duration::from_secs(60));

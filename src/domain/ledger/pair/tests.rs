@@ -204,7 +204,8 @@ fn a_sweep_covers_the_open_requests_between_its_two_positions() {
     ] {
         let sweep = SweepStep { open_until: open_until.map(RequestId::new), ..SweepStep::default() };
         let ([outcome], changes) = run(Snapshot { sweep, ..before.clone() }, [Command::Sweep]);
-        assert_eq!(outcome, Ok(Outcome::Swept { rows: 1, more: false }));
+        let rows = Swept { requests: 1, ..Swept::default() };
+        assert_eq!(outcome, Ok(Outcome::Swept { rows, more: false }));
         assert_eq!(changes.requests_deleted, [key(user(31), user(32))]);
         assert_eq!((changes.head.swept, changes.requests_out_of_order), (RequestId::new(swept), out_of_order));
     }
@@ -215,16 +216,17 @@ fn a_sweep_deletes_the_rows_whose_time_is_over() {
     let cutoff = day(0) - TimeDelta::days(30);
     let step =
         |cooled, ahead, events, responses| SweepStep { cooled, ahead, events, responses, ..SweepStep::default() };
-    for (step, rows, [cooled, ahead, responses]) in [
-        (step(0, 0, 0, 0), 0, [None, None, None]),
-        (step(2, 0, 0, 0), 2, [Some(cutoff), None, None]),
-        (step(0, 7, 0, 0), 7, [None, Some(day(0)), None]),
-        (step(0, 0, 0, 5), 5, [None, None, Some(day(-1))]),
-        (step(2, 7, 3, 5), 17, [Some(cutoff), Some(day(0)), Some(day(-1))]),
+    let rows = |cooldowns, events, responses| Swept { cooldowns, events, responses, ..Swept::default() };
+    for (step, rows, total, [cooled, ahead, responses]) in [
+        (step(0, 0, 0, 0), rows(0, 0, 0), 0, [None, None, None]),
+        (step(2, 0, 0, 0), rows(2, 0, 0), 2, [Some(cutoff), None, None]),
+        (step(0, 7, 0, 0), rows(7, 0, 0), 7, [None, Some(day(0)), None]),
+        (step(0, 0, 0, 5), rows(0, 0, 5), 5, [None, None, Some(day(-1))]),
+        (step(2, 7, 3, 5), rows(9, 3, 5), 17, [Some(cutoff), Some(day(0)), Some(day(-1))]),
     ] {
         let sweep = SweepStep { events_until: Some(NEWEST), ..step };
         let ([outcome], changes) = run(Snapshot { sweep, ..snapshot(&[]) }, [Command::Sweep]);
-        assert_eq!(outcome, Ok(Outcome::Swept { rows, more: false }));
+        assert_eq!((outcome, rows.total()), (Ok(Outcome::Swept { rows, more: false }), total));
         assert_eq!([changes.cooled, changes.ahead, changes.responses_deleted], [cooled, ahead, responses]);
         assert_eq!(changes.events_deleted, Some(NEWEST));
     }
@@ -251,6 +253,7 @@ fn a_sweep_erases_a_deleted_user_from_the_events_that_were_found() {
     ] {
         let sweep = SweepStep { forget, ..SweepStep::default() };
         let ([outcome], changes) = run(Snapshot { sweep, ..snapshot(&[]) }, [Command::Sweep]);
+        let rows = Swept { forgotten: rows, ..Swept::default() };
         assert_eq!(outcome, Ok(Outcome::Swept { rows, more }));
         assert_eq!((changes.forgotten, changes.head.forgotten, changes.head.forgetting), (forgotten, until, within));
     }
