@@ -10,17 +10,37 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload hostile fuzz check advisories alerts alerts-trial dashboard sbom \
-	breaking mutants mutants-diff image
+.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz check advisories alerts alerts-trial \
+	dashboard sbom \
+	breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
 run:
 	cargo run --release --locked
 
-# The binary to deploy, target/dist/kith: with link-time optimisation, which takes longer to build.
-dist: export KITH_BUILD_REVISION ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
-dist:
-	cargo build --profile dist --locked --bin kith
+# The files of a release, in target/dist-files: the binary with manual pages and completions as .tar.gz and .deb, the Helm
+# chart, the schema, the bill of materials, and SHA256SUMS. PROFILE=dev tries the packaging without the long build.
+PROFILE := dist
+dist: $(BUF)
+	$(if $(filter dist,$(PROFILE)),scripts/install-check-tools cyclonedx $(CARGO_CYCLONEDX_VERSION))
+	BUF=$(BUF) scripts/dist $(PROFILE)
+
+# Whether this commit can be tagged: clean, with a section of its version in the changelog, and not released before.
+release-check:
+	scripts/check-release
+
+# Installs the .deb of `make dist` in a Debian of its own, under systemd; starts, calls, upgrades, removes and purges it.
+deb-test:
+	scripts/test-deb
+
+# Builds the image with buildah, and runs it with podman and a read-only root, without the compilation: the binary is that
+# of `make dist`, and the base a Debian.
+image-test:
+	scripts/test-image
+
+# Checks the files of deploy/ with the tools that use them.
+deploy-check:
+	scripts/check-deploy
 
 test:
 	scripts/install-test-tools
@@ -46,11 +66,18 @@ bench:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) $(ARGS)
 
-# Offers ten times as many calls as Kith takes for a minute, and writes docs/performance/overload.md: goodput, refusals,
+# Offers many more calls than Kith takes, and writes docs/performance/overload.md: goodput, refusals,
 # and the time until all is as before. It needs a quiet machine.
 overload:
 	KITH_TEST_POSTGRES_URL= scripts/install-test-tools
 	$(BENCH) --overload $(ARGS)
+
+# Restarts each of three servers twenty times, under half of the load that they take: behind HAProxy, and behind a
+# client-side balancer. In ten minutes it shows that no call fails and that watchers miss and double nothing. tests/it/rolling.rs
+# is the short version. ARGS=--help says what can be chosen.
+rolling:
+	cargo build --profile dist --locked --bin kith
+	scripts/rolling --binary=target/dist/kith $(ARGS)
 
 # Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:
@@ -138,8 +165,11 @@ fuzz:
 hostile:
 	KITH_HOSTILE_SECONDS=$(SECONDS) cargo test --release --locked --test it -- --ignored --nocapture --exact hostile::measured::table
 
+# ARGS="$$(scripts/pin-image)" takes the base images by digest.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 image:
-	docker build -t kith .
+	docker build --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git rev-parse --short=12 HEAD) \
+		--build-arg=CREATED=$$(date -u -d @$$(git log -1 --format=%ct) +%Y-%m-%dT%H:%M:%SZ) $(ARGS) -t kith:$(VERSION) -t kith .
 
 # Only made when no buf is on the PATH. The binary is part of the npm package, so no install script needs to run.
 .tools/node_modules/.bin/buf:

@@ -62,7 +62,7 @@ impl Issuer {
     fn accepts(&self, token: &[u8]) -> Option<Principal> {
         let value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
-        self.runtime.block_on(self.authenticator.authenticate(&headers, None)).ok()
+        self.runtime.block_on(self.authenticator.authenticate(&headers, None, None)).ok()
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod api_key;
 pub mod authenticator;
 mod crypto;
+mod failures;
 mod fetch;
 mod keys;
 pub mod limiter;
@@ -23,6 +24,7 @@ pub mod unauthenticated;
 
 pub use self::api_key::ApiKey;
 pub use self::authenticator::{Authenticator, CredentialSettings, Jwt, KeySource};
+pub use self::failures::{Client, FAILURES_MAX};
 pub use self::names::Names;
 pub use self::principal::{Principal, Scope, Scopes, Service, Source};
 pub use self::signing::SigningKey;

@@ -26,6 +26,7 @@ use crate::domain::policy::Policy;
 use crate::metrics::writes::{Committed, Queue as QueueMetrics, Writes};
 use crate::metrics::{Metrics, feed};
 use crate::store::{Store, StoreError};
+use crate::traces::{self, Span};
 
 /// Maximum number of commands in one batch.
 const BATCH_MAX: usize = 512;
@@ -59,8 +60,22 @@ pub enum CommitError {
 /// Sends the result of a command to its caller.
 type Responder = oneshot::Sender<Result<Reply, CommitError>>;
 
-/// A command in a queue since some time, with the sender of its result.
-type Waiting = (Submission, Responder, Instant);
+/// A command in a queue.
+struct Waiting {
+    submission: Submission,
+    responder: Responder,
+    /// The span of its call, if that is traced.
+    span: Option<Span>,
+    /// When it was added.
+    since: Instant,
+}
+
+impl Waiting {
+    /// A command that is about to be added to a queue.
+    fn new(submission: Submission, responder: Responder) -> Self {
+        Self { submission, responder, span: traces::current(), since: Instant::now() }
+    }
+}
 
 /// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
@@ -137,7 +152,8 @@ impl Committer {
     pub async fn submit(&self, submission: Submission) -> Result<Reply, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.calls.try_send((submission, sender, Instant::now())).map_err(|error| match error {
+        let waiting = Waiting::new(submission, sender);
+        self.calls.try_send(waiting).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The server is shutting down.
             TrySendError::Closed(_) => CommitError::Unavailable,
@@ -155,7 +171,8 @@ impl Committer {
     pub async fn enqueue(&self, submission: Submission) -> Result<Queued, CommitError> {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
-        self.rows.send((submission, sender, Instant::now())).await.map_err(|_| CommitError::Unavailable)?;
+        let waiting = Waiting::new(submission, sender);
+        self.rows.send(waiting).await.map_err(|_| CommitError::Unavailable)?;
         Ok(Queued(result))
     }
 }
@@ -208,7 +225,7 @@ impl Queue {
         let mut batch = Vec::new();
         let received = self.commands.recv_many(&mut batch, self.limit).await;
         let now = Instant::now();
-        let waited = batch.iter().map(|(_, _, since)| now.saturating_duration_since(*since));
+        let waited = batch.iter().map(|waiting| now.saturating_duration_since(waiting.since));
         waited.for_each(|time| self.wait_seconds.observe(time.as_secs_f64()));
         self.limit = self.limits.1.min(self.limit * 2);
         (received > 0).then_some(batch)
@@ -260,12 +277,10 @@ async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
         };
         let Some(batch) = batch else { return };
         // A command is withdrawn when its call is cancelled or reaches its deadline.
-        let live = batch.into_iter().filter(|(_, responder, _)| !responder.is_closed());
-        let live = live.map(|(submission, responder, _)| (submission, responder));
-        let (submissions, responders): (Vec<_>, Vec<_>) = live.unzip();
-        if !submissions.is_empty() {
+        let live: Vec<Waiting> = batch.into_iter().filter(|waiting| !waiting.responder.is_closed()).collect();
+        if !live.is_empty() {
             // The next batch forms in the queues during this commit.
-            worker.process(submissions, responders).await;
+            worker.process(live).await;
         }
     }
 }
@@ -280,8 +295,14 @@ struct Worker {
 
 impl Worker {
     /// Commits a batch and sends each caller its result.
-    async fn process(&self, submissions: Vec<Submission>, responders: Vec<Responder>) {
-        let results = self.commit(submissions).await;
+    async fn process(&self, commands: Vec<Waiting>) {
+        let (mut submissions, mut responders, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        for Waiting { submission, responder, span, since: _ } in commands {
+            submissions.push(submission);
+            responders.push(responder);
+            spans.push(span);
+        }
+        let results = self.commit(submissions, &spans).await;
         for (responder, result) in responders.into_iter().zip(results) {
             // Fails if the call was cancelled.
             let _cancelled = responder.send(result);
@@ -291,17 +312,17 @@ impl Worker {
     /// Commits a batch, or each of its commands separately if the database refuses the batch.
     ///
     /// So one bad command does not fail the others.
-    async fn commit(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, CommitError>> {
+    async fn commit(&self, submissions: Vec<Submission>, spans: &[Option<Span>]) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
-        let committed = self.commit_with_retries(&batch).await;
+        let committed = self.traced_commit(&batch, spans).await;
         self.is_well.store(committed.is_ok(), Ordering::Relaxed);
         match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
                 let mut results = Vec::with_capacity(batch.submissions.len());
-                for submission in &batch.submissions {
+                for (submission, span) in batch.submissions.iter().zip(spans) {
                     let alone = self.batch(vec![submission.clone()]);
-                    let result = self.commit_with_retries(&alone).await;
+                    let result = self.traced_commit(&alone, std::slice::from_ref(span)).await;
                     results.extend(result.unwrap_or_else(|error| vec![Err(error)]));
                 }
                 results
@@ -314,20 +335,42 @@ impl Worker {
         Arc::new(Batch { submissions, policy: Arc::clone(&self.policy) })
     }
 
+    /// The same as [`commit_with_retries`](Self::commit_with_retries), in a span if any of the calls is traced.
+    async fn traced_commit(
+        &self,
+        batch: &Arc<Batch>,
+        calls: &[Option<Span>],
+    ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+        let span = Span::batch(calls.iter().flatten(), batch.submissions.len());
+        let committed = self.commit_with_retries(batch, span.as_ref()).await;
+        if let Some(span) = span {
+            span.ended(match &committed {
+                Ok(results) => Ok(results.iter().filter_map(revision).max()),
+                Err(CommitError::OutcomeUnknown) => Err("unknown"),
+                Err(_) => Err("failed"),
+            });
+        }
+        committed
+    }
+
     /// Commits a batch, and retries if the database refuses it or is unavailable.
     ///
     /// Logs the cause of each failure once for the batch.
-    async fn commit_with_retries(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
+    async fn commit_with_retries(
+        &self,
+        batch: &Arc<Batch>,
+        span: Option<&traces::Batch>,
+    ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut delay = FIRST_RETRY_DELAY;
         self.writes.batch(batch.submissions.len());
         for attempt in 1.. {
             let started = Instant::now();
-            let committed = self.guarded_commit(batch).await;
+            let committed = self.guarded_commit(batch, span).await;
             self.writes.attempt(started.elapsed());
             let error = match committed {
                 Ok(replies) => {
                     self.writes.ended(Committed::Committed);
-                    revision(&replies).into_iter().for_each(|revision| self.feed.committed(revision.get()));
+                    revision_after(&replies).into_iter().for_each(|revision| self.feed.committed(revision.get()));
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
                 Err(error) => error,
@@ -372,19 +415,32 @@ impl Worker {
     }
 
     /// Runs the commit in its own task, so that a panic fails only this batch.
-    async fn guarded_commit(&self, batch: &Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
+    async fn guarded_commit(
+        &self,
+        batch: &Arc<Batch>,
+        span: Option<&traces::Batch>,
+    ) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
         let (store, batch) = (Arc::clone(&self.store), Arc::clone(batch));
-        let commit = tokio::spawn(async move { store.commit(batch).await });
+        let span = span.map(traces::Batch::attempt);
+        let commit = tokio::spawn(traces::within(span, async move { store.commit(batch).await }));
         commit.await.unwrap_or_else(|panic| Err(StoreError::Internal(panic.into())))
     }
 }
 
 /// Returns the revision after a batch: that of the last command that was executed in it.
-fn revision(replies: &[Result<Reply, Rejection>]) -> Option<Sequence> {
+fn revision_after(replies: &[Result<Reply, Rejection>]) -> Option<Sequence> {
     replies.iter().rev().find_map(|reply| match reply {
         Ok(Reply::Fresh(executed)) => Some(executed.revision),
         Ok(Reply::Stored(_)) | Err(_) => None,
     })
+}
+
+/// Returns the revision right after a command that was executed now.
+fn revision(result: &Result<Reply, CommitError>) -> Option<i64> {
+    match result {
+        Ok(Reply::Fresh(executed)) => Some(executed.revision.get()),
+        Ok(Reply::Stored(_)) | Err(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -397,7 +453,7 @@ mod tests {
     fn fill(queue: &mpsc::Sender<Waiting>, number: usize) {
         for _ in 0..number {
             let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
-            queue.try_send((submission, oneshot::channel().0, Instant::now())).expect("room");
+            queue.try_send(Waiting::new(submission, oneshot::channel().0)).expect("room");
         }
     }
 

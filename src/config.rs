@@ -16,6 +16,7 @@ mod secrets;
 mod serve;
 mod setting;
 mod subcommand;
+mod traces;
 
 use std::path::PathBuf;
 
@@ -95,7 +96,8 @@ mod tests {
     use crate::domain::text::UsernameRule;
 
     /// The groups of `--help`, the everyday ones first.
-    const HEADINGS: [&str; 8] = ["Listen", "Access", "Database", "Log", "Limits", "Privacy", "Feed", "Tuning"];
+    const HEADINGS: [&str; 9] =
+        ["Listen", "Access", "Database", "Log", "Traces", "Limits", "Privacy", "Feed", "Tuning"];
 
     #[test]
     fn every_setting_of_the_server_is_in_a_group_of_the_help() {
@@ -159,6 +161,7 @@ mod tests {
             (["--max-connection-age=soon"], "--max-connection-age"),
             (["--grpc-web-origins=example.com"], "--grpc-web-origins"),
             (["--log-format=xml"], "--log-format"),
+            (["--trace-ratio=2"], "--trace-ratio"),
         ] {
             let error = parse(&args).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::auth::Unauthenticated;
 use crate::auth::limits::{self, AtLimit};
 use crate::auth::rights::Denied;
+use crate::auth::{FAILURES_MAX, Unauthenticated};
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
 use crate::domain::id::{Sequence, UserId};
@@ -291,6 +291,7 @@ impl From<FeedError> for Status {
 impl From<Unauthenticated> for Status {
     fn from(error: Unauthenticated) -> Self {
         let (reason, message) = match error {
+            Unauthenticated::TooManyFailures(retry_after) => return too_many_failures(retry_after),
             Unauthenticated::Missing => (
                 ErrorReason::CredentialsMissing,
                 "the call has no credential; send a token or an API key in the header authorization: Bearer …"
@@ -327,6 +328,15 @@ impl From<Denied> for Status {
         };
         refused(Cause::Rights, status)
     }
+}
+
+/// Returns the status of a call whose token is not verified for now.
+fn too_many_failures(retry_after: Duration) -> Status {
+    let message = format!("the address sends more than {FAILURES_MAX} invalid tokens a second, this connection too");
+    let metadata = [("limit", "invalid_tokens".to_owned()), ("maximum", FAILURES_MAX.to_string())];
+    let mut details = details(ErrorReason::RateLimited, metadata);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 impl From<AtLimit> for Status {

@@ -11,7 +11,6 @@ mod limited;
 pub mod listener;
 pub mod monitoring;
 pub mod peer;
-mod rarely;
 mod receiving;
 mod streamed;
 mod sweep;
@@ -30,7 +29,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tower::Layer;
@@ -73,6 +72,7 @@ use crate::service::import::Imports;
 use crate::service::user::Users;
 use crate::store::{Store, StoreError};
 use crate::task::persistent;
+use crate::traces::Exporter;
 
 /// Names of the gRPC services that depend on the database.
 pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT];
@@ -133,6 +133,8 @@ pub struct Settings {
     pub reflection: bool,
     /// What the server counts.
     pub metrics: Metrics,
+    /// Where traces are sent. `None` = no call is traced.
+    pub traces: Option<Exporter>,
 }
 
 impl Default for Settings {
@@ -158,6 +160,7 @@ impl Default for Settings {
             tls: None,
             reflection: true,
             metrics: Metrics::default(),
+            traces: None,
         }
     }
 }
@@ -252,6 +255,7 @@ async fn serve_with(
         unfinished: Held::new(UNFINISHED_MAX),
         audit: settings.audit,
         metrics: metrics.clone(),
+        tracer: settings.traces.as_ref().map(Exporter::tracer),
     };
     let service = layer.layer(routes.prepare());
     let times = Times { opening: settings.opening_time, age: settings.max_connection_age };
@@ -288,6 +292,7 @@ async fn serve_with(
     }
     tracing::info!(drain_time = ?settings.drain_time, "shutting down; draining open calls");
     _ = stop.send(true);
+    let until = Instant::now() + settings.drain_time;
     tokio::select! {
         drained = timeout(settings.drain_time, &mut serving) => if drained.is_err() {
             tracing::warn!("drain time is over; aborting open calls");
@@ -301,6 +306,9 @@ async fn serve_with(
     committer.close();
     if ended.is_ok() && timeout(settings.drain_time, committing).await.is_err() {
         tracing::warn!("database did not respond within the drain time; dropping unacknowledged writes");
+    }
+    if let Some(traces) = settings.traces {
+        traces.end(until.saturating_duration_since(Instant::now())).await;
     }
     tracing::info!("server stopped");
     ended

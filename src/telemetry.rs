@@ -35,7 +35,8 @@ const AUDIT_LINES_MAX: usize = 65_536;
 ///
 /// h2 warns of each frame that a client should not have sent. A client could fill the log by them; of the connections that
 /// are closed therefore, the server has a line of its own.
-const QUIET: &str = "h2::proto::ping_pong=error,h2::proto::streams=error";
+/// OpenTelemetry's crates warn of each request to the receiver that fails. What is lost is in one line a minute.
+const QUIET: &str = "h2::proto::ping_pong=error,h2::proto::streams=error,opentelemetry=warn,opentelemetry-otlp=error";
 
 /// The running log. Dropping it writes the lines that wait, for at most a second.
 #[derive(Debug)]

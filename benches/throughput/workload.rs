@@ -301,7 +301,7 @@ impl Workload {
             return self.next(chosen.map_or(Operation::User, |(operation, _)| *operation));
         }
         let call = self.single(operation)?;
-        self.changes += i64::from(operation.writes() && call.expected == OK);
+        self.changes += call.events();
         Ok(call)
     }
 

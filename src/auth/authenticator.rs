@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use rustls::RootCertStore;
 
 use super::api_key::is_api_key;
+use super::failures::{Client, Failures};
 use super::fetch::Document;
 use super::names::Names;
 use super::principal::Principal;
@@ -69,6 +70,7 @@ pub struct Authenticator(Option<Arc<Credentials>>);
 struct Credentials {
     tokens: Option<Tokens>,
     principals: Option<Followed<Principals>>,
+    failures: Failures,
 }
 
 /// What verifies tokens.
@@ -103,7 +105,7 @@ impl Authenticator {
                 Followed::start("principals", vec![file.clone()], failures, move || Principals::read(&file))
             })
             .transpose()?;
-        Ok(Self(Some(Arc::new(Credentials { tokens, principals }))))
+        Ok(Self(Some(Arc::new(Credentials { tokens, principals, failures: Failures::new() }))))
     }
 
     /// Waits until keys at a URL have been read, for 30 seconds at most.
@@ -126,20 +128,22 @@ impl Authenticator {
     /// Finds the principal of a call, by its headers and the certificate of its connection.
     ///
     /// With an authorization header, the header alone decides: a bad one is refused even if the certificate is good.
+    /// `client` is `None` over a Unix socket, where invalid tokens have no limit.
     ///
     /// # Errors
     ///
-    /// If the call has no credentials, or credentials that are not valid.
+    /// If the call has no credentials, or credentials that are not valid, or if its client sent too many of these.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         certificate: Option<&Names>,
+        client: Option<Client>,
     ) -> Result<Principal, Unauthenticated> {
         let Some(credentials) = &self.0 else { return Ok(Principal::Anonymous) };
         let mut values = headers.get_all(AUTHORIZATION).iter();
         match (values.next(), values.next()) {
             (Some(_), Some(_)) => Err(Cause::SeveralHeaders.into()),
-            (Some(value), None) => Ok(credentials.by_credential(credential(value)?).await?),
+            (Some(value), None) => credentials.by_credential(credential(value)?, client).await,
             (None, _) => credentials.by_certificate(certificate),
         }
     }
@@ -147,7 +151,7 @@ impl Authenticator {
     /// Reads the files and the keys again soon, even if they have not changed.
     pub fn read_again(&self) {
         let Some(credentials) = &self.0 else { return };
-        let Credentials { tokens, principals } = &**credentials;
+        let Credentials { tokens, principals, failures: _ } = &**credentials;
         principals.iter().for_each(Followed::read_again);
         match tokens {
             Some(Tokens::File(file)) => file.read_again(),
@@ -159,12 +163,25 @@ impl Authenticator {
 
 impl Credentials {
     /// Finds the principal by an API key or a token.
-    async fn by_credential(&self, credential: &str) -> Result<Principal, Cause> {
+    async fn by_credential(&self, credential: &str, client: Option<Client>) -> Result<Principal, Unauthenticated> {
         if is_api_key(credential) {
             let principals = self.principals.as_ref().ok_or(Cause::UnknownApiKey)?;
-            return principals.get().by_api_key(credential);
+            return Ok(principals.get().by_api_key(credential)?);
         }
-        self.tokens.as_ref().ok_or(Cause::NoTokens)?.principal(credential).await
+        let tokens = self.tokens.as_ref().ok_or(Cause::NoTokens)?;
+        if let Some(principal) = tokens.remembered(credential) {
+            return Ok(principal);
+        }
+        if let Some(client) = client {
+            self.failures.admit(client).map_err(Unauthenticated::TooManyFailures)?;
+        }
+        let principal = tokens.principal(credential).await;
+        if let (Err(cause), Some(client)) = (&principal, client)
+            && cause.is_costly()
+        {
+            self.failures.failed(client);
+        }
+        Ok(principal?)
     }
 
     /// Finds the principal by the names of a certificate, if there is one.
@@ -197,6 +214,14 @@ impl Tokens {
                 };
                 Ok(Self::Url(Remote::start(name, expected, failures, read)))
             }
+        }
+    }
+
+    /// Returns the principal of a token that was verified before.
+    fn remembered(&self, token: &str) -> Option<Principal> {
+        match self {
+            Self::File(file) => file.get().remembered(token, now()),
+            Self::Url(remote) => remote.get()?.remembered(token, now()),
         }
     }
 

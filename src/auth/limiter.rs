@@ -157,8 +157,7 @@ struct Bucket {
 
 impl Bucket {
     fn new(maximum: NonZeroU32) -> Self {
-        let clock = Elapsed(Instant::now());
-        Self { maximum, limiter: RateLimiter::direct_with_clock(Quota::per_second(maximum), clock) }
+        Self { maximum, limiter: RateLimiter::direct_with_clock(Quota::per_second(maximum), Elapsed::begin()) }
     }
 
     fn take(&self, limit: Limit) -> Result<(), AtLimit> {
@@ -171,7 +170,14 @@ impl Bucket {
 
 /// A clock that shows the time since it was created. Tests can set it, as tokio's.
 #[derive(Clone, Copy, Debug)]
-struct Elapsed(Instant);
+pub(super) struct Elapsed(Instant);
+
+impl Elapsed {
+    /// Begins now.
+    pub(super) fn begin() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Clock for Elapsed {
     type Instant = Nanos;

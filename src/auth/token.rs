@@ -109,10 +109,15 @@ impl Verifier {
         Self { keys: keys.by_id.into_iter().map(trusted).collect(), remembered, cache }
     }
 
+    /// Returns the principal of a token that was verified before and is still valid. `now` is as in [`Self::verify`].
+    pub(super) fn remembered(&self, token: &str, now: f64) -> Option<Principal> {
+        let Verified { principal, times } = self.remembered.get(&hash(token)?)?;
+        times.check(now).is_ok().then_some(principal)
+    }
+
     /// Returns the principal that a token names. `now` is the time in seconds since 1970.
     pub(super) fn verify(&self, token: &str, now: f64) -> Result<Principal, Cause> {
-        let hash = digest(&SHA256, token.as_bytes());
-        let hash: [u8; 32] = hash.as_ref().try_into().map_err(|_| Cause::NotAToken)?;
+        let hash = hash(token).ok_or(Cause::NotAToken)?;
         if let Some(Verified { principal, times }) = self.remembered.get(&hash) {
             self.cache.looked_up(1, 0);
             times.check(now).inspect_err(|_| drop(self.remembered.remove(&hash)))?;
@@ -146,6 +151,11 @@ impl Verifier {
         let trusted = self.keys.get(id).ok_or(Cause::UnknownKeyId)?;
         if trusted.validation.algorithms.contains(&header.alg) { Ok(trusted) } else { Err(Cause::Algorithm) }
     }
+}
+
+/// Returns the SHA-256 of a token.
+fn hash(token: &str) -> Option<[u8; 32]> {
+    digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()
 }
 
 impl Times {

@@ -1,6 +1,7 @@
 //! Why a call has no principal.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Why a call has no principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub enum Unauthenticated {
     Missing,
     /// Its credentials are not valid.
     Invalid(Cause),
+    /// Its token was not verified, since its client sent too many that are not valid. One is verified after this time.
+    TooManyFailures(Duration),
 }
 
 /// What is wrong with credentials. It has nothing of the credentials themselves, so that callers and logs may see it.
@@ -56,6 +59,34 @@ pub enum Cause {
     Subject,
 }
 
+impl Cause {
+    /// Whether a signature was verified to find it.
+    pub(super) fn is_costly(self) -> bool {
+        match self {
+            Self::Signature
+            | Self::MissingClaim(_)
+            | Self::Issuer
+            | Self::Audience
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::Subject => true,
+            Self::SeveralHeaders
+            | Self::NotBearer
+            | Self::TooLong
+            | Self::UnknownApiKey
+            | Self::UnknownCertificate
+            | Self::AmbiguousCertificate
+            | Self::NoTokens
+            | Self::NotAToken
+            | Self::TokenType
+            | Self::CriticalHeader
+            | Self::NoKeyId
+            | Self::UnknownKeyId
+            | Self::Algorithm => false,
+        }
+    }
+}
+
 impl From<Cause> for Unauthenticated {
     fn from(cause: Cause) -> Self {
         Self::Invalid(cause)
@@ -67,6 +98,7 @@ impl fmt::Display for Unauthenticated {
         match self {
             Self::Missing => f.write_str("the call has no credentials"),
             Self::Invalid(cause) => cause.fmt(f),
+            Self::TooManyFailures(_) => f.write_str("the client has sent too many invalid tokens"),
         }
     }
 }

@@ -23,12 +23,14 @@ use crate::server::monitoring::Pages;
 use crate::server::tls::{Files, Tls};
 use crate::server::{self, ConnectionLimits, Settings, waiting};
 use crate::store::{self, Observed, Store, StoreError};
+use crate::traces::Exporter;
 
 pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     let _log = start_log(&args.common, args.audit_log != AuditLog::Off, sources)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = sources.changed(), "starting");
     let database = Database::of(&args.common, sources)?;
     let metrics = Metrics::default();
+    let traces = start_traces(&args, &database, sources)?;
     let tls = start_tls(&args, sources, &metrics)?;
     let authenticator = access::start(&args.access, sources, &metrics).await?;
     let listener = Listener::bind(&args.listen).await.map_err(|error| {
@@ -72,6 +74,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         authenticator,
         reflection: args.reflection,
         metrics,
+        traces,
         ..Settings::default()
     };
     server::serve(listener, store, settings, signals).await
@@ -98,6 +101,15 @@ fn start_tls(args: &Serve, sources: &Sources, metrics: &Metrics) -> Result<Optio
         (None, Some(key), _) => Err(format!("{key}: needs --tls-certificate too").into()),
         (None, None, Some(client_ca)) => Err(format!("{client_ca}: needs --tls-certificate and --tls-key too").into()),
     }
+}
+
+/// Starts to send traces, if a setting names a receiver.
+fn start_traces(args: &Serve, database: &Database, sources: &Sources) -> Result<Option<Exporter>, Failure> {
+    let Some((setting, receiver)) = args.traces.receiver(sources)? else { return Ok(None) };
+    let system = if database.url.is_postgres() { "postgresql" } else { "sqlite" };
+    let exporter = Exporter::start(&receiver, system).map_err(|error| format!("{setting} {error}"))?;
+    tracing::info!(receiver = receiver.url, ratio = receiver.ratio, "calls are traced");
+    Ok(Some(exporter))
 }
 
 /// Opens the database, once it is there.

@@ -13,6 +13,7 @@ use super::limits::{NONE, USER, parse_limits};
 use super::metrics::MetricsListen;
 use super::origins::Origins;
 use super::policy::PolicyArgs;
+use super::traces::TraceArgs;
 use crate::auth::limits::{Limits, LimitsByKind};
 use crate::store::Options;
 
@@ -49,6 +50,9 @@ pub struct Serve {
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
+    /// Settings of traces
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Create or update the tables of the database at startup; if false, a database that needs it is refused
     #[arg(long, help_heading = "Database", env = "KITH_MIGRATE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,

@@ -15,9 +15,9 @@ use super::admission::Admission;
 use super::connection::Transport;
 use super::listener::{Listener, Stream};
 use super::peer::Peer;
-use super::rarely::Rarely;
 use super::wait;
 use crate::causes::Causes;
+use crate::rarely::Rarely;
 
 /// Delay after a connection could not be accepted, for example without free file descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(100);

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::peer::Peer;
-use super::rarely::Rarely;
 use crate::metrics::Metrics;
 use crate::metrics::refusals::{Cause, Refusals};
+use crate::rarely::Rarely;
 
 /// Limits on open connections. They hold from the first byte on, before anybody is authenticated.
 #[derive(Clone, Copy, Debug)]

@@ -24,12 +24,13 @@ use super::peer::Peer;
 use super::receiving::Receiving;
 use super::streamed::Streamed;
 use crate::auth::limiter::{Limiter, Permit};
-use crate::auth::{Authenticator, Names, Principal, Unauthenticated};
+use crate::auth::{Authenticator, Client, Names, Principal, Unauthenticated};
 use crate::config::AuditLog;
 use crate::error;
 use crate::metrics::Metrics;
 use crate::service::Deadline;
 use crate::telemetry::call::Call as Record;
+use crate::traces::{self, Tracer};
 
 /// The method whose response is a stream without an end.
 pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
@@ -62,6 +63,8 @@ pub(super) struct CallLayer {
     pub(super) audit: AuditLog,
     /// Counts the calls.
     pub(super) metrics: Metrics,
+    /// Traces the calls. `None` if none is traced.
+    pub(super) tracer: Option<Tracer>,
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -112,6 +115,7 @@ where
                 Err(refused) => Ok((refused.into_http(), None)),
             }
         };
+        let call = traces::within(record.span(), call);
         let (max_time, unsent) = (self.layer.max_time, self.layer.unsent.clone());
         Box::pin(async move {
             let open = Open(Some(&record));
@@ -155,7 +159,10 @@ impl CallLayer {
     /// Describes a call for the log and the audit trail.
     fn record(&self, request: &Request<Body>, address: Option<SocketAddr>) -> Record {
         let counted = self.metrics.rpcs.start(request.uri().path());
-        let record = Record::new(request.uri(), request.headers(), address).counted(counted);
+        let mut record = Record::new(request.uri(), request.headers(), address).counted(counted);
+        if let Some(tracer) = &self.tracer {
+            record = record.traced(tracer.call(request.uri().path(), request.headers()));
+        }
         let (of_kith, reads) = {
             let method = record.method();
             (method.starts_with(KITH_PREFIX), only_reads(method) || method == WATCH)
@@ -196,7 +203,13 @@ impl CallLayer {
             return Ok(Principal::Anonymous);
         }
         let names = request.extensions().get::<Arc<Names>>();
-        self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref)).await
+        let client = match request.extensions().get() {
+            Some(peer @ Peer::Tcp(connection)) => {
+                peer.network().map(|network| Client { connection: *connection, network })
+            }
+            Some(Peer::Unix) | None => None,
+        };
+        self.authenticator.authenticate(request.headers(), names.map(Arc::as_ref), client).await
     }
 
     /// Returns the time that the call has: the client's timeout or `max_time`, whichever is shorter.

@@ -27,7 +27,6 @@ use self::opening::{Opening, Protocol};
 use self::request::Entry;
 use self::socket::Socket;
 use super::peer::Peer;
-use super::rarely::Rarely;
 use super::tls::{Tls, is_refusal};
 use super::wait;
 use crate::auth::Names;
@@ -35,6 +34,7 @@ use crate::causes::Causes;
 use crate::config::Origins;
 use crate::metrics::Metrics;
 use crate::metrics::refusals::{Cause, Refusals};
+use crate::rarely::Rarely;
 
 /// Maximum concurrent calls on one connection. A client queues further calls.
 const STREAMS_MAX: u32 = 1_024;
@@ -55,6 +55,10 @@ const ERRORS_MAX: usize = 1_024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of one connection, in bytes.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Maximum bytes of one response that HTTP/2 holds for a client that does not read, in addition to one message.
+///
+/// A client can open its windows and read nothing. What a watch sends is not counted, and HTTP/2 would hold 400 KB of each.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Maximum size of a call's headers, in bytes, where each header counts 32 more than its name and value.
 ///
 /// h2 responds with 431 to a call with larger ones, and the connection remains. It closes the connection if the headers
@@ -127,6 +131,7 @@ where
             .max_local_error_reset_streams(ERRORS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEADERS_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);

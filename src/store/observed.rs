@@ -19,8 +19,10 @@ use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
     RequestQuery, UserKey,
 };
+use crate::traces::statements;
 
-/// Measures and counts the calls of a store, and logs each at the level `debug`. Costs nothing at other levels.
+/// Measures and counts the calls of a store, and logs each at the level `debug`. A read of a traced call has a span. Costs
+/// nothing otherwise.
 pub struct Observed {
     store: Arc<dyn Store>,
     /// The number of calls and of failed calls, by method.
@@ -33,8 +35,17 @@ impl Observed {
         Self { store, counts: Mutex::default() }
     }
 
-    /// Runs one call. Nothing is measured unless it is logged.
+    /// Runs one read, in a span if its call is traced.
     async fn observe<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        statements(method, self.log(method, call)).await
+    }
+
+    /// Runs one call. Nothing is measured unless it is logged.
+    async fn log<T>(
         &self,
         method: &'static str,
         call: impl Future<Output = Result<T, StoreError>> + Send,
@@ -64,7 +75,8 @@ impl Observed {
 #[async_trait]
 impl Store for Observed {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
-        self.observe("commit", self.store.commit(batch)).await
+        // The engines have a span for each of its groups of statements.
+        self.log("commit", self.store.commit(batch)).await
     }
 
     fn now(&self) -> Time {

@@ -49,9 +49,10 @@ use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
 use crate::domain::user::User;
 use crate::metrics::database as metrics;
 use crate::metrics::database::Pool;
+use crate::traces::{self, Span};
 
-/// A batch for the writer, and the channel for its replies.
-struct Write(Arc<Batch>, oneshot::Sender<Result<Replies, StoreError>>);
+/// A batch for the writer, with its span if it is traced, and the channel for its replies.
+struct Write(Arc<Batch>, Option<Span>, oneshot::Sender<Result<Replies, StoreError>>);
 type Replies = Vec<Result<Reply, Rejection>>;
 
 /// How long a read waits for a thread before it is refused, as on PostgreSQL. Without a limit, reads would run one after
@@ -183,13 +184,13 @@ fn writer(
         writer.batch_execute(WRITER)?;
         Ok(writer)
     };
-    let serve = move |conn: &mut SqliteConnection, Write(batch, reply): Write| {
+    let serve = move |conn: &mut SqliteConnection, Write(batch, span, reply): Write| {
         if reply.is_closed() {
             return;
         }
         let (state, checkpoint) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
         // What is written to a deleted file would be lost.
-        let _gone = reply.send(identity.check().and_then(|()| commit(conn, state, &clock, &batch)));
+        let _gone = reply.send(identity.check().and_then(|()| commit(conn, state, &clock, &batch, span.as_ref())));
         checkpoint.committed(conn, &batch);
     };
     Threads::start(&Work { name: "kith-write", threads: 1, open, serve, pool: Pool::Writer }, metrics)
@@ -252,7 +253,8 @@ fn use_wal(conn: &mut SqliteConnection) -> Result<(), StoreError> {
 impl Engine for SqliteEngine {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Replies, StoreError> {
         let writer = self.writer.as_ref().ok_or_else(StoreError::read_only)?;
-        writer.run(|reply| Write(batch, reply)).await
+        let span = traces::current();
+        writer.run(|reply| Write(batch, span, reply)).await
     }
 
     async fn mark(&self) -> Result<Mark, StoreError> {

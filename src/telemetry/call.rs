@@ -13,6 +13,7 @@ use super::audit::{Outcome, Subject, Trail};
 use crate::auth::Principal;
 use crate::causes::Causes;
 use crate::metrics::rpc::OpenCall;
+use crate::traces::Span;
 
 /// The maximum length of a request id in the log, in characters. A longer one is cut.
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -34,9 +35,11 @@ pub struct Call {
     trail: Option<Box<Trail>>,
     /// `None` if the call is not counted.
     counted: Option<OpenCall>,
+    /// `None` if the call is not traced.
+    span: Option<Span>,
 }
 
-/// A stream that has begun. Dropping it writes the line of its end to the audit trail.
+/// A stream that has begun. Dropping it writes the line of its end to the audit trail, and ends its span.
 #[derive(Debug)]
 pub struct Stream(Arc<Call>);
 
@@ -51,6 +54,7 @@ impl Call {
             started: Instant::now(),
             trail: None,
             counted: None,
+            span: None,
         }
     }
 
@@ -59,6 +63,18 @@ impl Call {
     pub fn counted(mut self, counted: OpenCall) -> Self {
         self.counted = Some(counted);
         self
+    }
+
+    /// Adds the call to a trace. `None` if it is not sampled.
+    #[must_use]
+    pub fn traced(mut self, span: Option<Span>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// The span of the call, if it is traced.
+    pub fn span(&self) -> Option<Span> {
+        self.span.clone()
     }
 
     /// Adds the call to the audit trail: whatever its outcome, or only if it is denied.
@@ -80,8 +96,9 @@ impl Call {
         }
     }
 
-    /// Records for the audit trail the revision that a write returns.
+    /// Records for the audit trail and the trace the revision that a write returns.
     pub fn changed(&self, revision: i64) {
+        self.span.iter().for_each(|span| span.changed(revision));
         self.trail.iter().for_each(|trail| trail.changed(revision));
     }
 
@@ -110,6 +127,7 @@ impl Call {
         self.done();
         self.audit(Outcome::Succeeded, Code::Ok);
         self.count(None);
+        self.end(Code::Ok, || None);
     }
 
     /// Logs that the call succeeded and that the stream of its response begins.
@@ -126,6 +144,7 @@ impl Call {
             ms = self.ms(),
             peer = self.peer(),
             request_id = self.request_id(),
+            trace_id = self.trace_id(),
             "call done"
         );
     }
@@ -142,6 +161,7 @@ impl Call {
                     ms = self.ms(),
                     peer = self.peer(),
                     request_id = self.request_id(),
+            trace_id = self.trace_id(),
                     error = status.source().map(Causes).map(tracing::field::display),
                     "call failed"
                 )
@@ -159,6 +179,7 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.ended(self, Outcome::of(status.code()), Some(status.code()), reason(status).as_deref());
         }
+        self.end(status.code(), || reason(status));
         self.count(Some(status));
     }
 
@@ -175,15 +196,24 @@ impl Call {
             ms = self.ms(),
             peer = self.peer(),
             request_id = self.request_id(),
+            trace_id = self.trace_id(),
             "call cancelled: its caller went away"
         );
         self.audit(Outcome::Abandoned, Code::Cancelled);
+        self.end(Code::Cancelled, || None);
         self.count(Some(&Status::new(Code::Cancelled, "")));
     }
 
     /// Counts the end of the call. Only the first end counts.
     fn count(&self, status: Option<&Status>) {
         self.counted.iter().for_each(|counted| counted.end(status, self.started.elapsed()));
+    }
+
+    /// Ends the span of the call. Only the first end counts.
+    fn end(&self, code: Code, reason: impl FnOnce() -> Option<String>) {
+        if let Some(span) = &self.span {
+            span.end_call(code, reason);
+        }
     }
 
     fn audit(&self, outcome: Outcome, code: Code) {
@@ -202,6 +232,11 @@ impl Call {
 
     pub(super) fn peer(&self) -> String {
         self.peer.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+
+    /// Returns the id of the call's trace, if it is traced.
+    fn trace_id(&self) -> Option<String> {
+        self.span.as_ref().map(Span::trace_id)
     }
 
     /// Returns the id that the caller gave the call: its `x-request-id`, or else the trace id of its `traceparent`.
@@ -226,6 +261,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.trail.iter().for_each(|trail| trail.ended(&self.0, Outcome::Ended, None, None));
+        self.0.end(Code::Ok, || None);
     }
 }
 

@@ -5,7 +5,7 @@ mod caller;
 use kith::auth::Scope;
 use kith::auth::rights::{RIGHTS, Right};
 use kith::error;
-use kith::proto::v1::ErrorReason;
+use kith::proto::v1::{self as pb, ErrorReason};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -35,6 +35,8 @@ fn invalid(server: &Secured) -> Vec<(&'static str, Vec<String>)> {
     let unsigned = unsigned.rsplit_once('.').expect("three parts").0;
     let tampered = token(server, ("typ", json!("JWT")), ("sub", json!("user:2")));
     let tampered = tampered.rsplit_once('.').expect("three parts").0;
+    let hmac_header = json!({"alg": "HS256", "typ": "JWT", "kid": "one"});
+    let hmac = server.signer.sign_by_public_key(&hmac_header, &claims("user:1", ""));
     let bearer = |credential: &str| vec![format!("Bearer {credential}")];
     vec![
         ("expired", bearer(&claim("exp", json!(now - 60)))),
@@ -46,7 +48,7 @@ fn invalid(server: &Secured) -> Vec<(&'static str, Vec<String>)> {
         ("unknown key id", bearer(&header("kid", "two"))),
         ("another's key", bearer(&Signer::new("one").token("user:1", ""))),
         ("wrong algorithm", bearer(&header("alg", "ES256"))),
-        ("HMAC", bearer(&header("alg", "HS256"))),
+        ("HMAC", bearer(&hmac)),
         ("none", bearer(&format!("{unsigned}."))),
         ("claims of another token", bearer(&format!("{tampered}.{signature}"))),
         ("no signature", bearer(signed)),
@@ -139,6 +141,16 @@ async fn every_method_answers_to_services_with_its_scope_and_to_users_as_themsel
         let ann = format!("Bearer {}", server.signer.token("user:1", scope));
         call_all(&caller, "user", &[&ann], of_user).await;
     }
+    // A user who asks for every field of others. Whom the request names does not matter.
+    let ann = format!("Bearer {}", server.signer.token("user:1", ""));
+    let (full, mut views) = (i32::from(pb::UserView::Full).into(), 0);
+    for right in RIGHTS.iter().filter(|right| right.view.is_some()) {
+        let ended = caller.call(&path(right), message(right, right.view, full), &[&ann]).await;
+        let denied = Ended(Code::PermissionDenied, error::name(ErrorReason::OperatorsOnly).to_owned());
+        assert_eq!(ended, denied, "{} with the full view", path(right));
+        views += 1;
+    }
+    assert!(views > 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,9 +163,13 @@ async fn a_certificate_counts_by_its_names_and_only_without_a_header() {
     call_all(&caller, "certificate and token", &[&ann], of_user).await;
     call_all_in_vain(&caller, "certificate and bad token", &["Bearer x".to_owned()], ErrorReason::CredentialsInvalid)
         .await;
-    // A certificate of the same authority, with a name that is no principal's.
-    let caller = Caller(server.connect(Some(&server.authority.sign())).await);
-    call_all_in_vain(&caller, "unknown certificate", &[], ErrorReason::CredentialsInvalid).await;
+    // Certificates of the same authority, with a name that is no principal's, or only as the common name.
+    let unknown = server.authority.sign();
+    let common_name = server.authority.sign_common_name("spiffe://example.com/writer");
+    for (kind, certificate) in [("unknown certificate", unknown), ("common name", common_name)] {
+        let caller = Caller(server.connect(Some(&certificate)).await);
+        call_all_in_vain(&caller, kind, &[], ErrorReason::CredentialsInvalid).await;
+    }
 }
 
 /// A row of the table in docs/security.md.

@@ -145,7 +145,7 @@ async fn with(database: &Database, text: &str) -> BTreeSet<String> {
 }
 
 /// The names of the files of a SQLite database that have a text.
-fn files_with(database: &Database, text: &str) -> Vec<String> {
+pub fn files_with(database: &Database, text: &str) -> Vec<String> {
     let names = ["", "-wal", "-shm"].map(|end| format!("{}{end}", database.path()));
     let has = |name: &String| {
         std::fs::read(name).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))

@@ -20,6 +20,7 @@ pub mod printer;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod receiver;
 pub mod secured;
 pub mod story;
 pub mod tokens;

@@ -5,18 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("domain", &[]),
     ("causes", &[]),
     ("proto", &[]),
+    ("rarely", &[]),
     ("task", &[]),
     ("tls", &[]),
     ("metrics", &["proto"]),
+    ("traces", &["proto", "rarely"]),
     ("auth", &["domain", "follow", "metrics", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
-    ("store", &["causes", "clock", "domain", "metrics", "task", "tls"]),
-    ("committer", &["causes", "domain", "metrics", "store"]),
+    ("store", &["causes", "clock", "domain", "metrics", "task", "tls", "traces"]),
+    ("committer", &["causes", "domain", "metrics", "store", "traces"]),
     ("feed", &["causes", "domain", "metrics", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store"]),
     ("error", &["auth", "committer", "domain", "feed", "mapping", "metrics", "proto", "store"]),
@@ -34,15 +36,17 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "follow",
             "metrics",
             "proto",
+            "rarely",
             "service",
             "store",
             "task",
             "telemetry",
             "tls",
+            "traces",
         ],
     ),
-    ("config", &["auth", "domain", "store"]),
-    ("telemetry", &["auth", "causes", "config", "metrics"]),
+    ("config", &["auth", "domain", "store", "traces"]),
+    ("telemetry", &["auth", "causes", "config", "metrics", "traces"]),
     (
         "command",
         &[
@@ -58,6 +62,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "store",
             "telemetry",
             "tls",
+            "traces",
         ],
     ),
 ];

@@ -133,7 +133,8 @@ async fn the_first_line_has_the_version_and_the_settings_that_differ() {
     let kith = Kith::start(serve).await;
     kith.signal("TERM");
     let log = kith.wait().await.log;
-    let settings = format!("settings=\"listen=127.0.0.1:0 database-url={} max-watchers=5\"", database.url);
+    let settings =
+        format!("settings=\"listen=127.0.0.1:0 metrics-listen=off database-url={} max-watchers=5\"", database.url);
     has(log.lines().next().expect("a line"), &["INFO", env!("CARGO_PKG_VERSION"), &settings]);
 }
 

@@ -1,11 +1,12 @@
 //! Are migrations all or nothing, and can an operator see beforehand what they would do?
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tokio::task::JoinSet;
 
-use crate::harness::process::run;
-use crate::harness::{App, Database, Engine, database, until};
+use crate::harness::process::{Kith, run};
+use crate::harness::{App, Database, Engine, database, invariants, until};
 use crate::on_each_engine;
 
 /// The tables and indexes of a database.
@@ -15,6 +16,45 @@ async fn tables(database: &Database) -> Vec<Option<String>> {
         Engine::Postgres => "SELECT tablename AS value FROM pg_tables WHERE schemaname = 'public'",
     };
     database.values(query).await
+}
+
+/// The columns of all tables.
+async fn columns(database: &Database) -> Vec<Option<String>> {
+    let mut columns = database
+        .values(match database.engine {
+            Engine::Sqlite => {
+                "SELECT tables.name || '.' || columns.name AS value \
+                 FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+            }
+            Engine::Postgres => {
+                "SELECT table_name || '.' || column_name AS value FROM information_schema.columns \
+                 WHERE table_schema = 'public'"
+            }
+        })
+        .await;
+    columns.sort();
+    columns
+}
+
+fn folder(engine: Engine) -> PathBuf {
+    let name = if engine == Engine::Sqlite { "sqlite" } else { "postgres" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(name)
+}
+
+/// The names of the migrations, in order.
+fn names(engine: Engine) -> Vec<String> {
+    let entries = fs::read_dir(folder(engine)).expect("a folder");
+    let mut names: Vec<_> = entries.map(|entry| entry.expect("a folder").file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Takes a migration back as `docs/operations.md` says.
+async fn take_back(database: &Database, name: &str) {
+    let down = fs::read_to_string(folder(database.engine).join(name).join("down.sql")).expect("a file");
+    let version = name.split('_').next().expect("a stamp").replace('-', "");
+    let forget = format!("DELETE FROM __diesel_schema_migrations WHERE version = '{version}'");
+    database.execute(&format!("BEGIN; {down}; {forget}; COMMIT")).await;
 }
 
 on_each_engine! {
@@ -60,6 +100,27 @@ on_each_engine! {
         let applied = status().await;
         assert_eq!((applied.status.code(), applied.output), (Some(0), all("applied")));
         assert_eq!(dry_run().await.output, "no pending migrations\n");
+    }
+
+    async fn each_migration_can_be_taken_back_by_hand(engine: Engine) {
+        let database = Database::migrated(engine).await;
+        let server = Kith::serve(&database.url, &[]).await;
+        let clients = server.clients();
+        clients.connect(clients.user("ann").await, clients.user("bob").await).await;
+        server.signal("TERM");
+        assert!(server.wait().await.status.success());
+        let (before, names) = (columns(&database).await, names(engine));
+        // Newest first. The oldest one has all tables.
+        for name in names[1..].iter().rev() {
+            take_back(&database, name).await;
+        }
+        assert_ne!(columns(&database).await, before);
+        let url = format!("--database-url={}", database.url);
+        let status = run(&["migrate", "--status", &url]).await;
+        assert_eq!(status.output.matches("pending").count(), names.len() - 1, "{status:#?}");
+        assert!(run(&["migrate", &url]).await.status.success());
+        assert_eq!(columns(&database).await, before);
+        invariants::check(&database).await;
     }
 
     async fn users_of_before_have_the_newest_event_that_they_may_see(engine: Engine) {

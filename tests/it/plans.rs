@@ -11,7 +11,7 @@ use kith::proto::v1 as pb;
 use kith::store::Options;
 
 use crate::harness::watching::from;
-use crate::harness::{App, Database, Engine, database};
+use crate::harness::{App, Database, Engine, database, until};
 
 /// More than the five executions after which PostgreSQL considers a generic plan.
 const TIMES: i64 = 8;
@@ -88,8 +88,15 @@ const SEED: &str = "
     ANALYZE;
 ";
 
-/// PostgreSQL's counters: sequential scans by table, and rows of requests that were read.
-async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
+/// Rows that were read.
+#[derive(Clone, Copy)]
+struct Read {
+    requests: i64,
+    events: i64,
+}
+
+/// PostgreSQL's counters: sequential scans by table, and rows that were read.
+async fn counters(url: &str) -> (Vec<(String, i64)>, Read) {
     let client = database::connect(url).await;
     // A connection reports its counters when it ends, if not before.
     let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
@@ -103,19 +110,23 @@ async fn counters(url: &str) -> (Vec<(String, i64)>, i64) {
                  WHERE relname IN ('users', 'connection_requests', 'blocks', 'events', 'user_counts', 'request_ids') \
                  ORDER BY 1";
     let scans = client.query(scans, &[]).await.expect("rows");
-    let read = "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'connection_requests')::int8 \
-                + (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'connection_requests')";
-    let read = client.query_one(read, &[]).await.expect("a row").get(0);
+    let read = async |table: &str| {
+        let read = "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = $1)::int8 \
+                    + (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = $1)";
+        client.query_one(read, &[&table]).await.expect("a row").get(0)
+    };
+    let read = Read { requests: read("connection_requests").await, events: read("events").await };
     (scans.iter().map(|row| (row.get(0), row.get(1))).collect(), read)
 }
 
-/// Makes calls through a separate service. Fails if a table was scanned. Returns the number of request rows read.
-async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> i64 {
+/// Makes calls through a separate service. Fails if a table was scanned. Returns the numbers of rows that were read.
+async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> Read {
     let (scans, read) = counters(url).await;
     assert_eq!(scans.len(), 6);
     let options = Options { readers: 2, migrate: false, ..Options::default() };
     let app = App::at(Database::at(url, Engine::Postgres), url, options, |settings| {
         (settings.policy.max_sends_per_hour, settings.policy.max_sends_per_pair) = (None, None);
+        settings.policy.forget_after = Some(TimeDelta::hours(2));
         settings.sweep_interval = Duration::from_millis(20);
     })
     .await;
@@ -124,9 +135,10 @@ async fn scans_nothing(what: &str, url: &str, calls: impl AsyncFnOnce(&App)) -> 
     let took = begun.elapsed();
     drop(app);
     let (now, read_now) = counters(url).await;
-    println!("{what}: {} rows of requests looked at in {took:?}", read_now - read);
+    let read = Read { requests: read_now.requests - read.requests, events: read_now.events - read.events };
+    println!("{what}: {} rows of requests and {} events looked at in {took:?}", read.requests, read.events);
     assert_eq!(scans, now, "{what} scanned a table");
-    read_now - read
+    read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,12 +165,12 @@ async fn every_statement_finds_its_rows_by_an_index() {
     })
     .await;
     // 60 rows a round, not the 30,000 of the popular user.
-    assert!(read < TIMES * 200, "{read} rows were looked at");
+    assert!(read.requests < TIMES * 200, "{} rows were looked at", read.requests);
 
     let read = scans_nothing("lists of requests and blocks", url, async |app| lists(app).await).await;
-    assert!(read < TIMES * 1_000, "{read} rows were looked at");
+    assert!(read.requests < TIMES * 1_000, "{} rows were looked at", read.requests);
     let read = scans_nothing("look-ups", url, async |app| look_ups(app).await).await;
-    assert!(read < TIMES * 2_000, "{read} rows were looked at");
+    assert!(read.requests < TIMES * 2_000, "{} rows were looked at", read.requests);
     // These read all connections of the user by index, and the other end of each by its key.
     scans_nothing("lists with a viewer", url, async |app| lists_with_a_viewer(app).await).await;
 
@@ -175,10 +187,10 @@ async fn every_statement_finds_its_rows_by_an_index() {
     })
     .await;
     // Each connection once, and the other rows of the pages.
-    assert!(read < 70_000, "{read} rows were looked at");
+    assert!(read.requests < 70_000, "{} rows were looked at", read.requests);
 
     let read = scans_nothing("changes of pairs", url, async |app| changes(app).await).await;
-    assert!(read < TIMES * 1_000, "{read} rows were looked at");
+    assert!(read.requests < TIMES * 1_000, "{} rows were looked at", read.requests);
     scans_nothing("all viewed", url, async |app| {
         let request = pb::MarkAllConnectionRequestsViewedRequest { user_id: ASKED, request_id: String::new() };
         let marked = app.requests().mark_all_connection_requests_viewed(request).await.unwrap().into_inner().marked;
@@ -192,13 +204,31 @@ async fn every_statement_finds_its_rows_by_an_index() {
         }
     })
     .await;
-    assert!(read < TIMES * 1_000, "{read} rows were looked at");
+    assert!(read.requests < TIMES * 1_000, "{} rows were looked at", read.requests);
     scans_nothing("the feed", url, async |app| feed(app).await).await;
     scans_nothing("the deletion of a popular user", url, async |app| {
         let request = pb::DeleteUserRequest { id: POPULAR, request_id: String::new() };
         app.users().delete_user(request).await.unwrap();
     })
     .await;
+    let read = scans_nothing("the forgetting of deleted users", url, async |app| {
+        let last = app.revision().await;
+        // As below: the server has seen the clock before it shows a later time.
+        for _ in 0..2 {
+            app.block(NOBODY, NOBODY + 1).await;
+            app.unblock(NOBODY, NOBODY + 1).await;
+            app.clock.advance(TimeDelta::hours(2));
+        }
+        until("the last deletion is forgotten", async || {
+            app.database.number("SELECT forgotten AS value FROM feed").await >= last
+        })
+        .await;
+        let erased = "SELECT count(*) AS value FROM events WHERE user_id = 0 OR other_user_id = 0";
+        assert!(app.database.number(erased).await > TIMES * 2);
+    })
+    .await;
+    // The search for the deletions looks at each event once; that for the events of a user, at theirs.
+    assert!(read.events < 150_000, "{} events were looked at", read.events);
     scans_nothing("what is due", url, async |app| {
         // The server has seen the clock before it shows a later time. Otherwise it may be wrong, and the sweep waits.
         app.send(NOBODY, NOBODY + 999).await;

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::api_key::KeyHash;
+use super::super::failures::FAILURES_MAX;
 use super::super::testing::{AUDIENCE, ISSUER, Issuer, claims, key_set};
 use super::*;
 
@@ -55,7 +56,7 @@ async fn the_header_alone_decides_and_the_certificate_only_without_one() {
         (vec!["Bearer a.b.c".to_owned()], Some(&known), invalid(Cause::NoTokens)),
     ] {
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        let found = authenticator.authenticate(&headers(&values), certificate).await;
+        let found = authenticator.authenticate(&headers(&values), certificate, None).await;
         assert_eq!(found.map(|principal| principal.to_string()), expected, "{values:?} {certificate:?}");
     }
 }
@@ -67,7 +68,7 @@ async fn without_settings_everybody_is_anonymous() {
     {
         assert!(authenticator.is_anonymous());
         for values in [vec![], vec!["nonsense"], vec!["Bearer a", "Bearer b"]] {
-            let found = authenticator.authenticate(&headers(&values), None).await;
+            let found = authenticator.authenticate(&headers(&values), None, None).await;
             assert_eq!(found, Ok(Principal::Anonymous));
         }
     }
@@ -96,7 +97,7 @@ fn token(issuer: &Issuer) -> String {
 
 async fn is_verified(authenticator: &Authenticator, token: &str) -> Result<String, Unauthenticated> {
     let headers = headers(&[&format!("Bearer {token}")]);
-    authenticator.authenticate(&headers, None).await.map(|principal| principal.to_string())
+    authenticator.authenticate(&headers, None, None).await.map(|principal| principal.to_string())
 }
 
 #[tokio::test]
@@ -116,11 +117,49 @@ async fn tokens_and_api_keys_are_told_apart() {
         assert_eq!(is_verified(&authenticator, &token).await, Ok("token:billing".to_owned()));
         assert_eq!(is_verified(&authenticator, KEY).await, with_key);
         let names = Names { dns: vec!["other.example.com".to_owned()], ..Names::default() };
-        let by_certificate = authenticator.authenticate(&headers(&[]), Some(&names)).await;
+        let by_certificate = authenticator.authenticate(&headers(&[]), Some(&names), None).await;
         // Without the file no certificate can be known, and the call has nothing else.
         let expected = if with_key.is_ok() { Cause::UnknownCertificate.into() } else { Unauthenticated::Missing };
         assert_eq!(by_certificate, Err(expected));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_invalid_tokens_hinders_only_new_tokens_of_its_own_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuers = [Issuer::ed25519()];
+    let (issuer, another) = (&issuers[0], Issuer::ed25519());
+    let keys = file(folder.path(), "jwt-keys");
+    fs::write(&keys.path, key_set(&issuers)).unwrap();
+    let settings = CredentialSettings { jwt: jwt(keys), principals: Some(principals(folder.path())) };
+    let authenticator = Authenticator::start(settings, &Metrics::default()).unwrap();
+    let client = |port| Client { connection: ([192, 0, 2, 7], port).into(), network: [192, 0, 2, 7].into() };
+    let call = async |credential: &str, port| {
+        let headers = headers(&[&format!("Bearer {credential}")]);
+        authenticator.authenticate(&headers, None, Some(client(port))).await.map(|principal| principal.to_string())
+    };
+    let billing = || Ok("token:billing".to_owned());
+    let (known, invalid) = (token(issuer), token(&another));
+    let mut claims = claims();
+    claims["exp"] = u64::MAX.into();
+    let new = issuer.sign(issuer.header(), claims);
+    assert_eq!(call(&known, 1).await, billing());
+    // What costs no verification is not counted.
+    for _ in 0..=FAILURES_MAX.get() {
+        assert_eq!(call("a.b.c", 1).await, Err(Cause::NotAToken.into()));
+    }
+    for _ in 0..=FAILURES_MAX.get() {
+        assert_eq!(call(&invalid, 1).await, Err(Cause::Signature.into()));
+    }
+    for refused in [&invalid, &new] {
+        let refused = call(refused, 1).await;
+        assert!(matches!(refused, Err(Unauthenticated::TooManyFailures(_))), "{refused:?}");
+    }
+    assert_eq!(call(&known, 1).await, billing());
+    assert_eq!(call(KEY, 1).await, Ok("service:billing".to_owned()));
+    assert_eq!(call(&new, 2).await, billing());
+    tokio::time::advance(std::time::Duration::from_millis(2)).await;
+    assert_eq!(call(&invalid, 1).await, Err(Cause::Signature.into()));
 }
 
 #[tokio::test]

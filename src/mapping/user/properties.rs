@@ -1,12 +1,15 @@
 //! Properties of users and times: a valid value is preserved, and an invalid field is named.
 
-use chrono::{Days, NaiveDate, TimeDelta};
+use chrono::{DateTime, Days, NaiveDate, TimeDelta};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use prost_types::Timestamp;
 
 use super::*;
 use crate::domain::id::ID_MAX;
-use crate::domain::text::{Email, Line, Prose, Url};
+use crate::domain::text::{Birthday, Email, Line, Prose, Url};
+use crate::domain::user::{Gender, User, UserStatus};
+use crate::mapping::timestamp;
 
 const FIRST: i64 = -62_135_596_800;
 const LAST: i64 = 253_402_300_799;

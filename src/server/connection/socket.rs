@@ -1,16 +1,22 @@
-//! A connection's socket: gives back the bytes that were read to find out the protocol, notes activity, and
-//! ends floods of frames.
+//! A connection's socket: gives back the bytes that were read to find out the protocol, notes activity, ends floods of
+//! frames, and closes without losing the last bytes.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
 use super::frames::{Achieved, Frames};
 use super::opening::Opening;
+
+/// Time that the client has to close the connection after the server did.
+const LINGERING_TIME: Duration = Duration::from_secs(1);
 
 /// A stream whose first bytes were already read.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub(super) struct Socket<S> {
     activity: Arc<Activity>,
     /// For HTTP/2.
     frames: Option<Frames>,
+    /// The rest of [`LINGERING_TIME`], once the end was sent.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Socket<S> {
@@ -31,7 +39,7 @@ impl<S> Socket<S> {
             frames.excess(first, Achieved::default());
             frames
         });
-        Self { stream, opening, given_back: 0, activity, frames }
+        Self { stream, opening, given_back: 0, activity, frames, lingering: None }
     }
 
     /// Notes whether bytes were written.
@@ -68,7 +76,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.noted(written)
@@ -91,8 +99,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Sends the end, and reads what the client still sends until it closes the connection too, or for
+    /// [`LINGERING_TIME`].
+    ///
+    /// A socket that is closed with unread bytes, or that receives more, resets the connection. The client may then lose
+    /// the last responses, which it has received and not read: HAProxy does.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(LINGERING_TIME)));
+        let mut unread = [0; 1_024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut unread);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                // Its end, or a lost connection.
+                Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Pending => return lingering.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 }
 
@@ -122,5 +149,31 @@ mod tests {
             }
             assert_eq!(read, bytes, "{size}");
         }
+    }
+
+    async fn opened() -> (tokio::io::DuplexStream, Socket<tokio::io::DuplexStream>) {
+        let (mut client, mut server) = duplex(64);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n123456789").await.expect("written");
+        let mut opening = Opening::new();
+        opening.read(&mut server).await.expect("read");
+        (client, Socket::new(server, opening, Arc::default()))
+    }
+
+    #[tokio::test]
+    async fn what_the_client_sends_after_the_end_is_read_until_it_closes_too() {
+        let (mut client, mut socket) = opened().await;
+        let closing = tokio::spawn(async move { socket.shutdown().await });
+        assert_eq!(client.read(&mut [0; 8]).await.expect("read"), 0, "the end is sent first");
+        // More than the pipe holds.
+        client.write_all(&[0; 10_000]).await.expect("nothing is reset");
+        drop(client);
+        closing.await.expect("no panic").expect("closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_close_is_left_after_a_while() {
+        let (client, mut socket) = opened().await;
+        socket.shutdown().await.expect("closed");
+        drop((client, socket));
     }
 }

@@ -58,6 +58,7 @@ use crate::store::row::{FeedHead, FeedRow};
 use crate::store::schema::events;
 use crate::store::statement::PgStatement;
 use crate::store::writer::{Loaded, WriterState};
+use crate::traces::statements;
 
 type Replies = Vec<Result<Reply, Rejection>>;
 
@@ -122,10 +123,11 @@ impl Writer {
                 conn
             }
         };
-        let Loaded { before, snapshot } = load::lock_and_load(&conn, state, &self.clock, batch).await?;
+        let Loaded { before, snapshot } =
+            statements("load", load::lock_and_load(&conn, state, &self.clock, batch)).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
-        match save::save_and_commit(&conn, &before, &changes, batch_id).await {
+        match statements("save", save::save_and_commit(&conn, &before, &changes, batch_id)).await {
             Ok(()) => *idle = Some(conn),
             Err(NotSaved::RolledBack(error)) => {
                 *idle = Some(conn);

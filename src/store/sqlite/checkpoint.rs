@@ -39,7 +39,7 @@ pub(super) struct Checkpoint {
     commits: u32,
     /// Whether to restart the log after the copy, however much is left.
     restart: bool,
-    /// Whether a user was deleted since the log was last cut.
+    /// Whether a user was deleted since the log was last cut, or may have been: at the start, by a server that was killed.
     erase: bool,
     /// Whether a copy was requested and its end was not seen yet.
     requested: bool,
@@ -80,7 +80,7 @@ impl Checkpoint {
         });
         let thread = thread.map_err(|error| StoreError::Internal(error.into()))?;
         let request = Some(request);
-        Ok(Self { commits: 0, restart: false, erase: false, requested: false, request, copying, thread: Some(thread) })
+        Ok(Self { commits: 0, restart: false, erase: true, requested: false, request, copying, thread: Some(thread) })
     }
 
     /// Called after each commit, on the writer's connection.

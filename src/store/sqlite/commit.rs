@@ -17,28 +17,45 @@ use crate::store::StoreError;
 use crate::store::clock::DatabaseClock;
 use crate::store::feed::new_batch_id;
 use crate::store::writer::{Loaded, WriterState};
+use crate::traces::{Span, Statements};
 
-/// Commits one batch.
+/// Commits one batch. Loading and saving it are children of its span, if it is traced.
 pub(super) fn commit(
     conn: &mut SqliteConnection,
     state: &mut WriterState,
     clock: &DatabaseClock,
     batch: &Batch,
+    span: Option<&Span>,
 ) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
     let (batch_id, mut is_saved) = (new_batch_id(), false);
+    let mut group = start(span, "load");
     let committed = conn.immediate_transaction(|conn| {
-        let Loaded { before, snapshot } = load::load(conn, state, clock, batch)?;
+        let loaded = load::load(conn, state, clock, batch);
+        end(&mut group, &loaded);
+        let Loaded { before, snapshot } = loaded?;
         let (replies, changes) = ledger::run(batch, snapshot);
+        group = start(span, "save");
         if !changes.is_empty(&before.head) {
             save::save(conn, &changes, batch_id)?;
             is_saved = true;
         }
         Ok::<_, StoreError>((replies, before, changes))
     });
+    end(&mut group, &committed);
     // A failed commit may be complete in the log, with only the flush to disk having failed. It is rolled back now,
     // but recovery after a crash would apply it.
     let unknown = |error: StoreError| if is_saved { StoreError::OutcomeUnknown(error.into()) } else { error };
     let (replies, before, changes) = committed.map_err(unknown)?;
     state.committed(&before, &changes, batch_id);
     Ok(replies)
+}
+
+fn start(span: Option<&Span>, operation: &'static str) -> Option<Statements> {
+    span.and_then(|span| span.statements(operation))
+}
+
+fn end<T>(group: &mut Option<Statements>, result: &Result<T, StoreError>) {
+    if let Some(group) = group.take() {
+        group.ended(result);
+    }
 }

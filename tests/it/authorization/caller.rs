@@ -1,5 +1,7 @@
 //! Calls of any method with any credential, over TLS.
 
+use std::sync::LazyLock;
+
 use bytes::BufMut;
 use http::HeaderValue;
 use kith::auth::rights::Right;
@@ -64,12 +66,18 @@ pub fn path(right: &Right) -> String {
     format!("/kith.v1.{}/{}", right.service, right.method)
 }
 
+/// The descriptors of all protos. To decode them takes so long that it is done once.
+fn protos() -> &'static FileDescriptorSet {
+    static PROTOS: LazyLock<FileDescriptorSet> =
+        LazyLock::new(|| FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors"));
+    &PROTOS
+}
+
 /// A request in which one field, a number, has this value.
 pub fn message(right: &Right, field: Option<&str>, value: i64) -> Vec<u8> {
     let Some(field) = field else { return Vec::new() };
-    let protos = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
     let name = format!("{}Request", right.method);
-    let messages = protos.file.iter().filter(|file| file.package() == "kith.v1").flat_map(|file| &file.message_type);
+    let messages = protos().file.iter().filter(|file| file.package() == "kith.v1").flat_map(|file| &file.message_type);
     let message = messages.into_iter().find(|message| message.name() == name).expect("a message");
     let number = message.field.iter().find(|it| it.name() == field).expect("a field").number();
     let mut bytes = Vec::new();

@@ -1,5 +1,7 @@
 //! A valid request of each method, made from the protos.
 
+use std::sync::LazyLock;
+
 use kith::proto::FILE_DESCRIPTOR_SET;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -17,7 +19,12 @@ pub struct Method {
 }
 
 /// All methods of Kith's services.
-pub fn methods() -> Vec<Method> {
+pub fn methods() -> &'static [Method] {
+    static METHODS: LazyLock<Vec<Method>> = LazyLock::new(read_methods);
+    &METHODS
+}
+
+fn read_methods() -> Vec<Method> {
     let protos = Protos(FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("descriptors"));
     let files = protos.0.file.iter().filter(|file| file.package() == "kith.v1");
     let services = files.flat_map(|file| &file.service);

@@ -62,6 +62,13 @@ impl Authority {
         self.sign_names(params)
     }
 
+    /// The same as [`Self::sign`] with this common name.
+    pub fn sign_common_name(&self, name: &str) -> Signed {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        self.sign_names(params)
+    }
+
     fn sign_names(&self, mut params: CertificateParams) -> Signed {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");

@@ -51,12 +51,17 @@ pub(super) struct Log {
 /// The program with these arguments, and without settings from this process's environment.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KITH_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     // The default port can be that of one server only.
     command.env("KITH_METRICS_LISTEN", "off").args(args);
     command
+}
+
+/// Whether a variable is a setting of Kith's, or one that OpenTelemetry's standard has for all programs.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("KITH_") || name.starts_with("OTEL_")
 }
 
 /// Runs a `kith` to its end.

@@ -10,6 +10,7 @@ use kith::proto::v1 as pb;
 use prost::Message;
 use rustls::ALL_VERSIONS;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic::body::Body;
 
 use super::client::{Client, connected};
@@ -234,15 +235,25 @@ pub async fn unread_watches(address: String) -> bool {
     unread(&address, (1, 200), WATCH, &request).await
 }
 
+/// The same 200 watches, for as long as the connection is open.
+pub async fn open_watches(address: &str) -> TcpStream {
+    let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() }.encode_to_vec();
+    opened(address, 200, WATCH, &request).await
+}
+
+/// A connection whose windows are open, with many calls. Nothing is read from it.
+async fn opened(address: &str, calls: usize, path: &str, message: &[u8]) -> TcpStream {
+    let calls: Vec<u8> = streams().take(calls).flat_map(|number| call(number, path, message)).collect();
+    let mut stream = connected(address).await;
+    _ = stream.write_all(&[opening_with_open_windows(), calls].concat()).await;
+    stream
+}
+
 /// Makes many calls on each of several connections, whose windows are open, and never reads.
 async fn unread(address: &str, (connections, calls): (usize, usize), path: &str, message: &[u8]) -> bool {
-    let calls: Vec<u8> = streams().take(calls).flat_map(|number| call(number, path, message)).collect();
-    let opening = [opening_with_open_windows(), calls].concat();
     let mut open = Vec::new();
     for _ in 0..connections {
-        let mut stream = connected(address).await;
-        _ = stream.write_all(&opening).await;
-        open.push(stream);
+        open.push(opened(address, calls, path, message).await);
     }
     // Until the connections take no more, and the server had time to fill what it has of its own.
     let mut buffer = vec![0; 16 << 20];

@@ -34,6 +34,14 @@ impl Usage {
         self.descriptors
     }
 
+    /// Whether all threads of a process sleep, and none waits for the processor.
+    pub fn is_idle(kith: &Kith) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", kith.pid())).expect("a running process");
+        let stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        // The state follows the name, which is in parentheses.
+        stats.into_iter().all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
+    }
+
     pub fn forget_peak(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.pid), "5").expect("the peak is forgotten");
     }

@@ -1,4 +1,4 @@
-//! A limit on a line of the log that clients can cause as often as they like.
+//! A limit on a line of the log that others can cause as often as they like.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits a line of the log to one a minute, and counts the ones that were left out.
 #[derive(Debug, Default)]
-pub(super) struct Rarely(Mutex<State>);
+pub struct Rarely(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -22,7 +22,7 @@ struct State {
 
 impl Rarely {
     /// Returns the number of lines left out since the last one, or `None` if this one is to be left out too.
-    pub(super) fn due(&self) -> Option<u64> {
+    pub fn due(&self) -> Option<u64> {
         let now = Instant::now();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
