@@ -10,8 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz check advisories alerts alerts-trial \
-	dashboard sbom \
+.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz check advisories alerts alerts-trial dashboard sbom \
 	breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
