@@ -10,8 +10,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz status-page check advisories sbom \
-	breaking mutants mutants-diff image image-test deb-test deploy-check release-check
+.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
+	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
 run:
@@ -94,6 +94,24 @@ check: $(BUF)
 	cargo machete
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
+	$(MAKE) --no-print-directory alerts
+
+# The alert rules, their tests and the dashboard in deploy/. `make check` asks for it.
+alerts:
+	scripts/install-prometheus
+	scripts/check-alerts
+
+# Writes the dashboard anew from scripts/dashboard.
+dashboard:
+	scripts/dashboard >deploy/grafana/kith.json
+
+# Lets a real Prometheus scrape a real server through a fault of each kind, and asserts that the right alert fires and no
+# other. A minute of the rules is three seconds here. It takes ten minutes; FAULTS="disk_full queue_full" takes some of
+# tests/it/alerts/faults.rs.
+alerts-trial:
+	scripts/install-test-tools
+	scripts/install-prometheus
+	cargo test --locked --test it -- --ignored --nocapture --test-threads=4 $(or $(FAULTS:%=alerts::faults::%),alerts::faults::)
 
 # As in `make check`, but fails without a copy of the advisory database, or with an old one.
 advisories:

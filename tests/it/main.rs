@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot go on has failed")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
 
+mod alerts;
 mod audit;
 mod authorization;
 mod bad_input;

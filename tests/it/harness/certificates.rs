@@ -3,9 +3,10 @@
 use std::fs;
 use std::sync::Arc;
 
+use chrono::Datelike;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    SanType, date_time_ymd,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -43,6 +44,15 @@ impl Authority {
 
     pub fn sign(&self) -> Signed {
         self.sign_names(CertificateParams::new(vec!["localhost".to_owned()]).expect("a name"))
+    }
+
+    /// The same, valid until the beginning of the day that is this many days from now, in UTC.
+    pub fn sign_for_days(&self, days: i64) -> Signed {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let end = chrono::Utc::now() + chrono::TimeDelta::days(days);
+        let [month, day] = [end.month(), end.day()].map(|number| u8::try_from(number).expect("a date"));
+        params.not_after = date_time_ymd(end.year(), month, day);
+        self.sign_names(params)
     }
 
     /// The same for a client with this SPIFFE id.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// The size of the disk, in bytes.
+/// The size of the disk, in bytes, unless a test asks for another one.
 const SIZE: usize = 4 << 20;
 
 /// How the program is kept from writing.
@@ -23,15 +23,21 @@ enum Means {
 pub struct Disk {
     directory: TempDir,
     means: Means,
+    size: usize,
 }
 
 impl Disk {
     pub fn new() -> Self {
+        Self::of_size(SIZE)
+    }
+
+    /// A disk with room for this many bytes.
+    pub fn of_size(size: usize) -> Self {
         let directory = TempDir::with_prefix("kith-test-").expect("a directory");
         let mut mount = Command::new("unshare");
         let tried = mount.args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(directory.path()).output();
         let means = if tried.is_ok_and(|tried| tried.status.success()) { Means::Tmpfs } else { Means::Limit };
-        Self { directory, means }
+        Self { directory, means, size }
     }
 
     /// The URL of a database on the disk.
@@ -49,13 +55,13 @@ impl Disk {
 
     /// The command that runs a program with the disk, which is empty, or full from the beginning.
     pub fn command(&self, program: &Command, full: bool) -> Command {
-        let directory = self.directory.path().display();
+        let (directory, size) = (self.directory.path().display(), self.size);
         let (mut command, prepared) = match self.means {
             Means::Tmpfs => {
                 let mut unshare = Command::new("unshare");
                 unshare.args(["-rm", "sh", "-c"]);
-                let fill = if full { format!("head -c {SIZE} /dev/zero >{directory}/filler;") } else { String::new() };
-                (unshare, format!("mount -t tmpfs -o size={SIZE} tmpfs {directory}; {fill}"))
+                let fill = if full { format!("head -c {size} /dev/zero >{directory}/filler;") } else { String::new() };
+                (unshare, format!("mount -t tmpfs -o size={size} tmpfs {directory}; {fill}"))
             }
             Means::Limit => {
                 let mut shell = Command::new("sh");

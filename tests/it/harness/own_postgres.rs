@@ -40,11 +40,15 @@ impl OwnPostgres {
         daemon.says("ready to accept connections");
         self.daemon = Some(daemon);
     }
+
+    pub fn stop(&mut self) {
+        self.daemon.take().into_iter().for_each(Daemon::stop);
+    }
 }
 
 impl Drop for OwnPostgres {
     fn drop(&mut self) {
-        self.daemon.take().into_iter().for_each(Daemon::stop);
+        self.stop();
         _ = fs::remove_dir_all(&self.dir);
     }
 }
