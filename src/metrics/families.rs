@@ -65,7 +65,7 @@ impl Family<'_> {
     }
 
     /// Writes a value of a gauge.
-    pub(super) fn value(&mut self, labels: Labels<'_>, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(super) fn value(&mut self, labels: Labels<'_>, value: impl EncodeGaugeValue + Copy) -> fmt::Result {
         self.0.encode_family(&labels)?.encode_gauge(&value)
     }
 

@@ -74,7 +74,8 @@ impl Pools {
 
     /// Lets the metrics read the state of the pools.
     pub(super) fn measure(self: &Arc<Self>, database: &metrics::Database) {
-        let pools: [(_, fn(&Self) -> &Pool); 3] = [
+        type Of = fn(&Pools) -> &Pool;
+        let pools: [(metrics::Pool, Of); 3] = [
             (metrics::Pool::Short, |pools| &pools.short),
             (metrics::Pool::Long, |pools| &pools.long),
             (metrics::Pool::Feed, |pools| &pools.feed),
