@@ -6,10 +6,12 @@ mod names;
 mod query;
 mod repair;
 mod times;
+mod totals;
 
 use std::collections::HashMap;
 
 use self::query::CHECKS;
+use self::totals::{Difference, TOTALS_RIGHT};
 use super::clock::TOLERANCE;
 use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::{ResultRow, Session};
@@ -27,7 +29,7 @@ const ROWS_SHOWN: usize = 20;
 pub enum Repair {
     /// Change nothing.
     Nothing,
-    /// Rewrite users' counts that are wrong.
+    /// Rewrite users' counts, and totals in the head, that are wrong.
     Counts,
 }
 
@@ -120,32 +122,43 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// them.
 pub async fn check(url: &DatabaseUrl, repair: Repair, clock: &Clock) -> Result<Report, ConnectError> {
     refuse_other_tables(url).await?;
-    let (mut report, broken) = look(url, repair, clock).await?;
+    let (mut report, Broken { counts, totals }) = look(url, repair, clock).await?;
     // The snapshot has ended. The repair reads again under the lock.
-    for (index, ids) in broken {
+    for (index, ids) in counts {
         let checked = &mut report.checks[index];
         (checked.rows, checked.repaired) = repair::counts(url, checked.name, &ids).await?;
+    }
+    if let Some((index, differences)) = totals {
+        report.checks[index].repaired = totals::repair(url, &differences).await?;
     }
     Ok(report)
 }
 
-/// Runs the checks in one snapshot. Also returns the index and the users of each check to repair.
-async fn look(
-    url: &DatabaseUrl,
-    repair: Repair,
-    clock: &Clock,
-) -> Result<(Report, Vec<(usize, Vec<i64>)>), ConnectError> {
+/// What is to be repaired, each with the index of its check.
+#[derive(Default)]
+struct Broken {
+    /// Users with wrong counts.
+    counts: Vec<(usize, Vec<i64>)>,
+    /// Wrong totals.
+    totals: Option<(usize, Vec<Difference>)>,
+}
+
+/// Runs the checks in one snapshot. Also returns what is to be repaired.
+async fn look(url: &DatabaseUrl, repair: Repair, clock: &Clock) -> Result<(Report, Broken), ConnectError> {
     let mut session = Session::read(url).await?;
     let future = session.later_than(clock, TOLERANCE);
     let mut report = head(&mut session).await?;
-    let (mut sizes, mut broken) = (Sizes::default(), Vec::new());
+    let (mut sizes, mut broken) = (Sizes::default(), Broken::default());
     for (index, check) in CHECKS.iter().enumerate() {
         let repairs = repair == Repair::Counts && repair::is_of_counts(check.name);
         let examined = sizes.of(&mut session, check.looks_at(report.oldest)).await?;
         let found =
             session.ask(check.sql(report.oldest, &future, if repairs { None } else { Some(ROWS_SHOWN) })).await?;
         if repairs && !found.is_empty() {
-            broken.push((index, found.iter().map(|row| row.number).collect()));
+            broken.counts.push((index, found.iter().map(|row| row.number).collect()));
+        }
+        if repair == Repair::Counts && check.name == TOTALS_RIGHT && !found.is_empty() {
+            broken.totals = Some((index, totals::differences(&mut session).await?));
         }
         let checked = checked(check, examined, found);
         // On large tables this takes minutes; the log shows the progress.

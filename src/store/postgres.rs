@@ -45,8 +45,9 @@ pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::FeedRow;
+use super::row::{FeedHead, FeedRow};
 use super::schema::{Instant, Stamp};
+use super::seen::LastSeen;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
@@ -90,7 +91,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let (listening, notified) = (Arc::clone(&config), committed.clone());
     let listen = move || listen::follow(Arc::clone(&listening), notified.clone());
     tasks.spawn(persistent("notifications of commits", listen));
-    let users = Arc::new(UserCache::new(options.user_cache));
+    let (users, seen) = (Arc::new(UserCache::new(options.user_cache)), Arc::new(LastSeen::default()));
     let pools = Arc::new(Pools::new(&config, &options));
     let max = options.read_batch_max;
     let of = || Arc::clone(&pools);
@@ -100,7 +101,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     }
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let writer = || {
-        let state = WriterState::new(options.user_cache, Arc::clone(&users));
+        let state = WriterState::new(options.user_cache, Arc::clone(&users), Arc::clone(&seen));
         Writer::new(config, Arc::clone(&clock), state)
     };
     let engine = PostgresEngine {
@@ -112,7 +113,9 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pools,
         _tasks: tasks,
     };
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
+    let token_key = head.token_key.clone().into_bytes();
+    seen.note(&head.head());
+    Ok(Database { engine, users, seen, clock, token_key, committed })
 }
 
 async fn current_time(mut conn: &AsyncPgConnection) -> Result<Time, StoreError> {
@@ -153,6 +156,11 @@ impl Engine for PostgresEngine {
 
     async fn mark(&self) -> Result<Mark, StoreError> {
         self.marks.get(()).await
+    }
+
+    async fn head(&self) -> Result<FeedHead, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        Ok(query::head().first::<FeedRow>(&mut &*conn).await?.head())
     }
 
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {

@@ -32,8 +32,9 @@ use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::pair::known_to;
-use super::row::{BlockRow, CountsRow, FeedRow, MarkRow, RequestRow, UserRow};
+use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
+use super::seen::LastSeen;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};
@@ -78,10 +79,10 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     let head: FeedRow = query::head().first(&mut conn)?;
     // While the connection is open, so that there is a log.
     let identity = Identity::of(file.path()).map_err(|error| StoreError::Unavailable(error.into()))?;
-    let users = Arc::new(UserCache::new(options.user_cache));
+    let (users, seen) = (Arc::new(UserCache::new(options.user_cache)), Arc::new(LastSeen::default()));
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
-    let state = || WriterState::new(options.user_cache, Arc::clone(&users));
+    let state = || WriterState::new(options.user_cache, Arc::clone(&users), Arc::clone(&seen));
     let writer = (!options.read_only).then(|| writer(file, Arc::clone(&clock), state(), &identity)).transpose()?;
     let engine = SqliteEngine {
         writer,
@@ -92,7 +93,9 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     };
     drop(conn);
     let committed = watch::Sender::new(());
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed })
+    let token_key = head.token_key.clone().into_bytes();
+    seen.note(&head.head());
+    Ok(Database { engine, users, seen, clock, token_key, committed })
 }
 
 /// Runs a read in one snapshot on one of the threads.
@@ -230,6 +233,10 @@ impl Engine for SqliteEngine {
 
     async fn mark(&self) -> Result<Mark, StoreError> {
         read(&self.short, mark).await
+    }
+
+    async fn head(&self) -> Result<FeedHead, StoreError> {
+        read(&self.short, |conn| Ok(query::head().first::<FeedRow>(conn)?.head())).await
     }
 
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {

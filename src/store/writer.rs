@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quick_cache::unsync::Cache;
 
 use super::row::FeedHead;
+use super::seen::LastSeen;
 use super::users::{Mark, UserCache};
 use crate::domain::command::Member;
 use crate::domain::id::UserId;
@@ -38,13 +39,14 @@ pub(super) struct WriterState {
     head: Option<FeedHead>,
     members: Cache<UserId, Member>,
     pub(super) profiles: Arc<UserCache>,
+    seen: Arc<LastSeen>,
 }
 
 impl WriterState {
     /// For a user cache of so many bytes.
-    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>) -> Self {
+    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>, seen: Arc<LastSeen>) -> Self {
         let most = usize::try_from((bytes / BYTES_PER_USER).max(USERS_MIN)).unwrap_or(usize::MAX);
-        Self { head: None, members: Cache::new(most), profiles }
+        Self { head: None, members: Cache::new(most), profiles, seen }
     }
 
     /// The mark of the last head.
@@ -70,6 +72,7 @@ impl WriterState {
         if !valid {
             self.members.clear();
             self.head = Some(locked.clone());
+            self.seen.note(locked);
         }
         valid
     }
@@ -123,8 +126,9 @@ impl WriterState {
         let changed = counts.iter().filter(|counts| !counts.is_zero());
         changed.for_each(|counts| _ = self.members.remove(&counts.user));
         members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
-        if let Some(FeedHead { epoch: _, head, batch_id: last }) = &mut self.head {
-            (*head, *last) = (*after, batch_id);
+        if let Some(head) = &mut self.head {
+            (head.head, head.batch_id) = (*after, batch_id);
+            self.seen.note(head);
         }
     }
 }

@@ -63,6 +63,7 @@ mod story;
 mod surroundings;
 mod timing;
 mod tls;
+mod totals;
 mod traces;
 mod unread;
 mod user_views;
