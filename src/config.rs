@@ -31,7 +31,9 @@ pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
-pub use self::subcommand::{Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Watch};
+pub use self::subcommand::{
+    Backup, Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Watch,
+};
 
 /// The maximum width of `--help`, in columns.
 const WIDTH: usize = 100;
@@ -67,6 +69,8 @@ pub enum Command {
     Watch(Watch),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
+    /// Copy a SQLite database, also while servers use it, and check the copy
+    Backup(Backup),
     /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused
     RestoreEpoch(RestoreEpoch),
     /// Query the health of a running server; exit status 0 if it is serving

@@ -3,6 +3,7 @@
 //! [`Store::commit`] makes all changes; the other methods read. Both engines pass the same test suite,
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
+mod backup;
 mod check;
 mod clock;
 mod columns;
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
+pub use self::backup::{Backup, BackupError, backup};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};

@@ -9,6 +9,7 @@
 
 mod audit;
 mod authorization;
+mod backup;
 mod bad_input;
 mod canaries;
 mod cancellation;
