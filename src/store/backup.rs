@@ -88,16 +88,16 @@ fn directory(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::ErrorKind::IsADirectory.into())
 }
 
-/// Copies the database into an empty file, flushes it, and checks it.
+/// Copies the database into an empty file, checks it, and flushes it.
 fn copy_and_check(file: &SqliteFile, copy: &Path) -> Result<Backup, BackupError> {
     let failed = |error| BackupError::Destination(copy.to_owned(), error);
     copy_snapshot(file, copy)?;
+    let Head { revision, epoch } = check(copy)?;
     let permissions = fs::metadata(file.path()).map_err(failed)?.permissions();
     let written = File::open(copy).map_err(failed)?;
     written.set_permissions(permissions).map_err(failed)?;
     written.sync_all().map_err(failed)?;
     let size = written.metadata().map_err(failed)?.len();
-    let Head { revision, epoch } = check(copy)?;
     Ok(Backup { size, revision, epoch })
 }
 
@@ -115,11 +115,12 @@ struct Head {
     epoch: String,
 }
 
-/// Checks the structure of a copy, and reads its head. Creates nothing beside it.
+/// Checks the structure of a copy, and reads its head.
 #[expect(clippy::disallowed_methods, reason = "asked once each, of tables that may be of another version")]
 fn check(copy: &Path) -> Result<Head, BackupError> {
-    // Not opened as a database of a server: a copy may be on a network file system.
-    let conn = SqliteConnection::establish(&SqliteFile::unchanging_at(copy).uri());
+    // Not opened as a database of a server: a copy may be on a network file system. Nor read-only: SQLite 3.53 would not
+    // check constraints then.
+    let conn = SqliteConnection::establish(&SqliteFile::existing(copy).uri());
     let mut conn = conn.map_err(|error| ConnectError::from(StoreError::Unavailable(error.into())))?;
     let found: Result<Vec<Problem>, _> =
         diesel::sql_query("SELECT quick_check AS said FROM pragma_quick_check").load(&mut conn);

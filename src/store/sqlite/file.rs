@@ -43,9 +43,9 @@ impl SqliteFile {
         self.mode == Mode::Unchanging
     }
 
-    /// A file that nobody changes, at this path.
-    pub(in crate::store) fn unchanging_at(path: &Path) -> Self {
-        Self { path: path.to_owned(), mode: Mode::Unchanging }
+    /// A file that exists, at this path.
+    pub(in crate::store) fn existing(path: &Path) -> Self {
+        Self { path: path.to_owned(), mode: Mode::ReadWrite }
     }
 
     /// The same file, never written.
