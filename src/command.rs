@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod access;
+mod backup;
 mod check;
 mod completion;
 mod config;
@@ -45,6 +46,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
+        Some(Command::Backup(settings)) => backup::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod query;
 pub mod selection;
 pub mod text;
+pub mod totals;
 pub mod user;
 pub mod view;
 

@@ -22,6 +22,7 @@ mod reading;
 pub mod refusals;
 pub mod rpc;
 pub mod server;
+pub mod totals;
 pub mod writes;
 
 use std::fmt;
@@ -41,6 +42,7 @@ pub use self::reading::Reading;
 use self::refusals::Refusals;
 use self::rpc::Rpcs;
 use self::server::Server;
+use self::totals::Totals;
 use self::writes::Writes;
 
 /// The metrics of one server. Cheap to clone; clones share their numbers.
@@ -60,6 +62,8 @@ pub struct Metrics {
     pub database: Arc<Database>,
     /// Health, connections of clients, and files.
     pub server: Arc<Server>,
+    /// Users, requests and blocks.
+    pub totals: Arc<Totals>,
     registry: Arc<Registry>,
 }
 
@@ -104,8 +108,9 @@ impl Default for Metrics {
         let refusals = Arc::new(Refusals::default());
         let rpcs = Arc::new(Rpcs::new(Arc::clone(&refusals)));
         let (writes, caches, feed) = (Arc::default(), Arc::default(), Arc::default());
-        let (database, server) = (Arc::default(), Arc::default());
-        let mut metrics = Self { rpcs, refusals, writes, caches, feed, database, server, registry: Arc::default() };
+        let (database, server, totals) = (Arc::default(), Arc::default(), Arc::default());
+        let registry = Arc::default();
+        let mut metrics = Self { rpcs, refusals, writes, caches, feed, database, server, totals, registry };
         metrics.registry = Arc::new(metrics.registry());
         metrics
     }
@@ -114,9 +119,9 @@ impl Default for Metrics {
 impl Metrics {
     /// All areas, in the order in which they are written.
     fn registry(&self) -> Registry {
-        let Self { rpcs, refusals, writes, caches, feed, database, server, registry: _ } = self.clone();
-        let areas: [Arc<dyn Area>; 9] =
-            [Arc::new(Build), Arc::new(Process), server, rpcs, refusals, writes, caches, feed, database];
+        let Self { rpcs, refusals, writes, caches, feed, database, server, totals, registry: _ } = self.clone();
+        let areas: [Arc<dyn Area>; 10] =
+            [Arc::new(Build), Arc::new(Process), server, rpcs, refusals, writes, caches, feed, database, totals];
         let mut registry = Registry::default();
         areas.into_iter().for_each(|area| registry.register_collector(Box::new(Registered(area))));
         registry

@@ -216,6 +216,8 @@ async fn serve_with(
 ) -> Result<(), Failure> {
     let mut signals = pin!(signals);
     let metrics = settings.metrics;
+    let known = Arc::downgrade(&store);
+    metrics.totals.newest.set(move || Some(known.upgrade()?.seen().totals));
     let policy = Arc::new(settings.policy);
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);

@@ -3,6 +3,7 @@
 //! [`Store::commit`] makes all changes; the other methods read. Both engines pass the same test suite,
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
+mod backup;
 mod check;
 mod clock;
 mod columns;
@@ -18,6 +19,7 @@ mod postgres;
 mod query;
 mod row;
 mod schema;
+mod seen;
 mod session;
 mod sqlite;
 mod statement;
@@ -33,12 +35,14 @@ use async_trait::async_trait;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
+pub use self::backup::{Backup, BackupError, backup};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
 pub use self::migration::Migrations;
 pub use self::observed::Observed;
 pub use self::postgres::roles_script;
+pub use self::seen::Seen;
 pub use self::users::{CachedUser, Users};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
@@ -92,6 +96,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the newest revision. The health check uses it to see whether the database works.
     async fn revision(&self) -> Result<Sequence, StoreError>;
+
+    /// Returns the newest revision that this store has seen, and the totals at it. Does not ask the database.
+    ///
+    /// It sees the commits of this process immediately, those of others when one of its own follows, or when
+    /// [`revision`](Self::revision) is called. The health check does that every two seconds.
+    fn seen(&self) -> Seen;
 
     /// Returns one user; `None` if the user does not exist.
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError>;

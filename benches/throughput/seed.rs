@@ -45,6 +45,12 @@ const WRONG: [(&str, &str); 4] = [
     ),
 ];
 
+/// What sets the totals in the head right.
+const TOTALS: &str = "UPDATE feed SET total_users = (SELECT count(*) FROM users), total_blocks = (SELECT count(*) FROM blocks), \
+    total_pending = (SELECT count(*) FROM connection_requests WHERE state = 'PENDING'), \
+    total_rejected = (SELECT count(*) FROM connection_requests WHERE state = 'REJECTED'), \
+    total_connected = (SELECT count(*) FROM connection_requests WHERE state = 'CONNECTED')";
+
 /// The events of the seed lie within four days that ended yesterday, so that nothing expires during the run.
 struct Times {
     begin: i64,
@@ -104,7 +110,9 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
     let by_counter = database.has_column("feed", "last_assigned_user_id").await?;
     let last_user = if by_counter { "last_assigned_user_id" } else { "last_user_id" };
     let head = format!("last_sequence = {last}, last_time = {time}, {last_user} = {}", layout.users);
-    database.execute(&format!("UPDATE feed SET {head}; COMMIT")).await?;
+    // Earlier versions of Kith have no totals.
+    let totals = if database.has_column("feed", "total_users").await? { TOTALS } else { "" };
+    database.execute(&format!("UPDATE feed SET {head}; {totals}; COMMIT")).await?;
     bulk.end(database).await?;
     Ok(edges.len())
 }
@@ -253,6 +261,9 @@ pub async fn add_waiting(database: &mut Database, layout: Layout, numbers: Range
     database.insert(REQUESTS, rows).await?;
     let rows = numbers.map(waiting).zip(first..);
     events(database, rows.map(|(edge, id)| event(id, time, "REQUEST_CREATED", edge.from, edge, id))).await?;
+    let has_totals = database.has_column("feed", "total_users").await?;
+    let count = last - first + 1;
+    let totals = if has_totals { format!(", total_pending = total_pending + {count}") } else { String::new() };
     let of_these = |column| format!("(SELECT {column} FROM connection_requests WHERE id >= {first})");
     let time = database.time(time);
     database
@@ -260,7 +271,7 @@ pub async fn add_waiting(database: &mut Database, layout: Layout, numbers: Range
             "UPDATE user_counts SET requests_sent = requests_sent + 1 WHERE user_id IN {};
              UPDATE user_counts SET requests_received = requests_received + 1,
                  requests_unviewed = requests_unviewed + 1 WHERE user_id IN {};
-             UPDATE feed SET last_sequence = {last}, last_time = {time};
+             UPDATE feed SET last_sequence = {last}, last_time = {time}{totals};
              COMMIT",
             of_these("from_user_id"),
             of_these("to_user_id"),

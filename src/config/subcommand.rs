@@ -85,9 +85,20 @@ pub struct Check {
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
-    /// Correct wrong counts of users; other violations are only reported
+    /// Correct wrong counts of users and wrong totals; other violations are only reported
     #[arg(long)]
     pub repair: bool,
+}
+
+/// Settings of `kith backup`.
+#[derive(Clone, Debug, Args)]
+pub struct Backup {
+    /// File to write the copy to; it must not exist
+    #[arg(value_name = "DESTINATION")]
+    pub destination: PathBuf,
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// Settings of `kith restore-epoch`.

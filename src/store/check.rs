@@ -6,11 +6,13 @@ mod names;
 mod query;
 mod repair;
 mod times;
+mod totals;
 mod work;
 
 use std::collections::HashMap;
 
 use self::query::CHECKS;
+use self::totals::{Difference, TOTALS_RIGHT};
 use self::work::Work;
 use super::clock::TOLERANCE;
 use super::connect::{DatabaseUrl, refuse_other_tables};
@@ -30,7 +32,7 @@ const ROWS_SHOWN: usize = 20;
 pub enum Repair {
     /// Change nothing.
     Nothing,
-    /// Rewrite users' counts that are wrong.
+    /// Rewrite users' counts, and totals in the head, that are wrong.
     Counts,
 }
 
@@ -128,26 +130,38 @@ pub async fn check(
     progress: &Progress,
 ) -> Result<Report, ConnectError> {
     refuse_other_tables(url).await?;
-    let (mut report, broken) = look(url, repair, clock, progress).await?;
+    let (mut report, Broken { counts, totals }) = look(url, repair, clock, progress).await?;
     // The snapshot has ended. The repair reads again under the lock.
-    for (index, ids) in broken {
+    for (index, ids) in counts {
         let checked = &mut report.checks[index];
         (checked.rows, checked.repaired) = repair::counts(url, checked.name, &ids, progress).await?;
+    }
+    if let Some((index, differences)) = totals {
+        report.checks[index].repaired = totals::repair(url, &differences).await?;
     }
     Ok(report)
 }
 
-/// Runs the checks in one snapshot. Also returns the index and the users of each check to repair.
+/// What is to be repaired, each with the index of its check.
+#[derive(Default)]
+struct Broken {
+    /// Users with wrong counts.
+    counts: Vec<(usize, Vec<i64>)>,
+    /// Wrong totals.
+    totals: Option<(usize, Vec<Difference>)>,
+}
+
+/// Runs the checks in one snapshot. Also returns what is to be repaired.
 async fn look(
     url: &DatabaseUrl,
     repair: Repair,
     clock: &Clock,
     progress: &Progress,
-) -> Result<(Report, Vec<(usize, Vec<i64>)>), ConnectError> {
+) -> Result<(Report, Broken), ConnectError> {
     let mut session = Session::read(url).await?;
     let future = session.later_than(clock, TOLERANCE);
     let mut report = head(&mut session).await?;
-    let (mut sizes, mut broken) = (Sizes::default(), Vec::new());
+    let (mut sizes, mut broken) = (Sizes::default(), Broken::default());
     let mut work = Work::of(CHECKS, &mut session, &mut sizes, progress).await?;
     for (index, check) in CHECKS.iter().enumerate() {
         work.begin(check.name, work.of_check(check));
@@ -156,7 +170,10 @@ async fn look(
         let found =
             session.ask(check.sql(report.oldest, &future, if repairs { None } else { Some(ROWS_SHOWN) })).await?;
         if repairs && !found.is_empty() {
-            broken.push((index, found.iter().map(|row| row.number).collect()));
+            broken.counts.push((index, found.iter().map(|row| row.number).collect()));
+        }
+        if repair == Repair::Counts && check.name == TOTALS_RIGHT && !found.is_empty() {
+            broken.totals = Some((index, totals::differences(&mut session).await?));
         }
         let checked = checked(check, examined, found);
         tracing::debug!(examined, violations = checked.violations, "{}", checked.name);

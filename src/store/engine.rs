@@ -14,10 +14,11 @@ use tokio::sync::watch;
 
 use super::clock::DatabaseClock;
 use super::row::{
-    BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, IdempotentResponseRow, RequestRow, ResponseRow, UserRow,
-    positioned,
+    BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, FeedHead, IdempotentResponseRow, RequestRow,
+    ResponseRow, UserRow, positioned,
 };
 use super::schema::Stamp;
+use super::seen::{LastSeen, Seen};
 use super::users::{EVENTS_MAX, Mark, UserCache};
 use super::{CachedUser, Listed, Pairs, Store, StoreError, Users, query};
 use crate::domain::Time;
@@ -84,6 +85,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     async fn mark(&self) -> Result<Mark, StoreError>;
 
+    /// Returns the head of the feed. [`mark`](Self::mark) is cheaper.
+    async fn head(&self) -> Result<FeedHead, StoreError>;
+
     /// Returns the users that the events after `after` and up to `until` changed or deleted.
     ///
     /// `None` if some of these events are no longer stored.
@@ -111,6 +115,8 @@ pub(super) struct Database<E> {
     pub(super) engine: E,
     /// Shared with the engine's writer, like the clock.
     pub(super) users: Arc<UserCache>,
+    /// Shared with the engine's writer too.
+    pub(super) seen: Arc<LastSeen>,
     pub(super) clock: Arc<DatabaseClock>,
     pub(super) token_key: Vec<u8>,
     pub(super) committed: watch::Sender<()>,
@@ -172,11 +178,17 @@ impl<E: Engine> Store for Database<E> {
     }
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
-        let mark = self.engine.mark().await?;
+        let head = self.engine.head().await?;
+        self.seen.note(&head);
+        let mark = head.mark();
         self.feed.read(mark.revision.get());
         // Health asks every two seconds, so that an idle server too drops users whom another server deleted.
         self.users_at(&mark, BTreeSet::new()).await?;
         Ok(mark.revision)
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.get()
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {

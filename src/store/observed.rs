@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{CachedUser, Listed, Pairs, Store, StoreError, Users};
+use super::{CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
 use crate::causes::Causes;
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
@@ -85,6 +85,10 @@ impl Store for Observed {
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
         self.observe("revision", self.store.revision()).await
+    }
+
+    fn seen(&self) -> Seen {
+        self.store.seen()
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {

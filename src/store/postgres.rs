@@ -47,8 +47,9 @@ pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::FeedRow;
+use super::row::{FeedHead, FeedRow};
 use super::schema::{Instant, Stamp};
+use super::seen::LastSeen;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
@@ -97,6 +98,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let listen = move || listen::follow(Arc::clone(&listening), notified.clone(), Arc::clone(&listener));
     tasks.spawn(persistent("notifications of commits", listen));
     let users = Arc::new(UserCache::new(options.user_cache, &metrics.caches.users));
+    let seen = Arc::<LastSeen>::default();
     let pools = Arc::new(Pools::new(&config, &options));
     pools.measure(&database);
     let max = options.read_batch_max;
@@ -107,7 +109,8 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     }
     let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let writer = || {
-        let state = WriterState::new(options.user_cache, Arc::clone(&users), &metrics.caches.writer);
+        let (users, seen) = (Arc::clone(&users), Arc::clone(&seen));
+        let state = WriterState::new(options.user_cache, users, seen, &metrics.caches.writer);
         Writer::new(config, Arc::clone(&clock), state, &database)
     };
     let engine = PostgresEngine {
@@ -120,7 +123,9 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         _tasks: tasks,
     };
     let feed = Arc::clone(&metrics.feed);
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed, feed })
+    let token_key = head.token_key.clone().into_bytes();
+    seen.note(&head.head());
+    Ok(Database { engine, users, seen, clock, token_key, committed, feed })
 }
 
 /// Returns the version of the server, such as `15.14`, without the name of its package.
@@ -168,6 +173,11 @@ impl Engine for PostgresEngine {
 
     async fn mark(&self) -> Result<Mark, StoreError> {
         self.marks.get(()).await
+    }
+
+    async fn head(&self) -> Result<FeedHead, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        Ok(query::head().first::<FeedRow>(&mut &*conn).await?.head())
     }
 
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {

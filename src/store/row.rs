@@ -18,6 +18,7 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::ledger::{ForgetStep, Head, SweepStep};
 use crate::domain::pair::{Block, Message, Request, RequestState};
 use crate::domain::query::{Blocked, Connection};
+use crate::domain::totals::Totals;
 
 pub(super) use self::record::{CooldownRow, EndedRow, ResponseRow};
 pub(super) use self::user::{CountsRow, UserRow, gender_name, member, positioned, user_status_name};
@@ -37,6 +38,12 @@ pub(super) struct FeedRow {
     last_batch_id: i64,
     forgotten: i64,
     forgetting: i64,
+    total_users: i64,
+    total_pending: i64,
+    total_silenced: i64,
+    total_rejected: i64,
+    total_connected: i64,
+    total_blocks: i64,
 }
 
 impl FeedRow {
@@ -53,6 +60,12 @@ impl FeedRow {
             last_batch_id: batch_id,
             forgotten,
             forgetting,
+            total_users: users,
+            total_pending: pending,
+            total_silenced: silenced,
+            total_rejected: rejected,
+            total_connected: connected,
+            total_blocks: blocks,
         } = self;
         let head = Head {
             sequence: Sequence::new(last_sequence),
@@ -62,6 +75,7 @@ impl FeedRow {
             swept: RequestId::new(swept_id),
             forgotten: Sequence::new(forgotten),
             forgetting: Sequence::new(forgetting),
+            totals: Totals { users, pending, silenced, rejected, connected, blocks },
         };
         FeedHead { epoch, head, batch_id }
     }
@@ -80,7 +94,16 @@ pub(super) struct FeedHead {
 impl FeedHead {
     pub(super) fn mark(&self) -> Mark {
         let Self { epoch, head, batch_id: _ } = self;
-        let Head { sequence, users_changed, time: _, last_assigned: _, swept: _, forgotten: _, forgetting: _ } = *head;
+        let Head {
+            sequence,
+            users_changed,
+            time: _,
+            last_assigned: _,
+            swept: _,
+            forgotten: _,
+            forgetting: _,
+            totals: _,
+        } = *head;
         Mark { epoch: epoch.clone(), revision: sequence, users_changed }
     }
 }

@@ -63,6 +63,12 @@ diesel::table! {
         last_batch_id -> BigInt,
         forgotten -> BigInt,
         forgetting -> BigInt,
+        total_users -> BigInt,
+        total_pending -> BigInt,
+        total_silenced -> BigInt,
+        total_rejected -> BigInt,
+        total_connected -> BigInt,
+        total_blocks -> BigInt,
     }
 }
 

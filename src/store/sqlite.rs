@@ -35,8 +35,9 @@ use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::pair::known_to;
-use super::row::{BlockRow, CountsRow, FeedRow, MarkRow, RequestRow, UserRow};
+use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
+use super::seen::LastSeen;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
 use super::{Options, Pairs, StoreError, query};
@@ -87,9 +88,10 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     let database = &metrics.database;
     measure(file, &mut conn, database)?;
     let users = Arc::new(UserCache::new(options.user_cache, &metrics.caches.users));
+    let seen = Arc::<LastSeen>::default();
     let clock = Arc::new(DatabaseClock::of_file(options.clock.clone()));
     let (short, long) = options.short_and_long();
-    let state = || WriterState::new(options.user_cache, Arc::clone(&users), &metrics.caches.writer);
+    let state = || WriterState::new(options.user_cache, Arc::clone(&users), Arc::clone(&seen), &metrics.caches.writer);
     let writer =
         (!options.read_only).then(|| writer(file, Arc::clone(&clock), state(), &identity, database)).transpose()?;
     let engine = SqliteEngine {
@@ -102,7 +104,9 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     drop(conn);
     let committed = watch::Sender::new(());
     let feed = Arc::clone(&metrics.feed);
-    Ok(Database { engine, users, clock, token_key: head.token_key.into_bytes(), committed, feed })
+    let token_key = head.token_key.clone().into_bytes();
+    seen.note(&head.head());
+    Ok(Database { engine, users, seen, clock, token_key, committed, feed })
 }
 
 /// Records which SQLite it is, and lets the metrics read the length of its log.
@@ -259,6 +263,10 @@ impl Engine for SqliteEngine {
 
     async fn mark(&self) -> Result<Mark, StoreError> {
         read(&self.short, mark).await
+    }
+
+    async fn head(&self) -> Result<FeedHead, StoreError> {
+        read(&self.short, |conn| Ok(query::head().first::<FeedRow>(conn)?.head())).await
     }
 
     async fn changed_users(&self, after: Sequence, until: Sequence) -> Result<Option<Vec<UserId>>, StoreError> {

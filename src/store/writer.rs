@@ -8,6 +8,7 @@ use quick_cache::unsync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
 
 use super::row::FeedHead;
+use super::seen::LastSeen;
 use super::users::{Mark, UserCache};
 use crate::domain::command::Member;
 use crate::domain::id::UserId;
@@ -41,6 +42,7 @@ pub(super) struct WriterState {
     head: Option<FeedHead>,
     members: CachedMembers,
     pub(super) profiles: Arc<UserCache>,
+    seen: Arc<LastSeen>,
     metrics: Arc<CacheMetrics>,
     /// The number of cached users, for the metrics: only the writer can ask the cache.
     entries: Arc<AtomicU64>,
@@ -51,7 +53,7 @@ type CachedMembers =
 
 impl WriterState {
     /// For a user cache of so many bytes.
-    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>, metrics: &Arc<CacheMetrics>) -> Self {
+    pub(super) fn new(bytes: u64, profiles: Arc<UserCache>, seen: Arc<LastSeen>, metrics: &Arc<CacheMetrics>) -> Self {
         let most = (bytes / BYTES_PER_USER).max(USERS_MIN);
         let expected = usize::try_from(most).unwrap_or(usize::MAX);
         let hasher = DefaultHashBuilder::default();
@@ -59,7 +61,7 @@ impl WriterState {
         let entries = Arc::<AtomicU64>::default();
         let measured = Arc::clone(&entries);
         metrics.size.set(move || Some(Size { entries: measured.load(Ordering::Relaxed), bytes: None }));
-        Self { head: None, members, profiles, metrics: Arc::clone(metrics), entries }
+        Self { head: None, members, profiles, seen, metrics: Arc::clone(metrics), entries }
     }
 
     /// The mark of the last head.
@@ -86,6 +88,7 @@ impl WriterState {
         if !valid {
             self.members.clear();
             self.head = Some(locked.clone());
+            self.seen.note(locked);
         }
         self.measure();
         valid
@@ -147,8 +150,9 @@ impl WriterState {
         changed.for_each(|counts| _ = self.members.remove(&counts.user));
         members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
         self.measure();
-        if let Some(FeedHead { epoch: _, head, batch_id: last }) = &mut self.head {
-            (*head, *last) = (*after, batch_id);
+        if let Some(head) = &mut self.head {
+            (head.head, head.batch_id) = (*after, batch_id);
+            self.seen.note(head);
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{cases, on_each_engine};
 const COUNTS: &str = "each count equals what it counts";
 const COUNTS_THERE: &str = "each user has counts";
 const COUNTS_OF_SOMEBODY: &str = "all counts are those of a user";
+const TOTALS: &str = "each total in the head equals what it counts";
 
 async fn check(database: &Database, repair: Repair) -> Report {
     store::check(&database.url(), repair, &later_than_all(), &Progress::default()).await.expect("a report")
@@ -168,7 +169,8 @@ on_each_engine! {
                  UPDATE user_counts SET sends = 77 WHERE user_id = 1; \
                  DELETE FROM user_counts WHERE user_id = 6; INSERT INTO user_counts (user_id) VALUES (99); \
                  UPDATE connection_requests SET viewed = created WHERE from_user_id = 1; \
-                 DELETE FROM blocks WHERE other_user_id = 12; DELETE FROM events WHERE sequence = 5;",
+                 DELETE FROM blocks WHERE other_user_id = 12; DELETE FROM events WHERE sequence = 5; \
+                 UPDATE feed SET total_users = 99;",
             )
             .await;
         let others = [
@@ -188,6 +190,10 @@ on_each_engine! {
         assert_eq!(found(&report, COUNTS).rows, ["user 2: connections 9 -> 2"]);
         assert_eq!(found(&report, COUNTS_THERE).rows, ["user 6: no counts -> counts"]);
         assert_eq!(found(&report, COUNTS_OF_SOMEBODY).rows, ["user 99: counts of nobody -> none"]);
+        // A block was deleted above, which the feed knows of. The totals follow from the rows.
+        let totals = found(&report, TOTALS);
+        assert_eq!(totals.rows, ["total_users 99 -> 13", "total_blocks 3 -> 2"]);
+        assert_eq!((totals.examined, totals.violations, totals.repaired), (6, 2, 2));
         for (query, before) in others.into_iter().zip(before) {
             assert_eq!(database.values(query).await, before, "{query}");
         }
@@ -240,7 +246,8 @@ cases! {
         }
         for _round in 0..8 {
             let wrong = "UPDATE user_counts SET requests_sent = requests_sent + 3, \
-                         requests_received = requests_received + 100, connections = connections + 5";
+                         requests_received = requests_received + 100, connections = connections + 5; \
+                         UPDATE feed SET total_users = 0, total_pending = total_pending + 7, last_batch_id = last_batch_id + 1";
             // Under the lock that writers take first: without it PostgreSQL may find a deadlock with one of them.
             let lock = if app.database.engine == Engine::Postgres { "SELECT 1 FROM feed FOR UPDATE;" } else { "" };
             app.database.execute(&format!("BEGIN; {lock} {wrong}; COMMIT;")).await;
@@ -248,6 +255,8 @@ cases! {
             let checked = found(&report, COUNTS);
             assert_eq!((checked.violations, checked.repaired), (USERS, USERS), "{checked:#?}");
             assert!(checked.rows.iter().any(|row| row.starts_with("user 1: ")), "{checked:#?}");
+            let checked = found(&report, TOTALS);
+            assert_eq!((checked.violations, checked.repaired), (2, 2), "{checked:#?}");
             // The database is consistent at each moment, whatever the server writes.
             let report = check(&app.database, Repair::Nothing).await;
             assert!(report.is_clean(), "{report:#?}");
@@ -313,7 +322,7 @@ on_each_engine! {
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
         let shown = format!("2 of 13  {COUNTS}\n          user 3: connections 7 -> 0\n          user 6: connections 7 -> 1\n");
         assert!(ended.output.contains(&shown) && ended.output.contains("\nFAIL"), "{}", ended.output);
-        assert!(ended.output.contains("\n1 of 29 checks FAILED; revision "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 30 checks FAILED; revision "), "{}", ended.output);
         // The verdict is printed once.
         assert!(!ended.log.contains("FAIL") && !ended.log.contains("kith: "), "{ended:#?}");
         let ended = run(&["--repair"]).await;
@@ -324,7 +333,7 @@ on_each_engine! {
         database.execute("UPDATE user_counts SET connections = 7 WHERE user_id = 3; DELETE FROM blocks").await;
         let ended = run(&["--repair"]).await;
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-        assert!(ended.output.contains("\n1 of 29 checks FAILED; counts repaired: 1; "), "{}", ended.output);
+        assert!(ended.output.contains("\n1 of 30 checks FAILED; counts repaired: 1; "), "{}", ended.output);
     }
 
     async fn tables_of_another_version_are_refused_and_left_alone(engine: Engine) {

@@ -13,8 +13,9 @@ use tonic_types::StatusExt;
 use crate::harness::app::{options, with_little_memory, without_devices};
 use crate::harness::fold::Copy;
 use crate::harness::watching::{from, sequences};
-use crate::harness::{App, Engine};
+use crate::harness::{App, Engine, invariants};
 use crate::model::{Answer, Model, Op, Seen};
+use crate::totals;
 
 const USERS: i64 = 6;
 const STEPS: usize = 1_200;
@@ -50,8 +51,15 @@ async fn one_history_has_one_outcome() {
             if matches!(op, Op::DeleteUser(_)) && model.users.len() < 4 {
                 add_user(&mut model, &[&sqlite, &postgres]).await;
             }
+            assert_eq!(
+                sqlite.store.seen(),
+                postgres.store.seen(),
+                "seed {seed}, step {step}, {op:?}: the totals differ"
+            );
             if step % 20 == 0 {
                 compare_reads(&model, &sqlite, &postgres).await;
+                totals::compare(&sqlite).await;
+                totals::compare(&postgres).await;
             }
             if step == STEPS / 2 {
                 begun_later = Some(Copy::read(&sqlite).await);
@@ -60,6 +68,8 @@ async fn one_history_has_one_outcome() {
         assert!(changed > STEPS / 5, "only {changed} steps of seed {seed} changed anything");
         compare_reads(&model, &sqlite, &postgres).await;
         compare_feeds(&sqlite, &postgres, begun_later.expect("the middle")).await;
+        invariants::check(&sqlite.database).await;
+        invariants::check(&postgres.database).await;
     }
 }
 

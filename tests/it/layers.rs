@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("rarely", &[]),
     ("task", &[]),
     ("tls", &[]),
-    ("metrics", &["proto"]),
+    ("metrics", &["domain", "proto"]),
     ("traces", &["proto", "rarely"]),
     ("auth", &["domain", "follow", "metrics", "proto", "task", "tls"]),
     ("follow", &["task"]),

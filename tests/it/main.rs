@@ -10,6 +10,7 @@
 mod alerts;
 mod audit;
 mod authorization;
+mod backup;
 mod bad_input;
 mod canaries;
 mod cancellation;
@@ -69,6 +70,7 @@ mod surroundings;
 mod timing;
 mod tls;
 mod top;
+mod totals;
 mod traces;
 mod unread;
 mod user_views;

@@ -29,7 +29,7 @@ use crate::harness::{App, Database, Engine, refused, until};
 
 /// What a service in this process counts.
 #[track_caller]
-fn read(app: &App) -> Metrics {
+pub fn read(app: &App) -> Metrics {
     Metrics::parse(&app.metrics.text(Format::OpenMetrics).expect("a text"))
 }
 

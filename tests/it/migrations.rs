@@ -142,6 +142,32 @@ on_each_engine! {
         let checked = run(&["check", &url]).await;
         assert!(checked.status.success(), "{checked:#?}");
     }
+
+    async fn what_was_there_before_is_in_the_totals(engine: Engine) {
+        let app = App::start(engine).await;
+        let ids = [app.user("ann").await, app.user("bob").await, app.user("cy").await, app.user("dan").await];
+        let [ann, bob, cy, dan] = ids;
+        app.connect(ann, bob).await;
+        app.send(ann, cy).await;
+        app.send(ann, dan).await;
+        app.reject(app.send(bob, cy).await, cy).await.expect("a rejection");
+        app.block(dan, bob).await;
+        app.block(dan, cy).await;
+        app.send(bob, dan).await;
+        let totals = ["users", "pending", "silenced", "rejected", "connected", "blocks"].map(|name| format!("total_{name}"));
+        let stored = format!("SELECT {} AS value FROM feed", totals.join(" || ' ' || "));
+        assert_eq!(app.database.values(&stored).await, [Some("4 2 1 1 1 2".to_owned())]);
+        for column in totals {
+            app.database.execute(&format!("ALTER TABLE feed DROP COLUMN {column}")).await;
+        }
+        app.database.execute("DELETE FROM __diesel_schema_migrations WHERE version = '20261130000001'").await;
+        let url = format!("--database-url={}", app.database.url);
+        let migrated = run(&["migrate", &url]).await;
+        assert!(migrated.status.success(), "{migrated:#?}");
+        assert_eq!(app.database.values(&stored).await, [Some("4 2 1 1 1 2".to_owned())]);
+        let checked = run(&["check", &url]).await;
+        assert!(checked.status.success(), "{checked:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

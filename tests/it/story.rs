@@ -18,6 +18,7 @@ use crate::harness::story::Story;
 use crate::harness::watching::{all_words, from};
 use crate::harness::{App, Engine, refused};
 use crate::history::sweep;
+use crate::totals;
 use crate::{cases, on_each_engine};
 
 const USERS: i64 = 6;
@@ -158,6 +159,7 @@ on_each_engine! {
                     }
                 }
             }
+            totals::compare(&world.app).await;
             let end = world.app.revision().await;
             for reader in &readers {
                 // From the start, and by a watch.

@@ -176,7 +176,7 @@ on_each_engine! {
 }
 
 /// The epoch and the revision at which a watch begins.
-async fn position(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
+pub async fn position(clients: &Clients, after_sequence: Option<i64>, epoch: &str) -> Result<(String, i64), Status> {
     let request = WatchEventsRequest { after_sequence, epoch: epoch.to_owned(), ..Default::default() };
     let first = clients.try_watch(request).await?.message().await?;
     Ok((first.epoch, first.revision))

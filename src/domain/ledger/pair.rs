@@ -12,6 +12,7 @@ use crate::domain::event::{Actor, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Swept, Transition};
 use crate::domain::pair::{Message, Pair, Request, RequestState};
+use crate::domain::totals::Totals;
 use crate::domain::view::{Viewer, status, visible, visible_event};
 
 impl Ledger {
@@ -165,17 +166,18 @@ impl Ledger {
         decision.map(|decision| self.apply(decision)).is_some()
     }
 
-    /// Applies a decision to the pair and the counts of its users, and records its events.
+    /// Applies a decision to the pair, the counts of its users and the totals, and records its events.
     pub(super) fn apply(&mut self, decision: Decision) {
         let key = decision.pair.key;
-        let before = self.pair(key).request;
-        let after = decision.pair.request.as_ref();
+        let before = self.pair(key);
+        self.head.totals += Totals::of(&decision.pair) - Totals::of(&before);
+        let (before, after) = (before.request.as_ref(), decision.pair.request.as_ref());
         // Whether a receiver's counts change shows whether the request was silenced or rejected. Its sender must not
         // notice by the time of the commit, so the row is written in any case.
         let is_private = |event: &Event| matches!(event.kind, EventKind::RequestCreated | EventKind::RequestCancelled);
         let writes_both = decision.events.iter().any(is_private);
         for user in [key.low(), key.high()] {
-            let change = Counts::of(after, user) - Counts::of(before.as_ref(), user);
+            let change = Counts::of(after, user) - Counts::of(before, user);
             if writes_both || change != Counts::default() {
                 self.counts_of(user).change += change;
                 if let Some(member) = self.member_mut(user) {

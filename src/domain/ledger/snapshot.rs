@@ -10,6 +10,7 @@ use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Ended, Pair, Request, Side};
 use crate::domain::policy::Policy;
+use crate::domain::totals::Totals;
 use crate::domain::user::User;
 
 /// The head of the feed: the row that every batch locks and updates.
@@ -33,6 +34,8 @@ pub struct Head {
     ///
     /// 0 if none is being forgotten.
     pub forgetting: Sequence,
+    /// The totals of the database.
+    pub totals: Totals,
 }
 
 /// The data loaded for a batch, as listed by its [`Needs`](crate::domain::command::Needs).

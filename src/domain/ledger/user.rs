@@ -89,6 +89,7 @@ impl Ledger {
             Imported::Created => {
                 user.changed = self.record_user_event(actor, EventKind::UserCreated, user.id);
                 self.created.insert(user.id, user.changed);
+                self.head.totals.users += 1;
             }
             Imported::Updated => {
                 user.changed = self.record_user_event(actor, EventKind::UserUpdated, user.id);
@@ -124,6 +125,7 @@ impl Ledger {
             user.now = None;
         }
         self.created.remove(&id);
+        self.head.totals.users -= 1;
         // Responses to calls on behalf of the user are deleted: a later user with this id must not receive them.
         self.responses.retain(|_, response| response.forget(id));
         self.changes.responses.retain_mut(|response| response.forget(id));

@@ -13,6 +13,7 @@
 
 use super::Check;
 use super::repair::{COUNTS_OF_SOMEBODY, COUNTS_RIGHT, COUNTS_THERE, wrong_counts};
+use super::totals::{TOTALS, TOTALS_RIGHT, WITH_TOTALS, WRONG_TOTALS};
 
 /// The last event that changed the state of each request, and the resulting state.
 const LAST_OF_REQUESTS: &str = "WITH last AS ( \
@@ -366,6 +367,7 @@ pub(super) const CHECKS: &[Check] = &[
         finds: "SELECT user_id AS number, 'user ' || user_id || ' is not there, but their counts are' AS said \
                 FROM user_counts LEFT JOIN users ON id = user_id WHERE id IS NULL",
     },
+    Check { name: TOTALS_RIGHT, looks_at: TOTALS, with: WITH_TOTALS, finds: WRONG_TOTALS },
     Check {
         name: "nothing is pending or connected across a block",
         looks_at: "blocks",

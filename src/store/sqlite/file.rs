@@ -43,6 +43,11 @@ impl SqliteFile {
         self.mode == Mode::Unchanging
     }
 
+    /// A file that exists, at this path.
+    pub(in crate::store) fn existing(path: &Path) -> Self {
+        Self { path: path.to_owned(), mode: Mode::ReadWrite }
+    }
+
     /// The same file, never written.
     pub(super) fn read_only(&self) -> Self {
         Self { mode: Mode::ReadOnly, ..self.clone() }
@@ -59,7 +64,7 @@ impl SqliteFile {
     }
 
     /// Returns the URI for SQLite.
-    pub(super) fn uri(&self) -> String {
+    pub(in crate::store) fn uri(&self) -> String {
         // The path comes from a URL, so it is valid UTF-8.
         let path = self.path.to_string_lossy();
         let path = utf8_percent_encode(&path, IN_URI);

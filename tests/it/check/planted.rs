@@ -1,6 +1,6 @@
 //! Damage to the database that `used` creates: at least one kind for each check, so that none is vacuous.
 
-use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE};
+use super::{COUNTS, COUNTS_OF_SOMEBODY, COUNTS_THERE, TOTALS};
 
 /// Columns of a user that do not matter here.
 const REST: &str = "real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender, \
@@ -111,6 +111,12 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "user 4 saw event ",
         ),
         (below_zero, count(4, "requests_sent").replace("+ 7", "- 7"), "user 4 has -6, "),
+        (TOTALS, "UPDATE feed SET total_users = total_users + 1".to_owned(), "total_users 14 -> 13"),
+        (TOTALS, "UPDATE feed SET total_pending = -1".to_owned(), "total_pending -1 -> 3"),
+        (TOTALS, "UPDATE feed SET total_silenced = 0".to_owned(), "total_silenced 0 -> 3"),
+        (TOTALS, "UPDATE feed SET total_rejected = 7".to_owned(), "total_rejected 7 -> 1"),
+        (TOTALS, "UPDATE feed SET total_connected = 7".to_owned(), "total_connected 7 -> 2"),
+        (TOTALS, "UPDATE feed SET total_blocks = 0".to_owned(), "total_blocks 0 -> 3"),
         (state, sent(1, "state = 'REJECTED', rejected = created"), "from user 1 to user 2 is REJECTED"),
         (state, sent(3, "position = position + 1"), "from user 3 to user 2 is PENDING"),
         (state, sent(3, "position = 1"), "from user 3 to user 2 is PENDING since event 1, but its last event is "),

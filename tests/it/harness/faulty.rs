@@ -14,7 +14,7 @@ use kith::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
     RequestQuery, UserKey,
 };
-use kith::store::{self, CachedUser, Listed, Pairs, Store, StoreError, Users};
+use kith::store::{self, CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
 use tokio::sync::watch;
 
 use super::app::{App, TestClock, options};
@@ -150,6 +150,10 @@ impl Store for Faulty {
 
     async fn revision(&self) -> Result<Sequence, StoreError> {
         self.reading().await?.revision().await
+    }
+
+    fn seen(&self) -> Seen {
+        self.inner.seen()
     }
 
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {

@@ -186,7 +186,8 @@ impl Place {
     }
 }
 
-pub(super) fn binaries() -> PathBuf {
+/// The directory of PostgreSQL's programs.
+pub fn binaries() -> PathBuf {
     let on_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
     let mut packaged: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())

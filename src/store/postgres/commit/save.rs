@@ -11,6 +11,7 @@ use tokio::join;
 use super::{COMMIT, ROLLBACK, control};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Head};
+use crate::domain::totals::Totals;
 use crate::store::StoreError;
 use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
@@ -257,10 +258,12 @@ fn of_users<'a>(text: &'static str, deleted: &'a [UserId]) -> Option<Write<'a>> 
 /// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
 /// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
-    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting } = *after;
+    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting, totals } = *after;
+    let Totals { users, pending, silenced, rejected, connected, blocks } = totals;
     let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, \
-                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, forgotten = ?, forgetting = ?, last_batch_id = ? \
-                WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
+                last_assigned_user_id = ?, users_changed = ?, swept_id = ?, forgotten = ?, forgetting = ?, \
+                total_users = ?, total_pending = ?, total_silenced = ?, total_rejected = ?, total_connected = ?, \
+                total_blocks = ?, last_batch_id = ? WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
     Write::new(text)
         .bind::<BigInt, _>(before.batch_id)
         .bind::<BigInt, _>(sequence.get())
@@ -270,5 +273,11 @@ fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(forgotten.get())
         .bind::<BigInt, _>(forgetting.get())
+        .bind::<BigInt, _>(users)
+        .bind::<BigInt, _>(pending)
+        .bind::<BigInt, _>(silenced)
+        .bind::<BigInt, _>(rejected)
+        .bind::<BigInt, _>(connected)
+        .bind::<BigInt, _>(blocks)
         .bind::<BigInt, _>(batch_id)
 }

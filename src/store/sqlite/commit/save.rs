@@ -5,6 +5,7 @@ use diesel::sql_types::BigInt;
 
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Head};
+use crate::domain::totals::Totals;
 use crate::store::StoreError;
 use crate::store::columns::{
     Answer, Columns, CountsChanged, Directed, NewBlock, NewCooldown, NewEnded, NewEvent, NewRequest, NewResponse, Pair,
@@ -139,10 +140,12 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
 }
 
 fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<(), StoreError> {
-    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting } = *head;
+    let Head { sequence, time, last_assigned, users_changed, swept, forgotten, forgetting, totals } = *head;
+    let Totals { users, pending, silenced, rejected, connected, blocks } = totals;
     let write = statement!(
         "UPDATE feed SET last_sequence = ?, last_time = ?, last_assigned_user_id = ?, users_changed = ?, \
-         swept_id = ?, forgotten = ?, forgetting = ?, last_batch_id = ? WHERE id = 1"
+         swept_id = ?, forgotten = ?, forgetting = ?, total_users = ?, total_pending = ?, total_silenced = ?, \
+         total_rejected = ?, total_connected = ?, total_blocks = ?, last_batch_id = ? WHERE id = 1"
     );
     let write = write
         .bind::<BigInt, _>(sequence.get())
@@ -152,6 +155,12 @@ fn move_head(conn: &mut SqliteConnection, head: &Head, batch_id: i64) -> Result<
         .bind::<BigInt, _>(swept.get())
         .bind::<BigInt, _>(forgotten.get())
         .bind::<BigInt, _>(forgetting.get())
+        .bind::<BigInt, _>(users)
+        .bind::<BigInt, _>(pending)
+        .bind::<BigInt, _>(silenced)
+        .bind::<BigInt, _>(rejected)
+        .bind::<BigInt, _>(connected)
+        .bind::<BigInt, _>(blocks)
         .bind::<BigInt, _>(batch_id);
     run(conn, write)
 }
