@@ -180,7 +180,8 @@ struct Overload {
 impl Overload {
     async fn begin(target: &Rc<Target>) -> Result<Self> {
         let client = Rc::new(Client::connect(target, CONNECTIONS).await?);
-        let (requested, made) = (target.workload.borrow().changes, client.revision().await?);
+        let requested = target.workload.borrow().changes;
+        let made = client.revision().await?;
         Ok(Self { client, begun: Instant::now(), requested, made })
     }
 
