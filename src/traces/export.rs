@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Uri;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithTonicConfig};
@@ -110,20 +111,20 @@ impl Exporter {
 /// Describes the connection to the receiver.
 fn endpoint(receiver: &Receiver) -> Result<Endpoint, String> {
     let invalid = || "is not a URL of the form http://HOST:PORT or https://HOST:PORT".to_owned();
-    let endpoint = Endpoint::from_shared(receiver.url.clone()).map_err(|_| invalid())?;
-    let uri = endpoint.uri();
+    // tonic's own parser takes paths of sockets too.
+    let uri: Uri = receiver.url.parse().map_err(|_| invalid())?;
     // A user and a password would be in the log.
     if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
         return Err(invalid());
     }
     let endpoint = match uri.scheme_str() {
-        Some("http") => endpoint,
+        Some("http") => Endpoint::from(uri),
         Some("https") => {
             let tls = match &receiver.authorities {
                 Some(authorities) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities)),
                 None => ClientTlsConfig::new().with_native_roots(),
             };
-            endpoint.tls_config(tls).map_err(|error| format!("cannot have TLS: {error}"))?
+            Endpoint::from(uri).tls_config(tls).map_err(|error| format!("cannot have TLS: {error}"))?
         }
         _ => return Err(invalid()),
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
+use kith::clock::Clock;
 use kith::metrics::Format;
 use kith::metrics::refusals::Cause;
 use kith::proto::v1::user_service_client::UserServiceClient;
@@ -160,7 +161,7 @@ async fn the_port_serves_metrics_in_both_formats_and_nothing_else() {
     let process = scrape(&address).await;
     if cfg!(target_os = "linux") {
         assert!(process.value("process_resident_memory_bytes") > 1e6);
-        let (now, start) = (chrono::Utc::now().timestamp() as f64, process.value("process_start_time_seconds"));
+        let (now, start) = (Clock::system().now().timestamp() as f64, process.value("process_start_time_seconds"));
         assert!(start <= now + 1.0 && start > now - 3_600.0, "{start} at {now}");
         let files = (process.value("process_open_fds"), process.value("process_max_fds"));
         assert!(files.0 > 5.0 && files.0 < files.1, "{files:?}");
@@ -470,7 +471,7 @@ async fn callers_who_are_not_let_in_are_counted_and_so_are_files_that_cannot_be_
     assert_eq!(tokens("kith_cache_hits_total") + tokens("kith_cache_misses_total"), verified);
     assert_eq!(tokens("kith_cache_entries"), tokens("kith_cache_misses_total"));
     let expiry = metrics.value("kith_tls_certificate_expiry_timestamp_seconds");
-    assert!(expiry > chrono::Utc::now().timestamp() as f64, "{expiry}");
+    assert!(expiry > Clock::system().now().timestamp() as f64, "{expiry}");
 
     let folder = TempDir::with_prefix("kith-test-").expect("a folder");
     let path = folder.path().join("principals.toml");

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use chrono::Datelike;
+use kith::clock::Clock;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, date_time_ymd,
@@ -49,7 +50,7 @@ impl Authority {
     /// The same, valid until the beginning of the day that is this many days from now, in UTC.
     pub fn sign_for_days(&self, days: i64) -> Signed {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let end = chrono::Utc::now() + chrono::TimeDelta::days(days);
+        let end = Clock::system().now() + chrono::TimeDelta::days(days);
         let [month, day] = [end.month(), end.day()].map(|number| u8::try_from(number).expect("a date"));
         params.not_after = date_time_ymd(end.year(), month, day);
         self.sign_names(params)

@@ -58,7 +58,12 @@ fn a_sent_request_is_counted_and_so_is_the_send() {
         last_visible: counts.last_visible.unwrap_or_default(),
     });
     let expected = Changes {
-        head: Head { sequence: nth(1), time: day(0), ..loaded.head },
+        head: Head {
+            sequence: nth(1),
+            time: day(0),
+            totals: Totals { pending: 1, ..Totals::default() },
+            ..loaded.head
+        },
         requests_created: vec![created],
         members: members.collect(),
         events: changes.events.clone(),
