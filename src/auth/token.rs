@@ -112,7 +112,9 @@ impl Verifier {
     /// Returns the principal of a token that was verified before and is still valid. `now` is as in [`Self::verify`].
     pub(super) fn remembered(&self, token: &str, now: f64) -> Option<Principal> {
         let Verified { principal, times } = self.remembered.get(&hash(token)?)?;
-        times.check(now).is_ok().then_some(principal)
+        times.check(now).ok()?;
+        self.cache.looked_up(1, 0);
+        Some(principal)
     }
 
     /// Returns the principal that a token names. `now` is the time in seconds since 1970.

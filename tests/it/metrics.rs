@@ -90,7 +90,7 @@ cases! {
         assert_eq!(metrics.value("kith_calls_in_flight"), 1.0);
         drop(watching);
         until("the end of the watch", async || calls(&read(&app), &watch, "Canceled") == (1.0, 1.0)).await;
-        let request = pb::ExportUserRequest { user_id: ann, ..Default::default() };
+        let request = pb::ExportUserRequest { id: ann, ..Default::default() };
         let mut exported = app.users().export_user(request).await.expect("an export").into_inner();
         while exported.message().await.expect("a part").is_some() {}
         until("the end of the export", async || calls(&read(&app), &export, "OK") == (1.0, 1.0)).await;
@@ -140,7 +140,7 @@ async fn watches_that_a_shutdown_ends_are_counted_as_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_port_serves_metrics_in_both_formats_and_nothing_else() {
+async fn the_port_serves_metrics_in_both_formats_and_a_page_and_nothing_else() {
     let database = Database::migrated(Engine::Sqlite).await;
     let kith = Kith::serve(&database.url, &["--metrics-listen=127.0.0.1:0"]).await;
     let address = kith.metrics_address();
@@ -154,7 +154,7 @@ async fn the_port_serves_metrics_in_both_formats_and_nothing_else() {
     assert!(head.starts_with("HTTP/1.1 200") && body.is_empty(), "{head}");
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
     assert!(length.parse::<usize>().is_ok_and(|length| length > 10_000), "{head}");
-    for (method, path, status) in [("GET", "/", "404"), ("GET", "/metrics/x", "404"), ("POST", "/metrics", "405")] {
+    for (method, path, status) in [("GET", "/", "200"), ("GET", "/metrics/x", "404"), ("POST", "/metrics", "405")] {
         let (head, _) = request(&address, method, path, "*/*").await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {head}");
     }
@@ -200,7 +200,7 @@ async fn the_port_is_off_or_taken_or_the_error_of_a_start() {
 /// The metrics that the manual lists, with their types.
 fn documented() -> BTreeMap<String, String> {
     let page = include_str!("../../docs/operations.md");
-    let (_, section) = page.split_once("\n## Metrics\n").expect("the section");
+    let (_, section) = page.split_once("\n### Metrics\n").expect("the section");
     let (_, table) = section.split_once("\n| Metric |").expect("the table");
     let table = table.split("\n\n").next().expect("a table");
     let mut documented = BTreeMap::new();
@@ -370,7 +370,7 @@ async fn the_database_shows_its_connections_and_those_that_were_lost() {
         }
         if engine == Engine::Sqlite {
             assert!(metrics.value("kith_sqlite_wal_bytes") > 0.0);
-            assert_eq!(metrics.value("kith_sqlite_checkpoint_seconds_count"), 0.0);
+            assert!(metrics.get("kith_sqlite_checkpoint_seconds_count").is_some());
             continue;
         }
         let sessions = "SELECT count(pg_terminate_backend(pid)) AS value FROM pg_stat_activity \
