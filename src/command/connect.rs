@@ -1,10 +1,12 @@
 //! Connects to a server at the address of a setting.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
+use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
@@ -31,11 +33,18 @@ pub(super) async fn channel(
     setting: &str,
 ) -> Result<Channel, Failure> {
     let address = destination(&server.address);
-    let endpoint = Endpoint::from_shared(url(&address, tls.is_some()))
-        .map_err(|error| format!("{setting} {server}: not an address to connect to: {error}"))?;
+    let invalid = |error: &dyn Error| format!("{setting} {server}: not an address to connect to: {error}");
+    let endpoint = Endpoint::from_shared(url(&address, false)).map_err(|error| invalid(&error))?;
     let connected = match tls {
         None => endpoint.connect().await,
         Some(mut config) => {
+            // tonic would have TLS of its own for an endpoint with https. Requests have that scheme all the same.
+            let endpoint = match address {
+                Address::Unix(_) => endpoint,
+                Address::Everywhere(_) | Address::Host { .. } => {
+                    endpoint.origin(url(&address, true).parse::<Uri>().map_err(|error| invalid(&error))?)
+                }
+            };
             config.alpn_protocols = vec![b"h2".to_vec()];
             let connector = TlsConnector::from(Arc::new(config));
             let connect = move |_| {

@@ -27,8 +27,8 @@ pub const STEPS: usize = 160;
 /// How often the sender looks after an act of the receiver.
 const LOOKS: usize = 3;
 
-/// Part of the statement that reads the newest revision, as a check of the service's health does.
-const REVISION: &str = r#""users_changed" FROM "feed""#;
+/// Part of the statement that reads the head of the feed, as a check of the service's health does.
+const HEAD: &str = r#""feed"."total_blocks" FROM "feed""#;
 /// Part of the statement that reads who has changed, which may follow the one before.
 const CHANGED: &str =
     r#"FROM "events" WHERE ((("events"."sequence" > $1) AND ("events"."sequence" <= $2)) AND (("events"."kind""#;
@@ -124,7 +124,7 @@ fn change(settings: &mut Settings, difference: Difference) {
 
 /// Whether a check of the service's health runs this statement.
 fn is_of_health(text: &str) -> bool {
-    text.contains(REVISION) || text.contains(CHANGED)
+    text.contains(HEAD) || text.contains(CHANGED)
 }
 
 impl Traffic {
