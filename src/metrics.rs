@@ -7,7 +7,7 @@
 //!
 //! Labels have a fixed set of values. None of them is from a request.
 //!
-//! A new area is a struct in a file of its own that implements [`Area`], and a field of [`Metrics`]. `docs/operations.md`
+//! A new area is a struct in a file of its own that implements `Area`, and a field of [`Metrics`]. `docs/operations.md`
 //! describes each metric; a test compares it with what a server writes.
 
 mod build;
