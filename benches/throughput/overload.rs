@@ -42,13 +42,13 @@ const HEAD: &str = "\
 
 # More calls than Kith takes, measured
 
-*Peak* is the number of calls a second with 256 in flight. Then 16,000 callers call for a minute, 62 times as many, in
-one of two manners:
+*Peak* is the number of calls a second with 256 in flight. Then 16,000 callers call for `--overload-seconds`, 62 times
+as many, in one of two manners:
 
 - **They wait.** Each makes one call after the other. After a refusal it waits as `RetryInfo` says, plus up to half of
   that, and then makes the same call again.
 - **They storm.** Ten times the peak is due every second, and a refused call is made again at once, without regard to
-  `RetryInfo`. This lasts 20 s.
+  `RetryInfo`. This lasts a third of the time.
 
 *Offered* are calls a second with those that were refused. *Goodput* are those that succeeded, *of peak* its share of the
 peak. The generator runs on the same machine. *Generator* is the number of processors that it takes, so that the server
