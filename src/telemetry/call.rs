@@ -161,7 +161,7 @@ impl Call {
                     ms = self.ms(),
                     peer = self.peer(),
                     request_id = self.request_id(),
-            trace_id = self.trace_id(),
+                    trace_id = self.trace_id(),
                     error = status.source().map(Causes).map(tracing::field::display),
                     "call failed"
                 )
