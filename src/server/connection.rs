@@ -5,6 +5,7 @@ mod frames;
 mod opening;
 mod request;
 mod socket;
+mod unread;
 
 use std::convert::Infallible;
 use std::error::Error;

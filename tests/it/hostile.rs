@@ -152,7 +152,7 @@ macro_rules! borne {
     )+};
 }
 
-borne!(gzip_bombs, repeated_masks, silence);
+borne!(gzip_bombs, repeated_masks, silence, late_messages);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_requests() {

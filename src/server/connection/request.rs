@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::activity::{Activity, CallBody, OpenCall};
+use super::unread::RequestBody;
 use crate::auth::Names;
 use crate::auth::limits::{AtLimit, Limit};
 use crate::config::Origins;
@@ -64,6 +65,7 @@ where
     type Future = Responding<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let request = request.map(RequestBody::new);
         if let Some(refusal) = refusal(request.method(), request.version(), request.headers(), self.web.as_deref()) {
             self.refusals.count(Cause::NotGrpc);
             return Responding::Refused(Some(refusal), Arc::clone(&self.activity));

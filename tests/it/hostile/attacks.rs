@@ -20,6 +20,7 @@ use crate::harness::raw::{RawChannel, post};
 
 const GET_USER: &str = "/kith.v1.UserService/GetUser";
 const LIST_USERS: &str = "/kith.v1.UserService/ListUsers";
+const NO_METHOD: &str = "/kith.v1.UserService/None";
 const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 
 /// Rounds of 200 calls after which a server has nothing more to send.
@@ -115,6 +116,23 @@ pub async fn errors_that_need_resets(address: String) -> bool {
 pub async fn resets_of_nothing(address: String) -> bool {
     let mut client = Client::connect(&address, &[OPENING, &call(1, GET_USER, &[])].concat()).await;
     client.is_heard().await && client.is_cut_after(&reset(1), 100_000).await
+}
+
+/// Calls that are refused before their messages come, and not by any fault of the client's.
+pub async fn late_messages(address: String) -> bool {
+    const AT_ONCE: usize = 200;
+    let mut client = Client::connect(&address, OPENING).await;
+    let mut streams = streams();
+    for round in 1..=20 {
+        let numbers: Vec<u32> = streams.by_ref().take(AT_ONCE).collect();
+        let begun: Vec<u8> = numbers.iter().flat_map(|stream| begun_call(*stream, NO_METHOD)).collect();
+        let message = enveloped(&[], false);
+        let messages: Vec<u8> = numbers.iter().flat_map(|stream| frame(DATA, END_STREAM, *stream, &message)).collect();
+        if !(client.send(&begun).await && client.has_ended(round * AT_ONCE).await && client.send(&messages).await) {
+            return true;
+        }
+    }
+    !client.is_heard().await
 }
 
 /// More calls at once than the server allows.

@@ -7,7 +7,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::harness::frames::{ACK, END_STREAM, HEADERS, PING, frame};
+use crate::harness::frames::{ACK, DATA, END_STREAM, HEADERS, PING, frame};
 
 /// The address from which hostile clients come.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -25,6 +25,8 @@ struct Answers {
     ping: u64,
     /// Responses that have begun.
     responses: usize,
+    /// Responses that have ended.
+    ended: usize,
 }
 
 pub struct Client {
@@ -62,6 +64,11 @@ impl Client {
         self.answers.wait_for(|answers| answers.responses >= responses).await.is_ok()
     }
 
+    /// Waits until so many responses have ended. Returns whether the connection is still open.
+    pub async fn has_ended(&mut self, responses: usize) -> bool {
+        self.answers.wait_for(|answers| answers.ended >= responses).await.is_ok()
+    }
+
     /// Sends the same bytes up to so many times, or until the server closes the connection. Returns whether it did.
     pub async fn is_cut_after(&mut self, bytes: &[u8], times: usize) -> bool {
         const AT_ONCE: usize = 50;
@@ -87,6 +94,9 @@ async fn read(mut reader: OwnedReadHalf, answers: watch::Sender<Answers>) {
         }
         if kind == HEADERS && flags & END_STREAM == 0 {
             answers.send_modify(|answers| answers.responses += 1);
+        }
+        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+            answers.send_modify(|answers| answers.ended += 1);
         }
         if kind == PING && flags & ACK != 0 {
             // Those of a flood have the number 0.
