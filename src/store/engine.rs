@@ -31,6 +31,7 @@ use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, Record, RecordKind,
     RecordQuery, RequestFilter, RequestQuery, UserKey,
 };
+use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::metrics::feed::Feed;
 
@@ -95,6 +96,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     /// Those of the users that exist.
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
+
+    /// Reads the mark, and then users by their external ids.
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Rows<UserRow>, StoreError>;
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
@@ -165,6 +169,12 @@ impl<E: Engine> Database<E> {
     }
 }
 
+/// Converts the user that a query by a key found.
+fn found(read: Rows<UserRow>) -> Result<Read<Option<CachedUser>>, StoreError> {
+    let Rows { mark, rows } = read.convert(User::try_from)?;
+    Ok(Read { revision: mark.revision, value: rows.into_iter().next().map(CachedUser::from) })
+}
+
 #[async_trait]
 impl<E: Engine> Store for Database<E> {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
@@ -197,11 +207,11 @@ impl<E: Engine> Store for Database<E> {
                 let Read { revision, mut value } = self.users(vec![id]).await?;
                 Ok(Read { revision, value: value.remove(&id) })
             }
-            UserKey::Name(key) => {
-                let Rows { mark, rows } = self.engine.rows(Reads::Few, query::user_by_name(key)).await?;
-                let user = rows.into_iter().next().map(|row: UserRow| User::try_from(row)).transpose()?;
-                Ok(Read { revision: mark.revision, value: user.map(CachedUser::from) })
+            UserKey::ExternalId(id) => {
+                let query = query::user_by_external_id(id.as_str().to_owned());
+                found(self.engine.rows(Reads::Few, query).await?)
             }
+            UserKey::Name(key) => found(self.engine.rows(Reads::Few, query::user_by_name(key)).await?),
         }
     }
 
@@ -209,6 +219,11 @@ impl<E: Engine> Store for Database<E> {
         let mark = self.engine.mark().await?;
         let value = self.users_at(&mark, ids.into_iter().collect()).await?;
         Ok(Read { revision: mark.revision, value })
+    }
+
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        let Rows { mark, rows } = self.engine.users_by_external_id(ids).await?.convert(User::try_from)?;
+        Ok(Read { revision: mark.revision, value: rows.into_iter().map(CachedUser::from).collect() })
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

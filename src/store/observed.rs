@@ -19,6 +19,7 @@ use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
     RequestQuery, UserKey,
 };
+use crate::domain::text::ExternalId;
 use crate::traces::statements;
 
 /// Measures and counts the calls of a store, and logs each at the level `debug`. A read of a traced call has a span. Costs
@@ -97,6 +98,10 @@ impl Store for Observed {
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         self.observe("users", self.store.users(ids)).await
+    }
+
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        self.observe("users_by_external_id", self.store.users_by_external_id(ids)).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

@@ -47,8 +47,8 @@ pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{FeedHead, FeedRow};
-use super::schema::{Instant, Stamp};
+use super::row::{FeedHead, FeedRow, UserRow};
+use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
@@ -59,6 +59,7 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
+use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::task::persistent;
 
@@ -191,6 +192,14 @@ impl Engine for PostgresEngine {
 
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {
         self.users.get(ids).await
+    }
+
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Rows<UserRow>, StoreError> {
+        let conn = &*self.pools.short.lease().await?;
+        let ids: Vec<_> = ids.iter().map(ExternalId::as_str).collect();
+        let users = async { Ok(users::table.filter(users::external_id.eq_any(ids)).load(&mut &*conn).await?) };
+        let (mark, rows) = try_join!(biased; mark(conn), users)?;
+        Ok(Rows { mark, rows })
     }
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {

@@ -47,6 +47,7 @@ use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
+use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::metrics::database as metrics;
 use crate::metrics::database::Pool;
@@ -289,6 +290,18 @@ impl Engine for SqliteEngine {
                 users.extend(row.map(User::try_from).transpose()?);
             }
             Ok(users)
+        })
+        .await
+    }
+
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Rows<UserRow>, StoreError> {
+        read(&self.short, |conn| {
+            let (mark, mut rows) = (mark(conn)?, Vec::new());
+            for id in ids {
+                let row: Option<UserRow> = query::user_by_external_id(id.as_str().to_owned()).first(conn).optional()?;
+                rows.extend(row);
+            }
+            Ok(Rows { mark, rows })
         })
         .await
     }

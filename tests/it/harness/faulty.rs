@@ -14,6 +14,7 @@ use kith::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
     RequestQuery, UserKey,
 };
+use kith::domain::text::ExternalId;
 use kith::store::{self, CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
 use tokio::sync::watch;
 
@@ -162,6 +163,10 @@ impl Store for Faulty {
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         self.reading().await?.users(ids).await
+    }
+
+    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        self.reading().await?.users_by_external_id(ids).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

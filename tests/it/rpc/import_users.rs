@@ -135,7 +135,7 @@ cases! {
         app.user("taken").await;
         let rows = vec![
             named(10, "ann"),
-            row(pb::User { email: "x".to_owned(), gender: 9, ..full_user(0, "a b") }),
+            row(pb::User { email: "x".to_owned(), gender: 9, external_id: String::new(), ..full_user(0, "a b") }),
             named(11, "TAKEN"),
             pb::ImportUsersRequest { user: None, request_id: String::new() },
             named(12, "bob"),

@@ -57,6 +57,7 @@ fn other_values(id: i64) -> pb::User {
         website: "https://other.example.com/".to_owned(),
         avatar: "https://other.example.com/a".to_owned(),
         cover: "https://other.example.com/c".to_owned(),
+        external_id: "other".to_owned(),
     }
 }
 
@@ -115,7 +116,7 @@ cases! {
     async fn read_only_and_unknown_fields_are_refused(app: App) {
         let user = ann(&app).await;
         let before = app.revision().await;
-        let never = ["id", "*", "", "Bio", "user.bio", "realName", "bio.text", "\0"];
+        let never = ["id", "external_id", "*", "", "Bio", "user.bio", "realName", "bio.text", "\0"];
         let by = |acting: i64, paths: Vec<&'static str>| paths.into_iter().map(move |path| (acting, path));
         for (acting, path) in by(0, never.into()).chain(by(7, never.into())).chain(by(7, OPERATORS_ONLY.into())) {
             // Even with the value that is there.
