@@ -36,6 +36,15 @@ pub enum UserKey {
     Name(String),
 }
 
+/// Keys of many users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserKeys {
+    /// External ids.
+    pub external_ids: Vec<ExternalId>,
+    /// The [keys](super::text::Username::key) of usernames.
+    pub names: Vec<String>,
+}
+
 /// A page of the requests of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestQuery {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Core;
 use super::pager::Room;
 use crate::domain::id::UserId;
-use crate::domain::query::Read;
+use crate::domain::query::{Read, UserKeys};
 use crate::domain::text::ExternalId;
 use crate::mapping::user::{Named, UserView, encoded};
 use crate::proto::server as pb;
@@ -25,7 +25,8 @@ pub(super) async fn read(core: &Core, named: &Named) -> Result<Read<Found>, Stor
         let Read { revision, value: by_id } = core.store.users(ids.clone()).await?;
         return Ok(Read { revision, value: Found { by_id, ..Found::default() } });
     }
-    let Read { revision, value } = core.store.users_by_external_id(external_ids.clone()).await?;
+    let keys = UserKeys { external_ids: external_ids.clone(), names: Vec::new() };
+    let Read { revision, value } = core.store.users_by_key(keys).await?;
     let by_external_id = value.into_iter().filter_map(|user| Some((user.external_id.clone()?, user))).collect();
     let by_id = if ids.is_empty() { Users::new() } else { core.store.users(ids.clone()).await?.value };
     // The first one: users who were read later may only be newer.

@@ -29,9 +29,8 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, Record, RecordKind,
-    RecordQuery, RequestFilter, RequestQuery, UserKey,
+    RecordQuery, RequestFilter, RequestQuery, UserKey, UserKeys,
 };
-use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::metrics::feed::Feed;
 
@@ -97,8 +96,8 @@ pub(super) trait Engine: Send + Sync + 'static {
     /// Those of the users that exist.
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
 
-    /// Reads the mark, and then users by their external ids.
-    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Rows<UserRow>, StoreError>;
+    /// Reads the mark, and then users by their keys.
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Rows<UserRow>, StoreError>;
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
@@ -221,9 +220,12 @@ impl<E: Engine> Store for Database<E> {
         Ok(Read { revision: mark.revision, value })
     }
 
-    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Read<Vec<CachedUser>>, StoreError> {
-        let Rows { mark, rows } = self.engine.users_by_external_id(ids).await?.convert(User::try_from)?;
-        Ok(Read { revision: mark.revision, value: rows.into_iter().map(CachedUser::from).collect() })
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        let Rows { mark, mut rows } = self.engine.users_by_key(keys).await?;
+        rows.sort_unstable_by_key(|row| row.id);
+        rows.dedup_by_key(|row| row.id);
+        let users = rows.into_iter().map(|row| User::try_from(row).map(CachedUser::from)).collect::<Result<_, _>>()?;
+        Ok(Read { revision: mark.revision, value: users })
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

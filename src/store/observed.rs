@@ -17,9 +17,8 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
-    RequestQuery, UserKey,
+    RequestQuery, UserKey, UserKeys,
 };
-use crate::domain::text::ExternalId;
 use crate::traces::statements;
 
 /// Measures and counts the calls of a store, and logs each at the level `debug`. A read of a traced call has a span. Costs
@@ -100,8 +99,8 @@ impl Store for Observed {
         self.observe("users", self.store.users(ids)).await
     }
 
-    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Read<Vec<CachedUser>>, StoreError> {
-        self.observe("users_by_external_id", self.store.users_by_external_id(ids)).await
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        self.observe("users_by_key", self.store.users_by_key(keys)).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

@@ -58,7 +58,7 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::task::persistent;
@@ -194,11 +194,25 @@ impl Engine for PostgresEngine {
         self.users.get(ids).await
     }
 
-    async fn users_by_external_id(&self, ids: Vec<ExternalId>) -> Result<Rows<UserRow>, StoreError> {
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Rows<UserRow>, StoreError> {
+        let UserKeys { external_ids, names } = keys;
         let conn = &*self.pools.short.lease().await?;
-        let ids: Vec<_> = ids.iter().map(ExternalId::as_str).collect();
-        let users = async { Ok(users::table.filter(users::external_id.eq_any(ids)).load(&mut &*conn).await?) };
-        let (mark, rows) = try_join!(biased; mark(conn), users)?;
+        let external_ids: Vec<_> = external_ids.iter().map(ExternalId::as_str).collect();
+        let by_external_id = async {
+            if external_ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let load = users::table.filter(users::external_id.eq_any(external_ids));
+            Ok(load.load::<UserRow>(&mut &*conn).await?)
+        };
+        let by_name = async {
+            if names.is_empty() {
+                return Ok(Vec::new());
+            }
+            Ok(users::table.filter(users::username_key.eq_any(names)).load::<UserRow>(&mut &*conn).await?)
+        };
+        let (mark, mut rows, by_name) = try_join!(biased; mark(conn), by_external_id, by_name)?;
+        rows.extend(by_name);
         Ok(Rows { mark, rows })
     }
 

@@ -5,7 +5,7 @@
 //!
 //! External ids never change, so none is given up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Ledger;
 use crate::domain::decide::Rejection;
@@ -80,7 +80,7 @@ fn exchange(wanted: &[Wanted], names: &HashMap<String, UserId>) -> Vec<bool> {
     let mut possible: Vec<bool> =
         wanted.iter().enumerate().map(|(row, wanted)| wanted.is_acceptable && is_last(row, wanted)).collect();
     loop {
-        let (mut taken_names, mut taken_ids) = (HashMap::new(), HashMap::new());
+        let (mut taken_names, mut taken_ids) = (HashSet::new(), HashSet::new());
         let mut failed = Vec::new();
         for (row, Wanted { who, name, external_id, is_acceptable: _ }) in
             wanted.iter().enumerate().filter(|(row, _)| possible[*row])
@@ -90,9 +90,12 @@ fn exchange(wanted: &[Wanted], names: &HashMap<String, UserId>) -> Vec<bool> {
             };
             let owner = name.as_ref().and_then(|name| names.get(name)).copied();
             let is_free = owner.is_none_or(|owner| *who == Who::User(owner) || gives_up(owner));
-            let is_first = name.iter().all(|name| *taken_names.entry(name).or_insert(row) == row)
-                && external_id.iter().all(|id| *taken_ids.entry(id).or_insert(row) == row);
-            if !(is_free && is_first) {
+            let is_taken = name.iter().any(|name| taken_names.contains(name))
+                || external_id.iter().any(|id| taken_ids.contains(id));
+            if is_free && !is_taken {
+                taken_names.extend(name);
+                taken_ids.extend(external_id);
+            } else {
                 failed.push(row);
             }
         }
