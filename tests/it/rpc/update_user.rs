@@ -187,9 +187,15 @@ cases! {
 
     async fn what_an_operator_names_must_be_set_if_it_cannot_be_empty(app: App) {
         ann(&app).await;
-        let refusal = app.users().update_user(request(pb::User { id: 7, ..Default::default() }, &OPERATORS_ONLY)).await;
-        let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
-        assert_eq!(fields(&details), ["user.username", "user.date_joined", "user.status"]);
+        let bob = app.user("bob").await;
+        let clear = async |id: i64, paths: &[&str]| {
+            let refusal = app.users().update_user(request(pb::User { id, ..Default::default() }, paths)).await;
+            let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+            fields(&details).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(clear(7, &OPERATORS_ONLY).await, ["user.date_joined", "user.status"]);
+        // Only the stored user shows whether the name may be empty.
+        assert_eq!(clear(bob, &["username"]).await, ["user.username"]);
     }
 
     async fn an_update_of_what_has_changed_since_is_a_conflict(app: App) {
