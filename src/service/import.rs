@@ -210,13 +210,11 @@ impl Import<'_> {
         let stored = match reply {
             Err(CommitError::Rejected(rejection)) => {
                 self.supersede(|waiting| is_same(waiting, &profile));
-                return match rejection {
-                    Rejection::UsernameTaken(_) => {
-                        self.waiting.insert(position, profile);
-                        Ok(())
-                    }
-                    other => self.reject(position, other),
-                };
+                if !matches!(rejection, Rejection::UsernameTaken(_)) {
+                    return self.reject(position, rejection);
+                }
+                self.waiting.insert(position, profile);
+                return Ok(());
             }
             reply => executed(reply)?,
         };

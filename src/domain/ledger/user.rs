@@ -425,9 +425,11 @@ mod tests {
         ] {
             let commands: [Command; 2] = [before.first().cloned().unwrap_or(Command::Probe), last.clone()];
             let ([_, outcome], changes) = run(with_external_id(), commands);
-            let user = outcome.map(|outcome| match outcome {
-                Outcome::UserCreated(user) | Outcome::UserImported(user, _) => user,
-                other => panic!("{other:?}"),
+            let user = outcome.map(|outcome| {
+                let (Outcome::UserCreated(user) | Outcome::UserImported(user, _)) = outcome else {
+                    panic!("{outcome:?}")
+                };
+                user
             });
             let named = |user: &Arc<User>| user.external_id.is_some();
             assert!(user.as_ref().is_ok_and(named) || user.is_err(), "{last:?}: an external id is never lost");

@@ -24,6 +24,21 @@ pub fn refusal(rejection: &Rejection) -> Option<(RefusalReason, &'static str, St
         Rejection::ExternalIdFixed(_) => invalid("user.external_id", EXTERNAL_ID_FIXED),
         Rejection::UsernameNeeded(_) => invalid("user.username", USERNAME_NEEDED),
         Rejection::NoIdLeft => invalid("user.id", NO_ID_LEFT),
-        _ => None,
+        Rejection::UserNotFound(_)
+        | Rejection::UserNotApproved(_)
+        | Rejection::UserExists(_)
+        | Rejection::NotTheUser(_)
+        | Rejection::Conflict { .. }
+        | Rejection::RequestNotFound(_)
+        | Rejection::NotTheReceiver(_)
+        | Rejection::NotTheSender(_)
+        | Rejection::BlockedByYou { .. }
+        | Rejection::NotBlocked { .. }
+        | Rejection::NotConnected { .. }
+        | Rejection::AlreadyConnected(_)
+        | Rejection::AlreadyAccepted(_)
+        | Rejection::RequestPending(_)
+        | Rejection::LimitReached { .. }
+        | Rejection::RequestIdReused(_) => None,
     }
 }
