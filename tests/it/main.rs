@@ -45,6 +45,7 @@ mod log;
 mod metrics;
 mod migrations;
 mod model;
+mod moving_in;
 mod overload;
 mod packets;
 mod paging;
