@@ -47,7 +47,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "traces",
         ],
     ),
-    ("config", &["auth", "domain", "store", "traces"]),
+    ("config", &["auth", "domain", "store", "traces", "transfer"]),
     ("telemetry", &["auth", "causes", "config", "metrics", "traces"]),
     (
         "command",
@@ -66,6 +66,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "telemetry",
             "tls",
             "traces",
+            "transfer",
         ],
     ),
 ];
