@@ -61,6 +61,7 @@ impl Needs {
                 rows.iter().for_each(|(id, profile)| self.add_profile(Some(*id), &profile.username));
             }
             Command::FinishImport(_) => {}
+            Command::ImportPair(pair, _) => self.add_pair(pair.key.low(), pair.key.high()),
             Command::UpdateUser(update) => {
                 self.users.insert(update.id);
                 self.names.extend(update.username().map(Username::key));
