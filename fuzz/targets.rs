@@ -20,13 +20,15 @@ use kith::domain::caller::Caller;
 use kith::domain::command::{Command, RequestAction, UserAction};
 use kith::domain::id::UserId;
 use kith::domain::policy::Policy;
+use kith::domain::text::UsernameRule;
 use kith::mapping::idempotency::idempotency;
 use kith::mapping::invalid::{Fields, Invalid};
 use kith::mapping::mutation::Mutation;
 use kith::mapping::page::{Paged, token};
-use kith::mapping::{connection, connection_request, event, export, user};
+use kith::mapping::{connection, connection_request, event, export, relation, user};
 use kith::proto::server as pb;
 use kith::store::DatabaseUrl;
+use kith::transfer::Rules;
 use prost::Message;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -42,6 +44,10 @@ const USER: UserId = UserId::new(7);
 /// All targets.
 pub fn targets() -> impl Iterator<Item = Target> {
     [READS, MUTATIONS, PAGES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
+}
+
+fn rules() -> Rules {
+    Rules { usernames: UsernameRule::Open, now: now() }
 }
 
 fn now() -> Time {
@@ -110,6 +116,11 @@ targets! { READS = read:
     ListBlockedUsers(ListBlockedUsersRequest) => |request, _| connection::blocked(request, KEY),
     WatchEvents(WatchEventsRequest) => event::watch,
     ListEvents(ListEventsRequest) => |request, caller| event::list(request, caller, KEY),
+    ImportRelations(ImportRelationsRequest) => |request, _| {
+        request.rows.iter().for_each(|row| drop(relation::row(row, &rules()).inspect_err(|(_, wrong)| assert!(!wrong.is_empty()))));
+        Ok::<_, Invalid>(())
+    },
+    ExportRelations(ExportRelationsRequest) => |request, _| relation::export(request),
 }
 
 mutations! {

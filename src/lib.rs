@@ -33,3 +33,4 @@ pub mod task;
 pub mod telemetry;
 pub mod tls;
 pub mod traces;
+pub mod transfer;

@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod invalid;
 pub mod mutation;
 pub mod page;
+pub mod relation;
 pub mod user;
 
 use chrono::{DateTime, Utc};

@@ -10,6 +10,7 @@ mod columns;
 mod connect;
 mod engine;
 mod epoch;
+mod export;
 mod feed;
 mod forget;
 mod migration;
@@ -39,6 +40,7 @@ pub use self::backup::{Backup, BackupError, backup};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
+pub use self::export::{Snapshot, snapshot};
 pub use self::migration::Migrations;
 pub use self::observed::Observed;
 pub use self::postgres::roles_script;
@@ -151,6 +153,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the response stored under a key, even if its retention has ended.
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
+
+    /// Opens a snapshot of all rows, on a connection of its own.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
     /// Returns a slice of the feed, oldest event first.
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
