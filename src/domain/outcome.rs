@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::command::RequestAction;
 use super::decide::Rejection;
 use super::id::{Sequence, UserId};
+use super::import::{Effect, Fact};
 use super::pair::{Block, Request};
 use super::user::User;
 use super::view::Status;
@@ -29,6 +30,8 @@ pub enum Outcome {
     UsersImported(Vec<Result<Imported, Rejection>>),
     /// The import ended.
     ImportFinished(ImportSummary),
+    /// What each fact of an imported pair did.
+    PairImported(Vec<(Fact, Effect)>),
     /// The user was updated. If no field changed, no event was written.
     UserUpdated(Arc<User>),
     /// The user was deleted.
@@ -114,6 +117,7 @@ impl Outcome {
             | Self::Unblocked { status: _ }
             | Self::UserImported(..)
             | Self::UsersImported(_)
+            | Self::PairImported(_)
             | Self::Probed
             | Self::ImportFinished(_)
             | Self::UserDeleted

@@ -33,7 +33,7 @@ use tokio::try_join;
 
 use self::batcher::Batcher;
 use self::commit::Writer;
-pub(super) use self::commit::{LOCK, TOUCH};
+pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;

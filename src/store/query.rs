@@ -14,9 +14,10 @@ use super::schema::{
     ended_requests, feed, request_ids, user_counts, users,
 };
 
+use super::bulk::KnownUser;
 use super::statement::{SharedStatement, Statement};
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
-use crate::domain::id::Sequence;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::Mutual;
 
 type BlocksSql = <blocks::table as AsQuery>::SqlType;
@@ -128,6 +129,31 @@ pub(super) fn blocks_after((user, other): (i64, i64), limit: i64) -> SharedState
 #[auto_type]
 pub(super) fn user(id: i64) -> _ {
     users::table.find(id)
+}
+
+/// A user as rows of imports may name them.
+#[derive(Clone, Debug, Queryable)]
+pub(super) struct KnownUserRow {
+    id: i64,
+    username_key: String,
+    date_joined: Stamp,
+}
+
+impl KnownUserRow {
+    pub(super) fn known(self) -> KnownUser {
+        let Self { id, username_key, date_joined: Stamp(date_joined) } = self;
+        KnownUser { id: UserId::new(id), username_key: Some(username_key), external_id: None, date_joined }
+    }
+}
+
+/// Users after this one, in the order of their ids.
+#[auto_type]
+pub(super) fn known_users(after: i64, limit: i64) -> _ {
+    users::table.filter(users::id.gt(after)).order(users::id).limit(limit).select((
+        users::id,
+        users::username_key,
+        users::date_joined,
+    ))
 }
 
 #[auto_type]

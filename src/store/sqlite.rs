@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use self::access::check_usable;
 pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
+pub(super) use self::commit::SqliteBulk;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
