@@ -377,11 +377,6 @@ pub fn revision_not_reached(reached: Sequence) -> Status {
     retryable(Code::Unavailable, ErrorReason::RevisionNotReached, message, metadata)
 }
 
-/// Returns the status of a method that this version does not have yet.
-pub fn unimplemented() -> Status {
-    Status::unimplemented("not implemented yet")
-}
-
 /// Returns the status of a call that is refused for want of room. The cause is its source.
 ///
 /// Each is made once: under overload, a refusal must cost little time.

@@ -143,6 +143,7 @@ impl Ledger {
             Command::ImportTogether(rows) => self.import_together(actor, rows),
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
             Command::ImportPair(pair, on_conflict) => self.import_pair(pair, *on_conflict)?,
+            Command::LookAtPair(key) => self.look_at_pair(*key)?,
             Command::UpdateUser(update) => self.update_user(actor, update)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,

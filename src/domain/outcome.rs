@@ -6,7 +6,7 @@ use super::command::RequestAction;
 use super::decide::Rejection;
 use super::id::{Sequence, UserId};
 use super::import::{Effect, Fact};
-use super::pair::{Block, Request};
+use super::pair::{Block, Pair, Request};
 use super::user::User;
 use super::view::Status;
 
@@ -32,6 +32,8 @@ pub enum Outcome {
     ImportFinished(ImportSummary),
     /// What each fact of an imported pair did.
     PairImported(Vec<(Fact, Effect)>),
+    /// What is stored between two users.
+    PairSeen(Box<Pair>),
     /// The user was updated. If no field changed, no event was written.
     UserUpdated(Arc<User>),
     /// The user was deleted.
@@ -118,6 +120,7 @@ impl Outcome {
             | Self::UserImported(..)
             | Self::UsersImported(_)
             | Self::PairImported(_)
+            | Self::PairSeen(_)
             | Self::Probed
             | Self::ImportFinished(_)
             | Self::UserDeleted

@@ -1,8 +1,8 @@
 //! The import of pairs.
 
 use super::Ledger;
-use crate::domain::decide::Rejection;
-use crate::domain::id::UserId;
+use crate::domain::decide::{Rejection, expire};
+use crate::domain::id::{PairKey, UserId};
 use crate::domain::import::{Merged, OnConflict, merge};
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Pair;
@@ -11,14 +11,25 @@ impl Ledger {
     /// Imports a pair. Limits do not apply.
     pub(super) fn import_pair(&mut self, imported: &Pair, on_conflict: OnConflict) -> Result<Outcome, Rejection> {
         let key = imported.key;
-        let missing = |user: &UserId| self.member(*user).is_none();
-        if let Some(user) = [key.low(), key.high()].into_iter().find(missing) {
-            return Err(Rejection::UserNotFound(user));
-        }
+        self.check_there(key)?;
         self.expire(key);
         let Merged { decision, effects } = merge(&self.pair(key), imported, on_conflict, self.moment());
         self.apply(decision);
         Ok(Outcome::PairImported(effects))
+    }
+
+    /// Returns what is stored between two users, and changes nothing.
+    pub(super) fn look_at_pair(&self, key: PairKey) -> Result<Outcome, Rejection> {
+        self.check_there(key)?;
+        let pair = self.pair(key);
+        let expired = expire(&pair, &self.policy, self.moment());
+        Ok(Outcome::PairSeen(Box::new(expired.map_or(pair, |decision| decision.pair))))
+    }
+
+    /// Fails if one of the two users is not there.
+    fn check_there(&self, key: PairKey) -> Result<(), Rejection> {
+        let missing = |user: &UserId| self.member(*user).is_none();
+        [key.low(), key.high()].into_iter().find(missing).map_or(Ok(()), |user| Err(Rejection::UserNotFound(user)))
     }
 }
 
