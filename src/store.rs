@@ -4,6 +4,7 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod backup;
+mod bulk;
 mod check;
 mod clock;
 mod columns;
@@ -37,6 +38,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::backup::{Backup, BackupError, backup};
+pub use self::bulk::{Bulk, KnownUser};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
@@ -69,6 +71,8 @@ const SWEEP_EVENTS_LIMIT: i64 = 2_000;
 const SWEEP_FORGET_LIMIT: i64 = 500;
 /// The maximum number of events that one sweep searches for a deletion.
 const SWEEP_FORGET_SEARCH: i64 = 10_000;
+/// The number of users that a bulk load reads at once.
+const KNOWN_USERS: i64 = 10_000;
 /// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
 const OLDEST_SENT_LIMIT: i64 = 4;
 

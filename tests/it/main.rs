@@ -37,6 +37,7 @@ mod gzip;
 mod harness;
 mod history;
 mod hostile;
+mod import;
 mod large_pages;
 mod layers;
 mod limits;
