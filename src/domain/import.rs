@@ -14,7 +14,7 @@ pub use self::merge::{Effect, Merged, OnConflict, merge};
 pub use self::settle::{Fact, Loss, Settled, settle};
 pub use self::steps::{Action, Step, events, steps};
 use super::Time;
-use super::id::{PairKey, UserId};
+use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::pair::{Block, Request};
 
 /// The rule by which several rows about one pair settle, in words.
@@ -55,6 +55,17 @@ impl Relation {
             Self::Cooldown { from: one, to: other, since: _ } | Self::Block { user: one, other, block: _ } => {
                 PairKey::of(*one, *other)
             }
+        }
+    }
+
+    /// Sets its id and its position to 0: it gets new ones.
+    pub fn forget_numbers(&mut self) {
+        match self {
+            Self::Request(request) => {
+                (request.id, request.position) = (RequestId::default(), Sequence::default());
+            }
+            Self::Cooldown { from: _, to: _, since: _ } => {}
+            Self::Block { user: _, other: _, block } => block.position = Sequence::default(),
         }
     }
 }

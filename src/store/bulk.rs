@@ -128,6 +128,15 @@ impl Bulk {
         }
     }
 
+    /// Returns the users with more connections than `limit`. Reads all counts.
+    pub async fn full_users(&mut self, limit: i64) -> Result<Vec<UserId>, StoreError> {
+        let ids = match &mut self.engine {
+            BulkEngine::Sqlite(bulk) => locked(bulk, move |bulk| bulk.full_users(limit)).await?,
+            BulkEngine::Postgres { bulk, _alone } => bulk.full_users(limit).await?,
+        };
+        Ok(ids.into_iter().map(UserId::new).collect())
+    }
+
     /// Stores changes that were not decided by the ledger. Their head is the new one.
     pub async fn save(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.head = changes.head;

@@ -156,6 +156,15 @@ pub(super) fn known_users(after: i64, limit: i64) -> _ {
     ))
 }
 
+/// The users with more connections than `limit`. Reads all counts.
+#[auto_type]
+pub(super) fn full_users(limit: i64) -> _ {
+    user_counts::table
+        .filter(user_counts::connections.gt(limit))
+        .order(user_counts::user_id)
+        .select(user_counts::user_id)
+}
+
 #[auto_type]
 pub(super) fn user_by_name(key: String) -> _ {
     users::table.filter(users::username_key.eq(key))

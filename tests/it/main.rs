@@ -38,6 +38,7 @@ mod gzip;
 mod harness;
 mod history;
 mod hostile;
+mod import;
 mod large_pages;
 mod layers;
 mod limits;

@@ -120,6 +120,8 @@ impl Settled {
                 self.lost.push((row, Loss::Duplicate));
             }
         }
+        // Whoever answers a request has viewed it.
+        request.viewed = request.viewed.or(request.rejected).or(request.accepted);
         if let Some(rejected) = request.rejected {
             self.pair.side_mut(request.from).cooldown = Some(rejected);
         }

@@ -87,6 +87,10 @@ impl PostgresBulk {
         Ok(rows.into_iter().map(KnownUserRow::known).collect())
     }
 
+    pub(in crate::store) async fn full_users(&mut self, limit: i64) -> Result<Vec<i64>, StoreError> {
+        Ok(query::full_users(limit).load(&mut self.conn).await?)
+    }
+
     pub(in crate::store) async fn save(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let batch_id = new_batch_id();
         save::save(&self.conn, &self.head, changes, batch_id).await?;

@@ -80,6 +80,10 @@ impl SqliteBulk {
         Ok(rows.into_iter().map(KnownUserRow::known).collect())
     }
 
+    pub(in crate::store) fn full_users(&mut self, limit: i64) -> Result<Vec<i64>, StoreError> {
+        Ok(query::full_users(limit).load(&mut self.conn)?)
+    }
+
     pub(in crate::store) fn save(&mut self, changes: &Changes) -> Result<(), StoreError> {
         save::save(&mut self.conn, changes, new_batch_id())
     }
