@@ -30,8 +30,13 @@ pub enum Outcome {
     UsersImported(Vec<Result<Imported, Rejection>>),
     /// The import ended.
     ImportFinished(ImportSummary),
-    /// What each fact of an imported pair did.
-    PairImported(Vec<(Fact, Effect)>),
+    /// A pair was imported.
+    PairImported {
+        /// What each fact did.
+        effects: Vec<(Fact, Effect)>,
+        /// Whether its request or connection is stored, and brings a user above a limit.
+        is_above_limit: bool,
+    },
     /// What is stored between two users.
     PairSeen(Box<Pair>),
     /// The user was updated. If no field changed, no event was written.
@@ -119,7 +124,7 @@ impl Outcome {
             | Self::Unblocked { status: _ }
             | Self::UserImported(..)
             | Self::UsersImported(_)
-            | Self::PairImported(_)
+            | Self::PairImported { .. }
             | Self::PairSeen(_)
             | Self::Probed
             | Self::ImportFinished(_)

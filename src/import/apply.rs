@@ -134,7 +134,8 @@ fn count_user(refusals: &mut Refusals, place: Place, outcome: Result<Outcome, Re
 
 fn count_pair(refusals: &mut Refusals, rows: Vec<RowRecord>, outcome: Result<Outcome, Rejection>) -> bool {
     let effects = match outcome {
-        Ok(Outcome::PairImported(effects)) => effects,
+        // The report finds users above a limit by itself.
+        Ok(Outcome::PairImported { effects, is_above_limit: _ }) => effects,
         // A user of the pair was refused.
         Ok(_) | Err(_) => {
             for row in rows {

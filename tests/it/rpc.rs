@@ -12,6 +12,7 @@ mod get_connection_counts;
 mod get_connection_request;
 mod get_connection_status;
 mod get_user;
+mod import_relations;
 mod import_users;
 mod list_blocked_users;
 mod list_connection_requests;

@@ -149,7 +149,12 @@ impl Import {
         }
         for Decided { facts, queued } in in_progress {
             match self.outcome(queued).await? {
-                Ok(Outcome::PairImported(effects)) => self.count_facts(&facts, &effects),
+                Ok(Outcome::PairImported { effects, is_above_limit }) => {
+                    self.count_facts(&facts, &effects);
+                    if is_above_limit {
+                        self.warn(&facts);
+                    }
+                }
                 Ok(_) => return Err(error::internal("an imported pair has the outcome of another call")),
                 // A user was deleted meanwhile.
                 Err(Rejection::UserNotFound(_)) => {
@@ -238,6 +243,13 @@ impl Import {
                 Effect::Blocked => self.refuse(*position, Reason::Blocked, Vec::new()),
                 Effect::Created | Effect::Unchanged | Effect::Replaced => self.count(effect),
             }
+        }
+    }
+
+    /// Warns of a request or a connection that is stored above a limit.
+    fn warn(&mut self, facts: &[(i64, Fact)]) {
+        for (position, _) in facts.iter().filter(|(_, fact)| *fact == Fact::Request) {
+            self.refuse(*position, Reason::LimitReached, Vec::new());
         }
     }
 
