@@ -28,7 +28,7 @@ use kith::mapping::page::{Paged, token};
 use kith::mapping::{connection, connection_request, event, export, relation, user};
 use kith::proto::server as pb;
 use kith::store::DatabaseUrl;
-use kith::transfer::Rules;
+use kith::transfer::{CsvReader, Header, JsonReader, JsonWriter, Kind, Row, RowReader, Rules, refused};
 use prost::Message;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -43,7 +43,7 @@ const USER: UserId = UserId::new(7);
 
 /// All targets.
 pub fn targets() -> impl Iterator<Item = Target> {
-    [READS, MUTATIONS, PAGES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
+    [READS, MUTATIONS, PAGES, FILES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
 }
 
 fn rules() -> Rules {
@@ -158,6 +158,52 @@ const PAGES: &[Target] = &[("PageToken", |bytes| {
         Err(invalid) => assert_eq!(invalid.violations[0].field, "page_token"),
     }
 })];
+
+/// Files that are imported.
+const FILES: &[Target] = &[
+    ("ExportFile", |bytes| read_rows(JsonReader::new(bytes, rules()))),
+    ("CsvFile", |bytes| {
+        for kind in Kind::ALL {
+            match CsvReader::new(bytes, kind, rules()) {
+                Ok(reader) => read_rows(reader),
+                Err(error) => assert!(!error.to_string().is_empty(), "it says what is wrong"),
+            }
+        }
+    }),
+];
+
+/// Reads a file to its end. A row that is valid is the same when it is written and read again; one that is refused becomes
+/// a line of a file that can be read.
+fn read_rows(mut reader: impl RowReader) {
+    while let Ok(Some(read)) = reader.next_row() {
+        match read.row {
+            Ok(row) => {
+                let file = write(&row);
+                let mut again = JsonReader::new(&*file, rules());
+                let second = std::iter::from_fn(|| again.next_row().expect("a valid file")).nth(1).expect("a row");
+                if row.kind().is_some() {
+                    assert!(write(&second.row.expect("a valid row")) == file, "it is read as it was written");
+                }
+            }
+            Err(refusal) => {
+                assert!(!refusal.violations.is_empty(), "it says what is wrong");
+                let line = refused(&reader.text(), &refusal);
+                assert!(!line.contains('\n'), "it is one line");
+                let file =
+                    format!("{{\"type\":\"header\",\"format\":\"kith.export.v1\"}}\n{line}\n{{\"type\":\"footer\"}}\n");
+                let mut again = JsonReader::new(file.as_bytes(), rules());
+                while again.next_row().expect("a valid file").is_some() {}
+            }
+        }
+    }
+}
+
+/// A file with this row.
+fn write(row: &Row) -> Vec<u8> {
+    let mut writer = JsonWriter::new(Vec::new(), Header::default()).expect("written");
+    writer.row(row).expect("written");
+    writer.finish().expect("written").0
+}
 
 /// What is written on the command line and in files.
 const SETTINGS: &[Target] = &[

@@ -7,6 +7,7 @@ mod completion;
 mod config;
 mod connect;
 mod database;
+mod export;
 mod healthcheck;
 mod import;
 mod key;
@@ -49,6 +50,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::Import(settings)) => return import::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
+        Some(Command::Export(settings)) => export::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),

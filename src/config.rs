@@ -39,7 +39,7 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
 };
 
 /// The maximum width of `--help`, in columns.
@@ -84,6 +84,8 @@ pub enum Command {
     Import(Box<Import>),
     /// Copy a SQLite database, also while servers use it, and check the copy
     Backup(Backup),
+    /// Write all users, connections, requests and blocks to a file, also while servers use the database
+    Export(Export),
     /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused
     RestoreEpoch(RestoreEpoch),
     /// Query the health of a running server; exit status 0 if it is serving

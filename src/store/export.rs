@@ -61,6 +61,11 @@ impl Snapshot {
         self.head.head.sequence
     }
 
+    /// The epoch of the feed.
+    pub fn epoch(&self) -> &str {
+        &self.head.epoch
+    }
+
     /// The header of the export.
     pub fn header(&self, created: Time) -> Header {
         Header {

@@ -68,6 +68,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "telemetry",
             "tls",
             "traces",
+            "transfer",
         ],
     ),
 ];

@@ -7,6 +7,7 @@ mod block_user;
 mod cancel_connection_request;
 mod create_user;
 mod delete_user;
+mod export_relations;
 mod export_user;
 mod get_connection_counts;
 mod get_connection_request;

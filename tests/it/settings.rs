@@ -198,7 +198,7 @@ async fn an_unknown_variable_is_a_warning_with_the_nearest_known_name() {
     serve.envs(variables);
     let kith = Kith::start(serve).await;
     warned(&kith.log());
-    for subcommand in ["migrate", "check", "restore-epoch"] {
+    for subcommand in ["migrate", "check", "export", "restore-epoch"] {
         let mut other = folder.command(&[subcommand]);
         other.envs(variables);
         warned(&run_command(other).await.log);
