@@ -9,6 +9,7 @@ mod connect;
 mod database;
 mod export;
 mod healthcheck;
+mod import;
 mod key;
 mod man;
 mod migrate;
@@ -47,6 +48,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
+        Some(Command::Import(settings)) => return import::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
         Some(Command::Export(settings)) => export::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,

@@ -5,6 +5,7 @@ mod address;
 mod database;
 mod duration;
 mod file;
+mod import;
 mod limits;
 mod metrics;
 mod metrics_url;
@@ -27,6 +28,7 @@ pub use self::access::AccessArgs;
 pub use self::address::{Address, ServerAddress};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::import::Import;
 pub use self::metrics::MetricsListen;
 pub use self::metrics_url::MetricsUrl;
 pub use self::nearest::unknown_variables;
@@ -77,6 +79,9 @@ pub enum Command {
     Top(Top),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
+    /// Import users, connections, requests and blocks from files, into a database that no server uses
+    #[command(after_help = DURATIONS)]
+    Import(Box<Import>),
     /// Copy a SQLite database, also while servers use it, and check the copy
     Backup(Backup),
     /// Write all users, connections, requests and blocks to a file, also while servers use the database

@@ -21,6 +21,7 @@ pub mod domain;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod import;
 pub mod mapping;
 pub mod metrics;
 pub mod progress;

@@ -7,6 +7,7 @@ pub mod connection_request;
 pub mod event;
 pub mod export;
 pub mod idempotency;
+pub mod import;
 pub mod invalid;
 pub mod mutation;
 pub mod page;

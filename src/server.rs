@@ -341,11 +341,12 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
 
 fn routes(core: Core, feed: Feed, imports: Imports, [of_users, of_relations]: [Exports; 2]) -> Routes {
     let mut routes = Routes::default();
+    let relations = Relations { core: core.clone(), imports: imports.clone(), exports: of_relations };
     routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports, exports: of_users })));
     routes = add!(routes, ConnectionRequestServiceServer::new(Guarded(ConnectionRequests(core.clone()))));
     routes = add!(routes, ConnectionServiceServer::new(Guarded(Connections(core.clone()))));
     routes = add!(routes, BlockServiceServer::new(Guarded(Blocks(core.clone()))));
-    routes = add!(routes, ImportServiceServer::new(Guarded(Relations { core: core.clone(), exports: of_relations })));
+    routes = add!(routes, ImportServiceServer::new(Guarded(relations)));
     add!(routes, EventServiceServer::new(Guarded(Events { core, feed })))
 }
 

@@ -4,6 +4,7 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod backup;
+mod bulk;
 mod check;
 mod clock;
 mod columns;
@@ -37,6 +38,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::backup::{Backup, BackupError, backup};
+pub use self::bulk::{Bulk, KnownUser};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
@@ -54,7 +56,7 @@ use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Pair, Request};
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
-    RequestQuery, UserKey,
+    RequestQuery, UserKey, UserKeys,
 };
 
 /// The maximum number of rows of each kind that one sweep expires or deletes.
@@ -69,6 +71,8 @@ const SWEEP_EVENTS_LIMIT: i64 = 2_000;
 const SWEEP_FORGET_LIMIT: i64 = 500;
 /// The maximum number of events that one sweep searches for a deletion.
 const SWEEP_FORGET_SEARCH: i64 = 10_000;
+/// The number of users that a bulk load reads at once.
+const KNOWN_USERS: i64 = 10_000;
 /// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
 const OLDEST_SENT_LIMIT: i64 = 4;
 
@@ -110,6 +114,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the users with these ids. Those that do not exist are left out.
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
+
+    /// Returns the users with these keys, each once, in any order. Those that do not exist are left out.
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError>;
 
     /// Returns the sequence of the event that created a user; `None` if the user does not exist.
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;

@@ -12,6 +12,7 @@ mod fields;
 mod json;
 mod reference;
 mod refusal;
+mod relation;
 mod row;
 mod write;
 
@@ -24,6 +25,7 @@ pub use self::fields::{Object, Rules, Value};
 pub use self::json::JsonReader;
 pub use self::reference::{ExternalId, UserReference};
 pub use self::refusal::{Reason, Refusal, Violation};
+pub use self::relation::{Stated, relation};
 pub use self::row::{
     BlockRow, ConnectionRow, Counts, Footer, Header, Kind, RequestRow, RequestRowState, Row, UserRow, gender_name,
     read_gender, read_status, status_name,

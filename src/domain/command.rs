@@ -10,9 +10,10 @@ pub use self::needs::Needs;
 use super::caller::Caller;
 use super::counts::Counts;
 use super::decide::PairCommand;
-use super::id::{RequestId, Sequence, UserId};
+use super::id::{PairKey, RequestId, Sequence, UserId};
+use super::import::OnConflict;
 use super::outcome::{Executed, ImportSummary};
-use super::pair::Message;
+use super::pair::{Message, Pair};
 use super::policy::Policy;
 use super::user::{Profile, User, UserUpdate};
 
@@ -21,12 +22,17 @@ use super::user::{Profile, User, UserUpdate};
 pub enum Command {
     /// Creates a user.
     CreateUser(Box<Profile>),
-    /// Creates the user with this id, or replaces it if it exists.
-    ImportUser(UserId, Box<Profile>),
-    /// Imports users, of which each may take the username that another one gives up. Their ids must differ.
-    ImportTogether(Vec<(UserId, Profile)>),
+    /// Creates the user with this id or external id, or replaces it if it exists.
+    ImportUser(Box<Profile>),
+    /// Imports users, of which each may take the username that another one gives up. Of several rows about one user, only
+    /// the last may be stored.
+    ImportTogether(Vec<Profile>),
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
+    /// Imports what rows state of two users: see [`import`](super::import). Ids and positions of the pair do not matter.
+    ImportPair(Box<Pair>, OnConflict),
+    /// Reads what is stored between two users, without what has expired. For a dry run of an import.
+    LookAtPair(PairKey),
     /// Changes fields of a user.
     UpdateUser(UserUpdate),
     /// Deletes a user with all their requests, connections and blocks.
@@ -62,9 +68,11 @@ impl Command {
             | Self::ActOnUser(user, _, _) => Some(*user),
             Self::UpdateUser(update) => update.acting,
             Self::CreateUser(_)
-            | Self::ImportUser(..)
+            | Self::ImportUser(_)
             | Self::ImportTogether(_)
             | Self::FinishImport(_)
+            | Self::ImportPair(..)
+            | Self::LookAtPair(_)
             | Self::DeleteUser(_)
             | Self::Sweep
             | Self::Probe => None,

@@ -69,7 +69,7 @@ pub enum Cause {
     Crossed,
     /// One of the two users was deleted.
     UserDeleted,
-    /// The change is a row of an import.
+    /// The change was imported. The dates of what it created are those of the import's rows.
     Imported,
 }
 

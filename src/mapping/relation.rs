@@ -63,9 +63,11 @@ fn user_values(row: &pb::UserRow) -> Named<'_> {
         website,
         avatar,
         cover,
+        external_id,
     } = user;
     vec![
         ("id", number(*id)),
+        ("external_id", text(external_id)),
         ("username", text(username)),
         ("real_name", text(real_name)),
         ("email", text(email)),
@@ -193,7 +195,7 @@ pub fn message(row: Row) -> Option<pb::RelationRow> {
 }
 
 fn user_message(row: UserRow) -> pb::UserRow {
-    let UserRow { profile, external_id: _, date_joined, position } = row;
+    let UserRow { profile, date_joined, position } = row;
     let Profile {
         id,
         username,
@@ -211,6 +213,7 @@ fn user_message(row: UserRow) -> pb::UserRow {
         website,
         avatar,
         cover,
+        external_id,
     } = profile;
     let user = pb::User {
         id: id.map_or(0, |id| id.get()),
@@ -228,6 +231,7 @@ fn user_message(row: UserRow) -> pb::UserRow {
         website: website.as_str().to_owned(),
         avatar: avatar.as_str().to_owned(),
         cover: cover.as_str().to_owned(),
+        external_id: external_id.map_or_else(String::new, |id| id.as_str().to_owned()),
     };
     pb::UserRow { user: Some(user), position: sequence(position) }
 }

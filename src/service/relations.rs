@@ -1,15 +1,13 @@
 //! `kith.v1.ImportService`.
 
 mod export;
+mod import;
 
-use std::pin::Pin;
-
-use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Core;
 use super::export::Exports;
-use crate::error;
+use super::import::Imports;
 use crate::proto::server as pb;
 use crate::proto::server::import_service_server::ImportService;
 
@@ -18,19 +16,21 @@ use crate::proto::server::import_service_server::ImportService;
 pub struct Relations {
     /// The shared state.
     pub core: Core,
+    /// The limits of imports.
+    pub imports: Imports,
     /// The limits of exports.
     pub exports: Exports,
 }
 
 #[tonic::async_trait]
 impl ImportService for Relations {
-    type ImportRelationsStream = Pin<Box<dyn Stream<Item = Result<pb::ImportRelationsResponse, Status>> + Send>>;
+    type ImportRelationsStream = import::Responses;
 
     async fn import_relations(
         &self,
-        _request: Request<Streaming<pb::ImportRelationsRequest>>,
+        request: Request<Streaming<pb::ImportRelationsRequest>>,
     ) -> Result<Response<Self::ImportRelationsStream>, Status> {
-        Err(error::unimplemented())
+        import::run(&self.core, &self.imports, request).await
     }
 
     type ExportRelationsStream = export::Exported;

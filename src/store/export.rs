@@ -142,6 +142,7 @@ fn user_row(user: User, position: Sequence) -> Row {
         website,
         avatar,
         cover,
+        external_id,
         // It begins anew with the import.
         changed: _,
     } = user;
@@ -162,9 +163,10 @@ fn user_row(user: User, position: Sequence) -> Row {
         website,
         avatar,
         cover,
+        external_id,
     };
     let date_joined = Date::Known(date_joined);
-    Row::User(Box::new(transfer::UserRow { profile, external_id: None, date_joined, position: Some(position) }))
+    Row::User(Box::new(transfer::UserRow { profile, date_joined, position: Some(position) }))
 }
 
 fn request_row(request: Request) -> Row {

@@ -14,9 +14,10 @@ use super::schema::{
     ended_requests, feed, request_ids, user_counts, users,
 };
 
+use super::bulk::KnownUser;
 use super::statement::{SharedStatement, Statement};
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
-use crate::domain::id::Sequence;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::Mutual;
 
 type BlocksSql = <blocks::table as AsQuery>::SqlType;
@@ -130,9 +131,48 @@ pub(super) fn user(id: i64) -> _ {
     users::table.find(id)
 }
 
+/// A user as rows of imports may name them.
+#[derive(Clone, Debug, Queryable)]
+pub(super) struct KnownUserRow {
+    id: i64,
+    username_key: String,
+    date_joined: Stamp,
+}
+
+impl KnownUserRow {
+    pub(super) fn known(self) -> KnownUser {
+        let Self { id, username_key, date_joined: Stamp(date_joined) } = self;
+        KnownUser { id: UserId::new(id), username_key: Some(username_key), external_id: None, date_joined }
+    }
+}
+
+/// Users after this one, in the order of their ids.
+#[auto_type]
+pub(super) fn known_users(after: i64, limit: i64) -> _ {
+    users::table.filter(users::id.gt(after)).order(users::id).limit(limit).select((
+        users::id,
+        users::username_key,
+        users::date_joined,
+    ))
+}
+
+/// The users with more connections than `limit`. Reads all counts.
+#[auto_type]
+pub(super) fn full_users(limit: i64) -> _ {
+    user_counts::table
+        .filter(user_counts::connections.gt(limit))
+        .order(user_counts::user_id)
+        .select(user_counts::user_id)
+}
+
 #[auto_type]
 pub(super) fn user_by_name(key: String) -> _ {
     users::table.filter(users::username_key.eq(key))
+}
+
+#[auto_type]
+pub(super) fn user_by_external_id(external_id: String) -> _ {
+    users::table.filter(users::external_id.eq(external_id))
 }
 
 /// The ids from `first` to `last` that users have.
@@ -173,6 +213,12 @@ pub(super) fn member(id: i64) -> _ {
 #[auto_type]
 pub(super) fn member_by_name(key: String) -> _ {
     users::table.inner_join(user_counts::table).filter(users::username_key.eq(key))
+}
+
+/// The user with this external id, with their counts.
+#[auto_type]
+pub(super) fn member_by_external_id(external_id: String) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::external_id.eq(external_id))
 }
 
 // --- requests ---

@@ -251,7 +251,7 @@ impl<'a> Fields<'a> {
         let external_id = self.string("external_id");
         let external_id = if external_id.is_empty() { None } else { Some(external_id.parse::<ExternalId>()) };
         let external_id =
-            external_id.and_then(|parsed| parsed.map_err(|rule| self.violation("external_id", rule)).ok());
+            external_id.and_then(|parsed| parsed.map_err(|rule| self.violation("external_id", rule.to_string())).ok());
         let username = self.string("username");
         let username = if username.is_empty() && external_id.is_some() {
             Default::default()
@@ -281,8 +281,9 @@ impl<'a> Fields<'a> {
             website: self.text("website"),
             avatar: self.text("avatar"),
             cover: self.text("cover"),
+            external_id,
         };
-        UserRow { profile, external_id, date_joined: self.date("date_joined"), position: self.position() }
+        UserRow { profile, date_joined: self.date("date_joined"), position: self.position() }
     }
 
     fn connection(&mut self) -> ConnectionRow {
@@ -365,7 +366,7 @@ fn user_id(id: i64) -> Result<UserReference, String> {
 }
 
 fn external_id(text: &str) -> Result<UserReference, String> {
-    text.parse().map(UserReference::ExternalId).map_err(str::to_owned)
+    text.parse().map(UserReference::ExternalId).map_err(|rule: TextError| rule.to_string())
 }
 
 /// A name that no user can have is that of no user, which the import finds out.

@@ -1,7 +1,7 @@
 //! The rows of the format, with valid values.
 
 use super::date::Date;
-use super::reference::{ExternalId, UserReference};
+use super::reference::UserReference;
 use crate::domain::Time;
 use crate::domain::id::{RequestId, Sequence};
 use crate::domain::pair::{Message, RequestState};
@@ -149,8 +149,6 @@ impl Row {
 pub struct UserRow {
     /// The profile, without `date_joined`. The username may be empty if there is an external id.
     pub profile: Profile,
-    /// The id in the system that owns the profiles.
-    pub external_id: Option<ExternalId>,
     /// When the user joined. Kith itself stores any date.
     pub date_joined: Date,
     /// The sequence of the event that created the user, in the database that was exported: the order of lists of users.

@@ -135,7 +135,7 @@ impl<M: SerializeMap> Map<M> {
     }
 
     fn user(&mut self, user: &UserRow) -> Result<(), M::Error> {
-        let UserRow { profile, external_id, date_joined, position } = user;
+        let UserRow { profile, date_joined, position } = user;
         let Profile {
             id,
             username,
@@ -153,6 +153,7 @@ impl<M: SerializeMap> Map<M> {
             website,
             avatar,
             cover,
+            external_id,
         } = profile;
         self.set("type", Kind::User.name())?;
         self.some("id", id.map(|id| id.get()))?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("causes", &[]),
     ("progress", &[]),
@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["causes", "clock", "domain", "metrics", "progress", "task", "tls", "traces", "transfer"]),
+    ("import", &["clock", "domain", "progress", "store", "transfer"]),
     ("committer", &["causes", "domain", "metrics", "store", "traces"]),
     ("feed", &["causes", "domain", "metrics", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store", "transfer"]),
@@ -47,7 +48,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "traces",
         ],
     ),
-    ("config", &["auth", "domain", "store", "traces", "transfer"]),
+    ("config", &["auth", "domain", "import", "store", "traces", "transfer"]),
     ("telemetry", &["auth", "causes", "config", "metrics", "traces"]),
     (
         "command",
@@ -58,6 +59,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             "config",
             "domain",
             "follow",
+            "import",
             "metrics",
             "progress",
             "proto",

@@ -13,6 +13,7 @@ mod get_connection_counts;
 mod get_connection_request;
 mod get_connection_status;
 mod get_user;
+mod import_relations;
 mod import_users;
 mod list_blocked_users;
 mod list_connection_requests;
@@ -89,6 +90,7 @@ pub fn full_user(id: i64, username: &str) -> pb::User {
         website: "https://example.com/".to_owned(),
         avatar: "https://example.com/a.png".to_owned(),
         cover: "http://example.com/c.png".to_owned(),
+        external_id: format!("ext {id}/{username} Ä|"),
     }
 }
 

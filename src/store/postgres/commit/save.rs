@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
 
-use super::{COMMIT, ROLLBACK, control};
+use super::{COMMIT, NOTHING, ROLLBACK, control};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Head};
 use crate::domain::totals::Totals;
@@ -24,11 +24,6 @@ use crate::store::statement::PgStatement;
 
 type Write<'a> = PgStatement<'a>;
 
-/// Replaces the save of a batch without changes.
-///
-/// It makes the round trip the same as with changes: see the [module](super).
-const NOTHING: &str = "SELECT";
-
 const DELETE_RESPONSES: &str =
     "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
 
@@ -39,14 +34,14 @@ const UPDATE_USERS: &str = "UPDATE users SET username = new.username, username_k
     real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, date_joined = new.date_joined, \
     bio = new.bio, location = new.location, birthday = new.birthday, description = new.description, \
     gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, cover = new.cover, \
-    changed = new.changed \
-    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, username_key, real_name, email, \
-    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, \
-    id) WHERE users.id = new.id";
+    external_id = new.external_id, changed = new.changed \
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, username_key, real_name, email, \
+    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, \
+    external_id, changed, id) WHERE users.id = new.id";
 
 const CREATE_USERS: &str = "INSERT INTO users (position, username, username_key, real_name, email, email_isvalid, \
-    date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, id) \
-    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, external_id, changed, \
+    id) SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const CREATE_COUNTS: &str = "INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)";
 
@@ -157,6 +152,20 @@ pub(super) async fn save_and_commit(
         (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::RolledBack(error)),
         (_, Err(error)) => Err(NotSaved::Unknown(error)),
     }
+}
+
+/// Saves what a batch changed in a transaction that goes on. If it fails, the transaction has failed.
+pub(super) async fn save(
+    conn: &AsyncPgConnection,
+    before: &FeedHead,
+    changes: &Changes,
+    batch_id: i64,
+) -> Result<(), StoreError> {
+    let (first, rest) = statements(before, changes, batch_id);
+    for write in first {
+        run(conn, write).await?;
+    }
+    run(conn, rest).await
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), StoreError> {
