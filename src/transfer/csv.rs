@@ -45,7 +45,7 @@ fn field_of(column: &str, kind: Kind) -> Option<(&str, Option<&'static str>)> {
 }
 
 impl<R: Read> CsvReader<R> {
-    /// Reads the row with the names.
+    /// Reads the row with the names. An empty file has no rows.
     ///
     /// # Errors
     ///
@@ -72,7 +72,10 @@ impl<R: Read> CsvReader<R> {
             }
             fields.insert(field);
         }
-        if let Some(missing) = references(kind).iter().find(|field| !fields.contains(**field)) {
+        // Some programs write nothing at all if there are no rows.
+        let is_empty = columns.is_empty();
+        let missing = references(kind).iter().find(|field| !is_empty && !fields.contains(**field));
+        if let Some(missing) = missing {
             return Err(wrong(format!("needs {missing}, {missing}_external_id or {missing}_username")));
         }
         Ok(Self { source, kind, rules, columns, record: ByteRecord::new() })

@@ -291,11 +291,19 @@ fn a_csv_file_with_other_columns_is_refused() {
         ("user,other,user_id\n", Kind::Block, "the first row of blocks: \"user_id\" is not a field of a block"),
         ("user,other,user\n", Kind::Block, "the first row of blocks: user is there twice"),
         ("user_username\n", Kind::Block, "the first row of blocks: needs other, other_external_id or other_username"),
-        ("", Kind::Connection, "the first row of connections: needs from, from_external_id or from_username"),
+        ("id\n", Kind::Connection, "the first row of connections: needs from, from_external_id or from_username"),
         ("user_username\n", Kind::User, "the first row of users: \"user_username\" is not a field of a user"),
     ] {
         let error = csv(text, kind).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn an_empty_csv_file_has_no_rows() {
+    for kind in Kind::ALL {
+        let (rows, error) = rows(csv("", kind).expect("a file"));
+        assert!(rows.is_empty() && error.is_none(), "{rows:?} {error:?}");
     }
 }
 
