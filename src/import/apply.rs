@@ -44,7 +44,7 @@ pub(super) fn commands(
     let mut users = users.sorted()?;
     while let Some((_, record)) = users.next::<UserRecord>()? {
         let (id, place) = (assigned.id(record.id), Place(record.place));
-        let command = Command::ImportUser(id, Box::new(record.profile(id)));
+        let command = Command::ImportUser(Box::new(record.profile(id)));
         if !batches.add(Work::User(place, command)) {
             return Ok(());
         }
@@ -123,9 +123,14 @@ enum Rows {
 
 fn count_user(refusals: &mut Refusals, place: Place, outcome: Result<Outcome, Rejection>) {
     let effect = match outcome {
-        Ok(Outcome::UserImported(Imported::Created)) => Effect::Created,
-        Ok(Outcome::UserImported(Imported::Updated)) => Effect::Replaced,
+        Ok(Outcome::UserImported(_, Imported::Created)) => Effect::Created,
+        Ok(Outcome::UserImported(_, Imported::Updated)) => Effect::Replaced,
         Ok(_) => Effect::Unchanged,
+        Err(Rejection::ExternalIdExists { .. }) => {
+            return refusals.refuse_late(Kind::User, place, Reason::ExternalIdTaken);
+        }
+        // The user has another one.
+        Err(Rejection::ExternalIdFixed(_)) => return refusals.refuse_late(Kind::User, place, Reason::UserExists),
         // Nothing else is refused of a valid user.
         Err(_) => return refusals.refuse_late(Kind::User, place, Reason::UsernameTaken),
     };

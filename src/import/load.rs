@@ -62,7 +62,8 @@ pub(super) fn load(
     let mut users = users.sorted()?;
     while let Some((_, record)) = users.next::<UserRecord>()? {
         let id = assigned.id(record.id);
-        if !loader.user(id, record) || !loader.row(progress) {
+        loader.user(id, record);
+        if !loader.row(progress) {
             return Ok(Vec::new());
         }
     }
@@ -142,7 +143,7 @@ impl Loader<'_> {
         first
     }
 
-    fn user(&mut self, id: UserId, record: UserRecord) -> bool {
+    fn user(&mut self, id: UserId, record: UserRecord) {
         let position = self.sequence(record.position, 1);
         let mut user = record.profile(id).into_user(id, None, self.loading.now);
         user.changed = position;
@@ -163,7 +164,6 @@ impl Loader<'_> {
                 principal: Some(caller.kind()),
             });
         }
-        true
     }
 
     fn step(&mut self, record: StepRecord) {

@@ -15,7 +15,7 @@ use super::{ImportError, Options, SORTED};
 use crate::domain::Time;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::import::Dating;
-use crate::domain::text::Username;
+use crate::domain::text::{ExternalId, Username};
 use crate::domain::user::{Profile, UserStatus};
 use crate::progress::{Progress, Step};
 use crate::transfer::{
@@ -168,14 +168,14 @@ impl Reader<'_> {
     }
 
     fn user(&mut self, place: Place, row: &UserRow) -> Result<UserRecord, Refuse> {
-        let UserRow { profile, external_id, date_joined, position } = row;
-        let external = external_id.as_ref().map(|id| id.as_str());
+        let UserRow { profile, date_joined, position } = row;
+        let external = profile.external_id.as_ref().map(ExternalId::as_str);
         let names = Names { id: profile.id, username: &profile.username, external_id: external };
         // Whatever the source says, no relation begins later than now.
         let joined = date_joined.given();
         let id = self.read.directory.add_row(names, joined.unwrap_or(self.now).min(self.now))?;
         let profile = Profile { date_joined: joined, ..profile.clone() };
-        let mut record = UserRecord::new(id, &profile, external_id.as_ref(), place);
+        let mut record = UserRecord::new(id, &profile, place);
         record.position = position.filter(|_| self.options.keep_ids).map_or(0, Sequence::get);
         Ok(record)
     }
@@ -249,8 +249,9 @@ impl Reader<'_> {
         };
         let names = Names { id, username: &username, external_id: external_id.map(|id| id.as_str()) };
         let Ok(user) = self.read.directory.add_row(names, self.now) else { return Ok(false) };
-        let profile = Profile { username, status: Some(UserStatus::Unregistered), ..Profile::default() };
-        let record = UserRecord::new(user, &profile, external_id, place);
+        let external_id = external_id.cloned();
+        let status = Some(UserStatus::Unregistered);
+        let record = UserRecord::new(user, &Profile { username, external_id, status, ..Profile::default() }, place);
         self.read.refusals.report.placeholders += 1;
         let key = [ordered(micros(self.now)), 0, place.0];
         self.read.users.push(key, &record).map_err(ImportError::Temporary)?;

@@ -9,9 +9,9 @@ use crate::domain::Time;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::import::{Action, Fact, Relation};
 use crate::domain::pair::{Block, Message, Request, RequestState};
-use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
+use crate::domain::text::{Birthday, Email, ExternalId, Line, Prose, Url, Username};
 use crate::domain::user::{Gender, Profile, UserStatus};
-use crate::transfer::{ExternalId, Kind};
+use crate::transfer::Kind;
 
 /// Returns the microseconds of a time.
 pub(super) fn micros(time: Time) -> i64 {
@@ -37,7 +37,7 @@ pub(super) struct UserRecord {
     #[prost(int64, tag = "1")]
     pub(super) id: i64,
     #[prost(string, optional, tag = "2")]
-    pub(super) external_id: Option<String>,
+    external_id: Option<String>,
     #[prost(string, tag = "3")]
     username: String,
     #[prost(string, tag = "4")]
@@ -84,7 +84,7 @@ fn at<T: Copy>(values: &[T], index: u32) -> Option<T> {
 }
 
 impl UserRecord {
-    pub(super) fn new(id: UserId, profile: &Profile, external_id: Option<&ExternalId>, place: Place) -> Self {
+    pub(super) fn new(id: UserId, profile: &Profile, place: Place) -> Self {
         let Profile {
             id: _,
             username,
@@ -101,10 +101,11 @@ impl UserRecord {
             website,
             avatar,
             cover,
+            external_id,
         } = profile;
         Self {
             id: id.get(),
-            external_id: external_id.map(|id| id.as_str().to_owned()),
+            external_id: external_id.as_ref().map(|id| id.as_str().to_owned()),
             username: username.as_str().to_owned(),
             real_name: real_name.as_str().to_owned(),
             email: email.as_str().to_owned(),
@@ -128,7 +129,7 @@ impl UserRecord {
     pub(super) fn profile(self, id: UserId) -> Profile {
         let Self {
             id: _,
-            external_id: _,
+            external_id,
             username,
             real_name,
             email,
@@ -162,6 +163,7 @@ impl UserRecord {
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
+            external_id: external_id.map(ExternalId::stored),
         }
     }
 }

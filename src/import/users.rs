@@ -95,7 +95,7 @@ impl Directory {
     /// If another user has one of the names, or another row is about the user.
     pub(super) fn add_row(&mut self, names: Names<'_>, joined: Time) -> Result<UserId, Reason> {
         let Names { id, username, external_id } = names;
-        let key = Some(username.key()).filter(|key| !key.is_empty());
+        let key = username.key();
         let by_external_id = external_id.and_then(|external_id| self.external_ids.get(external_id));
         let by_name = key.as_deref().and_then(|key| self.names.get(key));
         let known = match (id, by_external_id, external_id) {
@@ -136,7 +136,7 @@ impl Directory {
         match reference {
             UserReference::Id(id) => Some(*id).filter(|id| self.index.contains_key(&id.get())),
             UserReference::ExternalId(id) => self.external_ids.get(id.as_str()),
-            UserReference::Username(name) => self.names.get(&Username::stored(name.clone()).key()),
+            UserReference::Username(name) => Username::stored(name.clone()).key().and_then(|key| self.names.get(&key)),
         }
     }
 

@@ -136,13 +136,16 @@ pub(super) fn user(id: i64) -> _ {
 pub(super) struct KnownUserRow {
     id: i64,
     username_key: String,
+    external_id: Option<String>,
     date_joined: Stamp,
 }
 
 impl KnownUserRow {
     pub(super) fn known(self) -> KnownUser {
-        let Self { id, username_key, date_joined: Stamp(date_joined) } = self;
-        KnownUser { id: UserId::new(id), username_key: Some(username_key), external_id: None, date_joined }
+        let Self { id, username_key, external_id, date_joined: Stamp(date_joined) } = self;
+        // A user without a username has a key that no username has.
+        let username_key = Some(username_key).filter(|key| !key.starts_with('/'));
+        KnownUser { id: UserId::new(id), username_key, external_id, date_joined }
     }
 }
 
@@ -152,6 +155,7 @@ pub(super) fn known_users(after: i64, limit: i64) -> _ {
     users::table.filter(users::id.gt(after)).order(users::id).limit(limit).select((
         users::id,
         users::username_key,
+        users::external_id,
         users::date_joined,
     ))
 }

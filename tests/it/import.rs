@@ -323,6 +323,32 @@ on_each_engine! {
         assert_eq!((numbers(&again, Kind::User), state(&database).await), ([0, 3, 0, 0], left));
     }
 
+    async fn users_with_foreign_ids_need_no_username(engine: Engine) {
+        let (database, files) = (Database::migrated(engine).await, Files::new());
+        let path = files.rows(
+            "a.ndjson",
+            r#"{"type":"user","external_id":"0b1e-a","date_joined":"2020-01-01T00:00:00Z"}
+               {"type":"user","external_id":"0b1e-b","username":"bob","date_joined":"2020-01-01T00:00:00Z"}
+               {"type":"user","external_id":"0b1e-b","date_joined":"2020-01-01T00:00:00Z"}
+               {"type":"connection","from":{"external_id":"0b1e-a"},"to":{"username":"bob"},"created":"2021-01-01T00:00:00Z"}
+               {"type":"block","user":{"external_id":"0b1e-c"},"other":{"external_id":"0b1e-a"},"created":"2021-01-01T00:00:00Z"}"#,
+        );
+        let with = || Options { create_missing_users: true, ..options(vec![ndjson(&path)]) };
+        let report = imported(&database, with()).await;
+        assert_eq!(reasons(&report), [(Reason::UserExists, 1)]);
+        let users = "SELECT id || ' ' || external_id || ' ' || username || ' ' || status AS value FROM users ORDER BY id";
+        let found: Vec<_> = database.values(users).await.into_iter().flatten().collect();
+        assert_eq!(found, ["1 0b1e-a  APPROVED", "2 0b1e-b bob APPROVED", "3 0b1e-c  UNREGISTERED"]);
+        let left = state(&database).await;
+        assert_eq!(left[3..5], ["1 to 2 CONNECTED created 2021-01-01 viewed 2021-01-01 accepted 2021-01-01", "3 blocks 1 created 2021-01-01"]);
+        let again = imported(&database, with()).await;
+        assert_eq!((numbers(&again, Kind::User), again.revision), ([0, 2, 0, 1], report.revision));
+        // An external id is never changed.
+        let other = files.rows("b.ndjson", r#"{"type":"user","id":2,"external_id":"0b1e-z","username":"bob"}"#);
+        let refused = imported(&database, options(vec![ndjson(&other)])).await;
+        assert_eq!((reasons(&refused), refused.revision), (vec![(Reason::UserExists, 1)], report.revision));
+    }
+
     async fn a_database_in_use_keeps_its_state_or_takes_that_of_the_file(engine: Engine) {
         let files = Files::new();
         let (before, users) = (
