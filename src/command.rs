@@ -11,6 +11,7 @@ mod export;
 mod healthcheck;
 mod import;
 mod key;
+mod load;
 mod man;
 mod migrate;
 mod monitoring;
@@ -49,6 +50,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::Import(settings)) => return import::run(*settings, sources).await,
+        Some(Command::Load(settings)) => return load::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
         Some(Command::Export(settings)) => export::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,

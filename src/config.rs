@@ -7,6 +7,7 @@ mod duration;
 mod file;
 mod import;
 mod limits;
+mod load;
 mod metrics;
 mod metrics_url;
 mod nearest;
@@ -29,6 +30,7 @@ pub use self::address::{Address, ServerAddress};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::import::Import;
+pub use self::load::Load;
 pub use self::metrics::MetricsListen;
 pub use self::metrics_url::MetricsUrl;
 pub use self::nearest::unknown_variables;
@@ -82,6 +84,8 @@ pub enum Command {
     /// Import users, connections, requests and blocks from files, into a database that no server uses
     #[command(after_help = DURATIONS)]
     Import(Box<Import>),
+    /// Import users, connections, requests and blocks from files, by a running server
+    Load(Box<Load>),
     /// Copy a SQLite database, also while servers use it, and check the copy
     Backup(Backup),
     /// Write all users, connections, requests and blocks to a file, also while servers use the database

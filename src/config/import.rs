@@ -105,9 +105,16 @@ impl FromStr for CsvFile {
     }
 }
 
-fn parse_time(text: &str) -> Result<Time, String> {
+pub(super) fn parse_time(text: &str) -> Result<Time, String> {
     let time = DateTime::parse_from_rfc3339(text);
     time.map(|time| time.to_utc()).map_err(|_| "must be a time with its zone, such as 2020-01-01T00:00:00Z".to_owned())
+}
+
+/// Returns the files of an import.
+pub(super) fn sources(files: &[PathBuf], csv: &[CsvFile]) -> Vec<Source> {
+    let ndjson = files.iter().map(|path| Source { path: path.clone(), format: Format::Ndjson });
+    let csv = csv.iter().map(|CsvFile { kind, path }| Source { path: path.clone(), format: Format::Csv(*kind) });
+    ndjson.chain(csv).collect()
 }
 
 impl Import {
@@ -128,11 +135,8 @@ impl Import {
                     .to_owned(),
             );
         }
-        let ndjson = self.files.iter().map(|path| Source { path: path.clone(), format: Format::Ndjson });
-        let csv =
-            self.csv.iter().map(|CsvFile { kind, path }| Source { path: path.clone(), format: Format::Csv(*kind) });
         Ok(Options {
-            sources: ndjson.chain(csv).collect(),
+            sources: sources(&self.files, &self.csv),
             dry_run: self.dry_run,
             conflicts: match self.on_conflict {
                 ConflictRule::Skip => Conflicts::Skip,

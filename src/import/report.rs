@@ -142,6 +142,18 @@ impl Report {
         }
     }
 
+    /// Returns the reasons for which rows were refused, each with the first lines.
+    pub(super) fn reasons(&self) -> String {
+        let mut text = String::new();
+        for (reason, refused) in &self.refused {
+            text += &format!("refused: {} {}: {}\n", refused.rows, reason.name(), self.lines(refused));
+            if !refused.detail.is_empty() {
+                text += &format!("         the first: {}\n", refused.detail);
+            }
+        }
+        text
+    }
+
     fn lines(&self, refused: &Refused) -> String {
         let mut text = String::new();
         let mut file = None;
@@ -180,12 +192,7 @@ impl fmt::Display for Report {
         if self.unreadable > 0 {
             writeln!(f, "{:<12}{:>12}{:>48}", "unreadable", self.unreadable, self.unreadable)?;
         }
-        for (reason, refused) in &self.refused {
-            writeln!(f, "refused: {} {}: {}", refused.rows, reason.name(), self.lines(refused))?;
-            if !refused.detail.is_empty() {
-                writeln!(f, "         the first: {}", refused.detail)?;
-            }
-        }
+        f.write_str(&self.reasons())?;
         let settled = [Reason::DuplicatePair, Reason::ConflictingState, Reason::Blocked];
         if settled.iter().any(|reason| self.refused(*reason) > 0) {
             writeln!(f, "rule: {RULE}")?;

@@ -20,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("follow", &["task"]),
     ("clock", &["domain"]),
     ("store", &["causes", "clock", "domain", "metrics", "progress", "task", "tls", "traces", "transfer"]),
-    ("import", &["clock", "domain", "progress", "store", "transfer"]),
+    ("import", &["clock", "domain", "mapping", "progress", "proto", "store", "transfer"]),
     ("committer", &["causes", "domain", "metrics", "store", "traces"]),
     ("feed", &["causes", "domain", "metrics", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store", "transfer"]),
@@ -48,7 +48,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "traces",
         ],
     ),
-    ("config", &["auth", "domain", "import", "store", "traces", "transfer"]),
+    ("config", &["auth", "domain", "import", "proto", "store", "traces", "transfer"]),
     ("telemetry", &["auth", "causes", "config", "metrics", "traces"]),
     (
         "command",

@@ -44,6 +44,7 @@ mod large_pages;
 mod layers;
 mod limits;
 mod links;
+mod load;
 mod log;
 mod metrics;
 mod migrations;

@@ -297,7 +297,7 @@ fn row(arg: &Arg) -> (String, String, Option<String>) {
 #[test]
 fn the_tables_of_the_readme_are_those_of_the_flags() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for name in ["serve", "watch", "top", "import", "healthcheck"] {
+    for name in ["serve", "watch", "top", "import", "load", "healthcheck"] {
         let (_, table) = readme.split_once(&format!("| Flag of `kith {name}` |")).unwrap();
         let (table, _) = table.split_once("\n\n").unwrap();
         let mut rows = Vec::new();
