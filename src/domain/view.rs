@@ -86,7 +86,7 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
         Cause::Blocked => own && event.kind != EventKind::RequestCreated,
         Cause::Cooldown => false,
         // Visible only to the user who removed the block.
-        Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
+        Cause::Unblocked | Cause::Crossed | Cause::UserDeleted | Cause::Imported => true,
     });
     // How others authenticate is for operators only.
     sees_kind(event.kind, is_first, policy).then(|| Event { cause, silenced: false, principal: None, ..event.clone() })
@@ -278,7 +278,7 @@ mod tests {
             // Only to the blocking user. The actor of a created request is the blocked one.
             Cause::Blocked => kind != EventKind::RequestCreated && actor == Actor::User(viewer),
             Cause::Cooldown => false,
-            Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
+            Cause::Unblocked | Cause::Crossed | Cause::UserDeleted | Cause::Imported => true,
         }
     }
 

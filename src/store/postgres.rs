@@ -33,7 +33,7 @@ use tokio::try_join;
 
 use self::batcher::Batcher;
 use self::commit::Writer;
-pub(super) use self::commit::{LOCK, TOUCH};
+pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;
@@ -50,10 +50,11 @@ use super::feed::{self, EventRow};
 use super::row::{FeedHead, FeedRow, UserRow};
 use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
+use super::session::Session;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{Options, Pairs, StoreError, query};
+use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -71,6 +72,7 @@ pub(super) struct PostgresEngine {
     /// `None` for a store that only reads.
     writer: Option<Writer>,
     pools: Arc<Pools>,
+    config: Arc<PostgresConfig>,
     marks: Batcher<(), Mark>,
     users: Batcher<Vec<UserId>, Vec<User>>,
     pairs: Batcher<PairsOf, Read<Pairs>>,
@@ -113,7 +115,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let writer = || {
         let (users, seen) = (Arc::clone(&users), Arc::clone(&seen));
         let state = WriterState::new(options.user_cache, users, seen, &metrics.caches.writer);
-        Writer::new(config, Arc::clone(&clock), state, &database)
+        Writer::new(Arc::clone(&config), Arc::clone(&clock), state, &database)
     };
     let engine = PostgresEngine {
         writer: (!options.read_only).then(writer),
@@ -122,6 +124,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
         counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
         pools,
+        config,
         _tasks: tasks,
     };
     let feed = Arc::clone(&metrics.feed);
@@ -233,6 +236,10 @@ impl Engine for PostgresEngine {
                 to_completion(async move { rows(&*pools.long.lease().await?, query).await }).await
             }
         }
+    }
+
+    async fn session(&self) -> Result<Session, ConnectError> {
+        Session::read_server(&self.config).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

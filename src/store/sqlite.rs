@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use self::access::check_usable;
 pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
+pub(super) use self::commit::SqliteBulk;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
@@ -38,9 +39,10 @@ use super::pair::known_to;
 use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::seen::LastSeen;
+use super::session::Session;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{Options, Pairs, StoreError, query};
+use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -72,6 +74,7 @@ pub(super) struct SqliteEngine {
     /// `None` for a store that only reads.
     writer: Option<Threads<Write>>,
     identity: Identity,
+    file: SqliteFile,
 }
 
 /// Opens a migrated file.
@@ -101,6 +104,7 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
         long: readers("kith-read-long", Pool::Long, file, long, database)?,
         feed: readers("kith-read-feed", Pool::Feed, file, 1, database)?,
         identity,
+        file: file.clone(),
     };
     drop(conn);
     let committed = watch::Sender::new(());
@@ -347,6 +351,10 @@ impl Engine for SqliteEngine {
             Reads::Many => &self.long,
         };
         read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: query.load(conn)? })).await
+    }
+
+    async fn session(&self) -> Result<Session, ConnectError> {
+        Session::read_file(self.file.clone()).await
     }
 
     async fn lost(&self) -> StoreError {
