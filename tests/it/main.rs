@@ -30,6 +30,7 @@ mod erasure;
 mod faults;
 mod feed;
 mod files;
+mod foreign_clients;
 mod forgetting;
 mod freshness;
 mod fuzz;
