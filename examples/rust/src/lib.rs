@@ -83,12 +83,10 @@ pub fn reason(status: &Status) -> String {
 /// Whether the same call may succeed later. An error of the connection has no details; each of Kith's own has.
 #[must_use]
 pub fn is_temporary(status: &Status) -> bool {
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded => true,
-        Code::ResourceExhausted => ["OVERLOADED", "RATE_LIMITED"].contains(&reason(status).as_str()),
-        Code::Cancelled | Code::Internal | Code::Unknown => status.details().is_empty(),
-        _ => false,
-    }
+    let code = status.code();
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded)
+        || matches!(code, Code::Cancelled | Code::Internal | Code::Unknown) && status.details().is_empty()
+        || ["OVERLOADED", "RATE_LIMITED"].contains(&reason(status).as_str())
 }
 
 /// Makes a call, again if it fails temporarily. A write needs a `request_id`: then it is made once only.

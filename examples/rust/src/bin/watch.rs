@@ -88,10 +88,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         match reason(status).as_str() {
             reason @ ("CURSOR_EXPIRED" | "WRONG_EPOCH") => {
                 println!("{reason}: listing again");
-                fs::remove_file(Cursor::file()).or_else(|error| match error.kind() {
-                    ErrorKind::NotFound => Ok(()),
-                    _ => Err(error),
-                })?;
+                if let Err(error) = fs::remove_file(Cursor::file())
+                    && error.kind() != ErrorKind::NotFound
+                {
+                    return Err(error.into());
+                }
             }
             _ if is_temporary(status) => tokio::time::sleep(Duration::from_secs(1)).await,
             _ => return Err(error),
