@@ -32,6 +32,7 @@ mod external_ids;
 mod faults;
 mod feed;
 mod files;
+mod foreign_clients;
 mod forgetting;
 mod freshness;
 mod fuzz;
