@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod check;
+mod client;
 mod completion;
 mod config;
 mod connect;
@@ -44,6 +45,13 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Config(_)) => config::run(sources),
         Some(Command::Migrate(settings)) => return migrate::run(settings, sources).await,
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
+        Some(Command::Call(settings)) => return Ok(client::call(settings, sources).await),
+        Some(Command::User(settings)) => return Ok(client::user(settings, sources).await),
+        Some(Command::Request(settings)) => return Ok(client::request(settings, sources).await),
+        Some(Command::Connection(settings)) => return Ok(client::connection(settings, sources).await),
+        Some(Command::Block(settings)) => return Ok(client::block(settings, sources).await),
+        Some(Command::Status(settings)) => return Ok(client::status(settings, sources).await),
+        Some(Command::History(settings)) => return Ok(client::history(settings, sources).await),
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,

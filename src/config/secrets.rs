@@ -1,5 +1,5 @@
 //! Where secrets come from, other than the command line: the database's URL and password, and the credentials of
-//! `kith watch`.
+//! those who call a server.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use std::{env, fs};
 
 use secrecy::SecretString;
 
+use super::client::ServerArgs;
 use super::database::Common;
 use super::setting::Sources;
-use super::subcommand::Watch;
 use crate::store::DatabaseUrl;
 
 impl Common {
@@ -53,7 +53,7 @@ impl Common {
     }
 }
 
-impl Watch {
+impl ServerArgs {
     /// Reads the API key or the token to call with, if there is one.
     ///
     /// # Errors
