@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod connect;
 mod database;
+mod demo;
 mod healthcheck;
 mod key;
 mod man;
@@ -55,6 +56,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
+        Some(Command::Demo(settings)) => demo::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),

@@ -40,7 +40,7 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Demo, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
 };
 pub use self::verbs::{
     BlockArgs, BlockVerb, Call, ConnectionArgs, ConnectionVerb, HistoryArgs, MutualRows, OneRequest, OneUser,
@@ -95,6 +95,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the events between two users
     History(HistoryArgs),
+    /// Fill an empty database with a small community, to try Kith with
+    Demo(Demo),
     /// Show what a running server does, from its metrics: rates, latencies, batches, queues, watchers, caches
     #[command(after_help = DURATIONS)]
     Top(Top),

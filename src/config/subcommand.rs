@@ -59,6 +59,14 @@ pub struct Watch {
     pub heartbeats: bool,
 }
 
+/// Settings of `kith demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// Settings of `kith top`.
 #[derive(Clone, Debug, Args)]
 pub struct Top {

@@ -24,6 +24,7 @@ mod connections;
 mod coverage;
 mod crashes;
 mod credentials;
+mod demo;
 mod dependencies;
 mod deploy;
 mod devices;
