@@ -54,7 +54,7 @@ soak:
 # On a machine that does nothing else.
 timing:
 	scripts/install-test-tools
-	KITH_TEST_TIMING=10000 cargo test --locked --test it -- --nocapture --test-threads=1 timing::
+	KITH_TEST_TIMING=10000 cargo test --release --locked --test it -- --nocapture --test-threads=1 timing::
 
 # The benchmark measures the kith that is built beside it.
 BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile dist --locked -p kith-bench --

@@ -95,7 +95,7 @@ macro_rules! mutations {
 
 targets! { READS = read:
     GetUser(GetUserRequest) => |request, _| user::key(request, &Policy::default()),
-    BatchGetUsers(BatchGetUsersRequest) => |request, _| user::ids(request),
+    BatchGetUsers(BatchGetUsersRequest) => |request, _| user::named(request),
     ListUsers(ListUsersRequest) => |request, _| user::page(request, KEY),
     ExportUser(ExportUserRequest) => export::export,
     ImportUsers(ImportUsersRequest) => |request, _| user::import(request, &Policy::default(), now()),

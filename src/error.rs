@@ -16,8 +16,10 @@ use crate::auth::{FAILURES_MAX, Unauthenticated};
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
 use crate::domain::id::{Sequence, UserId};
+use crate::domain::text::ExternalId;
 use crate::feed::FeedError;
 use crate::mapping::invalid::{Invalid, Kind};
+use crate::mapping::user::{EXTERNAL_ID_FIXED, NO_ID_LEFT, USERNAME_NEEDED};
 use crate::metrics::refusals::{Cause, Refused};
 use crate::proto::v1::ErrorReason;
 use crate::store::StoreError;
@@ -88,6 +90,13 @@ impl From<Invalid> for Status {
     }
 }
 
+/// Returns the status of a call with a field that is invalid for a reason that only the stored data shows.
+fn invalid(message: impl Into<String>, field: &str, description: &str) -> Status {
+    let mut details = details(ErrorReason::InvalidFields, []);
+    details.add_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
         use ErrorReason as Reason;
@@ -107,6 +116,18 @@ impl From<Rejection> for Status {
             Rejection::UserExists(id) => {
                 status(Code::AlreadyExists, Reason::UserExists, format!("user {id} already exists"), user(id))
             }
+            Rejection::ExternalIdExists { user: id, external_id } => status(
+                Code::AlreadyExists,
+                Reason::UserExists,
+                format!("user {id} has the external id {external_id}"),
+                [("user_id", id.to_string()), ("external_id", external_id)],
+            ),
+            Rejection::ExternalIdFixed(id) => {
+                invalid(format!("user {id} has another external id"), "user.external_id", EXTERNAL_ID_FIXED)
+            }
+            Rejection::UsernameNeeded(id) => {
+                invalid(format!("user {id} needs a username"), "user.username", USERNAME_NEEDED)
+            }
             Rejection::UsernameTaken(name) => status(
                 Code::AlreadyExists,
                 Reason::UsernameTaken,
@@ -114,13 +135,7 @@ impl From<Rejection> for Status {
                 [("username", name)],
             ),
             Rejection::NoIdLeft => {
-                let mut details = details(Reason::InvalidFields, []);
-                details.add_bad_request_violation("user.id", "must be set: there are no ids left to assign");
-                Self::with_error_details(
-                    Code::InvalidArgument,
-                    "cannot assign a user id: there are none left; set user.id",
-                    details,
-                )
+                invalid("cannot assign a user id: there are none left; set user.id", "user.id", NO_ID_LEFT)
             }
             Rejection::NotTheUser(id) => status(
                 Code::PermissionDenied,
@@ -457,6 +472,13 @@ pub fn deadline_passed() -> Status {
 /// Returns the status of a call for a user id that does not exist.
 pub fn user_not_found(id: UserId) -> Status {
     Rejection::UserNotFound(id).into()
+}
+
+/// Returns the status of a call for an external id that does not exist.
+pub fn external_id_not_found(id: &ExternalId) -> Status {
+    let id = id.as_str();
+    let metadata = [("external_id", id.to_owned())];
+    status(Code::NotFound, ErrorReason::UserNotFound, format!("no user has the external id {id}"), metadata)
 }
 
 /// Returns the status of a call for a username that does not exist.

@@ -4,6 +4,7 @@
 //! logic.
 
 mod audited;
+mod batch;
 pub mod block;
 pub mod connection;
 pub mod connection_request;

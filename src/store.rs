@@ -52,7 +52,7 @@ use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Pair, Request};
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
-    RequestQuery, UserKey,
+    RequestQuery, UserKey, UserKeys,
 };
 
 /// The maximum number of rows of each kind that one sweep expires or deletes.
@@ -108,6 +108,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the users with these ids. Those that do not exist are left out.
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError>;
+
+    /// Returns the users with these keys, each once, in any order. Those that do not exist are left out.
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError>;
 
     /// Returns the sequence of the event that created a user; `None` if the user does not exist.
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError>;

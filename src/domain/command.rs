@@ -21,10 +21,11 @@ use super::user::{Profile, User, UserUpdate};
 pub enum Command {
     /// Creates a user.
     CreateUser(Box<Profile>),
-    /// Creates the user with this id, or replaces it if it exists.
-    ImportUser(UserId, Box<Profile>),
-    /// Imports users, of which each may take the username that another one gives up. Their ids must differ.
-    ImportTogether(Vec<(UserId, Profile)>),
+    /// Creates the user with this id or external id, or replaces it if it exists.
+    ImportUser(Box<Profile>),
+    /// Imports users, of which each may take the username that another one gives up. Of several rows about one user, only
+    /// the last may be stored.
+    ImportTogether(Vec<Profile>),
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
     /// Changes fields of a user.
@@ -62,7 +63,7 @@ impl Command {
             | Self::ActOnUser(user, _, _) => Some(*user),
             Self::UpdateUser(update) => update.acting,
             Self::CreateUser(_)
-            | Self::ImportUser(..)
+            | Self::ImportUser(_)
             | Self::ImportTogether(_)
             | Self::FinishImport(_)
             | Self::DeleteUser(_)

@@ -79,6 +79,15 @@ pub enum Rejection {
     UserNotFound(UserId),
     UserNotApproved(UserId),
     UserExists(UserId),
+    /// Another user has this external id: USER_EXISTS, for a caller that looks the user up by it.
+    ExternalIdExists {
+        user: UserId,
+        external_id: String,
+    },
+    /// A user has an external id, and the command names another: INVALID_FIELDS.
+    ExternalIdFixed(UserId),
+    /// A user without an external id must have a username: INVALID_FIELDS.
+    UsernameNeeded(UserId),
     UsernameTaken(String),
     NoIdLeft,
     NotTheUser(UserId),

@@ -30,6 +30,7 @@ use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::outcome::{Executed, Outcome};
 use super::pair::Pair;
 use super::policy::Policy;
+use super::text::ExternalId;
 
 /// Decides the commands of a batch in order. Returns the reply to each, and the changes to save.
 pub fn run(batch: &Batch, snapshot: Snapshot) -> (Vec<Result<Reply, Rejection>>, Changes) {
@@ -46,6 +47,7 @@ struct Ledger {
     principal: PrincipalKind,
     users: HashMap<UserId, Tracked<Option<Member>>>,
     names: HashMap<String, UserId>,
+    external_ids: HashMap<ExternalId, UserId>,
     free_ids: std::vec::IntoIter<UserId>,
     /// The users that the batch creates, each with the sequence of the event of its creation.
     created: HashMap<UserId, Sequence>,
@@ -74,7 +76,9 @@ impl<T: Clone> Tracked<T> {
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>) -> Self {
         let Snapshot { now: time, head, members, free_ids, pairs, responses, sweep } = snapshot;
-        let names = members.iter().map(|member| (member.user.username.key(), member.user.id)).collect();
+        let users = || members.iter().map(|member| &member.user);
+        let names = users().filter_map(|user| Some((user.username.key()?, user.id))).collect();
+        let external_ids = users().filter_map(|user| Some((user.external_id.clone()?, user.id))).collect();
         let requests = pairs.values().filter_map(|pair| Some((pair.request.as_ref()?.id, pair.key))).collect();
         Self {
             policy,
@@ -82,6 +86,7 @@ impl Ledger {
             head,
             principal: PrincipalKind::System,
             names,
+            external_ids,
             free_ids: free_ids.into_iter(),
             created: HashMap::new(),
             requests,
@@ -133,7 +138,7 @@ impl Ledger {
         let actor = caller.actor();
         let outcome = match command {
             Command::CreateUser(profile) => self.create_user(actor, profile)?,
-            Command::ImportUser(id, profile) => self.import_user(actor, *id, profile)?,
+            Command::ImportUser(profile) => self.import_user(actor, profile)?,
             Command::ImportTogether(rows) => self.import_together(actor, rows),
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
             Command::UpdateUser(update) => self.update_user(actor, update)?,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::command::RequestAction;
+use super::decide::Rejection;
 use super::id::{Sequence, UserId};
 use super::pair::{Block, Request};
 use super::user::User;
@@ -23,10 +24,9 @@ pub enum Outcome {
     /// The user was created.
     UserCreated(Arc<User>),
     /// A row of an import was stored, or the stored user already had the same values.
-    UserImported(Imported),
-    /// For each row of [`ImportTogether`](super::command::Command::ImportTogether): the effect, or `None` if another user
-    /// has the username.
-    UsersImported(Vec<Option<Imported>>),
+    UserImported(Arc<User>, Imported),
+    /// For each row of [`ImportTogether`](super::command::Command::ImportTogether): the effect, or why it was rejected.
+    UsersImported(Vec<Result<Imported, Rejection>>),
     /// The import ended.
     ImportFinished(ImportSummary),
     /// The user was updated. If no field changed, no event was written.
@@ -112,7 +112,7 @@ impl Outcome {
             | Self::AllViewed { marked: _ }
             | Self::Removed { status: _ }
             | Self::Unblocked { status: _ }
-            | Self::UserImported(_)
+            | Self::UserImported(..)
             | Self::UsersImported(_)
             | Self::Probed
             | Self::ImportFinished(_)
@@ -171,8 +171,17 @@ pub struct ImportSummary {
 pub struct ImportRefusal {
     /// The index of the row in the stream, from 0.
     pub position: i64,
-    /// Whether another user has the username. If false, fields are invalid.
-    pub username_taken: bool,
-    /// The invalid fields, each with a description of what is wrong.
+    /// The reason.
+    pub reason: RefusalReason,
+    /// The fields that the reason is about, each with a description of what is wrong.
     pub violations: Vec<(String, String)>,
+}
+
+/// Why a row of an import was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the proto's ErrorReason, which documents them")]
+pub enum RefusalReason {
+    InvalidFields,
+    UsernameTaken,
+    UserExists,
 }

@@ -5,6 +5,7 @@ use super::counts::SendWindow;
 use super::event::Event;
 use super::id::{RequestId, Sequence, UserId};
 use super::pair::{Block, Ended, RequestState};
+use super::text::ExternalId;
 
 /// A result and the revision that it reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +25,24 @@ pub struct Range {
     pub limit: i64,
 }
 
-/// The id or the username that identifies a user.
+/// The id, the external id or the username that identifies a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserKey {
     /// By id.
     Id(UserId),
-    /// By username in lower case.
+    /// By external id.
+    ExternalId(ExternalId),
+    /// By the [key](super::text::Username::key) of the username.
     Name(String),
+}
+
+/// Keys of many users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserKeys {
+    /// External ids.
+    pub external_ids: Vec<ExternalId>,
+    /// The [keys](super::text::Username::key) of usernames.
+    pub names: Vec<String>,
 }
 
 /// A page of the requests of a user.

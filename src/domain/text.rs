@@ -46,8 +46,10 @@ macro_rules! text {
     };
 }
 
+mod external_id;
 mod username;
 
+pub use self::external_id::{EXTERNAL_ID_MAX, ExternalId};
 pub use self::username::{USERNAME_MAX, Username, UsernameRule};
 
 text! {

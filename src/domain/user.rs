@@ -2,7 +2,7 @@
 
 use super::Time;
 use super::id::{Sequence, UserId};
-use super::text::{Birthday, Email, Line, Prose, Url, Username};
+use super::text::{Birthday, Email, ExternalId, Line, Prose, Url, Username};
 
 /// A user, as described by the system that owns the profiles.
 ///
@@ -11,6 +11,7 @@ use super::text::{Birthday, Email, Line, Prose, Url, Username};
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct User {
     pub id: UserId,
+    /// Empty only if there is an external id.
     pub username: Username,
     pub real_name: Line<255>,
     pub email: Email,
@@ -25,6 +26,8 @@ pub struct User {
     pub website: Url,
     pub avatar: Url,
     pub cover: Url,
+    /// Set once, and never changed.
+    pub external_id: Option<ExternalId>,
     /// The sequence of the event that last changed the user, or created them. Not part of the profile.
     pub changed: Sequence,
 }
@@ -48,9 +51,11 @@ impl User {
             website,
             avatar,
             cover,
+            external_id,
             changed: _,
         } = self;
-        let names = username.as_str().len() + real_name.as_str().len() + email.as_str().len();
+        let keys = username.as_str().len() + external_id.as_ref().map_or(0, |id| id.as_str().len());
+        let names = keys + real_name.as_str().len() + email.as_str().len();
         let words = bio.as_str().len() + location.as_str().len() + description.as_str().len();
         let links = website.as_str().len() + avatar.as_str().len() + cover.as_str().len();
         names + words + links + birthday.as_str().len()
@@ -85,8 +90,9 @@ pub enum UserStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the proto documents each field; these have the same names")]
 pub struct Profile {
-    /// `None`: Kith assigns an id that no user has.
+    /// `None`: the user with the external id, if this is an import. Without one, Kith assigns an id that no user has.
     pub id: Option<UserId>,
+    /// Empty only if there is an external id.
     pub username: Username,
     pub real_name: Line<255>,
     pub email: Email,
@@ -103,6 +109,8 @@ pub struct Profile {
     pub website: Url,
     pub avatar: Url,
     pub cover: Url,
+    /// `None`: the value of an existing user, else none.
+    pub external_id: Option<ExternalId>,
 }
 
 impl Profile {
@@ -127,6 +135,7 @@ impl Profile {
             website,
             avatar,
             cover,
+            external_id,
         } = self;
         User {
             id,
@@ -144,6 +153,7 @@ impl Profile {
             website,
             avatar,
             cover,
+            external_id: external_id.or(before.and_then(|user| user.external_id.clone())),
             changed: before.map(|user| user.changed).unwrap_or_default(),
         }
     }
@@ -251,13 +261,14 @@ mod tests {
             website: text(&url(100)),
             avatar: text(&url(150)),
             cover: text(&url(200)),
+            external_id: Some(text(&words(128))),
             ..Profile::default().into_user(ANN, None, Time::UNIX_EPOCH)
         }
     }
 
     #[test]
     fn the_length_of_a_user_is_that_of_all_texts() {
-        assert_eq!(ann().text_len(), 1 + 2 + 9 + 16 + 32 + 10 + 50 + 100 + 150 + 200);
+        assert_eq!(ann().text_len(), 1 + 2 + 9 + 16 + 32 + 10 + 50 + 100 + 150 + 200 + 128);
     }
 
     #[test]
@@ -266,12 +277,14 @@ mod tests {
         let before = User { status: UserStatus::Blocked, date_joined: first, ..ann() };
         let values = |profile: Profile, before| {
             let user = profile.into_user(ANN, before, now);
-            (user.status, user.date_joined)
+            (user.status, user.date_joined, user.external_id)
         };
-        assert_eq!(values(Profile::default(), None), (UserStatus::Approved, now));
-        assert_eq!(values(Profile::default(), Some(&before)), (UserStatus::Blocked, first));
-        let set = Profile { status: Some(UserStatus::Unregistered), date_joined: Some(now), ..Profile::default() };
-        assert_eq!(values(set, Some(&before)), (UserStatus::Unregistered, now));
+        let kept = before.external_id.clone();
+        assert_eq!(values(Profile::default(), None), (UserStatus::Approved, now, None));
+        assert_eq!(values(Profile::default(), Some(&before)), (UserStatus::Blocked, first, kept));
+        let (status, external_id) = (Some(UserStatus::Unregistered), Some(text::<ExternalId>("new")));
+        let set = Profile { status, date_joined: Some(now), external_id: external_id.clone(), ..Profile::default() };
+        assert_eq!(values(set, Some(&before)), (UserStatus::Unregistered, now, external_id));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 mod fields;
 mod message;
+mod refusal;
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
 pub use self::message::{basic_of, encode, encode_id, encoded, id_of, import_response};
+pub use self::refusal::{EXTERNAL_ID_FIXED, NO_ID_LEFT, USERNAME_NEEDED, refusal};
 use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use crate::domain::Time;
@@ -16,6 +18,7 @@ use crate::domain::command::Command;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::UserKey;
+use crate::domain::text::ExternalId;
 use crate::domain::user::{Profile, UserUpdate};
 use crate::proto::server as pb;
 
@@ -26,7 +29,7 @@ pub enum UserView {
     Full,
     /// The fields that a list of users shows.
     Basic,
-    /// The id alone.
+    /// The id and the external id alone.
     Id,
 }
 
@@ -39,14 +42,13 @@ pub fn create(request: &pb::CreateUserRequest, policy: &Policy, now: Time) -> Re
 }
 
 /// Parses a row of an import.
-pub fn import(request: &pb::ImportUsersRequest, policy: &Policy, now: Time) -> Result<(UserId, Profile), Invalid> {
+pub fn import(request: &pb::ImportUsersRequest, policy: &Policy, now: Time) -> Result<Profile, Invalid> {
     let mut fields = Fields::default();
     let profile = fields.profile(request.user.as_ref(), policy, now);
-    if request.user.as_ref().is_some_and(|user| user.id == 0) {
-        fields.user_id("user.id", 0);
+    if request.user.as_ref().is_some_and(|user| user.id == 0 && user.external_id.is_empty()) {
+        fields.violation("user.id", "must be set unless external_id is");
     }
-    let id = profile.id.unwrap_or_default();
-    fields.finish((id, profile))
+    fields.finish(profile)
 }
 
 /// Parses the update of a user.
@@ -83,16 +85,19 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
     fields.finish((Command::DeleteUser(id), request_id))
 }
 
-/// Parses a query for a user: its id or username, the view and the minimum revision.
+/// Parses a query for a user: its id, username or external id, the view and the minimum revision.
 pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
         Some(pb::get_user_request::Key::Username(name)) => {
-            UserKey::Name(fields.username("username", name, policy).key())
+            UserKey::Name(fields.username("username", name, policy).key().unwrap_or_default())
+        }
+        Some(pb::get_user_request::Key::ExternalId(id)) => {
+            fields.external_id("external_id", id).map_or(UserKey::Id(UserId::default()), UserKey::ExternalId)
         }
         None => {
-            fields.violation("key", "must have an id or a username");
+            fields.violation("key", "must have an id, a username or an external id");
             UserKey::Id(UserId::default())
         }
     };
@@ -101,13 +106,25 @@ pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, Us
     fields.finish((key, view, min_revision))
 }
 
-/// Parses a query for many users: their ids, the view and the minimum revision.
-pub fn ids(request: &pb::BatchGetUsersRequest) -> Result<(Vec<UserId>, UserView, Sequence), Invalid> {
+/// The users that a query names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Some by their ids.
+    pub ids: Vec<UserId>,
+    /// Some by their external ids.
+    pub external_ids: Vec<ExternalId>,
+}
+
+/// Parses a query for many users: whom it names, each once, the view and the minimum revision.
+pub fn named(request: &pb::BatchGetUsersRequest) -> Result<(Named, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
-    let ids = fields.user_ids("ids", &request.ids);
-    let view = fields.user_view(request.user_view);
-    let min_revision = fields.revision("min_revision", request.min_revision);
-    fields.finish((ids, view, min_revision))
+    let pb::BatchGetUsersRequest { ids, external_ids, min_revision, user_view } = request;
+    // Whoever names nobody is told that `ids` must be set.
+    let ids = if external_ids.is_empty() || !ids.is_empty() { fields.user_ids("ids", ids) } else { Vec::new() };
+    let external_ids = fields.external_ids("external_ids", external_ids, request.ids.len());
+    let view = fields.user_view(*user_view);
+    let min_revision = fields.revision("min_revision", *min_revision);
+    fields.finish((Named { ids, external_ids }, view, min_revision))
 }
 
 /// Parses a list of users: the view and the page.
@@ -126,7 +143,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::domain::text::Birthday;
+    use crate::domain::text::{Birthday, Username};
     use crate::domain::user::{FieldUpdate, Gender};
 
     const ID: &str = "7b1d3c0e-4a52-4c6f-9b0a-2f8d1e6c5a43";
@@ -145,15 +162,21 @@ mod tests {
     }
 
     fn updates(user: pb::User, paths: &[&str]) -> Result<Vec<FieldUpdate>, Invalid> {
+        updates_of(Some(ANN), user, paths)
+    }
+
+    fn updates_of(acting: Option<UserId>, user: pb::User, paths: &[&str]) -> Result<Vec<FieldUpdate>, Invalid> {
         let paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let update_mask = Some(prost_types::FieldMask { paths });
-        let request_id = ID.to_owned();
+        let (request_id, user_id) = (ID.to_owned(), acting.map_or(0, UserId::get));
         let request =
-            pb::UpdateUserRequest { user: Some(user), update_mask, request_id, user_id: 7, expected_revision: 3 };
+            pb::UpdateUserRequest { user: Some(user), update_mask, request_id, user_id, expected_revision: 3 };
         let (command, request_id) = update(&request, &Caller::Operator, &Policy::default(), now())?;
         assert_eq!(request_id, Uuid::parse_str(ID).ok());
-        let Command::UpdateUser(UserUpdate { id, acting, fields, expected }) = command else { panic!("{command:?}") };
-        assert_eq!((id, acting, expected), (ANN, Some(ANN), Some(Sequence::new(3))));
+        let Command::UpdateUser(UserUpdate { id, acting: who, fields, expected }) = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!((id, who, expected), (ANN, acting, Some(Sequence::new(3))));
         Ok(fields)
     }
 
@@ -195,6 +218,7 @@ mod tests {
         assert_eq!(fields(&updates(ann(), &[]).expect_err("invalid")), ["update_mask"]);
         for (path, description) in [
             ("status", "must not name status, which only an operator may change"),
+            ("external_id", "must not name external_id, which a creation or an import sets once"),
             ("nothing", "must not name \"nothing\", which is not a field of a user"),
             ("a\0b\n", "must not name \"ab\", which is not a field of a user"),
         ] {
@@ -209,13 +233,77 @@ mod tests {
     }
 
     #[test]
-    fn an_imported_user_has_an_id() {
+    fn a_user_without_a_username_has_an_external_id() {
+        let read = |username: &str, external_id: &str| {
+            let (username, external_id) = (username.to_owned(), external_id.to_owned());
+            let user = Some(pb::User { username, external_id, ..ann() });
+            let request = pb::CreateUserRequest { user, request_id: String::new() };
+            let (command, _) = create(&request, &Policy::default(), now())?;
+            let Command::CreateUser(profile) = command else { panic!("{command:?}") };
+            Ok(profile)
+        };
+        for (username, external_id, invalid) in [
+            ("ann", "a-1", vec![]),
+            ("ann", "", vec![]),
+            ("", "a-1", vec![]),
+            ("", "", vec!["user.username"]),
+            ("", "a ", vec!["user.external_id"]),
+            ("a b", "a-1", vec!["user.username"]),
+            ("a b", "\n", vec!["user.username", "user.external_id"]),
+        ] {
+            match read(username, external_id) {
+                Ok(profile) => {
+                    let stored = profile.external_id.as_ref().map(|id| id.as_str());
+                    assert_eq!((profile.username.as_str(), stored.unwrap_or_default()), (username, external_id));
+                    assert_eq!(stored.is_none(), external_id.is_empty());
+                    assert!(invalid.is_empty(), "{username:?} {external_id:?}");
+                }
+                Err(error) => assert_eq!(fields(&error), invalid, "{username:?} {external_id:?}"),
+            }
+        }
+        // An update may clear it, as far as the request shows.
+        let cleared = updates_of(None, pb::User { username: String::new(), ..ann() }, &["username"]);
+        assert_eq!(cleared, Ok(vec![FieldUpdate::Username(Username::default())]));
+    }
+
+    #[test]
+    fn a_query_names_at_most_a_thousand_users_in_both_ways_together() {
+        let ask = |ids: usize, external_ids: usize| {
+            let id = |number: usize| i64::try_from(number).expect("few") + 1;
+            let ids = (0..ids).map(id).collect();
+            let external_ids = (0..external_ids).map(|number| format!("x-{number}")).collect();
+            named(&pb::BatchGetUsersRequest { ids, external_ids, ..Default::default() })
+                .map(|(named, ..)| (named.ids.len(), named.external_ids.len()))
+                .map_err(|invalid| fields(&invalid).into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        for (ids, external_ids) in [(1, 0), (0, 1), (1_000, 0), (0, 1_000), (500, 500)] {
+            assert_eq!(ask(ids, external_ids), Ok((ids, external_ids)));
+        }
+        for (ids, external_ids, field) in [
+            (0, 0, "ids"),
+            (1_001, 0, "ids"),
+            (0, 1_001, "external_ids"),
+            (1, 1_000, "external_ids"),
+            (1_000, 1, "external_ids"),
+        ] {
+            assert_eq!(ask(ids, external_ids), Err(vec![field.to_owned()]), "{ids} and {external_ids}");
+        }
+        let external_ids = ["a", "", "b "].map(str::to_owned).into();
+        let request = pb::BatchGetUsersRequest { external_ids, ..Default::default() };
+        assert_eq!(fields(&named(&request).expect_err("invalid")), ["external_ids[1]", "external_ids[2]"]);
+    }
+
+    #[test]
+    fn an_imported_user_has_an_id_or_an_external_id() {
         let request = |user| pb::ImportUsersRequest { user, request_id: String::new() };
         let import = |user| super::import(&request(user), &Policy::default(), now());
-        let (id, profile) = import(Some(ann())).expect("valid");
-        assert_eq!((id, profile.username.as_str()), (ANN, "Ann"));
+        let profile = import(Some(ann())).expect("valid");
+        assert_eq!((profile.id, profile.username.as_str()), (Some(ANN), "Ann"));
         let invalid = import(Some(pb::User { id: 0, ..ann() })).expect_err("invalid");
         assert_eq!(fields(&invalid), ["user.id"]);
+        let external_id = "a-1".to_owned();
+        let profile = import(Some(pb::User { id: 0, external_id, ..ann() })).expect("valid");
+        assert_eq!((profile.id, profile.external_id), (None, "a-1".parse().ok()));
         assert_eq!(fields(&import(None).expect_err("invalid")), ["user"]);
     }
 
@@ -235,9 +323,17 @@ mod tests {
             get(Some(Key::Username("Ann".to_owned()))),
             Ok((UserKey::Name("ann".to_owned()), UserView::Full, revision))
         );
+        assert_eq!(
+            get(Some(Key::ExternalId("a-1".to_owned()))),
+            Ok((UserKey::ExternalId("a-1".parse().expect("valid")), UserView::Full, revision))
+        );
         assert_eq!(get(None).map_err(|invalid| invalid.violations[0].field.clone()), Err("key".to_owned()));
         let request = pb::BatchGetUsersRequest { ids: vec![7, 1], min_revision: 9, ..Default::default() };
-        assert_eq!(ids(&request), Ok((vec![ANN, UserId::new(1)], UserView::Full, revision)));
+        let asked = Named { ids: vec![ANN, UserId::new(1)], external_ids: vec![] };
+        assert_eq!(named(&request), Ok((asked, UserView::Full, revision)));
+        let request = pb::BatchGetUsersRequest { external_ids: vec!["a-1".to_owned()], ..Default::default() };
+        let asked = Named { ids: vec![], external_ids: vec!["a-1".parse().expect("valid")] };
+        assert_eq!(named(&request).map(|(asked, ..)| asked), Ok(asked));
         let request = pb::ListUsersRequest { page_size: 3, ..Default::default() };
         assert_eq!(page(&request, b"key").map(|(_, page)| page.size), Ok(3));
     }

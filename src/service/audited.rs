@@ -96,7 +96,7 @@ fn profile(subject: &mut Subject, profile: &Option<pb::User>) {
     profile.iter().for_each(|profile| user(subject, &profile.id));
 }
 
-/// A username is personal data, and left out.
+/// A username and an external id are personal data, and left out.
 fn lookup(subject: &mut Subject, key: &Option<Key>) {
     if let Some(Key::Id(id)) = key {
         user(subject, id);
@@ -123,7 +123,9 @@ mod tests {
     /// The names of the fields that have ids. Those of a oneof have the oneof's name.
     fn fields_with_ids(message: &DescriptorProto) -> Vec<&str> {
         let names_ids = |name: &str| ["id", "ids", "user"].into_iter().any(|end| name.rsplit('_').next() == Some(end));
-        let fields = message.field.iter().filter(|field| names_ids(field.name()));
+        // External ids are personal data.
+        let fields =
+            message.field.iter().filter(|field| names_ids(field.name()) && !field.name().starts_with("external_id"));
         let name = |field: &prost_types::FieldDescriptorProto| match field.oneof_index {
             Some(index) if !field.proto3_optional() => usize::try_from(index).unwrap(),
             _ => usize::MAX,
@@ -168,6 +170,8 @@ mod tests {
         send.request_id = Uuid::from_u128(7).to_string();
         assert_eq!(subject(&mut send).key, Some(Uuid::from_u128(7)));
         let mut get = pb::GetUserRequest { key: Some(Key::Username("canary".to_owned())), ..Default::default() };
+        assert_eq!(subject(&mut get), Subject::default());
+        get.key = Some(Key::ExternalId("canary".to_owned()));
         assert_eq!(subject(&mut get), Subject::default());
         get.key = Some(Key::Id(7));
         assert_eq!(subject(&mut get).users, [7]);

@@ -5,7 +5,7 @@
 //! A row whose username another user has waits until the end of the stream. The rows that wait are then decided together,
 //! so that users can exchange their names, however far apart their rows are.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use crate::committer::{CommitError, Queued};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Idempotency, IdempotencyKey, Reply, Submission};
 use crate::domain::decide::Rejection;
-use crate::domain::id::{Sequence, UserId};
-use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome};
-use crate::domain::user::Profile;
+use crate::domain::id::Sequence;
+use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome, RefusalReason};
+use crate::domain::user::{Profile, User};
 use crate::error;
 use crate::mapping::idempotency::Fingerprint;
 use crate::mapping::invalid::{Fields, Invalid};
@@ -110,7 +110,7 @@ pub(super) async fn run(
         summary: ImportSummary::default(),
         revision: Sequence::default(),
         position: 0,
-        waiting: HashMap::new(),
+        waiting: BTreeMap::new(),
     };
     let mut fingerprint = Fingerprint::default();
     let mut next = Some(first);
@@ -160,8 +160,8 @@ struct Import<'a> {
     summary: ImportSummary,
     revision: Sequence,
     position: i64,
-    /// Rows whose usernames were taken, with their positions.
-    waiting: HashMap<UserId, (i64, Profile)>,
+    /// Rows whose usernames were taken, by their positions.
+    waiting: BTreeMap<i64, Profile>,
 }
 
 impl Import<'_> {
@@ -172,16 +172,16 @@ impl Import<'_> {
             let position = self.position;
             self.position += 1;
             match self.read(&row, position) {
-                Ok((id, profile)) => {
-                    let queued = self.enqueue(Command::ImportUser(id, Box::new(profile.clone())), None).await?;
-                    in_progress.push((position, (id, profile), queued));
+                Ok(profile) => {
+                    let queued = self.enqueue(Command::ImportUser(Box::new(profile.clone())), None).await?;
+                    in_progress.push((position, profile, queued));
                 }
-                Err(invalid) => self.refuse(position, false, violations(invalid)),
+                Err(invalid) => self.refuse(position, RefusalReason::InvalidFields, violations(invalid)),
             }
         }
-        for (position, row, queued) in in_progress {
+        for (position, profile, queued) in in_progress {
             let reply = queued.result().await;
-            self.settle(position, row, reply)?;
+            self.settle(position, profile, reply)?;
         }
         // Only now is it known which rows of the chunk are the last ones about their users.
         if self.waiting.len() >= WAITING_MAX {
@@ -196,7 +196,7 @@ impl Import<'_> {
         self.core.committer.enqueue(submission).await
     }
 
-    fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<(UserId, Profile), Invalid> {
+    fn read(&self, row: &pb::ImportUsersRequest, position: i64) -> Result<Profile, Invalid> {
         if position > 0 && !row.request_id.is_empty() {
             let mut fields = Fields::default();
             fields.violation("request_id", "must be in the first message only");
@@ -205,26 +205,37 @@ impl Import<'_> {
         mapping::import(row, &self.core.policy, self.core.store.now())
     }
 
-    /// Counts a row that was stored, or lets it wait for its username.
-    fn settle(
-        &mut self,
-        position: i64,
-        (id, profile): (UserId, Profile),
-        reply: Result<Reply, CommitError>,
-    ) -> Result<(), Status> {
-        // Of two rows about one user, the later one holds. An earlier one must not be stored after it.
-        if let Some((earlier, _)) = self.waiting.remove(&id) {
-            self.refuse_username(earlier);
-        }
-        if let Err(CommitError::Rejected(Rejection::UsernameTaken(_))) = reply {
-            self.waiting.insert(id, (position, profile));
-            return Ok(());
-        }
-        match executed(reply)? {
-            Executed { revision, outcome: Outcome::UserImported(imported) } => self.count(imported, revision),
-            _ => return Err(error::internal("an imported row has the outcome of another call")),
-        }
+    /// Counts a row that was stored, refuses it, or lets it wait for its username.
+    fn settle(&mut self, position: i64, profile: Profile, reply: Result<Reply, CommitError>) -> Result<(), Status> {
+        let stored = match reply {
+            Err(CommitError::Rejected(rejection)) => {
+                self.supersede(|waiting| is_same(waiting, &profile));
+                if !matches!(rejection, Rejection::UsernameTaken(_)) {
+                    return self.reject(position, rejection);
+                }
+                self.waiting.insert(position, profile);
+                return Ok(());
+            }
+            reply => executed(reply)?,
+        };
+        let Executed { revision, outcome: Outcome::UserImported(user, imported) } = stored else {
+            return Err(error::internal("an imported row has the outcome of another call"));
+        };
+        self.supersede(|waiting| is_about(waiting, &user));
+        self.count(imported, revision);
         Ok(())
+    }
+
+    /// Refuses the rows that wait and are about the user of a later row.
+    ///
+    /// Of several rows about one user, the last one holds. An earlier one must not be stored after it.
+    fn supersede(&mut self, is_earlier: impl Fn(&Profile) -> bool) {
+        let earlier: Vec<_> = self.waiting.extract_if(.., |_, waiting| is_earlier(waiting)).collect();
+        for (position, profile) in earlier {
+            let rejection = Rejection::UsernameTaken(profile.username.as_str().to_owned());
+            // Such a rejection is always the refusal of a row.
+            _ = self.reject(position, rejection);
+        }
     }
 
     /// Decides the rows that wait for their usernames: each is stored or refused.
@@ -232,18 +243,15 @@ impl Import<'_> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let mut waiting: Vec<_> = self.waiting.drain().collect();
-        waiting.sort_by_key(|(_, (position, _))| *position);
-        let (positions, rows): (Vec<_>, Vec<_>) =
-            waiting.into_iter().map(|(id, (position, profile))| (position, (id, profile))).unzip();
+        let (positions, rows): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().unzip();
         let queued = self.enqueue(Command::ImportTogether(rows), None).await?;
         let Executed { revision, outcome: Outcome::UsersImported(imported) } = executed(queued.result().await)? else {
             return Err(error::internal("imported rows have the outcome of another call"));
         };
         for (position, imported) in positions.into_iter().zip(imported) {
             match imported {
-                Some(imported) => self.count(imported, revision),
-                None => self.refuse_username(position),
+                Ok(imported) => self.count(imported, revision),
+                Err(rejection) => self.reject(position, rejection)?,
             }
         }
         Ok(())
@@ -258,9 +266,11 @@ impl Import<'_> {
         }
     }
 
-    fn refuse_username(&mut self, position: i64) {
-        let taken = ("user.username".to_owned(), "another user has this name".to_owned());
-        self.refuse(position, true, vec![taken]);
+    /// Refuses a row that was rejected.
+    fn reject(&mut self, position: i64, rejection: Rejection) -> Result<(), Status> {
+        let Some((reason, field, description)) = mapping::refusal(&rejection) else { return Err(rejection.into()) };
+        self.refuse(position, reason, vec![(field.to_owned(), description)]);
+        Ok(())
     }
 
     /// Drops all but the first refusals.
@@ -271,9 +281,9 @@ impl Import<'_> {
         self.summary.refusals.truncate(REFUSALS_MAX);
     }
 
-    fn refuse(&mut self, position: i64, username_taken: bool, violations: Vec<(String, String)>) {
+    fn refuse(&mut self, position: i64, reason: RefusalReason, violations: Vec<(String, String)>) {
         self.summary.refused += 1;
-        self.summary.refusals.push(ImportRefusal { position, username_taken, violations });
+        self.summary.refusals.push(ImportRefusal { position, reason, violations });
     }
 
     /// Returns the response. With a `request_id`, also stores it.
@@ -289,6 +299,17 @@ impl Import<'_> {
         let reply = self.enqueue(command, Some(idempotency)).await?.result().await?;
         self.core.respond(None, reply).await
     }
+}
+
+/// Whether two rows are about the same user, as far as they say.
+fn is_same(one: &Profile, other: &Profile) -> bool {
+    let by_id = one.id.is_some() && one.id == other.id;
+    by_id || one.external_id.is_some() && one.external_id == other.external_id
+}
+
+/// Whether a row is about this user.
+fn is_about(row: &Profile, user: &User) -> bool {
+    row.id == Some(user.id) || row.external_id.is_some() && row.external_id == user.external_id
 }
 
 /// Returns the result of a command that was submitted without a `request_id`.

@@ -1,13 +1,11 @@
 //! `kith.v1.UserService`.
 
-use std::collections::HashSet;
-
 use tonic::{Request, Response, Status, Streaming};
 
 use super::export::{self, Exports};
 use super::import::{self, Imports};
-use super::pager::{Pager, Room};
-use super::{Core, caller};
+use super::pager::Pager;
+use super::{Core, batch, caller};
 use crate::domain::query::UserKey;
 use crate::error;
 use crate::mapping::user as mapping;
@@ -39,6 +37,7 @@ impl UserService for Users {
         let read = self.core.read(&request, min_revision, || self.core.store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
+            UserKey::ExternalId(id) => error::external_id_not_found(&id),
             UserKey::Name(name) => error::username_not_found(&name),
         })?;
         Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user, view), revision: read.revision.get() }))
@@ -48,22 +47,9 @@ impl UserService for Users {
         &self,
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
-        let (mut ids, view, min_revision) = mapping::ids(request.get_ref())?;
-        let mut seen = HashSet::new();
-        ids.retain(|id| seen.insert(*id));
-        let read = self.core.read(&request, min_revision, || self.core.store.users(ids.clone())).await?;
-        let mut response = pb::BatchGetUsersResponse { revision: read.revision.get(), ..Default::default() };
-        let mut room = Room::new();
-        for id in ids {
-            match read.value.get(&id).map(|user| mapping::encoded(user, view)) {
-                // All ids after the first omitted one are omitted too, so that the order is kept.
-                _ if !response.omitted_ids.is_empty() => response.omitted_ids.push(id.get()),
-                Some(user) if room.fits(&user) => response.users.push(user),
-                Some(_) => response.omitted_ids.push(id.get()),
-                None => response.not_found_ids.push(id.get()),
-            }
-        }
-        Ok(Response::new(response))
+        let (named, view, min_revision) = mapping::named(request.get_ref())?;
+        let read = self.core.read(&request, min_revision, || batch::read(&self.core, &named)).await?;
+        Ok(Response::new(batch::response(&named, &read, view)))
     }
 
     async fn list_users(

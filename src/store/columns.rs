@@ -18,6 +18,7 @@ use crate::domain::event::{Cause, Event, PrincipalKind};
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::ledger::CountsChange;
 use crate::domain::pair::{Block, Ended, Request};
+use crate::domain::text::{ExternalId, Username};
 use crate::domain::user::User;
 
 /// Columns that a statement takes, in its order.
@@ -63,10 +64,10 @@ columns! {
     /// All columns of a user but its position.
     Profile: User as User {
         id, username, real_name, email, email_isvalid, date_joined, bio, location, birthday, description, gender,
-        status, website, avatar, cover, changed,
+        status, website, avatar, cover, external_id, changed,
     } => {
         Text: username.as_str(),
-        Text: username.key(),
+        Text: username_key(username, *id),
         Text: real_name.as_str(),
         Text: email.as_str(),
         Bool: *email_isvalid,
@@ -80,6 +81,7 @@ columns! {
         Text: website.as_str(),
         Text: avatar.as_str(),
         Text: cover.as_str(),
+        Nullable<Text>: external_id.as_ref().map(ExternalId::as_str),
         BigInt: changed.get(),
         BigInt: id.get(),
     }
@@ -202,6 +204,13 @@ columns! {
         Nullable<BigInt>: user.map(UserId::get),
         Nullable<BigInt>: other.map(UserId::get),
     }
+}
+
+/// Returns the stored key of a username: for a user without one, a slash and their id, which is no key of a name.
+///
+/// Servers of earlier versions need a key for every user.
+pub(super) fn username_key(username: &Username, id: UserId) -> String {
+    username.key().unwrap_or_else(|| format!("/{id}"))
 }
 
 /// Deletes the oldest rows of a table, up to the limit of one sweep.

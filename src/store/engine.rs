@@ -29,7 +29,7 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Mutual, Range, Read, Record, RecordKind,
-    RecordQuery, RequestFilter, RequestQuery, UserKey,
+    RecordQuery, RequestFilter, RequestQuery, UserKey, UserKeys,
 };
 use crate::domain::user::User;
 use crate::metrics::feed::Feed;
@@ -95,6 +95,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 
     /// Those of the users that exist.
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError>;
+
+    /// Reads the mark, and then users by their keys.
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Rows<UserRow>, StoreError>;
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError>;
 
@@ -165,6 +168,12 @@ impl<E: Engine> Database<E> {
     }
 }
 
+/// Converts the user that a query by a key found.
+fn found(read: Rows<UserRow>) -> Result<Read<Option<CachedUser>>, StoreError> {
+    let Rows { mark, rows } = read.convert(User::try_from)?;
+    Ok(Read { revision: mark.revision, value: rows.into_iter().next().map(CachedUser::from) })
+}
+
 #[async_trait]
 impl<E: Engine> Store for Database<E> {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Result<Reply, Rejection>>, StoreError> {
@@ -197,11 +206,11 @@ impl<E: Engine> Store for Database<E> {
                 let Read { revision, mut value } = self.users(vec![id]).await?;
                 Ok(Read { revision, value: value.remove(&id) })
             }
-            UserKey::Name(key) => {
-                let Rows { mark, rows } = self.engine.rows(Reads::Few, query::user_by_name(key)).await?;
-                let user = rows.into_iter().next().map(|row: UserRow| User::try_from(row)).transpose()?;
-                Ok(Read { revision: mark.revision, value: user.map(CachedUser::from) })
+            UserKey::ExternalId(id) => {
+                let query = query::user_by_external_id(id.as_str().to_owned());
+                found(self.engine.rows(Reads::Few, query).await?)
             }
+            UserKey::Name(key) => found(self.engine.rows(Reads::Few, query::user_by_name(key)).await?),
         }
     }
 
@@ -209,6 +218,14 @@ impl<E: Engine> Store for Database<E> {
         let mark = self.engine.mark().await?;
         let value = self.users_at(&mark, ids.into_iter().collect()).await?;
         Ok(Read { revision: mark.revision, value })
+    }
+
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        let Rows { mark, mut rows } = self.engine.users_by_key(keys).await?;
+        rows.sort_unstable_by_key(|row| row.id);
+        rows.dedup_by_key(|row| row.id);
+        let users = rows.into_iter().map(|row| User::try_from(row).map(CachedUser::from)).collect::<Result<_, _>>()?;
+        Ok(Read { revision: mark.revision, value: users })
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

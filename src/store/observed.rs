@@ -17,7 +17,7 @@ use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
-    RequestQuery, UserKey,
+    RequestQuery, UserKey, UserKeys,
 };
 use crate::traces::statements;
 
@@ -97,6 +97,10 @@ impl Store for Observed {
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         self.observe("users", self.store.users(ids)).await
+    }
+
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        self.observe("users_by_key", self.store.users_by_key(keys)).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

@@ -47,8 +47,8 @@ pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{FeedHead, FeedRow};
-use super::schema::{Instant, Stamp};
+use super::row::{FeedHead, FeedRow, UserRow};
+use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
@@ -58,7 +58,8 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
+use crate::domain::text::ExternalId;
 use crate::domain::user::User;
 use crate::task::persistent;
 
@@ -191,6 +192,28 @@ impl Engine for PostgresEngine {
 
     async fn users_by_id(&self, ids: Vec<UserId>) -> Result<Vec<User>, StoreError> {
         self.users.get(ids).await
+    }
+
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Rows<UserRow>, StoreError> {
+        let UserKeys { external_ids, names } = keys;
+        let conn = &*self.pools.short.lease().await?;
+        let external_ids: Vec<_> = external_ids.iter().map(ExternalId::as_str).collect();
+        let by_external_id = async {
+            if external_ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let load = users::table.filter(users::external_id.eq_any(external_ids));
+            Ok(load.load::<UserRow>(&mut &*conn).await?)
+        };
+        let by_name = async {
+            if names.is_empty() {
+                return Ok(Vec::new());
+            }
+            Ok(users::table.filter(users::username_key.eq_any(names)).load::<UserRow>(&mut &*conn).await?)
+        };
+        let (mark, mut rows, by_name) = try_join!(biased; mark(conn), by_external_id, by_name)?;
+        rows.extend(by_name);
+        Ok(Rows { mark, rows })
     }
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {

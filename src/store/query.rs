@@ -94,6 +94,11 @@ pub(super) fn user_by_name(key: String) -> _ {
     users::table.filter(users::username_key.eq(key))
 }
 
+#[auto_type]
+pub(super) fn user_by_external_id(external_id: String) -> _ {
+    users::table.filter(users::external_id.eq(external_id))
+}
+
 /// The ids from `first` to `last` that users have.
 #[auto_type]
 pub(super) fn user_ids_in(first: i64, last: i64) -> _ {
@@ -132,6 +137,12 @@ pub(super) fn member(id: i64) -> _ {
 #[auto_type]
 pub(super) fn member_by_name(key: String) -> _ {
     users::table.inner_join(user_counts::table).filter(users::username_key.eq(key))
+}
+
+/// The user with this external id, with their counts.
+#[auto_type]
+pub(super) fn member_by_external_id(external_id: String) -> _ {
+    users::table.inner_join(user_counts::table).filter(users::external_id.eq(external_id))
 }
 
 // --- requests ---

@@ -95,6 +95,7 @@ diesel::table! {
         avatar -> Text,
         cover -> Text,
         changed -> BigInt,
+        external_id -> Nullable<Text>,
     }
 }
 

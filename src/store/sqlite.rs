@@ -46,7 +46,7 @@ use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
 use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
-use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read};
+use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::user::User;
 use crate::metrics::database as metrics;
 use crate::metrics::database::Pool;
@@ -289,6 +289,21 @@ impl Engine for SqliteEngine {
                 users.extend(row.map(User::try_from).transpose()?);
             }
             Ok(users)
+        })
+        .await
+    }
+
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Rows<UserRow>, StoreError> {
+        let UserKeys { external_ids, names } = keys;
+        read(&self.short, |conn| {
+            let (mark, mut rows) = (mark(conn)?, Vec::<UserRow>::new());
+            for id in external_ids {
+                rows.extend(query::user_by_external_id(id.as_str().to_owned()).first(conn).optional()?);
+            }
+            for name in names {
+                rows.extend(query::user_by_name(name).first(conn).optional()?);
+            }
+            Ok(Rows { mark, rows })
         })
         .await
     }

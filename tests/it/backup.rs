@@ -188,7 +188,7 @@ async fn nothing_is_overwritten_and_nothing_is_left() {
     database
         .execute(
             "PRAGMA ignore_check_constraints = ON; INSERT INTO users VALUES \
-             (1, 1, 'ann', 'ann', '', '', 7, 0, '', '', '', '', 'MALE', 'APPROVED', '', '', '', 1)",
+             (1, 1, 'ann', 'ann', '', '', 7, 0, '', '', '', '', 'MALE', 'APPROVED', '', '', '', 1, NULL)",
         )
         .await;
     refuses(&run(&["backup", &to("copy"), &url(&database)]).await, &["the copy is damaged", "users"]);

@@ -128,9 +128,17 @@ fn text(max: usize, lines: bool) -> Values<String> {
 }
 
 fn username() -> Values<String> {
-    let mut bad: Vec<_> = ["", " ", "a b", "é", "a\0", "a\n", "a.b", "a@b", "👋", "a/b"].map(str::to_owned).into();
+    let mut bad: Vec<_> = [" ", "a b", "é", "a\0", "a\n", "a.b", "a@b", "👋", "a/b"].map(str::to_owned).into();
     bad.push("a".repeat(256));
     Values { good: vec!["a".repeat(255), "A-Z_09".to_owned(), "-".to_owned(), "0".to_owned()], bad }
+}
+
+fn external_id() -> Values<String> {
+    let mut good: Vec<_> = ["a", "é", "👋", "\u{202e}"].map(|c| c.repeat(128)).into();
+    good.extend(["'; DROP TABLE users; --".to_owned(), "a b".to_owned(), "%_\\".to_owned(), "0".to_owned()]);
+    let mut bad: Vec<_> = ["a", "é", "👋"].map(|c| c.repeat(129)).into();
+    bad.extend(["\0", "a\0b", "\n", "a\tb", "\u{85}", " ", " a", "a ", "a\u{a0}", "\u{3000}a"].map(str::to_owned));
+    Values { good, bad }
 }
 
 fn email() -> Values<String> {
@@ -235,6 +243,7 @@ macro_rules! profile {
             field("user.website", url(), |it, value| user(it).website = value),
             field("user.avatar", url(), |it, value| user(it).avatar = value),
             field("user.cover", url(), |it, value| user(it).cover = value),
+            field("user.external_id", external_id(), |it, value| user(it).external_id = value),
         ]
     };
 }
@@ -339,7 +348,10 @@ cases! {
             request.user.as_mut().unwrap()
         }
         let mut table = profile!();
-        table.push(field("user.id", id(), |it: &mut pb::ImportUsersRequest, value| user(it).id = value));
+        // With an external id, even an invalid one, none is needed.
+        let mut ids = id();
+        ids.bad.retain(|id| *id != 0);
+        table.push(field("user.id", ids, |it: &mut pb::ImportUsersRequest, value| user(it).id = value));
         let base = || pb::ImportUsersRequest { user: Some(fresh()), request_id: String::new() };
         // A refused row has the same violations as a call.
         let import = async |row: pb::ImportUsersRequest| {
@@ -368,6 +380,8 @@ cases! {
             request.user.as_mut().unwrap()
         }
         let mut table: Vec<Field<pb::UpdateUserRequest>> = profile!();
+        // No update names it.
+        table.retain(|field| field.name != "user.external_id");
         let paths: Vec<_> =
             table.iter().filter_map(|field| field.name.strip_prefix("user.")).map(str::to_owned).collect();
         assert_eq!(paths.len(), 13);
@@ -419,6 +433,18 @@ cases! {
         let by_name =
             field("username", username(), |it: &mut pb::GetUserRequest, value| it.key = Some(Key::Username(value)));
         probed!(app, users.get_user, pb::GetUserRequest::default(), [by_name]).await;
+        let by_external_id = field("external_id", external_id(), |it: &mut pb::GetUserRequest, value| {
+            it.key = Some(Key::ExternalId(value));
+        });
+        probed!(app, users.get_user, pb::GetUserRequest::default(), [by_external_id]).await;
+        let keys = external_id();
+        let keys = Values {
+            good: vec![vec![], keys.good.clone(), [keys.good.clone(), keys.good].concat()],
+            bad: vec![(0..1_000).map(|number| number.to_string()).collect()],
+        };
+        let keys = field("external_ids", keys, |it: &mut pb::BatchGetUsersRequest, value| it.external_ids = value);
+        let base = || pb::BatchGetUsersRequest { ids: vec![1], ..Default::default() };
+        probed!(app, users.batch_get_users, base(), [keys]).await;
         let ids = field("ids", ids(), |it: &mut pb::BatchGetUsersRequest, value| it.ids = value);
         let view = field("user_view", number(3, &[]), |it: &mut pb::BatchGetUsersRequest, value| it.user_view = value);
         let base = || pb::BatchGetUsersRequest { ids: vec![1], ..Default::default() };

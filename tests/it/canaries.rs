@@ -68,6 +68,10 @@ async fn refused(clients: &Clients) {
         key: Some(pb::get_user_request::Key::Username(name.to_owned())),
         ..Default::default()
     };
+    let by_external_id = |id: &str| pb::GetUserRequest {
+        key: Some(pb::get_user_request::Key::ExternalId(id.to_owned())),
+        ..Default::default()
+    };
     let used = id();
     clients
         .users()
@@ -91,13 +95,18 @@ async fn refused(clients: &Clients) {
         users.update_user(pb::UpdateUserRequest { user: user(|_| {}), update_mask: mask(CANARY), ..Default::default() });
         users.get_user(by_name(&format!("{CANARY}-nobody")));
         users.get_user(by_name(&format!("{CANARY} nobody")));
+        users.create_user(create(|user| user.external_id = format!("{CANARY}\t{CANARY}")));
+        users.create_user(create(|user| user.external_id = canary(ANN).external_id));
+        users.get_user(by_external_id(&format!("{CANARY}-nobody")));
+        users.get_user(by_external_id(&format!(" {CANARY}")));
+        users.batch_get_users(pb::BatchGetUsersRequest { external_ids: vec![format!("{CANARY}\n")], ..Default::default() });
         users.list_users(pb::ListUsersRequest { page_token: CANARY.to_owned(), ..Default::default() });
         requests.send_connection_request(send(CANARY.repeat(200), String::new()));
         requests.send_connection_request(send(CANARY.to_owned(), id()));
         requests.send_connection_request(send(CANARY.to_owned(), used));
         events.list_events(pb::ListEventsRequest { epoch: CANARY.to_owned(), ..Default::default() });
     }
-    assert_eq!(calls, 16);
+    assert_eq!(calls, 21);
     let rows = [pb::ImportUsersRequest { user: user(|user| user.email = CANARY.to_owned()), request_id: id() }];
     let imported = clients.users().import_users(tokio_stream::iter(rows)).await.expect("an import").into_inner();
     assert_eq!(imported.refused, 1);

@@ -192,7 +192,7 @@ cases! {
     async fn each_user_has_the_sequence_of_their_last_change(app: App) {
         let place = |place: &str| FieldUpdate::Location(place.parse().expect("a place"));
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy"), send(1, 2)]).await;
-        let again = Command::ImportUser(UserId::new(3), Box::new(Profile {
+        let again = Command::ImportUser(Box::new(Profile { id: Some(UserId::new(3)),
             username: "cy".parse().expect("a name"), ..Profile::default()
         }));
         let expecting = |id: i64, revision: i64| {
@@ -358,14 +358,15 @@ cases! {
     async fn users_of_one_batch_may_exchange_their_names(app: App) {
         let named = |id: i64, name: &str| {
             let username = name.parse().expect("a name");
-            (UserId::new(id), Profile { username, ..Profile::default() })
+            Profile { id: Some(UserId::new(id)), username, ..Profile::default() }
         };
         commit(&app, [create(Some(1), "ann"), create(Some(2), "bob"), create(Some(3), "cy")]).await;
         // In one command, in several, and to a user who is new.
         let together = Command::ImportTogether(vec![named(1, "Bob"), named(2, "Cy"), named(3, "Ann"), named(4, "ann")]);
         let outcomes = commit(&app, [together]).await;
-        let updated = Some(Imported::Updated);
-        let expected = Outcome::UsersImported(vec![updated, updated, updated, None]);
+        let updated = || Ok(Imported::Updated);
+        let taken = Err(Rejection::UsernameTaken("ann".to_owned()));
+        let expected = Outcome::UsersImported(vec![updated(), updated(), updated(), taken]);
         assert_eq!(outcomes[0].as_ref().map(|executed| &executed.outcome), Ok(&expected));
         let rename = |id, name: &str| update(id, FieldUpdate::Username(name.parse().expect("a name")));
         let outcomes = commit(&app, [rename(1, "x"), rename(2, "bob"), create(Some(5), "Cy"), rename(1, "dee")]).await;

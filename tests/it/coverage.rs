@@ -329,6 +329,7 @@ fn the_schema_keeps_its_names_and_numbers() {
         "website",
         "avatar",
         "cover",
+        "external_id",
     ];
     for (name, schema) in [("ConnectionRequest", &request[..]), ("User", &user[..])] {
         let fields = message(name).field;

@@ -31,6 +31,7 @@ pub fn canary(id: i64) -> pb::User {
         website: format!("https://{CANARY}.example/"),
         avatar: format!("https://{CANARY}.example/avatar"),
         cover: format!("https://{CANARY}.example/cover"),
+        external_id: format!("{CANARY}-external-{id}"),
         ..Default::default()
     }
 }
@@ -205,7 +206,7 @@ cases! {
         let repeatable = life(&app).await;
         assert_eq!(with(&app.database, CANARY).await, [
             "connection_requests.message", "connection_requests.reply", "request_ids.response", "users.avatar", "users.bio",
-            "users.cover", "users.description", "users.email", "users.location", "users.real_name", "users.username",
+            "users.cover", "users.description", "users.email", "users.external_id", "users.location", "users.real_name", "users.username",
             "users.username_key", "users.website",
         ].map(str::to_owned).into());
         let end = app.revision().await;

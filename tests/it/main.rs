@@ -29,6 +29,7 @@ mod dependencies;
 mod deploy;
 mod devices;
 mod erasure;
+mod external_ids;
 mod faults;
 mod feed;
 mod files;

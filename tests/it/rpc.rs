@@ -88,6 +88,7 @@ pub fn full_user(id: i64, username: &str) -> pb::User {
         website: "https://example.com/".to_owned(),
         avatar: "https://example.com/a.png".to_owned(),
         cover: "http://example.com/c.png".to_owned(),
+        external_id: format!("ext {id}/{username} Ä|"),
     }
 }
 

@@ -17,12 +17,20 @@ const CY: i64 = 3;
 const DEE: i64 = 4;
 
 /// The users that each read returns with this view.
-async fn reads(app: &App, request: i64, view: UserView) -> BTreeMap<&'static str, Vec<pb::User>> {
+async fn reads(
+    app: &App,
+    everybody: &BTreeMap<i64, pb::User>,
+    request: i64,
+    view: UserView,
+) -> BTreeMap<&'static str, Vec<pb::User>> {
     let user_view = view.into();
     let (mut users, mut requests, mut connections) = (app.users(), app.requests(), app.connections());
     let by = |key| pb::GetUserRequest { key: Some(key), user_view, ..Default::default() };
     let by_id = users.get_user(by(Key::Id(BOB))).await.unwrap().into_inner().user;
     let by_name = users.get_user(by(Key::Username("Bob".to_owned()))).await.unwrap().into_inner().user;
+    let external_id = everybody[&BOB].external_id.clone();
+    let by_external_id = users.get_user(by(Key::ExternalId(external_id.clone()))).await.unwrap().into_inner().user;
+    let keys = pb::BatchGetUsersRequest { external_ids: vec![external_id], user_view, ..Default::default() };
     let ids = pb::BatchGetUsersRequest { ids: vec![ANN, BOB], user_view, ..Default::default() };
     let all = pb::ListUsersRequest { user_view, ..Default::default() };
     let one = pb::GetConnectionRequestRequest { id: request, user_id: ANN, user_view, ..Default::default() };
@@ -39,6 +47,8 @@ async fn reads(app: &App, request: i64, view: UserView) -> BTreeMap<&'static str
     BTreeMap::from([
         ("by id", by_id.into_iter().collect()),
         ("by name", by_name.into_iter().collect()),
+        ("by external id", by_external_id.into_iter().collect()),
+        ("batch by external ids", users.batch_get_users(keys).await.unwrap().into_inner().users),
         ("batch", users.batch_get_users(ids).await.unwrap().into_inner().users),
         ("all", users.list_users(all).await.unwrap().into_inner().users),
         ("request", both(one).collect()),
@@ -51,11 +61,13 @@ async fn reads(app: &App, request: i64, view: UserView) -> BTreeMap<&'static str
 
 /// What a view leaves of a full user.
 fn part(user: pb::User, view: UserView) -> pb::User {
-    let pb::User { id, username, real_name, avatar, status, .. } = user;
+    let pb::User { id, username, real_name, avatar, status, external_id, .. } = user;
     match view {
-        UserView::Unspecified | UserView::Full => pb::User { id, username, real_name, avatar, status, ..user },
-        UserView::Basic => pb::User { id, username, real_name, avatar, status, ..Default::default() },
-        UserView::Id => pb::User { id, ..Default::default() },
+        UserView::Unspecified | UserView::Full => {
+            pb::User { id, username, real_name, avatar, status, external_id, ..user }
+        }
+        UserView::Basic => pb::User { id, username, real_name, avatar, status, external_id, ..Default::default() },
+        UserView::Id => pb::User { id, external_id, ..Default::default() },
     }
 }
 
@@ -74,6 +86,8 @@ cases! {
         let returned = BTreeMap::from([
             ("by id", vec![BOB]),
             ("by name", vec![BOB]),
+            ("by external id", vec![BOB]),
+            ("batch by external ids", vec![BOB]),
             ("batch", vec![ANN, BOB]),
             ("all", vec![DEE, CY, BOB, ANN]),
             ("request", vec![CY, ANN]),
@@ -87,7 +101,7 @@ cases! {
             for view in [UserView::Basic, UserView::Unspecified, UserView::Id, UserView::Full, UserView::Basic] {
                 let expected = |ids: &Vec<i64>| ids.iter().map(|id| part(everybody[id].clone(), view)).collect();
                 let expected: BTreeMap<_, Vec<_>> = returned.iter().map(|(read, ids)| (*read, expected(ids))).collect();
-                assert_eq!(reads(&app, request, view).await, expected, "{view:?}, round {round}");
+                assert_eq!(reads(&app, &everybody, request, view).await, expected, "{view:?}, round {round}");
             }
             // Everybody changes, and the next round shows it.
             for user in everybody.values_mut() {

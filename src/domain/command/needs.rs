@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Batch, Command, IdempotencyKey, Submission};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::pair::Request;
-use crate::domain::text::Username;
+use crate::domain::text::{ExternalId, Username};
+use crate::domain::user::Profile;
 
 /// The data that must be loaded before a batch can be decided.
 ///
@@ -16,7 +17,9 @@ pub struct Needs {
     pub users: BTreeSet<UserId>,
     /// Users by the [key](Username::key) of their username.
     pub names: BTreeSet<String>,
-    /// The number of users to create without an id. [Candidates](crate::domain::ledger::candidates) for their ids are needed.
+    /// Users by external id.
+    pub external_ids: BTreeSet<ExternalId>,
+    /// The maximum number of users to create without an id. [Candidates](crate::domain::ledger::candidates) for their ids are needed.
     pub unassigned: usize,
     /// Pairs, each with its request and blocks.
     pub pairs: BTreeSet<PairKey>,
@@ -52,18 +55,12 @@ impl Needs {
 
     fn add(&mut self, command: &Command) {
         match command {
-            Command::CreateUser(profile) => {
-                self.add_profile(profile.id, &profile.username);
-                self.unassigned += usize::from(profile.id.is_none());
-            }
-            Command::ImportUser(id, profile) => self.add_profile(Some(*id), &profile.username),
-            Command::ImportTogether(rows) => {
-                rows.iter().for_each(|(id, profile)| self.add_profile(Some(*id), &profile.username));
-            }
+            Command::CreateUser(profile) | Command::ImportUser(profile) => self.add_profile(profile),
+            Command::ImportTogether(rows) => rows.iter().for_each(|profile| self.add_profile(profile)),
             Command::FinishImport(_) => {}
             Command::UpdateUser(update) => {
                 self.users.insert(update.id);
-                self.names.extend(update.username().map(Username::key));
+                self.names.extend(update.username().and_then(Username::key));
             }
             Command::DeleteUser(id) => {
                 self.users.insert(*id);
@@ -97,9 +94,11 @@ impl Needs {
         [request.from, request.to].into_iter().filter(move |_| seen)
     }
 
-    fn add_profile(&mut self, id: Option<UserId>, username: &Username) {
-        self.users.extend(id);
-        self.names.insert(username.key());
+    fn add_profile(&mut self, profile: &Profile) {
+        self.users.extend(profile.id);
+        self.names.extend(profile.username.key());
+        self.external_ids.extend(profile.external_id.clone());
+        self.unassigned += usize::from(profile.id.is_none());
     }
 
     fn add_pair(&mut self, one: UserId, other: UserId) {
@@ -172,8 +171,15 @@ mod tests {
                 Needs { users: [ANN].into(), names: names("ann"), ..none() },
             ),
             (
-                vec![Command::ImportUser(BOB, profile(None, "Bob"))],
+                vec![Command::ImportUser(profile(Some(BOB), "Bob"))],
                 Needs { users: [BOB].into(), names: names("bob"), ..none() },
+            ),
+            (
+                vec![Command::ImportUser(Box::new(Profile {
+                    external_id: Some("b-1".parse().expect("an external id")),
+                    ..Profile::default()
+                }))],
+                Needs { external_ids: ["b-1".parse().expect("an external id")].into(), unassigned: 1, ..none() },
             ),
             (vec![update(ANN)], Needs { users: [ANN].into(), ..none() }),
             (vec![Command::DeleteUser(ANN)], Needs { users: [ANN].into(), all_pairs_of: [ANN].into(), ..none() }),

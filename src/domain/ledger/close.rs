@@ -75,7 +75,7 @@ mod tests {
     use crate::domain::user::Profile;
 
     fn import(id: UserId, username: &str) -> Command {
-        Command::ImportUser(id, Box::new(profile(username)))
+        Command::ImportUser(Box::new(Profile { id: Some(id), ..profile(username) }))
     }
 
     fn act(id: i64, user: UserId, action: RequestAction) -> Command {
@@ -84,14 +84,14 @@ mod tests {
 
     #[test]
     fn users_are_saved_by_what_became_of_them() {
-        let described = || Box::new(Profile { location: "Bonn".parse().unwrap(), ..profile("Ann") });
+        let described = || Box::new(Profile { id: Some(ANN), location: "Bonn".parse().unwrap(), ..profile("Ann") });
         let new = UserId::new(4);
         // For each: the users created, each with its position; updated; renamed; deleted; and those to cache.
         let none = Vec::new;
         for (commands, created, updated, renamed, deleted, cached) in [
             ([import(ANN, "ann"), import(ANN, "ann")], vec![], none(), none(), none(), none()),
             ([import(ANN, "ann"), import(ANN, "eve")], vec![], vec![ANN], vec![ANN], none(), vec![ANN]),
-            ([import(ANN, "ann"), Command::ImportUser(ANN, described())], vec![], vec![ANN], none(), none(), vec![ANN]),
+            ([import(ANN, "ann"), Command::ImportUser(described())], vec![], vec![ANN], none(), none(), vec![ANN]),
             ([import(new, "eve"), import(new, "fay")], vec![(new, nth(1))], none(), none(), none(), vec![new]),
             ([import(new, "eve"), Command::DeleteUser(new)], vec![], none(), none(), none(), none()),
             ([import(ANN, "eve"), Command::DeleteUser(ANN)], vec![], none(), none(), vec![ANN], none()),

@@ -17,20 +17,38 @@ impl Ledger {
         if let Some(id) = profile.id.filter(|id| self.member(*id).is_some()) {
             return Err(Rejection::UserExists(id));
         }
+        self.check_external_id(profile, profile.id)?;
         self.check_username_free(&profile.username, profile.id)?;
-        let id = match profile.id {
-            Some(id) => id,
-            None => self.assign_id()?,
-        };
-        let (user, _) = self.put_user(actor, profile.clone().into_user(id, None, self.time));
+        let (user, _) = self.put_profile(actor, profile, profile.id)?;
         Ok(Outcome::UserCreated(user))
     }
 
-    pub(super) fn import_user(&mut self, actor: Actor, id: UserId, profile: &Profile) -> Result<Outcome, Rejection> {
-        self.check_username_free(&profile.username, Some(id))?;
+    pub(super) fn import_user(&mut self, actor: Actor, profile: &Profile) -> Result<Outcome, Rejection> {
+        let id = self.imported_id(profile);
+        self.check_external_id(profile, id)?;
+        self.check_username_free(&profile.username, id)?;
+        let (user, imported) = self.put_profile(actor, profile, id)?;
+        Ok(Outcome::UserImported(user, imported))
+    }
+
+    /// Returns the id of the user whom a row of an import is about; `None` if the user is new and gets the next id.
+    pub(super) fn imported_id(&self, profile: &Profile) -> Option<UserId> {
+        profile.id.or_else(|| self.external_ids.get(profile.external_id.as_ref()?).copied())
+    }
+
+    /// Creates or replaces the user with this id, or creates one with the next id.
+    pub(super) fn put_profile(
+        &mut self,
+        actor: Actor,
+        profile: &Profile,
+        id: Option<UserId>,
+    ) -> Result<(Arc<User>, Imported), Rejection> {
+        let id = match id {
+            Some(id) => id,
+            None => self.assign_id()?,
+        };
         let before = self.member(id).map(|member| Arc::clone(&member.user));
-        let (_, imported) = self.put_user(actor, profile.clone().into_user(id, before.as_deref(), self.time));
-        Ok(Outcome::UserImported(imported))
+        Ok(self.put_user(actor, profile.clone().into_user(id, before.as_deref(), self.time)))
     }
 
     pub(super) fn update_user(&mut self, caller: Actor, update: &UserUpdate) -> Result<Outcome, Rejection> {
@@ -44,6 +62,9 @@ impl Ledger {
             return Err(Rejection::Conflict { user: *id, changed });
         }
         if let Some(username) = update.username() {
+            if username.is_empty() && member.user.external_id.is_none() {
+                return Err(Rejection::UsernameNeeded(*id));
+            }
             self.check_username_free(username, Some(*id))?;
         }
         let mut user = User::clone(&member.user);
@@ -63,16 +84,30 @@ impl Ledger {
 
     /// Fails if another user than `id` has this username. `None` is a user without an id yet.
     fn check_username_free(&self, username: &Username, id: Option<UserId>) -> Result<(), Rejection> {
-        match self.names.get(&username.key()) {
+        match username.key().and_then(|key| self.names.get(&key)) {
             Some(owner) if Some(*owner) != id => Err(Rejection::UsernameTaken(username.as_str().to_owned())),
             Some(_) | None => Ok(()),
         }
     }
 
+    /// Fails if the profile's external id is another user's, or not the one that user `id` has.
+    pub(super) fn check_external_id(&self, profile: &Profile, id: Option<UserId>) -> Result<(), Rejection> {
+        let Some(external_id) = &profile.external_id else { return Ok(()) };
+        let before = id.and_then(|id| self.member(id)?.user.external_id.as_ref().map(|before| (id, before)));
+        match (before, self.external_ids.get(external_id)) {
+            (Some((id, before)), _) if before != external_id => Err(Rejection::ExternalIdFixed(id)),
+            (_, Some(owner)) if Some(*owner) != id => {
+                Err(Rejection::ExternalIdExists { user: *owner, external_id: external_id.as_str().to_owned() })
+            }
+            (_, Some(_) | None) => Ok(()),
+        }
+    }
+
     /// Frees the username of a user, unless another one has already taken it in an exchange.
     fn release_username(&mut self, before: &Member, id: UserId) {
-        let name = before.user.username.key();
-        if self.names.get(&name) == Some(&id) {
+        if let Some(name) = before.user.username.key()
+            && self.names.get(&name) == Some(&id)
+        {
             self.names.remove(&name);
         }
     }
@@ -101,7 +136,8 @@ impl Ledger {
         if let Some(before) = &before {
             self.release_username(before, user.id);
         }
-        self.names.insert(user.username.key(), user.id);
+        self.names.extend(user.username.key().map(|name| (name, user.id)));
+        self.external_ids.extend(user.external_id.clone().map(|external_id| (external_id, user.id)));
         let (counts, sends, last_visible) = match before {
             Some(Member { user: _, counts, sends, last_visible }) => (counts, sends, last_visible),
             None => Default::default(),
@@ -120,6 +156,7 @@ impl Ledger {
             self.delete_pair(actor, key);
         }
         self.release_username(&member, id);
+        member.user.external_id.iter().for_each(|external_id| _ = self.external_ids.remove(external_id));
         self.counts.remove(&id);
         if let Some(user) = self.users.get_mut(&id) {
             user.now = None;
@@ -186,7 +223,7 @@ mod tests {
     }
 
     fn import(id: UserId, username: &str) -> Command {
-        Command::ImportUser(id, Box::new(profile(username)))
+        Command::ImportUser(Box::new(Profile { id: Some(id), ..profile(username) }))
     }
 
     fn rename(id: UserId, username: &str) -> UserUpdate {
@@ -242,10 +279,11 @@ mod tests {
 
     #[test]
     fn users_who_exchanged_their_names_have_them() {
-        let exchange = Command::ImportTogether(vec![(ANN, profile("bob")), (BOB, profile("ann"))]);
+        let row = |id, username| Profile { id: Some(id), ..profile(username) };
+        let exchange = Command::ImportTogether(vec![row(ANN, "bob"), row(BOB, "ann")]);
         let commands = [exchange, import(CY, "ann"), import(CY, "bob")];
         let ([exchanged, ann, bob], changes) = run(snapshot(&[]), commands);
-        assert_eq!(exchanged, Ok(Outcome::UsersImported(vec![Some(Imported::Updated); 2])));
+        assert_eq!(exchanged, Ok(Outcome::UsersImported(vec![Ok(Imported::Updated); 2])));
         assert_eq!((ann, bob), (taken("ann"), taken("bob")));
         assert!(changes.users_updated.iter().all(|user| user.date_joined == day(-9)), "unset fields stay as they are");
         let mut renamed = changes.users_renamed;
@@ -284,7 +322,7 @@ mod tests {
             (import(dan, "dan"), Imported::Created, vec![EventKind::UserCreated], (nth(1), before.users_changed)),
         ] {
             let ([outcome], changes) = run(snapshot(&[]), [command.clone()]);
-            assert_eq!(outcome, Ok(Outcome::UserImported(imported)));
+            assert!(matches!(outcome, Ok(Outcome::UserImported(_, effect)) if effect == imported), "{outcome:?}");
             assert_eq!(kinds(&changes), kinds_of_events, "{command:?}");
             assert_eq!(changes.head.users_changed, users_changed, "{command:?}");
             let saved = changes.users_created.iter().map(|(user, _)| user).chain(&changes.users_updated);
@@ -336,5 +374,113 @@ mod tests {
         assert_eq!((changes.blocks_deleted, changes.users_deleted), (vec![(BOB, ANN)], vec![ANN]));
         let counted: Vec<_> = changes.counts.iter().map(|counts| (counts.user, counts.change.connections)).collect();
         assert_eq!(counted, [(BOB, 0), (CY, -1), (dan, 0)], "the counts of the deleted user go with them");
+    }
+
+    /// A profile with an external id, which is none if it is empty, and a username, which is none if it is empty.
+    fn keyed(id: Option<UserId>, username: &str, external_id: &str) -> Profile {
+        let username = if username.is_empty() { Username::default() } else { username.parse().unwrap() };
+        Profile { id, username, external_id: external_id.parse().ok(), ..Profile::default() }
+    }
+
+    /// Ann with the external id `a-1`; Bob and Cy without any.
+    fn with_external_id() -> Snapshot {
+        let mut before = snapshot(&[]);
+        let ann = User { external_id: "a-1".parse().ok(), ..User::clone(&before.members[0].user) };
+        before.members[0].user = Arc::new(ann);
+        Snapshot { free_ids: vec![UserId::new(11), UserId::new(12)], ..before }
+    }
+
+    fn exists(user: UserId, external_id: &str) -> Result<UserId, Rejection> {
+        Err(Rejection::ExternalIdExists { user, external_id: external_id.to_owned() })
+    }
+
+    #[test]
+    fn an_external_id_is_set_once_and_never_changed() {
+        let create = |profile| Command::CreateUser(Box::new(profile));
+        let import = |profile| Command::ImportUser(Box::new(profile));
+        let (dan, first) = (UserId::new(4), UserId::new(11));
+        let fixed = |id| Err(Rejection::ExternalIdFixed(id));
+        // The commands before the last, and what becomes of the last one: the user whom it is about.
+        for (before, last, expected) in [
+            (vec![], create(keyed(Some(dan), "dan", "d-1")), Ok(dan)),
+            (vec![], create(keyed(None, "", "d-1")), Ok(first)),
+            (vec![], create(keyed(Some(dan), "dan", "a-1")), exists(ANN, "a-1")),
+            (vec![], create(keyed(None, "ann", "a-1")), exists(ANN, "a-1")),
+            (vec![], create(keyed(Some(ANN), "dan", "d-1")), Err(Rejection::UserExists(ANN))),
+            (vec![create(keyed(None, "", "d-1"))], create(keyed(None, "", "d-1")), exists(first, "d-1")),
+            (vec![Command::DeleteUser(ANN)], create(keyed(Some(dan), "dan", "a-1")), Ok(dan)),
+            // Imports: about the user with the id, else with the external id, else a new one.
+            (vec![], import(keyed(None, "ann", "a-1")), Ok(ANN)),
+            (vec![], import(keyed(Some(ANN), "ann", "a-1")), Ok(ANN)),
+            (vec![], import(keyed(Some(ANN), "ann", "")), Ok(ANN)),
+            (vec![], import(keyed(Some(ANN), "ann", "a-2")), fixed(ANN)),
+            (vec![], import(keyed(Some(BOB), "bob", "b-1")), Ok(BOB)),
+            (vec![], import(keyed(Some(BOB), "bob", "a-1")), exists(ANN, "a-1")),
+            (vec![], import(keyed(None, "dan", "d-1")), Ok(first)),
+            (vec![], import(keyed(None, "ann", "d-1")), Err(Rejection::UsernameTaken("ann".to_owned()))),
+            (vec![import(keyed(None, "dan", "d-1"))], import(keyed(None, "eve", "d-1")), Ok(first)),
+            (vec![import(keyed(Some(BOB), "bob", "b-1"))], import(keyed(Some(BOB), "bob", "b-2")), fixed(BOB)),
+            (vec![import(keyed(Some(BOB), "bob", "b-1"))], import(keyed(Some(CY), "cy", "b-1")), exists(BOB, "b-1")),
+            (vec![Command::DeleteUser(ANN)], import(keyed(None, "ann", "a-1")), Ok(first)),
+        ] {
+            let commands: [Command; 2] = [before.first().cloned().unwrap_or(Command::Probe), last.clone()];
+            let ([_, outcome], changes) = run(with_external_id(), commands);
+            let user = outcome.map(|outcome| {
+                let (Outcome::UserCreated(user) | Outcome::UserImported(user, _)) = outcome else {
+                    panic!("{outcome:?}")
+                };
+                user
+            });
+            let named = |user: &Arc<User>| user.external_id.is_some();
+            assert!(user.as_ref().is_ok_and(named) || user.is_err(), "{last:?}: an external id is never lost");
+            assert_eq!(user.map(|user| user.id), expected, "{last:?} after {before:?}");
+            assert!(changes.users_renamed.is_empty() || before.len() == 1, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_with_an_external_id_needs_no_username() {
+        let clear = |id| {
+            let fields = vec![FieldUpdate::Username(Username::default())];
+            Command::UpdateUser(UserUpdate { id, acting: None, fields, expected: None })
+        };
+        let ([ann, bob, freed, again], changes) =
+            run(with_external_id(), [clear(ANN), clear(BOB), import(BOB, "ann"), import(ANN, "ann")]);
+        assert!(matches!(&ann, Ok(Outcome::UserUpdated(user)) if user.username.is_empty()), "{ann:?}");
+        assert_eq!(bob, Err(Rejection::UsernameNeeded(BOB)));
+        assert!(freed.is_ok(), "the name is free: {freed:?}");
+        assert_eq!(again, taken("ann"));
+        let mut renamed = changes.users_renamed;
+        renamed.sort_unstable();
+        assert_eq!(renamed, [ANN, BOB]);
+        // Any number of users may have none.
+        let nameless = |external_id| Command::CreateUser(Box::new(keyed(None, "", external_id)));
+        let ([one, other], _) = run(with_external_id(), [nameless("x-1"), nameless("x-2")]);
+        assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    }
+
+    #[test]
+    fn rows_that_wait_are_stored_with_their_external_ids_or_refused_for_them() {
+        let rows = vec![
+            keyed(Some(ANN), "bob", ""),
+            keyed(Some(BOB), "ann", "b-1"),
+            // Refused: another has the external id, and has another one.
+            keyed(Some(CY), "cyrus", "b-1"),
+            keyed(None, "dan", "d-1"),
+            keyed(Some(UserId::new(5)), "eve", "d-1"),
+        ];
+        let ([outcome], changes) = run(with_external_id(), [Command::ImportTogether(rows)]);
+        let (updated, created) = (Ok(Imported::Updated), Ok(Imported::Created));
+        let refused = |owner, id| exists(owner, id).map(|_| Imported::Unchanged);
+        let expected = vec![updated.clone(), updated, refused(BOB, "b-1"), created, refused(UserId::new(11), "d-1")];
+        assert_eq!(outcome, Ok(Outcome::UsersImported(expected)));
+        let external_ids = |users: &[Arc<User>]| -> Vec<_> {
+            let mut keys: Vec<_> = users.iter().map(|user| (user.id, user.external_id.clone())).collect();
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(external_ids(&changes.users_updated), [(ANN, "a-1".parse().ok()), (BOB, "b-1".parse().ok())]);
+        let created: Vec<_> = changes.users_created.into_iter().map(|(user, _)| user).collect();
+        assert_eq!(external_ids(&created), [(UserId::new(11), "d-1".parse().ok())]);
     }
 }

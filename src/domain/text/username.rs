@@ -18,6 +18,8 @@ const INVISIBLE: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
 
 text! {
     /// A username of 1 to 255 characters, in Unicode's normal form C. Created by [`UsernameRule::parse`].
+    ///
+    /// The default is empty: that of a user who has none.
     Username
 }
 
@@ -42,14 +44,20 @@ impl UsernameRule {
 }
 
 impl Username {
-    /// Returns the key of the username. No two users have the same key.
+    /// Whether this is the username of a user who has none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the key of the username; `None` for a user who has none. No two users have the same key.
     ///
     /// Names that differ only in case have the same key.
-    pub fn key(&self) -> String {
-        if self.0.is_ascii() {
-            return self.0.to_ascii_lowercase();
+    pub fn key(&self) -> Option<String> {
+        match &self.0 {
+            name if name.is_empty() => None,
+            name if name.is_ascii() => Some(name.to_ascii_lowercase()),
+            name => Some(UniCase::unicode(name).to_folded_case().nfc().collect()),
         }
-        UniCase::unicode(&self.0).to_folded_case().nfc().collect()
     }
 }
 
@@ -136,7 +144,7 @@ mod tests {
     }
 
     fn key(text: &str) -> String {
-        name(text).unwrap_or_else(|| panic!("{text:?} is a name")).key()
+        name(text).and_then(|name| name.key()).unwrap_or_else(|| panic!("{text:?} is a name"))
     }
 
     #[test]

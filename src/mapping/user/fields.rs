@@ -6,10 +6,10 @@ use prost_types::Timestamp;
 use super::UserView;
 use crate::domain::id::UserId;
 use crate::domain::policy::Policy;
-use crate::domain::text::{Birthday, Username};
+use crate::domain::text::{Birthday, ExternalId, TextError, Username};
 use crate::domain::user::{FieldUpdate, Gender, Profile, UserStatus};
 use crate::domain::{Time, to_micros};
-use crate::mapping::invalid::Fields;
+use crate::mapping::invalid::{Fields, ITEMS_MAX};
 use crate::proto::server as pb;
 
 /// The fields of a user that only an operator can update.
@@ -46,10 +46,12 @@ impl Fields {
             website,
             avatar,
             cover,
+            external_id,
         } = user;
+        let is_named = username.is_empty() && !external_id.is_empty();
         Profile {
             id: self.optional_user_id("user.id", *id),
-            username: self.username("user.username", username, policy),
+            username: if is_named { Username::default() } else { self.username("user.username", username, policy) },
             real_name: self.text("user.real_name", real_name),
             email: self.text("user.email", email),
             email_isvalid: *email_isvalid,
@@ -63,6 +65,7 @@ impl Fields {
             website: self.text("user.website", website),
             avatar: self.text("user.avatar", avatar),
             cover: self.text("user.cover", cover),
+            external_id: (!external_id.is_empty()).then(|| self.external_id("user.external_id", external_id)).flatten(),
         }
     }
 
@@ -81,6 +84,7 @@ impl Fields {
                 self.violation("update_mask", format!("must not name {path}, which only an operator may change"));
                 return None;
             }
+            "username" if user.username.is_empty() => FieldUpdate::Username(Username::default()),
             "username" => FieldUpdate::Username(self.username(&field, &user.username, policy)),
             "email" => FieldUpdate::Email(self.text(field, &user.email)),
             "email_isvalid" => FieldUpdate::EmailIsvalid(user.email_isvalid),
@@ -99,6 +103,10 @@ impl Fields {
                 self.violation("update_mask", "must not name id, which never changes");
                 return None;
             }
+            "external_id" => {
+                self.violation("update_mask", "must not name external_id, which a creation or an import sets once");
+                return None;
+            }
             _ => {
                 // The path can be any text: the message contains only what could be a name.
                 let name: String = path.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -114,6 +122,21 @@ impl Fields {
             self.violation(field, error);
             Username::default()
         })
+    }
+
+    /// Reads an external id. `None` if it is invalid.
+    pub(super) fn external_id(&mut self, field: impl Into<String>, value: &str) -> Option<ExternalId> {
+        value.parse().map_err(|error: TextError| self.violation(field, error)).ok()
+    }
+
+    /// Reads external ids, of which a list has at most 1,000 with `others`.
+    pub(super) fn external_ids(&mut self, field: &str, values: &[String], others: usize) -> Vec<ExternalId> {
+        if !values.is_empty() && values.len() + others > ITEMS_MAX {
+            self.violation(field, format!("must contain at most {ITEMS_MAX} external ids, less the number of ids"));
+            return Vec::new();
+        }
+        let item = |(index, value): (usize, &String)| self.external_id(format!("{field}[{index}]"), value);
+        values.iter().enumerate().filter_map(item).collect()
     }
 
     fn joined(&mut self, field: &str, value: Option<&Timestamp>) -> Time {

@@ -5,7 +5,8 @@ use prost::{DecodeError, Message};
 
 use super::UserView;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome};
+use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome, RefusalReason};
+use crate::domain::text::ExternalId;
 use crate::domain::user::{Gender, User, UserStatus};
 use crate::mapping::mutation::{MutationResponse, responses};
 use crate::mapping::timestamp;
@@ -40,6 +41,7 @@ impl From<&User> for pb::User {
             website,
             avatar,
             cover,
+            external_id,
             // Not part of the profile.
             changed: _,
         } = user;
@@ -64,8 +66,13 @@ impl From<&User> for pb::User {
             website: website.as_str().to_owned(),
             avatar: avatar.as_str().to_owned(),
             cover: cover.as_str().to_owned(),
+            external_id: text(external_id.as_ref()),
         }
     }
+}
+
+fn text(external_id: Option<&ExternalId>) -> String {
+    external_id.map_or_else(String::new, |id| id.as_str().to_owned())
 }
 
 /// Encodes a user for a response.
@@ -88,11 +95,11 @@ pub fn id_of(encoded: &[u8]) -> Result<UserId, DecodeError> {
 ///
 /// If the bytes are not a user.
 pub fn basic_of(encoded: &[u8]) -> Result<Bytes, DecodeError> {
-    let pb::User { id, username, real_name, avatar, status, .. } = pb::User::decode(encoded)?;
-    Ok(pb::User { id, username, real_name, avatar, status, ..pb::User::default() }.encode_to_vec().into())
+    let pb::User { id, username, real_name, avatar, status, external_id, .. } = pb::User::decode(encoded)?;
+    Ok(pb::User { id, username, real_name, avatar, status, external_id, ..pb::User::default() }.encode_to_vec().into())
 }
 
-/// Encodes a user of whom only the id is shown.
+/// Encodes a user of whom nothing but the id is known, because they were deleted.
 pub fn encode_id(id: UserId) -> Bytes {
     pb::User { id: id.get(), ..Default::default() }.encode_to_vec().into()
 }
@@ -101,7 +108,7 @@ pub fn encode_id(id: UserId) -> Bytes {
 ///
 /// Full users are encoded only once. The other views are small, and encoded each time.
 pub fn encoded(user: &CachedUser, view: UserView) -> Bytes {
-    let id = user.id.get();
+    let (id, external_id) = (user.id.get(), text(user.external_id.as_ref()));
     let part = match view {
         UserView::Full => return user.encoded(encode),
         UserView::Basic => pb::User {
@@ -110,9 +117,10 @@ pub fn encoded(user: &CachedUser, view: UserView) -> Bytes {
             real_name: user.real_name.as_str().to_owned(),
             avatar: user.avatar.as_str().to_owned(),
             status: pb::UserStatus::from(user.status).into(),
+            external_id,
             ..pb::User::default()
         },
-        UserView::Id => pb::User { id, ..pb::User::default() },
+        UserView::Id => pb::User { id, external_id, ..pb::User::default() },
     };
     part.encode_to_vec().into()
 }
@@ -146,8 +154,11 @@ pub fn import_response(summary: &ImportSummary, revision: Sequence) -> pb::Impor
 
 impl From<&ImportRefusal> for pb::ImportRefusal {
     fn from(refusal: &ImportRefusal) -> Self {
-        let reason =
-            if refusal.username_taken { pb::ErrorReason::UsernameTaken } else { pb::ErrorReason::InvalidFields };
+        let reason = match refusal.reason {
+            RefusalReason::InvalidFields => pb::ErrorReason::InvalidFields,
+            RefusalReason::UsernameTaken => pb::ErrorReason::UsernameTaken,
+            RefusalReason::UserExists => pb::ErrorReason::UserExists,
+        };
         let violation = |(field, description): &(String, String)| pb::FieldViolation {
             field: field.clone(),
             description: description.clone(),
@@ -179,15 +190,21 @@ mod tests {
 
     #[test]
     fn the_response_to_an_import_has_all_values() {
-        let refusal = |position, username_taken, violations| ImportRefusal { position, username_taken, violations };
+        let refusal = |position, reason, violations| ImportRefusal { position, reason, violations };
         let violation = ("user.email".to_owned(), "must be an e-mail address".to_owned());
-        let refusals = vec![refusal(1, true, vec![]), refusal(4, false, vec![violation])];
+        let refusals = vec![
+            refusal(1, RefusalReason::UsernameTaken, vec![]),
+            refusal(4, RefusalReason::InvalidFields, vec![violation]),
+            refusal(5, RefusalReason::UserExists, vec![]),
+        ];
         let summary = ImportSummary { created: 1, updated: 2, unchanged: 3, refused: 4, refusals };
         let field_violations = vec![pb::FieldViolation {
             field: "user.email".to_owned(),
             description: "must be an e-mail address".to_owned(),
         }];
-        let (taken, invalid) = (pb::ErrorReason::UsernameTaken.into(), pb::ErrorReason::InvalidFields.into());
+        let [taken, invalid, exists] =
+            [pb::ErrorReason::UsernameTaken, pb::ErrorReason::InvalidFields, pb::ErrorReason::UserExists]
+                .map(i32::from);
         let expected = pb::ImportUsersResponse {
             created: 1,
             updated: 2,
@@ -196,6 +213,7 @@ mod tests {
             refusals: vec![
                 pb::ImportRefusal { position: 1, reason: taken, field_violations: vec![] },
                 pb::ImportRefusal { position: 4, reason: invalid, field_violations },
+                pb::ImportRefusal { position: 5, reason: exists, field_violations: vec![] },
             ],
             revision: 9,
         };

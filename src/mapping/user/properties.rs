@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 
 use super::*;
 use crate::domain::id::ID_MAX;
-use crate::domain::text::{Birthday, Email, Line, Prose, Url};
+use crate::domain::text::{Birthday, Email, ExternalId, Line, Prose, Url};
 use crate::domain::user::{Gender, User, UserStatus};
 use crate::mapping::timestamp;
 
@@ -55,10 +55,12 @@ fn birthdays() -> impl Strategy<Value = Birthday> {
 fn users() -> impl Strategy<Value = User> {
     let genders = prop::sample::select(vec![Gender::Unspecified, Gender::Male, Gender::Female]);
     let statuses = prop::sample::select(vec![UserStatus::Approved, UserStatus::Blocked, UserStatus::Unregistered]);
-    let names = ("[A-Za-z0-9_-]{1,255}", lines(), "([a-z+]{1,9}@[a-z]{1,9}\\.[a-z]{2,4})?", lines(), lines());
+    let keys = ("[A-Za-z0-9_-]{1,255}", prop::option::of("\\S(\\PC{0,126}\\S)?"))
+        .prop_filter("no control character", |keys| keys.1.iter().all(|id| id.parse::<ExternalId>().is_ok()));
+    let names = (keys, lines(), "([a-z+]{1,9}@[a-z]{1,9}\\.[a-z]{2,4})?", lines(), lines());
     let rest = (1..=ID_MAX, any::<bool>(), times(), prose(), birthdays(), genders, statuses);
     (names, rest, (urls(), urls(), urls())).prop_map(|(names, rest, (website, avatar, cover))| {
-        let (username, real_name, email, location, description) = names;
+        let ((username, external_id), real_name, email, location, description) = names;
         let (id, email_isvalid, date_joined, bio, birthday, gender, status) = rest;
         let profile = Profile {
             id: Some(UserId::new(id)),
@@ -76,6 +78,7 @@ fn users() -> impl Strategy<Value = User> {
             website,
             avatar,
             cover,
+            external_id: external_id.map(|id| valid(&id)),
         };
         profile.into_user(UserId::new(id), None, now())
     })
@@ -89,10 +92,10 @@ fn request(user: pb::User) -> pb::CreateUserRequest {
 type Spoil = fn(&mut pb::User);
 
 /// An invalid value for each field, in the order in which fields are read.
-const WRONG: [(&str, Spoil); 15] = [
+const WRONG: [(&str, Spoil); 17] = [
     ("user.id", |user| user.id = -1),
     ("user.username", |user| user.username.push(' ')),
-    ("user.username", |user| user.username.clear()),
+    ("user.username", |user| user.username.push('é')),
     ("user.real_name", |user| user.real_name = "é".repeat(256)),
     ("user.email", |user| user.email = "nobody".to_owned()),
     ("user.date_joined", |user| user.date_joined = Some(Timestamp { seconds: LAST + 1, nanos: 0 })),
@@ -105,6 +108,8 @@ const WRONG: [(&str, Spoil); 15] = [
     ("user.website", |user| user.website = "example.com".to_owned()),
     ("user.avatar", |user| user.avatar = "ftp://example.com".to_owned()),
     ("user.cover", |user| user.cover = format!("https://example.com/{}", "x".repeat(200))),
+    ("user.external_id", |user| user.external_id = "é".repeat(129)),
+    ("user.external_id", |user| user.external_id.push(' ')),
 ];
 
 proptest! {
@@ -120,7 +125,7 @@ proptest! {
     #[test]
     fn each_invalid_field_is_named_and_no_other(
         user in users(),
-        wrong in prop::sample::subsequence(WRONG.to_vec(), 1..15),
+        wrong in prop::sample::subsequence(WRONG.to_vec(), 1..WRONG.len()),
     ) {
         let mut user = pb::User::from(&user);
         wrong.iter().for_each(|(_, spoil)| spoil(&mut user));
@@ -133,14 +138,15 @@ proptest! {
 
     #[test]
     fn any_user_is_accepted_unchanged_or_refused_with_a_violation(
-        texts in vec(".{0,60}", 9),
+        texts in vec(".{0,60}", 10),
         (id, gender, status, seconds, nanos) in any::<(i64, i32, i32, i64, i32)>(),
     ) {
-        let [username, real_name, email, bio, location, birthday, description, website, avatar] =
-            <[String; 9]>::try_from(texts).expect("nine");
+        let [username, real_name, email, bio, location, birthday, description, website, avatar, external_id] =
+            <[String; 10]>::try_from(texts).expect("ten");
         let date_joined = Some(Timestamp { seconds, nanos });
         let user = pb::User {
-            id, username, real_name, email, bio, location, birthday, description, website, avatar, gender, status,
+            id, username, real_name, email, bio, location, birthday, description, website, avatar, external_id, gender,
+            status,
             date_joined,
             ..Default::default()
         };

@@ -2,8 +2,10 @@
 
 use super::work::Work;
 use super::{Checked, ROWS_SHOWN};
+use crate::domain::id::UserId;
 use crate::domain::text::Username;
 use crate::store::ConnectError;
+use crate::store::columns::username_key;
 use crate::store::session::Session;
 
 const NAME: &str = "each username has its key";
@@ -16,10 +18,10 @@ pub(super) async fn check(session: &mut Session, work: &mut Work<'_>) -> Result<
     let mut last = 0;
     loop {
         work.begin(NAME, PAGE_ROWS.min(work.rows("users").saturating_sub(checked.examined.unsigned_abs())));
-        // No username and no key contains a slash.
+        // No username contains a slash.
         let page = session
             .ask(format!(
-                "SELECT id AS number, username_key || '/' || username AS said, id AS total FROM users \
+                "SELECT id AS number, username || '/' || username_key AS said, id AS total FROM users \
                  WHERE id > {last} ORDER BY id LIMIT {PAGE_ROWS}"
             ))
             .await?;
@@ -27,8 +29,8 @@ pub(super) async fn check(session: &mut Session, work: &mut Work<'_>) -> Result<
         last = end.number;
         for user in &page {
             checked.examined += 1;
-            let (key, username) = user.said.split_once('/').unwrap_or((&user.said, ""));
-            if Username::stored(username.to_owned()).key() != key {
+            let (username, key) = user.said.split_once('/').unwrap_or((&user.said, ""));
+            if username_key(&Username::stored(username.to_owned()), UserId::new(user.number)) != key {
                 checked.violations += 1;
                 if checked.rows.len() < ROWS_SHOWN {
                     checked.rows.push(format!("user {} is {username:?} under the key {key:?}", user.number));

@@ -300,6 +300,14 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM feed_says LEFT JOIN users ON id = user_id WHERE kind = 'USER_CREATED' AND id IS NULL",
     },
     Check {
+        name: "each user has a username or an external id",
+        looks_at: "users",
+        with: "",
+        finds: "SELECT id AS number, 'user ' || id || CASE WHEN external_id IS NULL THEN ' has neither' \
+                       ELSE ' has an external id of ' || length(external_id) || ' characters' END AS said \
+                FROM users WHERE username = '' AND external_id IS NULL OR length(external_id) NOT BETWEEN 1 AND 128",
+    },
+    Check {
         name: "each user was last changed by their last event",
         looks_at: "users",
         with: "WITH feed_says AS ( \

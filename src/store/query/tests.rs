@@ -60,6 +60,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         mark() => "feed USING INTEGER PRIMARY KEY",
         user(1) => "users USING INTEGER PRIMARY KEY",
         user_by_name(String::new()) => "(username_key=?)",
+        user_by_external_id(String::new()) => "(external_id=?)",
         user_position(1) => "users USING INTEGER PRIMARY KEY",
         user_ids_in(1, 2) => "users USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         users_page(1, 1) => "(position<?)",
@@ -82,6 +83,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         counts_without_expired_requests(1, now) => "connection_requests_received (to_user_id=? AND state=?)",
         member(1) => "users USING INTEGER PRIMARY KEY",
         member_by_name(String::new()) => "(username_key=?)",
+        member_by_external_id(String::new()) => "(external_id=?)",
         connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_connected (from_user_id=? AND position<?)",
         connections_page(1, Mutual::Any, 1, 1) => "COVERING INDEX connection_requests_received (to_user_id=? AND state=? AND position<?)",
         connections_page(1, Mutual::With(UserId::new(2)), 1, 1) => "sqlite_autoindex_connection_requests_1 (low_user_id=? AND high_user_id=?)",
@@ -121,7 +123,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         cooled(now) => "ended_requests_since (since<?)",
         expired_responses(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 64);
+    assert_eq!(plans, 66);
 }
 
 /// `.cargo/config.toml` says why each matters.

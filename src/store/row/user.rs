@@ -9,7 +9,7 @@ use diesel::sqlite::Sqlite;
 use crate::domain::command::Member;
 use crate::domain::counts::{Counts, SendWindow};
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::text::{Birthday, Email, Line, Prose, Url, Username};
+use crate::domain::text::{Birthday, Email, ExternalId, Line, Prose, Url, Username};
 use crate::domain::user::{Gender, User, UserStatus};
 use crate::store::StoreError;
 use crate::store::schema::{Stamp, user_counts, users};
@@ -20,7 +20,7 @@ pub(in crate::store) struct UserRow {
     pub(in crate::store) id: i64,
     pub(in crate::store) position: i64,
     pub(in crate::store) username: String,
-    #[expect(dead_code, reason = "follows from the username")]
+    #[expect(dead_code, reason = "follows from the username and the id")]
     username_key: String,
     pub(in crate::store) real_name: String,
     pub(in crate::store) email: String,
@@ -36,6 +36,7 @@ pub(in crate::store) struct UserRow {
     pub(in crate::store) avatar: String,
     pub(in crate::store) cover: String,
     pub(in crate::store) changed: i64,
+    pub(in crate::store) external_id: Option<String>,
 }
 
 /// Converts a user, and returns it with its position.
@@ -67,6 +68,7 @@ impl TryFrom<UserRow> for User {
             avatar,
             cover,
             changed,
+            external_id,
         } = row;
         let corrupt = |column| StoreError::corrupt(column, format_args!("user {id}"));
         Ok(Self {
@@ -85,6 +87,7 @@ impl TryFrom<UserRow> for User {
             website: Url::stored(website),
             avatar: Url::stored(avatar),
             cover: Url::stored(cover),
+            external_id: external_id.map(ExternalId::stored),
             changed: Sequence::new(changed),
         })
     }

@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let blocks_there = "each block that the feed leaves is there";
     let users = "each user was created by their last event";
     let users_there = "each user that the feed leaves is there";
+    let named = "each user has a username or an external id";
     let changed = "each user was last changed by their last event";
     let across = "nothing is pending or connected across a block";
     let pairs = "each pair is there once, under its two users in order";
@@ -203,6 +204,17 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "user 3 was last changed by event 4, but the last of such events is 3",
         ),
         (changed, user(99, 9999), "user 99 was last changed by event 3, but no event changed them"),
+        (named, "UPDATE users SET username = '', username_key = '/3' WHERE id = 3".to_owned(), "user 3 has neither"),
+        (
+            named,
+            "UPDATE users SET external_id = '' WHERE id = 3".to_owned(),
+            "user 3 has an external id of 0 characters",
+        ),
+        (
+            "each username has its key",
+            "UPDATE users SET username = '', external_id = 'x' WHERE id = 3".to_owned(),
+            "user 3 is \"\" under the key \"user-3\"",
+        ),
         (
             "each username has its key",
             "UPDATE users SET username_key = 'user-33' WHERE id = 3".to_owned(),

@@ -102,6 +102,7 @@ fn text(field: &str) -> &str {
         "birthday" => "1990-12-31",
         "website" | "avatar" | "cover" => "https://example.com/ann",
         "username" => "user-1",
+        "external_id" | "external_ids" => "ext-1",
         "paths" => "bio",
         _ => "some words",
     }

@@ -12,7 +12,7 @@ use kith::domain::id::{RequestId, Sequence, UserId};
 use kith::domain::pair::Request;
 use kith::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
-    RequestQuery, UserKey,
+    RequestQuery, UserKey, UserKeys,
 };
 use kith::store::{self, CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
 use tokio::sync::watch;
@@ -162,6 +162,10 @@ impl Store for Faulty {
 
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         self.reading().await?.users(ids).await
+    }
+
+    async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
+        self.reading().await?.users_by_key(keys).await
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {

@@ -129,6 +129,7 @@ cases! {
                 website: "ftp://example.com".to_owned(),
                 avatar: "a.png".to_owned(),
                 cover: "javascript:alert(1)".to_owned(),
+                external_id: " ".to_owned(),
             }),
             request_id: "mine".to_owned(),
         };
@@ -137,7 +138,7 @@ cases! {
         assert_eq!(fields(&details), [
             "user.id", "user.username", "user.real_name", "user.email", "user.date_joined", "user.bio",
             "user.location", "user.birthday", "user.description", "user.gender", "user.status", "user.website",
-            "user.avatar", "user.cover", "request_id",
+            "user.avatar", "user.cover", "user.external_id", "request_id",
         ]);
         let nobody = pb::CreateUserRequest { user: None, request_id: String::new() };
         let refusal = app.users().create_user(nobody).await;

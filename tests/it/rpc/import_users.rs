@@ -113,13 +113,18 @@ cases! {
         assert_eq!((numbers(&third), third.revision), ([0, 0, 1, 0], before + 2));
     }
 
-    async fn an_unset_status_and_joining_stay_and_the_rest_is_emptied(app: App) {
+    async fn an_unset_status_joining_and_external_id_stay_and_the_rest_is_emptied(app: App) {
         let status = UserStatus::Unregistered.into();
         let before = pb::User { status, ..full_user(1, "ann") };
         imported(&app, vec![row(before.clone())]).await;
         assert_eq!(numbers(&imported(&app, vec![named(1, "ann")]).await), [0, 1, 0, 0]);
         let expected = pb::User {
-            id: 1, username: "ann".to_owned(), status, date_joined: before.date_joined, ..Default::default()
+            id: 1,
+            username: "ann".to_owned(),
+            status,
+            date_joined: before.date_joined,
+            external_id: before.external_id,
+            ..Default::default()
         };
         assert_eq!(user(&app, 1).await, expected);
     }
@@ -135,7 +140,7 @@ cases! {
         app.user("taken").await;
         let rows = vec![
             named(10, "ann"),
-            row(pb::User { email: "x".to_owned(), gender: 9, ..full_user(0, "a b") }),
+            row(pb::User { email: "x".to_owned(), gender: 9, external_id: String::new(), ..full_user(0, "a b") }),
             named(11, "TAKEN"),
             pb::ImportUsersRequest { user: None, request_id: String::new() },
             named(12, "bob"),

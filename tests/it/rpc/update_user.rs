@@ -57,6 +57,7 @@ fn other_values(id: i64) -> pb::User {
         website: "https://other.example.com/".to_owned(),
         avatar: "https://other.example.com/a".to_owned(),
         cover: "https://other.example.com/c".to_owned(),
+        external_id: "other".to_owned(),
     }
 }
 
@@ -115,7 +116,7 @@ cases! {
     async fn read_only_and_unknown_fields_are_refused(app: App) {
         let user = ann(&app).await;
         let before = app.revision().await;
-        let never = ["id", "*", "", "Bio", "user.bio", "realName", "bio.text", "\0"];
+        let never = ["id", "external_id", "*", "", "Bio", "user.bio", "realName", "bio.text", "\0"];
         let by = |acting: i64, paths: Vec<&'static str>| paths.into_iter().map(move |path| (acting, path));
         for (acting, path) in by(0, never.into()).chain(by(7, never.into())).chain(by(7, OPERATORS_ONLY.into())) {
             // Even with the value that is there.
@@ -186,9 +187,15 @@ cases! {
 
     async fn what_an_operator_names_must_be_set_if_it_cannot_be_empty(app: App) {
         ann(&app).await;
-        let refusal = app.users().update_user(request(pb::User { id: 7, ..Default::default() }, &OPERATORS_ONLY)).await;
-        let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
-        assert_eq!(fields(&details), ["user.username", "user.date_joined", "user.status"]);
+        let bob = app.user("bob").await;
+        let clear = async |id: i64, paths: &[&str]| {
+            let refusal = app.users().update_user(request(pb::User { id, ..Default::default() }, paths)).await;
+            let details = refused(refusal, Code::InvalidArgument, ErrorReason::InvalidFields);
+            fields(&details).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(clear(7, &OPERATORS_ONLY).await, ["user.date_joined", "user.status"]);
+        // Only the stored user shows whether the name may be empty.
+        assert_eq!(clear(bob, &["username"]).await, ["user.username"]);
     }
 
     async fn an_update_of_what_has_changed_since_is_a_conflict(app: App) {

@@ -16,6 +16,7 @@ use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{ForgetStep, Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
+use crate::domain::text::ExternalId;
 use crate::store::clock::{DatabaseClock, Now};
 use crate::store::feed::EventRow;
 use crate::store::forget::{NextDeletionRow, next_deletion};
@@ -50,12 +51,34 @@ pub(super) async fn lock_and_load(
     batch: &Batch,
 ) -> Result<Loaded, StoreError> {
     let (profiles, needs) = (Arc::clone(&state.profiles), Needs::of(batch));
-    let Needs { users, names, unassigned, pairs, requests, senders: _, all_pairs_of, unviewed_of, responses, sweep } =
-        &needs;
+    let Needs {
+        users,
+        names,
+        external_ids,
+        unassigned,
+        pairs,
+        requests,
+        senders: _,
+        all_pairs_of,
+        unviewed_of,
+        responses,
+        sweep,
+    } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
     let assumed = state.mark();
     let (mut known, unknown) = profiles.get(unknown, &assumed);
-    let (_, (before, Now { time: now, may_sweep }), between, by_id, mut loaded, by_name, in_use, responses, rare) = try_join!(
+    let (
+        _,
+        (before, Now { time: now, may_sweep }),
+        between,
+        by_id,
+        mut loaded,
+        by_name,
+        by_external_id,
+        in_use,
+        responses,
+        rare,
+    ) = try_join!(
         // `biased` keeps this order on the connection.
         biased;
         control(conn, BEGIN),
@@ -64,6 +87,7 @@ pub(super) async fn lock_and_load(
         pairs_by_request(conn, requests),
         members_by_id(conn, &known, &unknown),
         members_by_name(conn, names),
+        members_by_external_id(conn, external_ids),
         ids_in_use(conn, *unassigned),
         stored_responses(conn, responses),
         rare(conn, all_pairs_of, unviewed_of, sweep.then(|| (&*batch.policy, clock.now()))),
@@ -76,8 +100,9 @@ pub(super) async fn lock_and_load(
             known.clear();
         }
     }
-    let mut wanted: BTreeSet<UserId> = users.iter().chain(by_name.keys()).copied().collect();
-    loaded.extend(by_name);
+    let mut wanted: BTreeSet<UserId> =
+        users.iter().chain(by_name.keys()).chain(by_external_id.keys()).copied().collect();
+    loaded.extend(by_name.into_iter().chain(by_external_id));
 
     let Rare { mut requests, sides, due } = rare;
     let sweep = match due.filter(|_| may_sweep) {
@@ -188,6 +213,19 @@ async fn members_by_name(mut conn: &AsyncPgConnection, names: &BTreeSet<String>)
     }
     let names: Vec<_> = names.iter().cloned().collect();
     let load = users::table.inner_join(user_counts::table).filter(users::username_key.eq_any(names));
+    let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
+    rows.into_iter().map(member).collect()
+}
+
+async fn members_by_external_id(
+    mut conn: &AsyncPgConnection,
+    external_ids: &BTreeSet<ExternalId>,
+) -> Result<Members, StoreError> {
+    if external_ids.is_empty() {
+        return Ok(Members::new());
+    }
+    let ids: Vec<_> = external_ids.iter().map(ExternalId::as_str).collect();
+    let load = users::table.inner_join(user_counts::table).filter(users::external_id.eq_any(ids));
     let rows: Vec<(UserRow, CountsRow)> = load.load(&mut conn).await?;
     rows.into_iter().map(member).collect()
 }

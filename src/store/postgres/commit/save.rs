@@ -39,14 +39,14 @@ const UPDATE_USERS: &str = "UPDATE users SET username = new.username, username_k
     real_name = new.real_name, email = new.email, email_isvalid = new.email_isvalid, date_joined = new.date_joined, \
     bio = new.bio, location = new.location, birthday = new.birthday, description = new.description, \
     gender = new.gender, status = new.status, website = new.website, avatar = new.avatar, cover = new.cover, \
-    changed = new.changed \
-    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, username_key, real_name, email, \
-    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, \
-    id) WHERE users.id = new.id";
+    external_id = new.external_id, changed = new.changed \
+    FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS new (username, username_key, real_name, email, \
+    email_isvalid, date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, \
+    external_id, changed, id) WHERE users.id = new.id";
 
 const CREATE_USERS: &str = "INSERT INTO users (position, username, username_key, real_name, email, email_isvalid, \
-    date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, changed, id) \
-    SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    date_joined, bio, location, birthday, description, gender, status, website, avatar, cover, external_id, changed, \
+    id) SELECT * FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const CREATE_COUNTS: &str = "INSERT INTO user_counts (user_id) SELECT * FROM unnest(?)";
 

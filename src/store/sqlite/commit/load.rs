@@ -33,6 +33,7 @@ pub(super) fn load(
     let Needs {
         users,
         names,
+        external_ids,
         unassigned,
         pairs: keys,
         requests,
@@ -85,6 +86,11 @@ pub(super) fn load(
     let mut loaded = Members::new();
     for name in names {
         let row: Option<(UserRow, CountsRow)> = query::member_by_name(name.clone()).first(conn).optional()?;
+        loaded.extend(row.map(member).transpose()?);
+    }
+    for id in external_ids {
+        let row: Option<(UserRow, CountsRow)> =
+            query::member_by_external_id(id.as_str().to_owned()).first(conn).optional()?;
         loaded.extend(row.map(member).transpose()?);
     }
     wanted.extend(loaded.keys());

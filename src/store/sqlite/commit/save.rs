@@ -17,11 +17,11 @@ use crate::store::statement::{CacheKey, SqliteStatement, statement};
 
 const UPDATE_USER: &str = "UPDATE users SET username = ?, username_key = ?, real_name = ?, email = ?, \
     email_isvalid = ?, date_joined = ?, bio = ?, location = ?, birthday = ?, description = ?, gender = ?, status = ?, \
-    website = ?, avatar = ?, cover = ?, changed = ? WHERE id = ?";
+    website = ?, avatar = ?, cover = ?, external_id = ?, changed = ? WHERE id = ?";
 
 const CREATE_USER: &str = "INSERT INTO users (username, username_key, real_name, email, email_isvalid, date_joined, \
-    bio, location, birthday, description, gender, status, website, avatar, cover, changed, id, position) \
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    bio, location, birthday, description, gender, status, website, avatar, cover, external_id, changed, id, position) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const CREATE_REQUEST: &str = "INSERT INTO connection_requests (id, from_user_id, to_user_id, state, position, message, \
     created, viewed, rejected, accepted, reply, low_user_id, high_user_id) \
