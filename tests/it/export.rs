@@ -1,6 +1,8 @@
 //! Does an export have everything, in the format that `docs/moving-in/format.md` describes, by the command and by the RPC
 //! alike? Is it a file only when it is complete?
 
+mod round_trips;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -20,7 +22,7 @@ use crate::on_each_engine;
 use crate::rpc::full_user;
 
 /// What [`community`] is, without the header.
-const ROWS: &str = r#"{"type":"user","id":1,"username":"ann","real_name":"Ann Example","email":"ann@example.com","email_isvalid":true,"date_joined":"2017-07-14T02:40:00.123456Z","bio":"First.\n\tSecond 👋","location":"Zürich","birthday":"2000-02-29","description":"Climber","gender":"GENDER_FEMALE","status":"USER_STATUS_APPROVED","website":"https://example.com/","avatar":"https://example.com/a.png","cover":"http://example.com/c.png","position":1}
+const ROWS: &str = r#"{"type":"user","id":1,"external_id":"ext 1/ann Ä|","username":"ann","real_name":"Ann Example","email":"ann@example.com","email_isvalid":true,"date_joined":"2017-07-14T02:40:00.123456Z","bio":"First.\n\tSecond 👋","location":"Zürich","birthday":"2000-02-29","description":"Climber","gender":"GENDER_FEMALE","status":"USER_STATUS_APPROVED","website":"https://example.com/","avatar":"https://example.com/a.png","cover":"http://example.com/c.png","position":1}
 {"type":"user","id":2,"username":"bob","date_joined":"2026-05-28T20:26:40Z","status":"USER_STATUS_APPROVED","position":2}
 {"type":"user","id":3,"username":"cy","date_joined":"2026-05-28T20:26:40Z","status":"USER_STATUS_APPROVED","position":3}
 {"type":"user","id":4,"username":"dee","date_joined":"2026-05-28T20:26:40Z","status":"USER_STATUS_APPROVED","position":4}

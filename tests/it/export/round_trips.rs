@@ -24,7 +24,10 @@ async fn live(clients: &Clients, random: &mut StdRng) {
     old.date_joined = Some(prost_types::Timestamp { seconds: -1, nanos: 5_000 });
     let row = pb::ImportUsersRequest { user: Some(old), request_id: String::new() };
     clients.users().import_users(tokio_stream::iter([row])).await.expect("a user");
-    for id in 2..=USERS {
+    let nameless = pb::User { id: 2, external_id: "u-2 \u{e9}".to_owned(), ..Default::default() };
+    let create = pb::CreateUserRequest { user: Some(nameless), request_id: String::new() };
+    clients.users().create_user(create).await.expect("a user");
+    for id in 3..=USERS {
         clients.create(id).await.expect("a user");
     }
     let mut requests = vec![0];
