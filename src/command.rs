@@ -16,6 +16,7 @@ mod man;
 mod migrate;
 mod monitoring;
 mod progress;
+mod proto;
 mod restore_epoch;
 mod serve;
 mod token;
@@ -57,6 +58,7 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),
         Some(Command::Token(settings)) => token::run(&settings),
+        Some(Command::Proto(settings)) => proto::run(&settings),
         Some(Command::Completion(settings)) => completion::run(&settings),
         Some(Command::Man(settings)) => man::run(&settings),
     };
@@ -66,8 +68,8 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
 /// Writes a result to standard output. The log goes to standard error.
 ///
 /// A reader that has seen enough, such as `head`, is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

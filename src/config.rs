@@ -41,7 +41,8 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top,
+    Watch,
 };
 
 /// The maximum width of `--help`, in columns.
@@ -100,6 +101,8 @@ pub enum Command {
     /// Print a token for development, signed with a local key
     #[command(after_help = DURATIONS)]
     Token(Token),
+    /// Print the descriptors of the API (FileDescriptorSet, binary), as in: kith proto kith.binpb
+    Proto(Proto),
     /// Print a script that completes commands and flags in a shell
     Completion(Completion),
     /// Print a manual page, as in: kith man | man -l -

@@ -205,6 +205,13 @@ pub struct Token {
     pub expires_in: Duration,
 }
 
+/// Settings of `kith proto`.
+#[derive(Clone, Debug, Args)]
+pub struct Proto {
+    /// File to write to; an existing one is replaced [default: standard output]
+    pub file: Option<PathBuf>,
+}
+
 /// Settings of `kith completion`.
 #[derive(Clone, Debug, Args)]
 pub struct Completion {

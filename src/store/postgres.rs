@@ -62,6 +62,7 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::text::ExternalId;
 use crate::domain::user::User;
+use crate::domain::view::HiddenKinds;
 use crate::task::persistent;
 
 /// Time between two readings of the clock in a store that only reads. A clock that is set meanwhile is noticed so late.
@@ -274,7 +275,12 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
         }
         EventFilter::Of(user) => {
             let head = head.await?;
-            let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
+            let rows = events_of(conn, (user, None), after.get(), head.last_sequence, limit).await?;
+            (head, rows)
+        }
+        EventFilter::SeenBy(user, hidden) => {
+            let head = head.await?;
+            let rows = events_of(conn, (user, Some(&hidden)), after.get(), head.last_sequence, limit).await?;
             (head, rows)
         }
     };
@@ -287,10 +293,10 @@ async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, Store
     Ok(feed::oldest().first(&mut conn).await.optional()?)
 }
 
-/// Reads the first events of a user after `after` and up to `until`.
+/// Reads the first events of a user after `after` and up to `until`; with hidden kinds, those that the user sees.
 async fn events_of(
     mut conn: &AsyncPgConnection,
-    user: UserId,
+    (user, hidden): (UserId, Option<&HiddenKinds>),
     after: i64,
     until: i64,
     limit: i64,
@@ -301,7 +307,7 @@ async fn events_of(
         if missing == 0 {
             break;
         }
-        rows.extend(feed::of_user_in(stretches, user.get(), after, missing).load(&mut conn).await?);
+        rows.extend(feed::of_user_in(stretches, (user.get(), hidden), after, missing).load(&mut conn).await?);
     }
     // A commit since then may be read in part: its first events lie in a stretch that was read after it, and the others in
     // one that was not.

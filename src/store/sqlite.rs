@@ -50,6 +50,7 @@ use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::user::User;
+use crate::domain::view::HiddenKinds;
 use crate::metrics::database as metrics;
 use crate::metrics::database::Pool;
 use crate::traces::{self, Span};
@@ -369,23 +370,34 @@ impl Engine for SqliteEngine {
         read(threads, move |conn| {
             let head: FeedRow = query::head().first(conn)?;
             let oldest = feed::oldest().first(conn).optional()?;
-            let mut rows: Vec<EventRow> = Vec::new();
-            match filter {
-                EventFilter::All => rows = feed::all_after(after.get(), limit).load(conn)?,
-                EventFilter::Of(user) => {
-                    for stretches in feed::stretches(after.get(), head.last_sequence, oldest) {
-                        let missing = limit - rows.len() as i64;
-                        if missing == 0 {
-                            break;
-                        }
-                        rows.extend(feed::of_user_in(stretches, user.get(), after.get(), missing).load(conn)?);
-                    }
-                }
-            }
+            let within = (after.get(), head.last_sequence, oldest);
+            let rows = match filter {
+                EventFilter::All => feed::all_after(after.get(), limit).load(conn)?,
+                EventFilter::Of(user) => events_of(conn, (user, None), within, limit)?,
+                EventFilter::SeenBy(user, hidden) => events_of(conn, (user, Some(&hidden)), within, limit)?,
+            };
             feed::slice(head, rows, oldest)
         })
         .await
     }
+}
+
+/// Reads the first events of a user after `after` and up to `until`; with hidden kinds, those that the user sees.
+fn events_of(
+    conn: &mut SqliteConnection,
+    (user, hidden): (UserId, Option<&HiddenKinds>),
+    (after, until, oldest): (i64, i64, Option<i64>),
+    limit: i64,
+) -> Result<Vec<EventRow>, StoreError> {
+    let mut rows: Vec<EventRow> = Vec::new();
+    for stretches in feed::stretches(after, until, oldest) {
+        let missing = limit - rows.len() as i64;
+        if missing == 0 {
+            break;
+        }
+        rows.extend(feed::of_user_in(stretches, (user.get(), hidden), after, missing).load(conn)?);
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

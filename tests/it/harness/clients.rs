@@ -27,10 +27,6 @@ impl Clients {
         ConnectionServiceClient::new(self.0.clone())
     }
 
-    pub fn imports(&self) -> ImportServiceClient<Channel> {
-        ImportServiceClient::new(self.0.clone())
-    }
-
     pub fn blocks(&self) -> BlockServiceClient<Channel> {
         BlockServiceClient::new(self.0.clone())
     }
