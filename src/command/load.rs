@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::Utc;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
@@ -13,6 +12,7 @@ use tonic::{Request, Status, Streaming};
 use super::watch::is_temporary;
 use super::{Failure, client, print, progress};
 use crate::causes::with_causes;
+use crate::clock::Clock;
 use crate::config::{self, Sources};
 use crate::domain::text::UsernameRule;
 use crate::import::{ImportError, Load, Outgoing};
@@ -38,7 +38,7 @@ pub(super) async fn run(args: config::Load, sources: &Sources) -> Result<ExitCod
     let reporting = Progress::default();
     let reading = (args.sources(), args.refused.clone(), reporting.clone());
     // The server has the rules of usernames.
-    let rules = Rules { usernames: UsernameRule::Open, now: Utc::now() };
+    let rules = Rules { usernames: UsernameRule::Open, now: Clock::system().now() };
     let loading = async {
         let (files, refused, progress) = reading;
         let read = move || Load::read(files, refused.as_deref(), rules, &progress);

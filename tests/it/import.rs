@@ -513,7 +513,10 @@ on_each_engine! {
         let (database, files) = (Database::migrated(engine).await, Files::new());
         let indexes = match engine {
             Engine::Sqlite => "SELECT coalesce(sql, name) AS value FROM sqlite_schema WHERE type = 'index' ORDER BY name",
-            Engine::Postgres => "SELECT indexdef AS value FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
+            Engine::Postgres => {
+                "SELECT indexdef AS value FROM pg_indexes WHERE schemaname = 'public' UNION ALL \
+                 SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint ORDER BY 1"
+            }
         };
         let before = database.values(indexes).await;
         imported(&database, options(vec![ndjson(&files.rows("a.ndjson", &nine()))])).await;

@@ -25,7 +25,22 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("feed", &["causes", "domain", "metrics", "store", "task"]),
     ("mapping", &["domain", "feed", "proto", "store", "transfer"]),
     ("error", &["auth", "committer", "domain", "feed", "mapping", "metrics", "proto", "store"]),
-    ("service", &["auth", "committer", "domain", "error", "feed", "mapping", "metrics", "proto", "store", "telemetry"]),
+    (
+        "service",
+        &[
+            "auth",
+            "committer",
+            "domain",
+            "error",
+            "feed",
+            "mapping",
+            "metrics",
+            "proto",
+            "store",
+            "telemetry",
+            "transfer",
+        ],
+    ),
     (
         "server",
         &[

@@ -31,16 +31,30 @@ use crate::store::{KNOWN_USERS, StoreError};
 /// Begins the transaction and locks the head. An import waits for its files, and an index takes as long as it takes.
 const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0;";
 
-/// The indexes that no constraint needs, of tables that this role may alter, in the order of the migrations.
-const INDEXES: &str = "SELECT quote_ident(made.relname), pg_get_indexdef(indexrelid) \
+/// The indexes of tables that this role may alter, in the order of the migrations: the name of each, and the statements that
+/// drop and make it.
+///
+/// Of requests and events, which are many, also those of their keys: finding the place of each value in an index that is
+/// larger than memory takes longer than all else. Other keys find rows during the load.
+const INDEXES: &str = "SELECT quote_ident(made.relname), \
+    CASE WHEN rule.oid IS NULL THEN format('DROP INDEX %s', indexrelid::regclass) \
+         ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', indrelid::regclass, conname) END, \
+    pg_get_indexdef(indexrelid) || CASE WHEN rule.oid IS NULL THEN '' \
+         ELSE format('; ALTER TABLE %s ADD CONSTRAINT %I %s USING INDEX %I', indrelid::regclass, conname, \
+                     CASE contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, conname) END \
     FROM pg_index JOIN pg_class AS made ON made.oid = indexrelid JOIN pg_class AS indexed ON indexed.oid = indrelid \
-    WHERE NOT indisunique AND pg_table_is_visible(indrelid) AND pg_has_role(indexed.relowner, 'USAGE') \
-          AND indexed.relname = ANY(ARRAY['users', 'user_counts', 'connection_requests', 'blocks', 'cooldowns', \
-                                          'ended_requests', 'events', 'request_ids']) \
+    LEFT JOIN pg_constraint AS rule ON rule.conindid = indexrelid AND rule.contype IN ('p', 'u') \
+    WHERE pg_table_is_visible(indrelid) AND pg_has_role(indexed.relowner, 'USAGE') \
+          AND (indexed.relname IN ('connection_requests', 'events') \
+               OR NOT indisunique AND indexed.relname IN ('users', 'user_counts', 'blocks', 'cooldowns', \
+                                                          'ended_requests', 'request_ids')) \
     ORDER BY indexrelid";
 
 /// The users that are cached between two batches, in bytes of the writer's cache.
 const CACHE: u64 = 64 << 20;
+
+/// An index: its name, and the statements that drop and make it.
+type Index = (String, String, String);
 
 /// The transaction.
 pub(in crate::store) struct PostgresBulk {
@@ -49,8 +63,8 @@ pub(in crate::store) struct PostgresBulk {
     clock: DatabaseClock,
     /// The head that the last save left: the next one fails if it is another.
     head: FeedHead,
-    /// Those that were dropped: the name of each, and the statement that makes it.
-    indexes: Vec<(String, String)>,
+    /// Those that were dropped.
+    indexes: Vec<Index>,
 }
 
 impl PostgresBulk {
@@ -70,14 +84,14 @@ impl PostgresBulk {
     }
 
     pub(in crate::store) async fn load_empty(&mut self) -> Result<(), StoreError> {
-        self.indexes = PgStatement::<(Text, Text)>::new(INDEXES).load(&mut self.conn).await?;
+        self.indexes = PgStatement::<(Text, Text, Text)>::new(INDEXES).load(&mut self.conn).await?;
         if self.indexes.is_empty() {
             tracing::warn!(
                 "this role does not own the tables; rows are written with their indexes, which takes longer"
             );
         }
-        for (name, _) in &self.indexes {
-            self.conn.batch_execute(&format!("DROP INDEX {name}")).await?;
+        for (_, drop, _) in &self.indexes {
+            self.conn.batch_execute(drop).await?;
         }
         Ok(())
     }
@@ -115,7 +129,7 @@ impl PostgresBulk {
 
     pub(in crate::store) async fn commit(&mut self, progress: &Progress) -> Result<(), StoreError> {
         let indexes = std::mem::take(&mut self.indexes);
-        for (done, (name, make)) in indexes.iter().enumerate() {
+        for (done, (name, _, make)) in indexes.iter().enumerate() {
             report_indexes(progress, done, indexes.len(), name);
             self.conn.batch_execute(make).await?;
         }
