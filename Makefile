@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test examples soak timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
+.PHONY: run dist test examples fixtures soak import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
 	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
@@ -56,6 +56,16 @@ examples: $(BUF)
 soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 KITH_TEST_WORLDS=10 cargo test --locked --test it -- --nocapture readers:: worlds::
+
+# Makes tests/fixtures/moving-in again: runs django-friendship, and the queries of docs/moving-in on SQLite, PostgreSQL and
+# MariaDB. scripts/fixtures says what it needs.
+fixtures:
+	scripts/fixtures
+
+# Kills imports at twenty moments on each engine; `make test` does so at three.
+import-kills:
+	scripts/install-test-tools
+	KITH_TEST_IMPORT_KILLS=20 cargo test --locked --test it -- --nocapture import::kills::
 
 # On a machine that does nothing else.
 timing:

@@ -7,8 +7,11 @@ mod completion;
 mod config;
 mod connect;
 mod database;
+mod export;
 mod healthcheck;
+mod import;
 mod key;
+mod load;
 mod man;
 mod migrate;
 mod monitoring;
@@ -47,7 +50,10 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
+        Some(Command::Import(settings)) => return import::run(*settings, sources).await,
+        Some(Command::Load(settings)) => return load::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
+        Some(Command::Export(settings)) => export::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),

@@ -5,7 +5,9 @@ mod address;
 mod database;
 mod duration;
 mod file;
+mod import;
 mod limits;
+mod load;
 mod metrics;
 mod metrics_url;
 mod nearest;
@@ -27,6 +29,8 @@ pub use self::access::AccessArgs;
 pub use self::address::{Address, ServerAddress};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::import::Import;
+pub use self::load::Load;
 pub use self::metrics::MetricsListen;
 pub use self::metrics_url::MetricsUrl;
 pub use self::nearest::unknown_variables;
@@ -37,7 +41,7 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top, Watch,
 };
 
 /// The maximum width of `--help`, in columns.
@@ -77,8 +81,15 @@ pub enum Command {
     Top(Top),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
+    /// Import users, connections, requests and blocks from files, into a database that no server uses
+    #[command(after_help = DURATIONS)]
+    Import(Box<Import>),
+    /// Import users, connections, requests and blocks from files, by a running server
+    Load(Box<Load>),
     /// Copy a SQLite database, also while servers use it, and check the copy
     Backup(Backup),
+    /// Write all users, connections, requests and blocks to a file, also while servers use the database
+    Export(Export),
     /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused
     RestoreEpoch(RestoreEpoch),
     /// Query the health of a running server; exit status 0 if it is serving

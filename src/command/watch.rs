@@ -46,7 +46,7 @@ pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Fa
 }
 
 /// Returns the authorization header for an API key or a token. Its `Debug` does not show it.
-fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, &'static str> {
+pub(super) fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, &'static str> {
     let header = format!("Bearer {}", token.expose_secret()).parse::<AsciiMetadataValue>();
     let mut header = header.map_err(|_| "has characters that no API key or token has")?;
     header.set_sensitive(true);
@@ -57,7 +57,7 @@ fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, &'static st
 ///
 /// It can if the server is shutting down, overloaded or without its database, or if the connection broke. Errors of the
 /// server have details; errors of the transport have none.
-fn is_temporary(status: &Status) -> bool {
+pub(super) fn is_temporary(status: &Status) -> bool {
     let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()
 }

@@ -8,6 +8,7 @@ use std::{env, fs};
 use secrecy::SecretString;
 
 use super::database::Common;
+use super::load::Load;
 use super::setting::Sources;
 use super::subcommand::Watch;
 use crate::store::DatabaseUrl;
@@ -53,6 +54,17 @@ impl Common {
     }
 }
 
+impl Load {
+    /// Reads the API key or token for the server. It is in its file, so that others do not see it among the processes.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or does not have one line. The error names the setting and the path.
+    pub fn token(&self, sources: &Sources) -> Result<Option<SecretString>, String> {
+        token(self.token_file.as_deref(), sources)
+    }
+}
+
 impl Watch {
     /// Reads the API key or the token to call with, if there is one.
     ///
@@ -60,10 +72,14 @@ impl Watch {
     ///
     /// If the file cannot be read or does not have one line. The error names the setting and the path.
     pub fn token(&self, sources: &Sources) -> Result<Option<SecretString>, String> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let setting = format!("{} {}", sources.name("token-file"), path.display());
-        read(&setting, path).map(|token| Some(token.into()))
+        token(self.token_file.as_deref(), sources)
     }
+}
+
+fn token(path: Option<&Path>, sources: &Sources) -> Result<Option<SecretString>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let setting = format!("{} {}", sources.name("token-file"), path.display());
+    read(&setting, path).map(|token| Some(token.into()))
 }
 
 /// Reads a file that has one line.

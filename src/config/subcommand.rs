@@ -14,6 +14,7 @@ use super::metrics_url::MetricsUrl;
 use crate::auth::Scope;
 use crate::domain::event::EventKind;
 use crate::domain::id::ID_MAX;
+use crate::transfer::Kind;
 
 /// Settings of `kith migrate`.
 #[derive(Clone, Debug, Args)]
@@ -96,6 +97,20 @@ pub struct Backup {
     /// File to write the copy to; it must not exist
     #[arg(value_name = "DESTINATION")]
     pub destination: PathBuf,
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Settings of `kith export`.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// File to write to, in NDJSON (kith.export.v1); it must not exist; - = standard output
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Write the rows of one type, in CSV: users, connections, requests or blocks
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::plural)))]
+    pub csv: Option<String>,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
