@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import languages
+from cut import Cut
 
 ROOT = Path(__file__).resolve().parents[2]
 # Seconds for anything outside this process.
@@ -221,7 +222,12 @@ class Trial:
         # And what happens after a crash of the server.
         server.stop()
         server.start()
-        self.send(sent(7, 18), **settings)
+        # The response to the first request is lost. The retry has its `request_id`, so it returns that response.
+        cut = Cut(server.port, b"Hi!")
+        self.running.callback(cut.stop)
+        self.send(sent(7, 18), KITH_SERVER=f"127.0.0.1:{cut.port}")
+        if not cut.was_cut:
+            raise Wrong("no response was lost")
         self.watched(watch, events(4, 11) + events(7, 18))
         watch.stop()
         # A cursor of another database.
