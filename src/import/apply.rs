@@ -109,7 +109,7 @@ pub(super) async fn apply(
             Err(rejection) => Err(rejection),
         };
         match row {
-            Rows::User(place) => count_user(refusals, place, outcome),
+            Rows::User(place) => count_user(refusals, place, &outcome),
             Rows::Pair(rows) => has_conflict |= count_pair(refusals, rows, outcome),
         }
     }
@@ -121,7 +121,7 @@ enum Rows {
     Pair(Vec<RowRecord>),
 }
 
-fn count_user(refusals: &mut Refusals, place: Place, outcome: Result<Outcome, Rejection>) {
+fn count_user(refusals: &mut Refusals, place: Place, outcome: &Result<Outcome, Rejection>) {
     let effect = match outcome {
         Ok(Outcome::UserImported(_, Imported::Created)) => Effect::Created,
         Ok(Outcome::UserImported(_, Imported::Updated)) => Effect::Replaced,

@@ -185,7 +185,7 @@ impl Loader<'_> {
         let id = index.map(|index| RequestId::new(self.ids[index]));
         if !is_silent {
             for event in events(action, users, id, first, self.loading.now) {
-                self.event(event);
+                self.event(&event);
             }
         }
         match stored {
@@ -202,16 +202,16 @@ impl Loader<'_> {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: &Event) {
         for user in [Some(event.user), event.other].into_iter().flatten() {
-            if visible_event(&event, Viewer::User(user), &self.loading.policy).is_some()
+            if visible_event(event, Viewer::User(user), &self.loading.policy).is_some()
                 && let Some(tally) = self.tally(user)
             {
                 tally.last_visible = tally.last_visible.max(event.sequence.get());
             }
         }
         if self.loading.events {
-            self.chunk.events.push(Event { principal: Some(Caller::Operator.kind()), ..event });
+            self.chunk.events.push(Event { principal: Some(Caller::Operator.kind()), ..event.clone() });
         }
     }
 

@@ -230,7 +230,7 @@ impl Reader<'_> {
         let mut missing = Vec::new();
         for (field, reference) in users_of(row).into_iter().flatten() {
             let is_there = self.read.directory.find(reference).is_some();
-            if !is_there && !(self.options.create_missing_users && self.placeholder(place, reference)?) {
+            if !(is_there || self.options.create_missing_users && self.placeholder(place, reference)?) {
                 missing.push(Violation::new(field, format!("there is no user {reference}")));
             }
         }

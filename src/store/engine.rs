@@ -351,10 +351,9 @@ impl<E: Engine> Store for Database<E> {
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let session = self.engine.session().await.map_err(|error| match error {
-            ConnectError::Store(error) => error,
-            other => StoreError::Unavailable(other.into()),
-        })?;
+        let failed =
+            |error| if let ConnectError::Store(error) = error { error } else { StoreError::Unavailable(error.into()) };
+        let session = self.engine.session().await.map_err(failed)?;
         Snapshot::of(session).await
     }
 

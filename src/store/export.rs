@@ -115,7 +115,7 @@ impl Snapshot {
     async fn cooldowns(&mut self, after: (i64, i64)) -> Result<Vec<Row>, StoreError> {
         let rows: Vec<CooldownRow> = self.session.load(query::withdrawn_after(after, PAGE)).await?;
         self.next = rows.last().map_or(Next::Blocks((0, 0)), |last| Next::Cooldowns(last.key()));
-        Ok(rows.into_iter().filter_map(|row| withdrawn_row(row.into())).collect())
+        Ok(rows.into_iter().filter_map(|row| withdrawn_row(&row.into())).collect())
     }
 
     async fn blocks(&mut self, after: (i64, i64)) -> Result<Vec<Row>, StoreError> {
@@ -198,8 +198,8 @@ fn request_row(request: Request) -> Row {
 }
 
 /// A cooldown without the rejected request, which was withdrawn, or has expired.
-fn withdrawn_row(record: Record) -> Option<Row> {
-    let Record::Cooldown { from, to, since } = record else { return None };
+fn withdrawn_row(record: &Record) -> Option<Row> {
+    let &Record::Cooldown { from, to, since } = record else { return None };
     Some(Row::Request(transfer::RequestRow {
         id: None,
         from: UserReference::Id(from),

@@ -194,8 +194,9 @@ impl<W: Write> CsvWriter<W> {
                 let key = column.strip_prefix(field).and_then(|rest| rest.strip_prefix('_')).unwrap_or("id");
                 reference.get(key).and_then(Json::as_str).unwrap_or_default().to_owned()
             }
-            value if column == field => cell_of(value),
-            _ => String::new(),
+            value @ (Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_)) => {
+                if column == field { cell_of(value) } else { String::new() }
+            }
         });
         self.destination.write_record(cells).map_err(|error| failed(error, kind))
     }
@@ -225,8 +226,5 @@ fn cell_of(value: &Json) -> String {
 
 fn failed(error: csv::Error, kind: Kind) -> FileError {
     let text = format!("the rows of {} cannot be read: {error}", kind.plural());
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => FileError::Io(error),
-        _ => FileError::Csv(text),
-    }
+    if let csv::ErrorKind::Io(error) = error.into_kind() { FileError::Io(error) } else { FileError::Csv(text) }
 }

@@ -120,10 +120,7 @@ impl<'a> Fields<'a> {
             self.values.retain(|(field, _)| field != name);
             self.violation(name, "is given more than once");
         }
-        match value {
-            Value::Cell("") => Value::Null,
-            value => value,
-        }
+        if value == Value::Cell("") { Value::Null } else { value }
     }
 
     fn integer(&mut self, name: &str, min: i64, max: i64) -> Option<i64> {
@@ -226,16 +223,11 @@ impl<'a> Fields<'a> {
             Value::Object(object) => found.push(read_reference(object).unwrap_or_else(|| Err(RULE.to_owned()))),
             Value::Bool(_) | Value::Text(_) | Value::Time(_) | Value::Other(_) => found.push(Err(RULE.to_owned())),
         }
-        match by_external {
-            Value::Null => {}
-            Value::Cell(text) => found.push(external_id(text)),
-            _ => found.push(Err(RULE.to_owned())),
-        }
-        match by_name {
-            Value::Null => {}
-            Value::Cell(text) => found.push(username(text)),
-            _ => found.push(Err(RULE.to_owned())),
-        }
+        let in_cell = |value: Value<'_>, read: fn(&str) -> Result<UserReference, String>| {
+            if let Value::Cell(text) = value { read(text) } else { Err(RULE.to_owned()) }
+        };
+        found.extend((by_external != Value::Null).then(|| in_cell(by_external, external_id)));
+        found.extend((by_name != Value::Null).then(|| in_cell(by_name, username)));
         let first = if found.len() > 1 { None } else { found.pop() };
         match first {
             Some(Ok(reference)) => return reference,

@@ -12,6 +12,9 @@ use super::refusal::{Reason, Refusal, Violation};
 use super::row::{Counts, Footer, Kind, Row};
 use super::{FORMAT, FileError, ReadRow, RowReader};
 
+/// Why a line is no row, with all that is wrong with it.
+type Wrong = (Reason, Vec<Violation>);
+
 /// The maximum length of a line in bytes. The longest valid row is shorter, even with each character as `\u0000`.
 const LINE_MAX: u64 = 256 * 1024;
 
@@ -76,7 +79,7 @@ impl<R: BufRead> JsonReader<R> {
     }
 
     /// Reads the line as a row. Also returns the type of the row, if it has one.
-    fn parse(&self) -> (Option<String>, Result<Row, (Reason, Vec<Violation>)>) {
+    fn parse(&self) -> (Option<String>, Result<Row, Wrong>) {
         let unreadable = |rule: String| (None, Err((Reason::UnknownType, vec![Violation::new("", rule)])));
         let text = match str::from_utf8(&self.text) {
             Ok(text) => text,
@@ -286,9 +289,9 @@ struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Text(name) => Ok(Self(name)),
-            _ => Err(serde::de::Error::custom("the name of a field must be a text")),
-        }
+        let Value::Text(name) = Value::deserialize(deserializer)? else {
+            return Err(serde::de::Error::custom("the name of a field must be a text"));
+        };
+        Ok(Self(name))
     }
 }

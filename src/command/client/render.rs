@@ -103,10 +103,9 @@ fn rows(field: &FieldDescriptor, value: &Value, full: bool) -> String {
 fn cell(of: &MessageDescriptor, names: &[&str], item: &Value) -> String {
     let text = |name: &&str| {
         let field = of.get_field_by_name(name)?;
-        match item.get(*name)? {
-            Value::Bool(true) => Some((*name).to_owned()),
-            value => Some(short(&field, value)).filter(|text| !text.is_empty()),
-        }
+        let value = item.get(*name)?;
+        let text = if *value == Value::Bool(true) { (*name).to_owned() } else { short(&field, value) };
+        Some(text).filter(|text| !text.is_empty())
     };
     let separator = if names.contains(&"other_user_id") { " → " } else { " " };
     names.iter().filter_map(text).collect::<Vec<_>>().join(separator)
