@@ -3,10 +3,12 @@
 mod access;
 mod backup;
 mod check;
+mod client;
 mod completion;
 mod config;
 mod connect;
 mod database;
+mod demo;
 mod export;
 mod healthcheck;
 mod import;
@@ -48,12 +50,20 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::Config(_)) => config::run(sources),
         Some(Command::Migrate(settings)) => return migrate::run(settings, sources).await,
         Some(Command::Watch(settings)) => watch::run(settings, sources).await,
+        Some(Command::Call(settings)) => return Ok(client::call(settings, sources).await),
+        Some(Command::User(settings)) => return Ok(client::user(settings, sources).await),
+        Some(Command::Request(settings)) => return Ok(client::request(settings, sources).await),
+        Some(Command::Connection(settings)) => return Ok(client::connection(settings, sources).await),
+        Some(Command::Block(settings)) => return Ok(client::block(settings, sources).await),
+        Some(Command::Status(settings)) => return Ok(client::status(settings, sources).await),
+        Some(Command::History(settings)) => return Ok(client::history(settings, sources).await),
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
         Some(Command::Import(settings)) => return import::run(*settings, sources).await,
         Some(Command::Load(settings)) => return load::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
         Some(Command::Export(settings)) => export::run(settings, sources).await,
+        Some(Command::Demo(settings)) => demo::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),

@@ -2,6 +2,7 @@
 
 mod access;
 mod address;
+mod client;
 mod database;
 mod duration;
 mod file;
@@ -20,6 +21,7 @@ mod serve;
 mod setting;
 mod subcommand;
 mod traces;
+mod verbs;
 
 use std::path::PathBuf;
 
@@ -27,13 +29,14 @@ use clap::{Parser, Subcommand};
 
 pub use self::access::AccessArgs;
 pub use self::address::{Address, ServerAddress};
+pub use self::client::{ClientArgs, Output, Rows, ServerArgs, UserRef, View};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
 pub use self::import::Import;
 pub use self::load::Load;
 pub use self::metrics::MetricsListen;
 pub use self::metrics_url::MetricsUrl;
-pub use self::nearest::unknown_variables;
+pub use self::nearest::{nearest, unknown_variables};
 pub use self::origins::Origins;
 pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
@@ -41,8 +44,13 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top,
-    Watch,
+    Backup, Check, Completion, Demo, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token,
+    Top, Watch,
+};
+pub use self::verbs::{
+    BlockArgs, BlockVerb, Call, ConnectionArgs, ConnectionVerb, HistoryArgs, MutualRows, OneRequest, OneUser,
+    RequestAccept, RequestArgs, RequestGet, RequestList, RequestSend, RequestVerb, StatusArgs, TwoUsers, UserArgs,
+    UserCreate, UserGet, UserImport, UserList, UserRows, UserUpdate, UserVerb,
 };
 
 /// The maximum width of `--help`, in columns.
@@ -77,6 +85,23 @@ pub enum Command {
     Config(Box<Serve>),
     /// Print events as they are committed, one JSON object per line
     Watch(Watch),
+    /// Call an RPC of a server, with JSON; without arguments, list all RPCs
+    #[command(after_help = DURATIONS)]
+    Call(Call),
+    /// Get, list, create, update, import or delete users
+    User(UserArgs),
+    /// Send, answer, cancel, get or list connection requests
+    Request(RequestArgs),
+    /// List or remove connections
+    Connection(ConnectionArgs),
+    /// Block users, end blocks, or list them
+    Block(BlockArgs),
+    /// Show all that a server knows about two users: statuses, blocks, request, cooldowns, counts and limits
+    Status(StatusArgs),
+    /// Print the events between two users
+    History(HistoryArgs),
+    /// Fill an empty database with a small community, to try Kith with
+    Demo(Demo),
     /// Show what a running server does, from its metrics: rates, latencies, batches, queues, watchers, caches
     #[command(after_help = DURATIONS)]
     Top(Top),

@@ -1,4 +1,6 @@
-//! Code generated from `proto/`, and the descriptors that server reflection serves.
+//! Code generated from `proto/`, the descriptors that server reflection serves, and the JSON form of messages.
+
+pub mod json;
 
 /// Package `kith.v1` for clients.
 #[expect(clippy::large_enum_variant, reason = "an item of an export is read once, and dropped")]

@@ -102,21 +102,14 @@ struct Exported {
 /// Reads the rows, and writes them in a thread of its own.
 async fn export(
     mut snapshot: Snapshot,
-    mut format: Format,
+    format: Format,
     database: &Database,
     progress: &Progress,
 ) -> Result<Exported, Failure> {
     let (revision, epoch) = (snapshot.revision(), snapshot.epoch().to_owned());
     let total = snapshot.total();
-    let (pages, mut received) = mpsc::channel::<Vec<Row>>(PAGES_AHEAD);
-    let writing = spawn_blocking(move || {
-        while let Some(rows) = received.blocking_recv() {
-            for row in &rows {
-                format.row(row)?;
-            }
-        }
-        format.finish()
-    });
+    let (pages, received) = mpsc::channel(PAGES_AHEAD);
+    let writing = spawn_blocking(move || write(format, received));
     let mut rows = 0;
     loop {
         let total = Some(total.max(rows));
@@ -124,14 +117,30 @@ async fn export(
         let page = snapshot.rows().await.map_err(|error| database.failure(&error))?;
         let count = u64::try_from(page.len()).unwrap_or_default();
         // If it cannot be written, the thread says why.
-        if count == 0 || pages.send(page).await.is_err() {
+        if pages.send(page).await.is_err() || count == 0 {
             break;
         }
         rows += count;
     }
-    drop(pages);
     let output = writing.await??;
     Ok(Exported { rows, revision, epoch, output })
+}
+
+/// Writes pages of rows until an empty one, which is the end.
+///
+/// # Errors
+///
+/// If they cannot be written, or if they cease before the end. Then there is no footer: the export is not complete.
+fn write(mut format: Format, mut pages: mpsc::Receiver<Vec<Row>>) -> Result<Output, FileError> {
+    while let Some(rows) = pages.blocking_recv() {
+        if rows.is_empty() {
+            return format.finish();
+        }
+        for row in &rows {
+            format.row(row)?;
+        }
+    }
+    Err(io::Error::from(ErrorKind::Interrupted).into())
 }
 
 /// Where the export goes.
@@ -212,4 +221,51 @@ fn interrupted(destination: Destination, log: Log) -> ! {
     tracing::warn!("interrupted; there is no export");
     drop(log);
     std::process::exit(INTERRUPTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::transfer::{BlockRow, Date, Header, UserReference};
+
+    /// A destination that others can look into.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("a lock").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is written of these pages, and whether the export is complete.
+    fn written(pages: impl IntoIterator<Item = Vec<Row>>) -> (String, bool) {
+        let shared = Shared::default();
+        let output: Output = BufWriter::new(Box::new(shared.clone()));
+        let format = Format::Json(JsonWriter::new(output, Header::default()).expect("written"));
+        let (sender, receiver) = mpsc::channel(9);
+        pages.into_iter().for_each(|page| sender.try_send(page).expect("room"));
+        drop(sender);
+        let is_complete = write(format, receiver).is_ok();
+        let text = shared.0.lock().expect("a lock").clone();
+        (String::from_utf8(text).expect("text"), is_complete)
+    }
+
+    #[test]
+    fn an_export_that_is_not_complete_has_no_footer() {
+        let user = |id| UserReference::Id(crate::domain::id::UserId::new(id));
+        let row = Row::Block(BlockRow { user: user(1), other: user(2), created: Date::default(), position: None });
+        let (complete, is_complete) = written([vec![row.clone()], vec![]]);
+        assert!(is_complete && complete.ends_with("\"}\n") && complete.contains("\"footer\""), "{complete}");
+        for pages in [vec![], vec![vec![row]]] {
+            let (text, is_complete) = written(pages);
+            assert!(!is_complete && !text.contains("footer"), "{text}");
+        }
+    }
 }

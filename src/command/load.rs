@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::Utc;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use super::watch::{authorization, is_temporary};
-use super::{Failure, connect, print, progress};
+use super::watch::is_temporary;
+use super::{Failure, client, print, progress};
 use crate::causes::with_causes;
+use crate::clock::Clock;
 use crate::config::{self, Sources};
 use crate::domain::text::UsernameRule;
 use crate::import::{ImportError, Load, Outgoing};
@@ -38,7 +38,7 @@ pub(super) async fn run(args: config::Load, sources: &Sources) -> Result<ExitCod
     let reporting = Progress::default();
     let reading = (args.sources(), args.refused.clone(), reporting.clone());
     // The server has the rules of usernames.
-    let rules = Rules { usernames: UsernameRule::Open, now: Utc::now() };
+    let rules = Rules { usernames: UsernameRule::Open, now: Clock::system().now() };
     let loading = async {
         let (files, refused, progress) = reading;
         let read = move || Load::read(files, refused.as_deref(), rules, &progress);
@@ -106,14 +106,11 @@ impl Transfer {
         sources: &Sources,
         report: &(impl Fn(u64) + Sync),
     ) -> Result<(String, bool), Failure> {
-        let tls = connect::verified(&args.server, args.tls_ca.as_deref(), sources)?;
-        let tls = tls.map(|tls| tls.with_no_client_auth());
-        let channel = connect::channel(&args.server, tls, &sources.name("server")).await?;
+        let channel = client::channel(&args.server, sources).await?;
         let mut attempts = 0;
         loop {
             // Tokens expire, and their file then has another.
-            let token = args.token(sources)?.map(|token| authorization(&token)).transpose();
-            let token = token.map_err(|error| format!("{}: {error}", sources.name("token-file")))?;
+            let token = client::authorization(&args.server, sources)?;
             let before = self.settled;
             let status = match self.stream(&channel, args.options(), token, report).await? {
                 Ok(()) => break,

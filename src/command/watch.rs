@@ -3,16 +3,14 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::{Failure, connect};
+use super::{Failure, client};
 use crate::config::{self, Sources};
-use crate::proto::v1 as pb;
 use crate::proto::v1::event_service_client::EventServiceClient;
+use crate::proto::{json, v1 as pb};
 
 /// Delay before a broken watch is resumed.
 const RESUME_DELAY: Duration = Duration::from_secs(1);
@@ -21,14 +19,11 @@ const RESUME_DELAY: Duration = Duration::from_secs(1);
 ///
 /// After the first connection, it reconnects if the server is restarted or unreachable.
 pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Failure> {
-    let tls = connect::verified(&args.server, args.tls_ca.as_deref(), sources)?;
-    let tls = tls.map(|tls| tls.with_no_client_auth());
-    let channel = connect::channel(&args.server, tls, &sources.name("server")).await?;
+    let channel = client::channel(&args.server, sources).await?;
     let mut watch = Watch { channel, request: request(&args), heartbeats: args.heartbeats };
     loop {
         // Tokens expire, and their file then has another.
-        let authorization = args.token(sources)?.map(|token| authorization(&token)).transpose();
-        let authorization = authorization.map_err(|error| format!("{}: {error}", sources.name("token-file")))?;
+        let authorization = client::authorization(&args.server, sources)?;
         let status = match watch.follow(authorization).await {
             Ok(()) => return Ok(()),
             Err(Ended::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
@@ -43,14 +38,6 @@ pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Fa
         let _closed = std::io::stderr().write_all(line.as_bytes());
         tokio::time::sleep(RESUME_DELAY).await;
     }
-}
-
-/// Returns the authorization header for an API key or a token. Its `Debug` does not show it.
-pub(super) fn authorization(token: &SecretString) -> Result<AsciiMetadataValue, &'static str> {
-    let header = format!("Bearer {}", token.expose_secret()).parse::<AsciiMetadataValue>();
-    let mut header = header.map_err(|_| "has characters that no API key or token has")?;
-    header.set_sensitive(true);
-    Ok(header)
 }
 
 /// Whether a retry can succeed.
@@ -127,85 +114,15 @@ impl Watch {
     fn print(&self, message: &pb::WatchEventsResponse) -> io::Result<()> {
         let mut out = io::stdout().lock();
         for event in &message.events {
-            writeln!(out, "{}", line(event))?;
+            writeln!(out, "{}", json::of("Event", event).map_err(io::Error::other)?)?;
         }
         if message.events.is_empty() && self.heartbeats {
-            writeln!(out, "{}", json!({ "revision": message.revision, "epoch": message.epoch }))?;
+            let heartbeat = pb::WatchEventsResponse { events: Vec::new(), ..message.clone() };
+            let mut line = json::of("WatchEventsResponse", &heartbeat).map_err(io::Error::other)?;
+            // Before the first event it is 0, and so unset.
+            line["revision"] = message.revision.into();
+            writeln!(out, "{line}")?;
         }
         out.flush()
-    }
-}
-
-/// Converts an event to JSON, with the field names of its message and without unset fields.
-fn line(event: &pb::Event) -> serde_json::Value {
-    let time = event.time.map(|time| time.to_string());
-    let mut line = json!({
-        "sequence": event.sequence,
-        "time": time,
-        "kind": short_name(event.kind().as_str_name(), "EVENT_KIND_"),
-    });
-    if event.cause() != pb::EventCause::Unspecified {
-        line["cause"] = short_name(event.cause().as_str_name(), "EVENT_CAUSE_").into();
-    }
-    line["actor"] = short_name(event.actor().as_str_name(), "EVENT_ACTOR_").into();
-    for (name, id) in [
-        ("actor_user_id", event.actor_user_id),
-        ("user_id", event.user_id),
-        ("other_user_id", event.other_user_id),
-        ("connection_request_id", event.connection_request_id),
-    ] {
-        if id != 0 {
-            line[name] = id.into();
-        }
-    }
-    if event.silenced {
-        line["silenced"] = true.into();
-    }
-    if event.principal() != pb::EventPrincipal::Unspecified {
-        line["principal"] = short_name(event.principal().as_str_name(), "EVENT_PRINCIPAL_").into();
-    }
-    line
-}
-
-/// Returns the name of an enum value without its prefix.
-fn short_name<'a>(name: &'a str, prefix: &str) -> &'a str {
-    name.strip_prefix(prefix).unwrap_or(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_has_the_fields_that_are_set() {
-        let event = pb::Event {
-            sequence: 7,
-            time: Some(prost_types::Timestamp { seconds: 1_780_000_000, nanos: 5_000 }),
-            kind: pb::EventKind::ConnectionCreated.into(),
-            cause: pb::EventCause::Crossed.into(),
-            actor: pb::EventActor::User.into(),
-            actor_user_id: 1,
-            user_id: 2,
-            other_user_id: 1,
-            connection_request_id: 5,
-            silenced: true,
-            principal: pb::EventPrincipal::Service.into(),
-        };
-        let expected = json!({
-            "sequence": 7, "time": "2026-05-28T20:26:40.000005Z", "kind": "CONNECTION_CREATED", "cause": "CROSSED",
-            "actor": "USER", "actor_user_id": 1, "user_id": 2, "other_user_id": 1, "connection_request_id": 5,
-            "silenced": true, "principal": "SERVICE",
-        });
-        assert_eq!(line(&event), expected);
-        let event = pb::Event {
-            sequence: 8,
-            kind: pb::EventKind::UserCreated.into(),
-            actor: pb::EventActor::Operator.into(),
-            user_id: 3,
-            ..Default::default()
-        };
-        let expected =
-            json!({ "sequence": 8, "time": null, "kind": "USER_CREATED", "actor": "OPERATOR", "user_id": 3 });
-        assert_eq!(line(&event), expected);
     }
 }

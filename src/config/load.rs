@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::address::ServerAddress;
+use super::client::ServerArgs;
 use super::database::LogFormat;
 use super::import::{ConflictRule, CsvFile, PendingAge, parse_time, sources};
 use crate::domain::Time;
@@ -44,16 +44,9 @@ pub struct Load {
     /// File to write the refused rows to, with the reason of each, to be mended and loaded; it must not exist
     #[arg(long, value_name = "FILE")]
     pub refused: Option<PathBuf>,
-    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH;
-    /// https://HOST:PORT for TLS
-    #[arg(long, env = "KITH_SERVER", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub server: ServerAddress,
-    /// File with the certificates of the authorities to trust, in PEM, for https:// [default: the system's]
-    #[arg(long, env = "KITH_TLS_CA", value_name = "PATH")]
-    pub tls_ca: Option<PathBuf>,
-    /// File with an API key or a token for the server; it is read again for each connection
-    #[arg(long, env = "KITH_TOKEN_FILE", value_name = "PATH")]
-    pub(super) token_file: Option<PathBuf>,
+    /// The server
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Format of the log, which goes to standard error
     #[arg(long, env = "KITH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

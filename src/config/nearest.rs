@@ -11,7 +11,7 @@ use super::setting::variables;
 const DIFFERING_MAX: usize = 4;
 
 /// Returns the known name that is nearest, if it is near.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let (distance, near) =
         known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min_by_key(|(distance, _)| *distance)?;
     (distance * 10 <= name.chars().count() * DIFFERING_MAX).then_some(near)

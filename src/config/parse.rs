@@ -99,10 +99,10 @@ fn given(args: &[OsString]) -> (Vec<String>, Option<(String, PathBuf)>) {
     (ids, path)
 }
 
-/// The subcommand that was given with its arguments, or the command itself.
+/// The innermost subcommand that was given with its arguments, or the command itself.
 fn last<'a>(command: &'a Command, matches: &'a ArgMatches) -> (&'a Command, &'a ArgMatches) {
     match matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches))) {
-        Some(given) => given,
+        Some((command, matches)) => last(command, matches),
         None => (command, matches),
     }
 }

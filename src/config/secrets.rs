@@ -1,5 +1,5 @@
 //! Where secrets come from, other than the command line: the database's URL and password, and the credentials of
-//! `kith watch`.
+//! those who call a server.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,9 @@ use std::{env, fs};
 
 use secrecy::SecretString;
 
+use super::client::ServerArgs;
 use super::database::Common;
-use super::load::Load;
 use super::setting::Sources;
-use super::subcommand::Watch;
 use crate::store::DatabaseUrl;
 
 impl Common {
@@ -54,18 +53,7 @@ impl Common {
     }
 }
 
-impl Load {
-    /// Reads the API key or token for the server. It is in its file, so that others do not see it among the processes.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read or does not have one line. The error names the setting and the path.
-    pub fn token(&self, sources: &Sources) -> Result<Option<SecretString>, String> {
-        token(self.token_file.as_deref(), sources)
-    }
-}
-
-impl Watch {
+impl ServerArgs {
     /// Reads the API key or the token to call with, if there is one.
     ///
     /// # Errors

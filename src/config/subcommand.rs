@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
 use super::address::ServerAddress;
+use super::client::ServerArgs;
 use super::database::Common;
 use super::duration::interval;
 use super::metrics_url::MetricsUrl;
@@ -36,16 +37,9 @@ pub struct Migrate {
 /// Settings of `kith watch`.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// Address of the server: HOST:PORT, with an IPv6 address in brackets, :PORT on this machine, or unix:PATH;
-    /// https://HOST:PORT for TLS
-    #[arg(long, env = "KITH_SERVER", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
-    pub server: ServerAddress,
-    /// File with the certificates of the authorities to trust, in PEM, for https:// [default: the system's]
-    #[arg(long, env = "KITH_TLS_CA", value_name = "PATH")]
-    pub tls_ca: Option<PathBuf>,
-    /// File with an API key or a token for the server; it is read again for each connection
-    #[arg(long, env = "KITH_TOKEN_FILE", value_name = "PATH")]
-    pub token_file: Option<PathBuf>,
+    /// The server
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
@@ -64,6 +58,14 @@ pub struct Watch {
     /// Print the current revision when there are no events
     #[arg(long)]
     pub heartbeats: bool,
+}
+
+/// Settings of `kith demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// Settings of `kith top`.
@@ -222,8 +224,8 @@ pub struct Completion {
 /// Settings of `kith man`.
 #[derive(Clone, Debug, Args)]
 pub struct Man {
-    /// The subcommand that the page describes [default: all of kith]
-    pub subcommand: Option<String>,
+    /// The subcommand that the page describes, such as `watch` or `user list` [default: all of kith]
+    pub subcommand: Vec<String>,
 }
 
 /// The parser of a scope, by name.

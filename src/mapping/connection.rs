@@ -12,6 +12,7 @@ use crate::domain::command::{Command, UserAction};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
+use crate::domain::policy::Policy;
 use crate::domain::query::{Blocked, Connection, Mutual};
 use crate::domain::view::Status;
 use crate::proto::server as pb;
@@ -81,6 +82,15 @@ pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Seque
     let user = fields.user_id("user_id", request.user_id);
     let min_revision = fields.revision("min_revision", request.min_revision);
     fields.finish((user, min_revision))
+}
+
+/// Converts the limits on the numbers of a user. One that is off is 0.
+pub fn limits(policy: &Policy) -> pb::ConnectionLimits {
+    pb::ConnectionLimits {
+        requests_sent: policy.max_sent_requests.unwrap_or_default(),
+        connections: policy.max_connections.unwrap_or_default(),
+        sends_per_hour: policy.max_sends_per_hour.unwrap_or_default(),
+    }
 }
 
 /// Parses a list of mutual connections: the two users, the view of the listed ones, and the page.

@@ -368,7 +368,7 @@ mod tests {
         };
         assert_eq!(
             wrong(Some(Content::Request(request))),
-            "INVALID_FIELDS from: must be set; to: must be 1 to 128 characters without control characters; \
+            "INVALID_FIELDS from: must be set; to: must not be empty; \
              state: must be one of CONNECTION_REQUEST_STATE_PENDING, CONNECTION_REQUEST_STATE_REJECTED, \
              CONNECTION_REQUEST_STATE_SILENCED, CONNECTION_REQUEST_STATE_WITHDRAWN; \
              created: must be a time with its zone, such as 2026-11-25T12:00:00Z"

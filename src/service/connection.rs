@@ -111,6 +111,7 @@ impl ConnectionService for Connections {
             requests_unviewed: counts.requests_unviewed,
             connections: counts.connections,
             revision: read.revision.get(),
+            limits: Some(mapping::limits(&self.0.policy)),
         }))
     }
 

@@ -122,7 +122,7 @@ fn all_that_is_wrong_with_a_row_is_said() {
         (
             r#"{"type":"connection","from":9007199254740992,"to":{"external_id":""},"message":7,"created":1.5}"#,
             "INVALID_FIELDS from: must be an id from 1 to 9007199254740991; \
-             to: must be 1 to 128 characters without control characters; created: must be a time with its zone, such as 2026-11-25T12:00:00Z; message: must be a text",
+             to: must not be empty; created: must be a time with its zone, such as 2026-11-25T12:00:00Z; message: must be a text",
         ),
         (
             r#"{"type":"request","from":1,"to":2,"state":"CONNECTED"}"#,

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import languages
+from cut import Cut
 
 ROOT = Path(__file__).resolve().parents[2]
 # Seconds for anything outside this process.
@@ -60,7 +61,13 @@ class Program:
 
     @staticmethod
     def _read(stream, lines):
-        reader = threading.Thread(target=lambda: lines.extend(iter_lines(stream, lines)), daemon=True)
+        """Adds the lines of a stream as they come."""
+
+        def read():
+            for line in stream:
+                lines.append(line.rstrip("\n"))
+
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         return reader
 
@@ -80,21 +87,18 @@ class Program:
             if self.process.poll() is not None:
                 raise Wrong(f"{what}: the program ended before\n{self.output()}")
 
-        return until(f"{what}\n{self.output()}", holds)
+        try:
+            return until(what, holds)
+        except Wrong as error:
+            raise Wrong(f"{error}\n{self.output()}") from None
 
     def output(self):
+        """All that it printed so far."""
         return "\n".join(self.lines + self.errors)
 
     def stop(self):
         self.process.kill()
         self.wait()
-
-
-def iter_lines(stream, lines):
-    """Adds the lines of a stream as they come."""
-    for line in stream:
-        lines.append(line.rstrip("\n"))
-    return ()
 
 
 class Server:
@@ -146,8 +150,8 @@ def same(what, found, expected, program):
         raise Wrong(f"{what}\nexpected {expected}\nfound    {found}\n{program.output()}")
 
 
-class Story:
-    """What every example must do, in one language."""
+class Trial:
+    """What every example has to do, in one language."""
 
     def __init__(self, language, binary, folder):
         self.language, self.binary, self.folder = language, binary, folder
@@ -202,9 +206,9 @@ class Story:
     def without_tls(self):
         server = self.server("plain")
         settings = {"KITH_SERVER": f"127.0.0.1:{server.port}"}
-        # The server comes later than its client, who retries.
+        # The server comes later than its client, which retries.
         send = self.program("send", **settings)
-        send.until("retry", lambda: any(line.find("retrying in") >= 0 for line in send.errors))
+        send.until("retry", lambda: any("retrying in" in line for line in send.errors))
         server.start()
         self.sent(send, sent(1, 4))
         # The first message has no events. It is a cursor all the same.
@@ -218,14 +222,19 @@ class Story:
         # And what happens after a crash of the server.
         server.stop()
         server.start()
-        self.send(sent(7, 18), **settings)
+        # The response to the first request is lost. The retry has its `request_id`, so it returns that response.
+        cut = Cut(server.port, b"Hi!")
+        self.running.callback(cut.stop)
+        self.send(sent(7, 18), KITH_SERVER=f"127.0.0.1:{cut.port}")
+        if not cut.was_cut:
+            raise Wrong("no response was lost")
         self.watched(watch, events(4, 11) + events(7, 18))
         watch.stop()
         # A cursor of another database.
         stored = self.cursor_file()
         self.cursor.write_text(json.dumps(stored | {"epoch": "0" * len(stored["epoch"])}))
         watch = self.program("watch", **settings)
-        watch.until("new cursor", lambda: self.cursor_file() == stored)
+        watch.until("new cursor", lambda: self.cursor_file() == stored and len(watch.lines) >= 2)
         same("watch", watch.lines, ["WRONG_EPOCH: listing again", "listed 9 users at revision 21"], watch)
         watch.stop()
         server.stop()
@@ -236,8 +245,11 @@ class Story:
         certificates(folder)
         key = subprocess.run(
             [self.binary, "key", "new", "example", "--scopes=read,write,users,events"],
-            check=True, capture_output=True, text=True, env=environment(),
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
         secret, _, principals = key.stdout.partition("\n")
         (folder / "principals.toml").write_text(principals)
         (folder / "token").write_text(secret + "\n")
@@ -280,7 +292,7 @@ def run(name, binary):
         language = languages.ALL[name](ROOT)
         language.build()
         with tempfile.TemporaryDirectory(prefix="kith-examples-") as folder:
-            Story(language, binary, Path(folder)).run()
+            Trial(language, binary, Path(folder)).run()
         language.check()
         return True, f"ok, but not run with TLS: {language.lacks_tls}" if language.lacks_tls else "ok"
     except subprocess.CalledProcessError as error:

@@ -136,7 +136,7 @@ async fn a_developer_needs_no_other_tool_for_tokens() {
     });
     request.metadata_mut().insert("authorization", format!("Bearer {service}").parse().unwrap());
     kith.clients().users().create_user(request).await.unwrap();
-    assert_eq!(watching.line().await["kind"], "USER_CREATED");
+    assert_eq!(watching.line().await["kind"], "EVENT_KIND_USER_CREATED");
 }
 
 /// A server of keys with TLS, which responds with a text that can be changed, and counts requests.

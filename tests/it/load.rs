@@ -39,7 +39,7 @@ impl Files {
 const ROWS: &str = r#"{"type":"connection","from":{"external_id":"a-1"},"to":2,"created":"2026-01-02T00:00:00Z"}
     {"type":"user","external_id":"a-1"}
     {"type":"user","id":2,"username":"bob"}
-    {"type":"request","from":2,"to":{"username":"cy"},"state":"PENDING","created":"2026-01-03T00:00:00Z"}
+    {"type":"request","from":2,"to":{"username":"cy"},"state":"PENDING"}
     {"type":"user","username":"cy"}
     {"type":"request","from":{"username":"CY"},"to":{"external_id":"nobody"},"state":"PENDING"}
     {"type":"connection","from":2,"to":{"external_id":"a-1"},"connected":"2026-01-01T00:00:00Z"}
@@ -87,7 +87,7 @@ on_each_engine! {
         let rows: Vec<_> = mended.lines().filter(|row| row.contains("nobody")).collect();
         let mended = files.rows("mended.ndjson", &rows.join("\n").replace("nobody", "a-1"));
         let loaded = run(&["load", &mended, &server]).await;
-        assert!(loaded.status.success() && loaded.output.ends_with("loaded; revision 14\n"), "{loaded:#?}");
+        assert!(loaded.status.success() && loaded.output.ends_with("loaded; revision 9\n"), "{loaded:#?}");
         kith.signal("TERM");
         kith.wait().await;
         invariants::check(&database).await;
@@ -130,7 +130,7 @@ async fn a_conflict_ends_a_load_before_its_row_if_it_shall() {
     }
     kith.clients().block(1, 2).await;
     kith.clients().send(2, 3).await;
-    let rows = r#"{"type":"request","from":1,"to":3,"created":"2026-01-01T00:00:00Z"}
+    let rows = r#"{"type":"request","from":1,"to":3}
         {"type":"connection","from":3,"to":2,"created":"2026-01-02T00:00:00Z"}
         {"type":"block","user":3,"other":1,"created":"2026-01-03T00:00:00Z"}"#;
     let all = files.rows("all.ndjson", rows);

@@ -263,12 +263,13 @@ async fn the_feed_is_watched_as_lines_of_json() {
     let line = all.line().await;
     assert!(line["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{line}");
     let expected = serde_json::json!({
-        "sequence": 3, "time": line["time"], "kind": "REQUEST_CREATED", "actor": "USER", "actor_user_id": ann,
-        "user_id": ann, "other_user_id": bob, "connection_request_id": id, "principal": "ANONYMOUS",
+        "sequence": 3, "time": line["time"], "kind": "EVENT_KIND_REQUEST_CREATED", "actor": "EVENT_ACTOR_USER",
+        "actor_user_id": ann, "user_id": ann, "other_user_id": bob, "connection_request_id": id,
+        "principal": "EVENT_PRINCIPAL_ANONYMOUS",
     });
     assert_eq!(line, expected);
-    assert_eq!(all.line().await["kind"], "REQUEST_VIEWED");
-    assert_eq!(all.line().await["kind"], "REQUEST_REJECTED");
+    assert_eq!(all.line().await["kind"], "EVENT_KIND_REQUEST_VIEWED");
+    assert_eq!(all.line().await["kind"], "EVENT_KIND_REQUEST_REJECTED");
     // By kind, in any case; by user; for a viewer.
     let mut created = watch(&["--after=0", "--kind=user_created", "--kind", "USER_DELETED"]);
     assert_eq!((created.number("sequence").await, created.number("sequence").await), (1, 2));

@@ -254,29 +254,41 @@ async fn names_and_every_interface_can_be_listened_on_and_queried() {
 
 #[test]
 fn completions_and_manual_pages_name_every_subcommand_and_flag() {
-    let kith = Cli::command();
-    let names: Vec<_> = kith.get_subcommands().map(clap::Command::get_name).collect();
-    let flags: Vec<_> =
-        kith.get_subcommands().flat_map(clap::Command::get_arguments).filter_map(Arg::get_long).collect();
-    assert!(names.len() > 8 && flags.len() > 40);
+    let mut kith = Cli::command();
+    kith.build();
+    let subcommands = |command: &clap::Command| -> Vec<clap::Command> {
+        command.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect()
+    };
+    // Each with the names that lead to it.
+    let mut all: Vec<(Vec<String>, clap::Command)> = vec![(Vec::new(), kith)];
+    let mut at = 0;
+    while let Some((names, command)) = all.get(at).cloned() {
+        let inner = subcommands(&command);
+        all.extend(inner.into_iter().map(|inner| ([&names[..], &[inner.get_name().to_owned()]].concat(), inner)));
+        at += 1;
+    }
+    let names: Vec<_> = all.iter().flat_map(|(names, _)| names.last()).cloned().collect();
+    let flags: Vec<_> = all.iter().flat_map(|(_, command)| command.get_arguments()).filter_map(Arg::get_long).collect();
+    assert!(names.len() > 30 && flags.len() > 100);
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = printed(command(&["completion", shell]));
-        for name in names.iter().chain(&flags) {
+        for name in names.iter().map(String::as_str).chain(flags.iter().copied()) {
             assert!(script.contains(name), "no {name} for {shell}");
         }
     }
-    let page = |subcommand: &[&str]| printed(command(&[&["man"], subcommand].concat())).replace("\\-", "-");
-    let main = page(&[]);
-    assert!(main.contains(".TH kith 1") && main.contains(".SH DATABASE"), "{main}");
-    for subcommand in kith.get_subcommands() {
-        let name = subcommand.get_name();
-        assert!(main.contains(&format!("kith-{name}(1)")), "no {name} in {main}");
-        let page = page(&[name]);
-        assert!(page.contains(&format!(".TH kith-{name} 1")), "{page}");
+    for (names, subcommand) in &all {
+        let words: Vec<&str> = std::iter::once("man").chain(names.iter().map(String::as_str)).collect();
+        let page = printed(command(&words)).replace("\\-", "-");
+        let title = ["kith"].into_iter().chain(names.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+        assert!(page.contains(&format!(".TH {title} 1")), "{page}");
         for flag in subcommand.get_arguments().filter_map(Arg::get_long) {
             assert!(page.contains(&format!("--{flag}")), "no {flag} in {page}");
         }
+        for inner in subcommands(subcommand) {
+            assert!(page.contains(&format!("{title}-{}(1)", inner.get_name())), "no {} in {page}", inner.get_name());
+        }
     }
+    assert!(printed(command(&["man"])).contains(".SH DATABASE"));
 }
 
 /// A row of a table in the README: the flag, the variable and the default.
@@ -297,7 +309,7 @@ fn row(arg: &Arg) -> (String, String, Option<String>) {
 #[test]
 fn the_tables_of_the_readme_are_those_of_the_flags() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for name in ["serve", "watch", "top", "import", "load", "healthcheck"] {
+    for name in ["serve", "watch", "call", "top", "import", "load", "healthcheck"] {
         let (_, table) = readme.split_once(&format!("| Flag of `kith {name}` |")).unwrap();
         let (table, _) = table.split_once("\n\n").unwrap();
         let mut rows = Vec::new();

@@ -57,7 +57,20 @@ cases! {
         app.connect(ann, bob).await;
         let response = app.connections().get_connection_counts(of(ann)).await.unwrap().into_inner();
         let revision = app.revision().await;
-        assert_eq!(response, pb::GetConnectionCountsResponse { connections: 1, revision, ..Default::default() });
+        let limits = response.limits;
+        assert_eq!(response, pb::GetConnectionCountsResponse { connections: 1, revision, limits, ..Default::default() });
+    }
+
+    #[with(|settings| {
+        settings.policy.max_sent_requests = Some(7);
+        settings.policy.max_connections = None;
+        settings.policy.max_sends_per_hour = Some(3);
+    })]
+    async fn they_have_the_limits_of_the_server(app: App) {
+        let [ann] = people(&app).await;
+        let response = app.connections().get_connection_counts(of(ann)).await.unwrap().into_inner();
+        let expected = pb::ConnectionLimits { requests_sent: 7, connections: 0, sends_per_hour: 3 };
+        assert_eq!(response.limits, Some(expected));
     }
 
     async fn the_user_must_exist(app: App) {
