@@ -30,11 +30,14 @@ async fn live(clients: &Clients, random: &mut StdRng) {
     for id in 3..=USERS {
         clients.create(id).await.expect("a user");
     }
-    let mut requests = vec![0];
+    let mut requests = vec![(0, 1, 2)];
     for _ in 0..CHANGES {
-        let (one, other) = (random.random_range(1..=USERS), random.random_range(1..=USERS));
-        let request = requests[random.random_range(0..requests.len())];
-        match random.random_range(0..14) {
+        let kind = random.random_range(0..14);
+        let (request, from, to) = requests[random.random_range(0..requests.len())];
+        let sides = (random.random_range(1..=USERS), random.random_range(1..=USERS));
+        // What is done to a request, by the users of it.
+        let (one, other) = if (4..=10).contains(&kind) { (from, to) } else { sides };
+        match kind {
             0..=3 => {
                 let message = ["", "Hi", "Hello \u{1f44b}\n\"you\""][random.random_range(0..3)].to_owned();
                 let send = pb::SendConnectionRequestRequest {
@@ -44,7 +47,9 @@ async fn live(clients: &Clients, random: &mut StdRng) {
                     ..Default::default()
                 };
                 let sent = clients.requests().send_connection_request(send).await;
-                requests.extend(sent.ok().and_then(|sent| sent.into_inner().connection_request).map(|it| it.id));
+                requests.extend(
+                    sent.ok().and_then(|sent| sent.into_inner().connection_request).map(|it| (it.id, one, other)),
+                );
             }
             4 | 5 => {
                 let reply = ["", "Yes"][random.random_range(0..2)].to_owned();
