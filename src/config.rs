@@ -41,7 +41,8 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token, Top,
+    Watch,
 };
 
 /// The maximum width of `--help`, in columns.
