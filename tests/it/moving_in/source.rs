@@ -26,6 +26,13 @@ pub fn folder(fixture: &Fixture) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/moving-in").join(fixture.name)
 }
 
+/// What an import of the fixture should come to. Fixtures that differ in their keys only share it.
+pub fn expectation(fixture: &Fixture) -> String {
+    let folder = folder(fixture);
+    let shared = folder.with_file_name(fixture.name.trim_end_matches("-uuid"));
+    fs::read_to_string(shared.join("expected.txt")).expect("an expectation")
+}
+
 impl Source {
     pub async fn load(fixture: &Fixture, engine: Engine) -> Self {
         let page = Page::read(fixture.page);
