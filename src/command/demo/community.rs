@@ -70,7 +70,7 @@ pub(super) fn person(member: Member) -> Person {
         username,
         real_name: format!("{first} {last}"),
         location: PLACES[member * 5 % PLACES.len()],
-        bio: if member % 3 == 0 { BIOS[member / 3 % BIOS.len()] } else { "" },
+        bio: if member.is_multiple_of(3) { BIOS[member / 3 % BIOS.len()] } else { "" },
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn acts() -> Vec<Vec<Act>> {
         plan.add(joined(member), Act::Join(member));
     }
     for member in (0..PEOPLE).filter(|member| takes_part(*member)) {
-        let sends = 2 + plan.random.below(4) + if member % BUSY == 0 { 20 } else { 0 };
+        let sends = 2 + plan.random.below(4) + if member.is_multiple_of(BUSY) { 20 } else { 0 };
         for _ in 0..sends {
             plan.request(member);
         }
@@ -149,7 +149,7 @@ impl Plan {
             95..98 => self.add(answered, Act::Cancel(from, to)),
             _ => {
                 self.add(answered, Act::Accept(from, to, ""));
-                let (user, other) = if answered % 2 == 0 { (from, to) } else { (to, from) };
+                let (user, other) = if answered.is_multiple_of(2) { (from, to) } else { (to, from) };
                 self.add(answered + 1, Act::Remove(user, other));
             }
         }
