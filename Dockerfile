@@ -8,13 +8,15 @@ ARG BASE=gcr.io/distroless/cc-debian12
 FROM ${BUILD_BASE} AS build
 WORKDIR /build
 
-# Builds the dependencies in a separate layer, which is rebuilt only when the manifests change. The benchmark and
-# the fuzz targets are part of the workspace, so cargo requires their manifests and sources, although they are not built.
+# Builds the dependencies in a separate layer, which is rebuilt only when the manifests change. The benchmark,
+# the example and the fuzz targets are part of the workspace, so cargo requires their manifests and sources, although they
+# are not built.
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
+COPY examples/rust/Cargo.toml examples/rust/
 COPY fuzz/Cargo.toml fuzz/
-RUN mkdir src benches/throughput && touch src/lib.rs \
+RUN mkdir src benches/throughput examples/rust/src && touch src/lib.rs examples/rust/src/lib.rs \
     && for main in src/main.rs build.rs benches/throughput/main.rs fuzz/main.rs; do echo 'fn main() {}' >"$main"; done \
     && cargo build --profile dist --locked \
     # Removes the placeholder build of Kith: cargo compares times, and the real sources are older.

@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test soak timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
+.PHONY: run dist test examples fixtures soak import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
 	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
@@ -18,11 +18,11 @@ run:
 	cargo run --release --locked
 
 # The files of a release, in target/dist-files: the binary with manual pages and completions as .tar.gz and .deb, the Helm
-# chart, the schema, the bill of materials, and SHA256SUMS. PROFILE=dev tries the packaging without the long build.
+# chart, the protos and their descriptors, the bill of materials, and SHA256SUMS. PROFILE=dev tries the packaging without the long build.
 PROFILE := dist
-dist: $(BUF)
+dist:
 	$(if $(filter dist,$(PROFILE)),scripts/install-check-tools cyclonedx $(CARGO_CYCLONEDX_VERSION))
-	BUF=$(BUF) scripts/dist $(PROFILE)
+	scripts/dist $(PROFILE)
 
 # Whether this commit can be tagged: clean, with a section of its version in the changelog, and not released before.
 release-check:
@@ -45,11 +45,27 @@ test:
 	scripts/install-test-tools
 	cargo test --locked
 
+# Runs the examples of clients in LANGUAGES against real servers, and installs what they need with apt-get, pip and npm.
+# CI runs those that need no more than it has.
+LANGUAGES := python typescript go java rust
+examples: $(BUF)
+	BUF=$(BUF) scripts/examples $(LANGUAGES)
+
 # The long version of what `make test` does with fewer events and scripts: 100,000 events, a transaction held open for
 # 10 s, and ten scripts in each comparison of two worlds.
 soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 KITH_TEST_WORLDS=10 cargo test --locked --test it -- --nocapture readers:: worlds::
+
+# Makes tests/fixtures/moving-in again: runs django-friendship, and the queries of docs/moving-in on SQLite, PostgreSQL and
+# MariaDB. scripts/fixtures says what it needs.
+fixtures:
+	scripts/fixtures
+
+# Kills imports at twenty moments on each engine; `make test` does so at three.
+import-kills:
+	scripts/install-test-tools
+	KITH_TEST_IMPORT_KILLS=20 cargo test --locked --test it -- --nocapture import::kills::
 
 # On a machine that does nothing else.
 timing:

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
 
-use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "proto";
 const USER: &str = ".kith.v1.User";
@@ -36,10 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Returns the same protos, with each user inside a response declared as `bytes`.
 ///
 /// A nested message is encoded like a `bytes` field: its length, then its content. So the server can copy a user that
-/// is already encoded into a response.
+/// is already encoded into a response. Messages that are part of requests too are left as they are.
 fn with_encoded_users(mut protos: FileDescriptorSet) -> FileDescriptorSet {
-    let methods = protos.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
-    let inputs: BTreeSet<String> = methods.map(|method| method.input_type().to_owned()).collect();
+    let inputs = inputs(&protos);
     for file in &mut protos.file {
         let package = file.package().to_owned();
         let is_output = |name: &str| !inputs.contains(&format!(".{package}.{name}"));
@@ -51,6 +50,22 @@ fn with_encoded_users(mut protos: FileDescriptorSet) -> FileDescriptorSet {
         }
     }
     protos
+}
+
+/// The names of all messages of requests, with those that they contain: a server has to look into them.
+fn inputs(protos: &FileDescriptorSet) -> BTreeSet<String> {
+    let methods = protos.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let mut left: Vec<String> = methods.map(|method| method.input_type().to_owned()).collect();
+    let mut inputs = BTreeSet::new();
+    while let Some(name) = left.pop() {
+        let of_file = |file: &FileDescriptorProto| format!(".{}.", file.package());
+        let messages = protos.file.iter().flat_map(|file| file.message_type.iter().map(move |it| (of_file(file), it)));
+        let found = messages.filter(|(package, message)| name.strip_prefix(package) == Some(message.name()));
+        left.extend(found.flat_map(|(_, message)| &message.field).map(|field| field.type_name().to_owned()));
+        inputs.insert(name);
+        left.retain(|name| !inputs.contains(name));
+    }
+    inputs
 }
 
 /// Adds the protos below `directory` to `files`, as paths relative to [`ROOT`].

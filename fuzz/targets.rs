@@ -20,13 +20,15 @@ use kith::domain::caller::Caller;
 use kith::domain::command::{Command, RequestAction, UserAction};
 use kith::domain::id::UserId;
 use kith::domain::policy::Policy;
+use kith::domain::text::UsernameRule;
 use kith::mapping::idempotency::idempotency;
 use kith::mapping::invalid::{Fields, Invalid};
 use kith::mapping::mutation::Mutation;
 use kith::mapping::page::{Paged, token};
-use kith::mapping::{connection, connection_request, event, export, user};
+use kith::mapping::{connection, connection_request, event, export, relation, user};
 use kith::proto::server as pb;
 use kith::store::DatabaseUrl;
+use kith::transfer::{CsvReader, Header, JsonReader, JsonWriter, Kind, Row, RowReader, Rules, refused};
 use prost::Message;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -41,7 +43,11 @@ const USER: UserId = UserId::new(7);
 
 /// All targets.
 pub fn targets() -> impl Iterator<Item = Target> {
-    [READS, MUTATIONS, PAGES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
+    [READS, MUTATIONS, PAGES, FILES, SETTINGS, credentials::CREDENTIALS].into_iter().flatten().copied()
+}
+
+fn rules() -> Rules {
+    Rules { usernames: UsernameRule::Open, now: now() }
 }
 
 fn now() -> Time {
@@ -110,6 +116,11 @@ targets! { READS = read:
     ListBlockedUsers(ListBlockedUsersRequest) => |request, _| connection::blocked(request, KEY),
     WatchEvents(WatchEventsRequest) => event::watch,
     ListEvents(ListEventsRequest) => |request, caller| event::list(request, caller, KEY),
+    ImportRelations(ImportRelationsRequest) => |request, _| {
+        request.rows.iter().for_each(|row| drop(relation::row(row, &rules()).inspect_err(|(_, wrong)| assert!(!wrong.is_empty()))));
+        Ok::<_, Invalid>(())
+    },
+    ExportRelations(ExportRelationsRequest) => |request, _| relation::export(request),
 }
 
 mutations! {
@@ -147,6 +158,52 @@ const PAGES: &[Target] = &[("PageToken", |bytes| {
         Err(invalid) => assert_eq!(invalid.violations[0].field, "page_token"),
     }
 })];
+
+/// Files that are imported.
+const FILES: &[Target] = &[
+    ("ExportFile", |bytes| read_rows(JsonReader::new(bytes, rules()))),
+    ("CsvFile", |bytes| {
+        for kind in Kind::ALL {
+            match CsvReader::new(bytes, kind, rules()) {
+                Ok(reader) => read_rows(reader),
+                Err(error) => assert!(!error.to_string().is_empty(), "it says what is wrong"),
+            }
+        }
+    }),
+];
+
+/// Reads a file to its end. A row that is valid is the same when it is written and read again; one that is refused becomes
+/// a line of a file that can be read.
+fn read_rows(mut reader: impl RowReader) {
+    while let Ok(Some(read)) = reader.next_row() {
+        match read.row {
+            Ok(row) => {
+                let file = write(&row);
+                let mut again = JsonReader::new(&*file, rules());
+                let second = std::iter::from_fn(|| again.next_row().expect("a valid file")).nth(1).expect("a row");
+                if row.kind().is_some() {
+                    assert!(write(&second.row.expect("a valid row")) == file, "it is read as it was written");
+                }
+            }
+            Err(refusal) => {
+                assert!(!refusal.violations.is_empty(), "it says what is wrong");
+                let line = refused(&reader.text(), &refusal);
+                assert!(!line.contains('\n'), "it is one line");
+                let file =
+                    format!("{{\"type\":\"header\",\"format\":\"kith.export.v1\"}}\n{line}\n{{\"type\":\"footer\"}}\n");
+                let mut again = JsonReader::new(file.as_bytes(), rules());
+                while again.next_row().expect("a valid file").is_some() {}
+            }
+        }
+    }
+}
+
+/// A file with this row.
+fn write(row: &Row) -> Vec<u8> {
+    let mut writer = JsonWriter::new(Vec::new(), Header::default()).expect("written");
+    writer.row(row).expect("written");
+    writer.finish().expect("written").0
+}
 
 /// What is written on the command line and in files.
 const SETTINGS: &[Target] = &[

@@ -9,12 +9,16 @@ mod config;
 mod connect;
 mod database;
 mod demo;
+mod export;
 mod healthcheck;
+mod import;
 mod key;
+mod load;
 mod man;
 mod migrate;
 mod monitoring;
 mod progress;
+mod proto;
 mod restore_epoch;
 mod serve;
 mod token;
@@ -55,12 +59,16 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Some(Command::History(settings)) => return Ok(client::history(settings, sources).await),
         Some(Command::Top(settings)) => return top::run(&settings, sources).await,
         Some(Command::Check(settings)) => return check::run(settings, sources).await,
+        Some(Command::Import(settings)) => return import::run(*settings, sources).await,
+        Some(Command::Load(settings)) => return load::run(*settings, sources).await,
         Some(Command::Backup(settings)) => backup::run(settings, sources).await,
         Some(Command::Demo(settings)) => demo::run(settings, sources).await,
+        Some(Command::Export(settings)) => export::run(settings, sources).await,
         Some(Command::RestoreEpoch(settings)) => restore_epoch::run(settings, sources).await,
         Some(Command::Healthcheck(settings)) => healthcheck::run(settings, sources).await,
         Some(Command::Key(settings)) => key::run(settings),
         Some(Command::Token(settings)) => token::run(&settings),
+        Some(Command::Proto(settings)) => proto::run(&settings),
         Some(Command::Completion(settings)) => completion::run(&settings),
         Some(Command::Man(settings)) => man::run(&settings),
     };
@@ -70,8 +78,8 @@ pub async fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
 /// Writes a result to standard output. The log goes to standard error.
 ///
 /// A reader that has seen enough, such as `head`, is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(text: &(impl AsRef<[u8]> + ?Sized)) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

@@ -6,7 +6,9 @@ mod client;
 mod database;
 mod duration;
 mod file;
+mod import;
 mod limits;
+mod load;
 mod metrics;
 mod metrics_url;
 mod nearest;
@@ -30,6 +32,8 @@ pub use self::address::{Address, ServerAddress};
 pub use self::client::{ClientArgs, Output, Rows, ServerArgs, UserRef, View};
 pub use self::database::{AuditLog, Common, LogFormat};
 use self::duration::DURATIONS;
+pub use self::import::Import;
+pub use self::load::Load;
 pub use self::metrics::MetricsListen;
 pub use self::metrics_url::MetricsUrl;
 pub use self::nearest::{nearest, unknown_variables};
@@ -40,7 +44,8 @@ pub use self::print::ChangedSetting;
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{
-    Backup, Check, Completion, Demo, Healthcheck, Key, KeyCommand, Man, Migrate, RestoreEpoch, Token, Top, Watch,
+    Backup, Check, Completion, Demo, Export, Healthcheck, Key, KeyCommand, Man, Migrate, Proto, RestoreEpoch, Token,
+    Top, Watch,
 };
 pub use self::verbs::{
     BlockArgs, BlockVerb, Call, ConnectionArgs, ConnectionVerb, HistoryArgs, MutualRows, OneRequest, OneUser,
@@ -102,8 +107,15 @@ pub enum Command {
     Top(Top),
     /// Verify the contents of the database, also while servers use it; exit status 0 if all checks pass
     Check(Check),
+    /// Import users, connections, requests and blocks from files, into a database that no server uses
+    #[command(after_help = DURATIONS)]
+    Import(Box<Import>),
+    /// Import users, connections, requests and blocks from files, by a running server
+    Load(Box<Load>),
     /// Copy a SQLite database, also while servers use it, and check the copy
     Backup(Backup),
+    /// Write all users, connections, requests and blocks to a file, also while servers use the database
+    Export(Export),
     /// Start a new epoch after restoring a backup: older cursors and page tokens are then refused
     RestoreEpoch(RestoreEpoch),
     /// Query the health of a running server; exit status 0 if it is serving
@@ -114,6 +126,8 @@ pub enum Command {
     /// Print a token for development, signed with a local key
     #[command(after_help = DURATIONS)]
     Token(Token),
+    /// Print the descriptors of the API (FileDescriptorSet, binary), as in: kith proto kith.binpb
+    Proto(Proto),
     /// Print a script that completes commands and flags in a shell
     Completion(Completion),
     /// Print a manual page, as in: kith man | man -l -

@@ -9,6 +9,7 @@ pub mod counts;
 pub mod decide;
 pub mod event;
 pub mod id;
+pub mod import;
 pub mod ledger;
 pub mod outcome;
 pub mod pair;

@@ -7,9 +7,11 @@ pub mod connection_request;
 pub mod event;
 pub mod export;
 pub mod idempotency;
+pub mod import;
 pub mod invalid;
 pub mod mutation;
 pub mod page;
+pub mod relation;
 pub mod user;
 
 use chrono::{DateTime, Utc};

@@ -61,6 +61,7 @@ use crate::proto::server::connection_request_service_server::{
 };
 use crate::proto::server::connection_service_server::{ConnectionServiceServer, SERVICE_NAME as CONNECTION};
 use crate::proto::server::event_service_server::{EventServiceServer, SERVICE_NAME as EVENT};
+use crate::proto::server::import_service_server::{ImportServiceServer, SERVICE_NAME as IMPORT};
 use crate::proto::server::user_service_server::{SERVICE_NAME as USER, UserServiceServer};
 use crate::service::Core;
 use crate::service::block::Blocks;
@@ -70,13 +71,14 @@ use crate::service::event::Events;
 use crate::service::export::Exports;
 use crate::service::guard::Guarded;
 use crate::service::import::Imports;
+use crate::service::relations::Relations;
 use crate::service::user::Users;
 use crate::store::{Store, StoreError};
 use crate::task::persistent;
 use crate::traces::Exporter;
 
 /// Names of the gRPC services that depend on the database.
-pub const SERVICES: [&str; 5] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT];
+pub const SERVICES: [&str; 6] = [USER, CONNECTION_REQUEST, CONNECTION, BLOCK, EVENT, IMPORT];
 
 /// Maximum size of a request, in bytes.
 ///
@@ -243,7 +245,7 @@ async fn serve_with(
     let database = Arc::clone(&store);
     let core = Core { store, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
-    let exports = Exports::new(settings.max_call_time);
+    let exports = [Exports::of_users, Exports::of_relations].map(|exports| exports(settings.max_call_time));
     check_rights()?;
     let mut routes = routes(core, feed, imports, exports);
     routes = add!(routes, health);
@@ -337,12 +339,14 @@ async fn next(mut signals: Pin<&mut (impl Stream<Item = ()> + Send)>) {
     }
 }
 
-fn routes(core: Core, feed: Feed, imports: Imports, exports: Exports) -> Routes {
+fn routes(core: Core, feed: Feed, imports: Imports, [of_users, of_relations]: [Exports; 2]) -> Routes {
     let mut routes = Routes::default();
-    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports, exports })));
+    let relations = Relations { core: core.clone(), imports: imports.clone(), exports: of_relations };
+    routes = add!(routes, UserServiceServer::new(Guarded(Users { core: core.clone(), imports, exports: of_users })));
     routes = add!(routes, ConnectionRequestServiceServer::new(Guarded(ConnectionRequests(core.clone()))));
     routes = add!(routes, ConnectionServiceServer::new(Guarded(Connections(core.clone()))));
     routes = add!(routes, BlockServiceServer::new(Guarded(Blocks(core.clone()))));
+    routes = add!(routes, ImportServiceServer::new(Guarded(relations)));
     add!(routes, EventServiceServer::new(Guarded(Events { core, feed })))
 }
 

@@ -13,6 +13,8 @@ pub mod export;
 pub mod guard;
 pub mod import;
 mod pager;
+mod produced;
+pub mod relations;
 pub mod user;
 
 use std::future::Future;

@@ -4,12 +4,14 @@
 //! `tests/it/conformance`. [`connect`] chooses the engine by the scheme of the database URL.
 
 mod backup;
+mod bulk;
 mod check;
 mod clock;
 mod columns;
 mod connect;
 mod engine;
 mod epoch;
+mod export;
 mod feed;
 mod forget;
 mod migration;
@@ -36,9 +38,11 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio::sync::watch;
 
 pub use self::backup::{Backup, BackupError, backup};
+pub use self::bulk::{Bulk, KnownUser};
 pub use self::check::{Checked, Repair, Report, check};
 pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
+pub use self::export::{Snapshot, snapshot};
 pub use self::migration::Migrations;
 pub use self::observed::Observed;
 pub use self::postgres::roles_script;
@@ -67,6 +71,8 @@ const SWEEP_EVENTS_LIMIT: i64 = 2_000;
 const SWEEP_FORGET_LIMIT: i64 = 500;
 /// The maximum number of events that one sweep searches for a deletion.
 const SWEEP_FORGET_SEARCH: i64 = 10_000;
+/// The number of users that a bulk load reads at once.
+const KNOWN_USERS: i64 = 10_000;
 /// The number of oldest open requests that are checked for expired ones when a sender is at the limit.
 const OLDEST_SENT_LIMIT: i64 = 4;
 
@@ -154,6 +160,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the response stored under a key, even if its retention has ended.
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError>;
+
+    /// Opens a snapshot of all rows, on a connection of its own.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
     /// Returns a slice of the feed, oldest event first.
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;

@@ -1,8 +1,8 @@
 //! Measures Kith next to PostgreSQL and gRPC alone, on the same machine in the same run: `make bench`.
 //!
 //! `session` starts and seeds everything that is measured; `generator` makes the calls that `workload` defines; `raw`
-//! makes the same changes and reads in SQL with pgbench; `report` and `plot` write the results. `flat`, `devices` and
-//! `overload` are separate runs for other questions.
+//! makes the same changes and reads in SQL with pgbench; `report` and `plot` write the results. `flat`, `devices`,
+//! `overload` and `import` are separate runs for other questions.
 
 #![allow(unreachable_pub, reason = "a program has no public")]
 #![allow(clippy::cast_possible_truncation, reason = "what is counted here is small")]
@@ -17,6 +17,7 @@ mod devices;
 mod echo;
 mod flat;
 mod generator;
+mod import;
 mod layout;
 mod lean;
 mod measure;
@@ -96,6 +97,9 @@ struct Options {
     /// Offer ten times as many calls as Kith takes, and measure what it still takes, and how it refuses the others
     #[arg(long, conflicts_with_all = ["flat", "devices"])]
     overload: bool,
+    /// Measure imports into empty databases
+    #[arg(long, conflicts_with_all = ["flat", "devices", "overload", "against"])]
+    import: bool,
     /// Seconds of the overload
     #[arg(long, default_value_t = 60.0)]
     overload_seconds: f64,
@@ -249,6 +253,9 @@ async fn run(options: Options) -> Result<()> {
     }
     if options.overload {
         return overload::run(&options, machine).await;
+    }
+    if options.import {
+        return import::run(&options, machine).await;
     }
     let layout = Layout::new(options.users, options.rows, false)?;
     let setups = [options.kith_flags.clone().into()];

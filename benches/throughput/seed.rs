@@ -118,7 +118,7 @@ pub async fn fill(database: &mut Database, layout: Layout) -> Result<usize> {
 }
 
 /// All rows between users, in an order that does not depend on the users.
-fn edges(layout: Layout) -> Vec<Edge> {
+pub fn edges(layout: Layout) -> Vec<Edge> {
     let of_rank = |rank| {
         let user = layout.user(rank);
         (0..layout.edges_of(rank)).map(move |number| layout.edge(user, number))

@@ -165,6 +165,10 @@ rights! {
         WatchEvents(WatchEventsRequest): Read as viewer_user_id or Events;
         ListEvents(ListEventsRequest): Read as viewer_user_id or Events;
     }
+    ImportService {
+        ImportRelations(ImportRelationsRequest): Admin;
+        ExportRelations(ExportRelationsRequest): Admin;
+    }
 }
 
 /// Checks whether the principal may make the call, and restricts a user's request to what they may see.

@@ -44,7 +44,7 @@ pub(super) async fn run(args: config::Watch, sources: &Sources) -> Result<(), Fa
 ///
 /// It can if the server is shutting down, overloaded or without its database, or if the connection broke. Errors of the
 /// server have details; errors of the transport have none.
-fn is_temporary(status: &Status) -> bool {
+pub(super) fn is_temporary(status: &Status) -> bool {
     let of_transport = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
     matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) || of_transport && status.details().is_empty()
 }

@@ -15,6 +15,7 @@ use super::metrics_url::MetricsUrl;
 use crate::auth::Scope;
 use crate::domain::event::EventKind;
 use crate::domain::id::ID_MAX;
+use crate::transfer::Kind;
 
 /// Settings of `kith migrate`.
 #[derive(Clone, Debug, Args)]
@@ -98,6 +99,20 @@ pub struct Backup {
     /// File to write the copy to; it must not exist
     #[arg(value_name = "DESTINATION")]
     pub destination: PathBuf,
+    /// Settings of the database and the log
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Settings of `kith export`.
+#[derive(Clone, Debug, Args)]
+pub struct Export {
+    /// File to write to, in NDJSON (kith.export.v1); it must not exist; - = standard output
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Write the rows of one type, in CSV: users, connections, requests or blocks
+    #[arg(long, value_name = "TYPE", value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::plural)))]
+    pub csv: Option<String>,
     /// Settings of the database and the log
     #[command(flatten)]
     pub common: Common,
@@ -190,6 +205,13 @@ pub struct Token {
     /// Time for which the token is valid
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = interval)]
     pub expires_in: Duration,
+}
+
+/// Settings of `kith proto`.
+#[derive(Clone, Debug, Args)]
+pub struct Proto {
+    /// File to write to; an existing one is replaced [default: standard output]
+    pub file: Option<PathBuf>,
 }
 
 /// Settings of `kith completion`.

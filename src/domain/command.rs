@@ -10,9 +10,10 @@ pub use self::needs::Needs;
 use super::caller::Caller;
 use super::counts::Counts;
 use super::decide::PairCommand;
-use super::id::{RequestId, Sequence, UserId};
+use super::id::{PairKey, RequestId, Sequence, UserId};
+use super::import::OnConflict;
 use super::outcome::{Executed, ImportSummary};
-use super::pair::Message;
+use super::pair::{Message, Pair};
 use super::policy::Policy;
 use super::user::{Profile, User, UserUpdate};
 
@@ -28,6 +29,10 @@ pub enum Command {
     ImportTogether(Vec<Profile>),
     /// Ends an import, so that its response can be stored. Changes no user.
     FinishImport(ImportSummary),
+    /// Imports what rows state of two users: see [`import`](super::import). Ids and positions of the pair do not matter.
+    ImportPair(Box<Pair>, OnConflict),
+    /// Reads what is stored between two users, without what has expired. For a dry run of an import.
+    LookAtPair(PairKey),
     /// Changes fields of a user.
     UpdateUser(UserUpdate),
     /// Deletes a user with all their requests, connections and blocks.
@@ -66,6 +71,8 @@ impl Command {
             | Self::ImportUser(_)
             | Self::ImportTogether(_)
             | Self::FinishImport(_)
+            | Self::ImportPair(..)
+            | Self::LookAtPair(_)
             | Self::DeleteUser(_)
             | Self::Sweep
             | Self::Probe => None,

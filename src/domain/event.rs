@@ -69,6 +69,8 @@ pub enum Cause {
     Crossed,
     /// One of the two users was deleted.
     UserDeleted,
+    /// The change was imported. The dates of what it created are those of the import's rows.
+    Imported,
 }
 
 /// The user or caller on whose behalf a change was made.
@@ -151,4 +153,5 @@ names!(Cause {
     Cooldown => "COOLDOWN",
     Crossed => "CROSSED",
     UserDeleted => "USER_DELETED",
+    Imported => "IMPORTED",
 });

@@ -10,6 +10,7 @@ mod assign;
 mod close;
 mod exchange;
 mod forget;
+mod import;
 mod pair;
 mod snapshot;
 mod sweep;
@@ -141,6 +142,8 @@ impl Ledger {
             Command::ImportUser(profile) => self.import_user(actor, profile)?,
             Command::ImportTogether(rows) => self.import_together(actor, rows),
             Command::FinishImport(summary) => Outcome::ImportFinished(summary.clone()),
+            Command::ImportPair(pair, on_conflict) => self.import_pair(pair, *on_conflict)?,
+            Command::LookAtPair(key) => self.look_at_pair(*key)?,
             Command::UpdateUser(update) => self.update_user(actor, update)?,
             Command::DeleteUser(id) => self.delete_user(actor, *id)?,
             Command::Send { from, to, message } => self.send(*from, *to, message)?,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::command::RequestAction;
 use super::decide::Rejection;
 use super::id::{Sequence, UserId};
-use super::pair::{Block, Request};
+use super::import::{Effect, Fact};
+use super::pair::{Block, Pair, Request};
 use super::user::User;
 use super::view::Status;
 
@@ -29,6 +30,15 @@ pub enum Outcome {
     UsersImported(Vec<Result<Imported, Rejection>>),
     /// The import ended.
     ImportFinished(ImportSummary),
+    /// A pair was imported.
+    PairImported {
+        /// What each fact did.
+        effects: Vec<(Fact, Effect)>,
+        /// Whether its request or connection is stored, and brings a user above a limit.
+        is_above_limit: bool,
+    },
+    /// What is stored between two users.
+    PairSeen(Box<Pair>),
     /// The user was updated. If no field changed, no event was written.
     UserUpdated(Arc<User>),
     /// The user was deleted.
@@ -114,6 +124,8 @@ impl Outcome {
             | Self::Unblocked { status: _ }
             | Self::UserImported(..)
             | Self::UsersImported(_)
+            | Self::PairImported { .. }
+            | Self::PairSeen(_)
             | Self::Probed
             | Self::ImportFinished(_)
             | Self::UserDeleted

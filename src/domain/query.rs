@@ -6,6 +6,7 @@ use super::event::Event;
 use super::id::{RequestId, Sequence, UserId};
 use super::pair::{Block, Ended, RequestState};
 use super::text::ExternalId;
+use super::view::HiddenKinds;
 
 /// A result and the revision that it reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +266,8 @@ pub enum EventFilter {
     All,
     /// Those that name this user as one of the two that they are about.
     Of(UserId),
+    /// The same without those that the user does not see, so that these take no time.
+    SeenBy(UserId, HiddenKinds),
 }
 
 /// For whom events are read.

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use super::event::{Event, EventKind};
 use super::id::{PairKey, UserId};
 use super::policy::Policy;
-use super::view::{Viewer, visible_event};
+use super::query::EventFilter;
+use super::view::{HiddenKinds, Viewer, visible_event};
 
 /// A filter for events. An event is selected if it matches every condition that is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,14 +40,12 @@ impl Selection {
         self.viewer == Viewer::Operator && self.users.is_empty() && self.kinds.is_empty() && self.pair.is_none()
     }
 
-    /// Returns a user whom all selected events are about, if there is one.
-    ///
-    /// Then only the events about this user need to be read.
-    pub fn subject(&self) -> Option<UserId> {
+    /// Returns which events need to be read: those of a user whom all selected events are about, if there is one.
+    pub fn filter(&self, policy: &Policy) -> EventFilter {
         let only = || self.users.iter().next().copied().filter(|_| self.users.len() == 1);
         match self.viewer {
-            Viewer::User(user) => Some(user),
-            Viewer::Operator => self.pair.map(PairKey::low).or_else(only),
+            Viewer::User(user) => EventFilter::SeenBy(user, HiddenKinds::of(policy)),
+            Viewer::Operator => self.pair.map(PairKey::low).or_else(only).map_or(EventFilter::All, EventFilter::Of),
         }
     }
 }
@@ -129,15 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_is_a_user_whom_all_selected_events_are_about() {
-        for (selection, subject) in [
-            (everything(), None),
-            (Selection { users: [BOB].into(), ..everything() }, Some(BOB)),
-            (Selection { users: [ANN, BOB].into(), ..everything() }, None),
-            (Selection { pair: PairKey::of(CY, BOB), users: [ANN, CY].into(), ..everything() }, Some(BOB)),
-            (Selection { viewer: Viewer::User(CY), users: [ANN].into(), ..everything() }, Some(CY)),
+    fn only_events_about_a_user_are_read_if_all_selected_ones_are() {
+        let policy = Policy::default();
+        let seen = EventFilter::SeenBy(CY, HiddenKinds::of(&policy));
+        for (selection, filter) in [
+            (everything(), EventFilter::All),
+            (Selection { users: [BOB].into(), ..everything() }, EventFilter::Of(BOB)),
+            (Selection { users: [ANN, BOB].into(), ..everything() }, EventFilter::All),
+            (Selection { pair: PairKey::of(CY, BOB), users: [ANN, CY].into(), ..everything() }, EventFilter::Of(BOB)),
+            (Selection { viewer: Viewer::User(CY), users: [ANN].into(), ..everything() }, seen),
         ] {
-            assert_eq!(selection.subject(), subject, "{selection:?}");
+            assert_eq!(selection.filter(&policy), filter, "{selection:?}");
         }
     }
 }

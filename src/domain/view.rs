@@ -80,7 +80,21 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
     if event.silenced && !is_first || event.cause == Some(Cause::Unblocked) && is_first {
         return None;
     }
-    let visible = match event.kind {
+    let own = event.actor == Actor::User(user);
+    let cause = event.cause.filter(|cause| match cause {
+        // A created request is silenced because of a block by its receiver, while the actor is its sender.
+        Cause::Blocked => own && event.kind != EventKind::RequestCreated,
+        Cause::Cooldown => false,
+        // Visible only to the user who removed the block.
+        Cause::Unblocked | Cause::Crossed | Cause::UserDeleted | Cause::Imported => true,
+    });
+    // How others authenticate is for operators only.
+    sees_kind(event.kind, is_first, policy).then(|| Event { cause, silenced: false, principal: None, ..event.clone() })
+}
+
+/// Whether a user sees events of this kind about them, as the first of the two users or as the other one.
+fn sees_kind(kind: EventKind, is_first: bool, policy: &Policy) -> bool {
+    match kind {
         EventKind::RequestViewed => !is_first || policy.disclose_views,
         EventKind::RequestSilenced => false,
         EventKind::RequestRejected | EventKind::RequestRestored => !is_first || policy.disclose_rejections,
@@ -93,17 +107,33 @@ pub fn visible_event(event: &Event, viewer: Viewer, policy: &Policy) -> Option<E
         | EventKind::UserCreated
         | EventKind::UserUpdated
         | EventKind::UserDeleted => true,
-    };
-    let own = event.actor == Actor::User(user);
-    let cause = event.cause.filter(|cause| match cause {
-        // A created request is silenced because of a block by its receiver, while the actor is its sender.
-        Cause::Blocked => own && event.kind != EventKind::RequestCreated,
-        Cause::Cooldown => false,
-        // Visible only to the user who removed the block.
-        Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
-    });
-    // How others authenticate is for operators only.
-    visible.then(|| Event { cause, silenced: false, principal: None, ..event.clone() })
+    }
+}
+
+/// The kinds of events about a user that they do not see. A kind may be repeated.
+///
+/// A read that leaves these out takes the same time whether there are such events or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HiddenKinds {
+    /// Where the user is the first of the two users.
+    pub as_first: [EventKind; 4],
+    /// Where the user is the other one.
+    pub as_other: [EventKind; 3],
+}
+
+impl HiddenKinds {
+    /// Those that this policy does not disclose.
+    pub fn of(policy: &Policy) -> Self {
+        Self { as_first: hidden_kinds(true, policy), as_other: hidden_kinds(false, policy) }
+    }
+}
+
+fn hidden_kinds<const N: usize>(is_first: bool, policy: &Policy) -> [EventKind; N] {
+    // Nobody sees that a request is silenced.
+    let mut kinds = [EventKind::RequestSilenced; N];
+    let hidden = EventKind::ALL.iter().filter(|kind| !sees_kind(**kind, is_first, policy));
+    kinds.iter_mut().zip(hidden).for_each(|(place, kind)| *place = *kind);
+    kinds
 }
 
 /// Returns the status of `user` towards the other user, and the id of the request or connection.
@@ -248,7 +278,7 @@ mod tests {
             // Only to the blocking user. The actor of a created request is the blocked one.
             Cause::Blocked => kind != EventKind::RequestCreated && actor == Actor::User(viewer),
             Cause::Cooldown => false,
-            Cause::Unblocked | Cause::Crossed | Cause::UserDeleted => true,
+            Cause::Unblocked | Cause::Crossed | Cause::UserDeleted | Cause::Imported => true,
         }
     }
 
@@ -296,6 +326,18 @@ mod tests {
                     }
                     assert_eq!(visible_event(&event, Viewer::Operator, &policy), Some(event));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn hidden_kinds_are_those_of_which_a_user_sees_no_event() {
+        for (disclose_rejections, disclose_views) in [(false, false), (true, false), (false, true), (true, true)] {
+            let policy = Policy { disclose_rejections, disclose_views, ..Policy::default() };
+            let HiddenKinds { as_first, as_other } = HiddenKinds::of(&policy);
+            for kind in EventKind::ALL {
+                assert_eq!(as_first.contains(kind), !sees_kind(*kind, true, &policy), "{kind:?} with {policy:?}");
+                assert_eq!(as_other.contains(kind), !sees_kind(*kind, false, &policy), "{kind:?} with {policy:?}");
             }
         }
     }

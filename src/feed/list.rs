@@ -36,7 +36,7 @@ impl Feed {
         cursor: &Cursor,
         size: usize,
     ) -> Result<Page, FeedError> {
-        let which = selection.subject().map_or(EventFilter::All, EventFilter::Of);
+        let which = selection.filter(&self.policy);
         let limit = if selection.is_everything() { EVENTS_PER_READ.min(size + 1) } else { EVENTS_PER_READ };
         let mut after = cursor.after.unwrap_or_default();
         let mut slice = self.slice(which, after, limit).await?;

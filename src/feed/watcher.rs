@@ -161,8 +161,7 @@ impl Watcher {
     async fn read_table(&mut self) -> Result<(), FeedError> {
         // Within a commit, events of all users are read: the client must receive the commit's end, which may be another
         // user's event.
-        let subject = self.selection.subject().filter(|_| !self.continues);
-        let which = subject.map_or(EventFilter::All, EventFilter::Of);
+        let which = if self.continues { EventFilter::All } else { self.selection.filter(&self.feed.policy) };
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
         check_readable(self.position, &self.epoch, &slice).map_err(|error| match (error, self.visible) {
             (FeedError::Expired { oldest: _ }, Some(_)) => FeedError::Expired { oldest: None },

@@ -101,6 +101,10 @@ pub fn list(
             fields.violation("state", "must be PENDING or REJECTED; silenced requests are pending for their sender");
             RequestState::Pending
         }
+        State::Withdrawn => {
+            fields.violation("state", "must be PENDING or REJECTED; withdrawn requests are in no list");
+            RequestState::Pending
+        }
         State::Connected => {
             fields.violation("state", "must be PENDING or REJECTED; ListConnections returns connections");
             RequestState::Pending

@@ -114,6 +114,7 @@ impl From<Option<Cause>> for pb::EventCause {
             Some(Cause::Cooldown) => Self::Cooldown,
             Some(Cause::Crossed) => Self::Crossed,
             Some(Cause::UserDeleted) => Self::UserDeleted,
+            Some(Cause::Imported) => Self::Imported,
         }
     }
 }

@@ -38,8 +38,12 @@ pub(super) const WATCH: &str = "/kith.v1.EventService/WatchEvents";
 const EXPORT: &str = "/kith.v1.UserService/ExportUser";
 /// The method whose request is a stream of messages.
 pub(super) const IMPORT: &str = "/kith.v1.UserService/ImportUsers";
+/// The method that imports relations: a stream each way.
+pub(super) const IMPORT_RELATIONS: &str = "/kith.v1.ImportService/ImportRelations";
+/// The method that exports relations.
+const EXPORT_RELATIONS: &str = "/kith.v1.ImportService/ExportRelations";
 /// Methods without a maximum duration: only the client's deadline limits them.
-const UNLIMITED: [&str; 3] = [IMPORT, EXPORT, WATCH];
+const UNLIMITED: [&str; 5] = [IMPORT, EXPORT, WATCH, IMPORT_RELATIONS, EXPORT_RELATIONS];
 /// Path prefix of Kith's own services. The others (health, reflection) have streams that stay open.
 pub(super) const KITH_PREFIX: &str = "/kith.v1.";
 /// Path prefix of health. Its methods need no credential: load balancers have none.

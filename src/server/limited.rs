@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::call::{HEALTH_PREFIX, IMPORT, KITH_PREFIX, WATCH, only_reads};
+use super::call::{HEALTH_PREFIX, IMPORT, IMPORT_RELATIONS, KITH_PREFIX, WATCH, only_reads};
 use crate::auth::limiter::Permit;
 use crate::auth::limits::Kind;
 
@@ -20,7 +20,7 @@ pub(super) fn kind(path: &str) -> Option<Kind> {
     }
     Some(match path {
         WATCH => Kind::Watch,
-        IMPORT => Kind::Import,
+        IMPORT | IMPORT_RELATIONS => Kind::Import,
         path if path.starts_with(KITH_PREFIX) && !only_reads(path) => Kind::Write,
         // Reflection and unknown methods too.
         _ => Kind::Read,

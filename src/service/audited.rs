@@ -82,6 +82,8 @@ audited! {
     ListBlockedUsersRequest {}
     WatchEventsRequest { users user_ids }
     ListEventsRequest { users user_ids, user user_id, user other_user_id }
+    ImportRelationsRequest {}
+    ExportRelationsRequest {}
 }
 
 fn user(subject: &mut Subject, id: &i64) {

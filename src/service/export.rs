@@ -3,16 +3,14 @@
 //! A separate task reads page by page, and hands each item to the stream of the response. It reads the next page only when
 //! the client has taken this one, so an export has one page in memory, and no connection to the database while it waits.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
-use super::{Core, Deadline, caller};
+use super::produced::{Client, Messages, respond};
+use super::{Core, caller};
 use crate::domain::Time;
 use crate::domain::decide::Rejection;
 use crate::domain::id::{Sequence, UserId};
@@ -29,17 +27,16 @@ use crate::metrics::refusals::Cause;
 use crate::proto::server as pb;
 use crate::proto::server::export_user_response::Item;
 use crate::store::CachedUser;
-use crate::telemetry::call::{Call, Stream as OpenStream};
 
-/// The maximum number of concurrent exports. Each has at most a page in memory: half a MiB with the longest texts.
-const EXPORTS_MAX: usize = 32;
+/// The maximum number of concurrent exports of users. Each has at most a page in memory: half a MiB with the longest texts.
+const USERS_MAX: usize = 32;
+/// The maximum number of concurrent exports of everything. Each has a connection and a snapshot of its own.
+const RELATIONS_MAX: usize = 2;
 /// The number of rows of a page.
 const PAGE: usize = 100;
-/// The number of items that wait for the client to read them.
-const ITEMS_MAX: usize = 16;
 
 /// The stream of an export.
-pub type Items = Pin<Box<dyn Stream<Item = Result<pb::ExportUserResponse, Status>> + Send>>;
+pub type Items = Messages<pb::ExportUserResponse>;
 
 /// The limits of exports.
 #[derive(Clone, Debug)]
@@ -49,9 +46,24 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Ends exports whose client takes no item for `max_silence`.
-    pub fn new(max_silence: Duration) -> Self {
-        Self { permits: Arc::new(Semaphore::new(EXPORTS_MAX)), max_silence }
+    /// The limits of exports of single users. An export ends whose client takes no item for `max_silence`.
+    pub fn of_users(max_silence: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(USERS_MAX)), max_silence }
+    }
+
+    /// The same for exports of all users and relations.
+    pub fn of_relations(max_silence: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(RELATIONS_MAX)), max_silence }
+    }
+
+    /// Returns the permission to run an export; `None` if too many run.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// The time after which an export ends whose client takes nothing.
+    pub(super) fn max_silence(&self) -> Duration {
+        self.max_silence
     }
 }
 
@@ -70,59 +82,18 @@ pub(super) async fn run(
     if matches!(viewer, Viewer::User(viewer) if viewer != user) {
         return Err(Rejection::NotTheUser(user).into());
     }
-    let permit = Arc::clone(&limits.permits).try_acquire_owned().map_err(|_| error::overloaded(Cause::Exports))?;
+    let permit = limits.permit().ok_or_else(|| error::overloaded(Cause::Exports))?;
     let read = core.read(&request, min_revision, || core.store.user(UserKey::Id(user))).await?;
     let profile = read.value.ok_or_else(|| error::user_not_found(user))?;
     let created = core.store.user_position(user).await?.ok_or_else(|| error::user_not_found(user))?;
-    let (items, receiver) = mpsc::channel(ITEMS_MAX);
-    let totals = pb::ExportTotals::default();
-    let export = Export {
-        core: core.clone(),
-        user,
-        viewer,
-        created,
-        // For a user who calls, already theirs.
-        visible: caller.user().map(|_| read.revision),
-        max_silence: limits.max_silence,
-        items,
-        totals,
-    };
-    let until = request.extensions().get::<Deadline>().copied();
-    let call = request.extensions().get::<Arc<Call>>().cloned().map(OpenStream::new);
-    let (ended, outcome) = oneshot::channel();
-    tokio::spawn(async move {
-        let _permit = permit;
-        let exporting = export.run(&profile, read.revision);
-        let result = match until {
-            Some(Deadline(until)) => {
-                timeout_at(until, exporting).await.unwrap_or_else(|_| Err(error::deadline_passed()))
-            }
-            None => exporting.await,
-        };
-        // The call was already logged as successful when the stream began.
-        if let Err(status) = &result {
-            call.iter().for_each(|call| call.failed(status));
-        }
-        // Fails if the client is gone.
-        _ = ended.send(result);
-    });
-    Ok(Response::new(Box::pin(stream::unfold(Some((receiver, outcome)), next))))
-}
-
-/// What the task has read, and how it ended.
-type Reading = (mpsc::Receiver<pb::ExportUserResponse>, oneshot::Receiver<Result<(), Status>>);
-
-/// Returns the stream's next item, or the error that ended the task.
-async fn next(reading: Option<Reading>) -> Option<(Result<pb::ExportUserResponse, Status>, Option<Reading>)> {
-    let (mut items, outcome) = reading?;
-    if let Some(item) = items.recv().await {
-        return Some((Ok(item), Some((items, outcome))));
-    }
-    match outcome.await {
-        Ok(Ok(())) => None,
-        Ok(Err(status)) => Some((Err(status), None)),
-        Err(_) => Some((Err(error::internal("the task of an export ended without a result")), None)),
-    }
+    // For a user who calls, already theirs.
+    let visible = caller.user().map(|_| read.revision);
+    let core = core.clone();
+    Ok(respond(&request, permit, limits.max_silence(), move |client| async move {
+        let totals = pb::ExportTotals::default();
+        let export = Export { core, user, viewer, created, visible, client, totals };
+        export.run(&profile, read.revision).await
+    }))
 }
 
 struct Export {
@@ -134,8 +105,7 @@ struct Export {
     /// For a user who calls, the newest event that they know of. It stands for the revisions of pages, which show every
     /// change of the service.
     visible: Option<Sequence>,
-    max_silence: Duration,
-    items: mpsc::Sender<pb::ExportUserResponse>,
+    client: Client<pb::ExportUserResponse>,
     totals: pb::ExportTotals,
 }
 
@@ -175,12 +145,7 @@ impl Export {
         }
         let revision = self.visible.unwrap_or(revision);
         let item = pb::ExportUserResponse { revision: revision.get(), item: Some(item) };
-        match timeout(self.max_silence, self.items.send(item)).await {
-            Ok(Ok(())) => Ok(()),
-            // Nobody receives this error.
-            Ok(Err(_gone)) => Err(error::caller_gone()),
-            Err(_silence) => Err(error::answer_not_read()),
-        }
+        self.client.send(item).await
     }
 
     /// Fails if the user is no longer the one whose export began. To be called after each read, before its rows are sent.

@@ -9,6 +9,7 @@ use super::block::Blocks;
 use super::connection::Connections;
 use super::connection_request::ConnectionRequests;
 use super::event::Events;
+use super::relations::Relations;
 use super::user::Users;
 use crate::auth::Principal;
 use crate::auth::rights::{Governed, authorize};
@@ -18,6 +19,7 @@ use crate::proto::server::block_service_server::BlockService;
 use crate::proto::server::connection_request_service_server::ConnectionRequestService;
 use crate::proto::server::connection_service_server::ConnectionService;
 use crate::proto::server::event_service_server::EventService;
+use crate::proto::server::import_service_server::ImportService;
 use crate::proto::server::user_service_server::UserService;
 use crate::telemetry::call::Call;
 
@@ -41,7 +43,7 @@ fn guard<M: Governed + Audited>(request: &mut Request<M>) -> Result<(), Status> 
 /// Implements a service for [`Guarded`]. `rest` are the methods with a stream.
 macro_rules! guard {
     ($service:ident for $inner:ty {
-        $($method:ident($request:ident) -> $response:ident;)+
+        $($method:ident($request:ident) -> $response:ident;)*
     } $($rest:tt)*) => {
         #[tonic::async_trait]
         impl $service for Guarded<$inner> {
@@ -51,7 +53,7 @@ macro_rules! guard {
             ) -> Result<Response<pb::$response>, Status> {
                 guard(&mut request)?;
                 self.0.$method(request).await
-            })+
+            })*
 
             $($rest)*
         }
@@ -139,5 +141,31 @@ guard! {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         guard(&mut request)?;
         self.0.watch_events(request).await
+    }
+}
+
+guard! {
+    ImportService for Relations {}
+
+    type ImportRelationsStream = <Relations as ImportService>::ImportRelationsStream;
+
+    async fn import_relations(
+        &self,
+        request: Request<Streaming<pb::ImportRelationsRequest>>,
+    ) -> Result<Response<Self::ImportRelationsStream>, Status> {
+        // No row of an import names an acting user, so the right to the call is that to all of them.
+        authorize(&principal(&request)?, &mut pb::ImportRelationsRequest::default())?;
+        request.extensions().get::<Arc<Call>>().iter().for_each(|call| call.began());
+        self.0.import_relations(request).await
+    }
+
+    type ExportRelationsStream = <Relations as ImportService>::ExportRelationsStream;
+
+    async fn export_relations(
+        &self,
+        mut request: Request<pb::ExportRelationsRequest>,
+    ) -> Result<Response<Self::ExportRelationsStream>, Status> {
+        guard(&mut request)?;
+        self.0.export_relations(request).await
     }
 }

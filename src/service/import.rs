@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
@@ -50,6 +50,20 @@ pub struct Imports {
 }
 
 impl Imports {
+    /// Takes one of the places for imports.
+    ///
+    /// # Errors
+    ///
+    /// OVERLOADED if too many imports run.
+    pub(super) fn begin(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| error::overloaded(Cause::Imports))
+    }
+
+    /// Returns how long a client may take to send the next rows.
+    pub(super) fn max_silence(&self) -> Duration {
+        self.max_silence
+    }
+
     /// Allows this many imports at the same time. Each must send the next row within `max_silence`.
     pub fn new(max: usize, max_silence: Duration) -> Self {
         Self { permits: Arc::new(Semaphore::new(max)), max_silence }
@@ -92,7 +106,7 @@ pub(super) async fn run(
     caller: Caller,
     stream: Streaming<pb::ImportUsersRequest>,
 ) -> Result<Response<pb::ImportUsersResponse>, Status> {
-    let _permit = limits.permits.try_acquire().map_err(|_| error::overloaded(Cause::Imports))?;
+    let _permit = limits.begin()?;
     let mut rows = Rows { stream, max_silence: limits.max_silence };
     let Some(first) = rows.next().await? else {
         let revision = core.store.revision().await?;

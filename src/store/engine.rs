@@ -13,14 +13,16 @@ use diesel_async::methods::LoadQuery as AsyncLoadQuery;
 use tokio::sync::watch;
 
 use super::clock::DatabaseClock;
+use super::export::Snapshot;
 use super::row::{
     BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, FeedHead, IdempotentResponseRow, RequestRow,
     ResponseRow, UserRow, positioned,
 };
 use super::schema::Stamp;
 use super::seen::{LastSeen, Seen};
+use super::session::Session;
 use super::users::{EVENTS_MAX, Mark, UserCache};
-use super::{CachedUser, Listed, Pairs, Store, StoreError, Users, query};
+use super::{CachedUser, ConnectError, Listed, Pairs, Store, StoreError, Users, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
@@ -107,6 +109,9 @@ pub(super) trait Engine: Send + Sync + 'static {
     async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError>;
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError>;
+
+    /// Opens a connection of its own with a snapshot for reads.
+    async fn session(&self) -> Result<Session, ConnectError>;
 
     async fn lost(&self) -> StoreError {
         std::future::pending().await
@@ -343,6 +348,14 @@ impl<E: Engine> Store for Database<E> {
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
         self.engine.events(query).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let session = self.engine.session().await.map_err(|error| match error {
+            ConnectError::Store(error) => error,
+            other => StoreError::Unavailable(other.into()),
+        })?;
+        Snapshot::of(session).await
     }
 
     async fn lost(&self) -> StoreError {

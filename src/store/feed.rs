@@ -3,7 +3,7 @@
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::Sqlite;
 
 use super::StoreError;
@@ -15,6 +15,7 @@ use super::statement::{SharedStatement, Statement};
 use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::query::{FeedSlice, Recorded};
+use crate::domain::view::HiddenKinds;
 
 pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 
@@ -148,25 +149,54 @@ pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Ite
     })
 }
 
-/// The first events of one user after an event, in a range of stretches.
+/// The text of a query for the first events of one user after an event, in a range of stretches.
 ///
 /// An event names a user in one of two columns. Each column has its own index, and no event has the same user in both.
-/// (`CROSS JOIN` makes SQLite iterate over its left side first.)
-pub(super) fn of_user_in((first, last): (i64, i64), user: i64, after: i64, limit: i64) -> SharedStatement<EventsSql> {
-    let text = "WITH RECURSIVE stretches (number) AS ( \
-                    SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
-                ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, \
-                    request_id, silenced, principal \
-                FROM ( \
-                    SELECT sequence FROM stretches CROSS JOIN events AS first \
-                        WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? \
-                    UNION ALL SELECT sequence FROM stretches CROSS JOIN events AS second \
-                        WHERE second.stretch = number AND second.other_user_id = ? AND second.sequence > ? \
-                    ORDER BY sequence LIMIT ? \
-                ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence";
+/// (`CROSS JOIN` makes SQLite iterate over its left side first.) The conditions are on the two columns' events.
+macro_rules! events_of_user {
+    ($if_first:literal, $if_other:literal) => {
+        concat!(
+            "WITH RECURSIVE stretches (number) AS ( \
+                 SELECT ? UNION ALL SELECT number + 1 FROM stretches WHERE number < ? \
+             ) SELECT events.sequence, time, batch_id, kind, cause, actor, actor_user_id, user_id, other_user_id, \
+                 request_id, silenced, principal \
+             FROM ( \
+                 SELECT sequence FROM stretches CROSS JOIN events AS first \
+                     WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? ",
+            $if_first,
+            " UNION ALL SELECT sequence FROM stretches CROSS JOIN events AS second \
+                     WHERE second.stretch = number AND second.other_user_id = ? AND second.sequence > ? ",
+            $if_other,
+            " ORDER BY sequence LIMIT ? \
+             ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence"
+        )
+    };
+}
+
+/// The first events of one user after an event, in a range of stretches.
+///
+/// With `hidden` it leaves out what the user does not see: these kinds, and what
+/// [`visible_event`](crate::domain::view::visible_event) says of causes and of silenced requests.
+pub(super) fn of_user_in(
+    (first, last): (i64, i64),
+    (user, hidden): (i64, Option<&HiddenKinds>),
+    after: i64,
+    limit: i64,
+) -> SharedStatement<EventsSql> {
+    let text = match hidden {
+        None => events_of_user!("", ""),
+        Some(_) => events_of_user!(
+            "AND coalesce(first.cause, '') <> 'UNBLOCKED' AND first.kind NOT IN (?, ?, ?, ?)",
+            "AND NOT second.silenced AND second.kind NOT IN (?, ?, ?)"
+        ),
+    };
+    let kinds = hidden.map(|HiddenKinds { as_first, as_other }| [&as_first[..], &as_other[..]]).unwrap_or_default();
     let mut statement = Statement::new(text).bind::<BigInt, _>(first).bind::<BigInt, _>(last);
-    for _column in 0..2 {
+    for hidden in kinds {
         statement = statement.bind::<BigInt, _>(user).bind::<BigInt, _>(after);
+        for kind in hidden {
+            statement = statement.bind::<Text, _>(kind.name());
+        }
     }
     statement.bind::<BigInt, _>(limit)
 }

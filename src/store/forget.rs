@@ -75,7 +75,7 @@ pub(super) struct Search {
 impl Search {
     /// The next events of the user, also of one who was created again with the same id.
     pub(super) fn query(&self) -> SharedStatement<EventsSql> {
-        of_user_in(self.stretches, self.user, self.after, SWEEP_FORGET_LIMIT)
+        of_user_in(self.stretches, (self.user, None), self.after, SWEEP_FORGET_LIMIT)
     }
 
     /// Returns the step for the rows that were found.

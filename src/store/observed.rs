@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
+use super::{CachedUser, Listed, Pairs, Seen, Snapshot, Store, StoreError, Users};
 use crate::causes::Causes;
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
@@ -149,6 +149,10 @@ impl Store for Observed {
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.observe("idempotent_response", self.store.idempotent_response(key)).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.observe("snapshot", self.store.snapshot()).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

@@ -33,7 +33,7 @@ use tokio::try_join;
 
 use self::batcher::Batcher;
 use self::commit::Writer;
-pub(super) use self::commit::{LOCK, TOUCH};
+pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;
@@ -50,10 +50,11 @@ use super::feed::{self, EventRow};
 use super::row::{FeedHead, FeedRow, UserRow};
 use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
+use super::session::Session;
 use super::statement::PgStatement;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{Options, Pairs, StoreError, query};
+use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -61,6 +62,7 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::text::ExternalId;
 use crate::domain::user::User;
+use crate::domain::view::HiddenKinds;
 use crate::task::persistent;
 
 /// Time between two readings of the clock in a store that only reads. A clock that is set meanwhile is noticed so late.
@@ -70,6 +72,7 @@ pub(super) struct PostgresEngine {
     /// `None` for a store that only reads.
     writer: Option<Writer>,
     pools: Arc<Pools>,
+    config: Arc<PostgresConfig>,
     marks: Batcher<(), Mark>,
     users: Batcher<Vec<UserId>, Vec<User>>,
     pairs: Batcher<PairsOf, Read<Pairs>>,
@@ -112,7 +115,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     let writer = || {
         let (users, seen) = (Arc::clone(&users), Arc::clone(&seen));
         let state = WriterState::new(options.user_cache, users, seen, &metrics.caches.writer);
-        Writer::new(config, Arc::clone(&clock), state, &database)
+        Writer::new(Arc::clone(&config), Arc::clone(&clock), state, &database)
     };
     let engine = PostgresEngine {
         writer: (!options.read_only).then(writer),
@@ -121,6 +124,7 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
         pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
         counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
         pools,
+        config,
         _tasks: tasks,
     };
     let feed = Arc::clone(&metrics.feed);
@@ -234,6 +238,10 @@ impl Engine for PostgresEngine {
         }
     }
 
+    async fn session(&self) -> Result<Session, ConnectError> {
+        Session::read_server(&self.config).await
+    }
+
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
         let pools = self.pools();
         to_completion(async move {
@@ -267,7 +275,12 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
         }
         EventFilter::Of(user) => {
             let head = head.await?;
-            let rows = events_of(conn, user, after.get(), head.last_sequence, limit).await?;
+            let rows = events_of(conn, (user, None), after.get(), head.last_sequence, limit).await?;
+            (head, rows)
+        }
+        EventFilter::SeenBy(user, hidden) => {
+            let head = head.await?;
+            let rows = events_of(conn, (user, Some(&hidden)), after.get(), head.last_sequence, limit).await?;
             (head, rows)
         }
     };
@@ -280,10 +293,10 @@ async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, Store
     Ok(feed::oldest().first(&mut conn).await.optional()?)
 }
 
-/// Reads the first events of a user after `after` and up to `until`.
+/// Reads the first events of a user after `after` and up to `until`; with hidden kinds, those that the user sees.
 async fn events_of(
     mut conn: &AsyncPgConnection,
-    user: UserId,
+    (user, hidden): (UserId, Option<&HiddenKinds>),
     after: i64,
     until: i64,
     limit: i64,
@@ -294,7 +307,7 @@ async fn events_of(
         if missing == 0 {
             break;
         }
-        rows.extend(feed::of_user_in(stretches, user.get(), after, missing).load(&mut conn).await?);
+        rows.extend(feed::of_user_in(stretches, (user.get(), hidden), after, missing).load(&mut conn).await?);
     }
     // A commit since then may be read in part: its first events lie in a stretch that was read after it, and the others in
     // one that was not.

@@ -14,14 +14,17 @@ use super::schema::{
     ended_requests, feed, request_ids, user_counts, users,
 };
 
+use super::bulk::KnownUser;
 use super::statement::{SharedStatement, Statement};
 use super::{SWEEP_EVENTS_LIMIT, SWEEP_LIMIT};
-use crate::domain::id::Sequence;
+use crate::domain::id::{Sequence, UserId};
 use crate::domain::query::Mutual;
 
+type BlocksSql = <blocks::table as AsQuery>::SqlType;
 type ConnectionsSql = <connections::table as AsQuery>::SqlType;
 /// The columns of a [`ResponseRow`](super::row::ResponseRow).
 type ResponseSql = (Text, Text, Instant, Nullable<BigInt>);
+type CooldownsSql = <cooldowns::table as AsQuery>::SqlType;
 type CountsSql = <user_counts::table as AsQuery>::SqlType;
 
 /// Returns the `before` of a page. That of the first page is greater than every position.
@@ -82,11 +85,88 @@ pub(super) fn cooled(until: Stamp) -> SharedStatement<BigInt> {
         .bind::<BigInt, _>(SWEEP_LIMIT)
 }
 
+// --- exports ---
+
+#[auto_type]
+pub(super) fn users_after(id: i64, limit: i64) -> _ {
+    users::table.filter(users::id.gt(id)).order(users::id.asc()).limit(limit)
+}
+
+#[auto_type]
+pub(super) fn requests_after(id: i64, limit: i64) -> _ {
+    connection_requests::table.filter(connection_requests::id.gt(id)).order(connection_requests::id.asc()).limit(limit)
+}
+
+/// The cooldowns after that of this sender and receiver, without those of requests that are still rejected.
+pub(super) fn withdrawn_after((from, to): (i64, i64), limit: i64) -> SharedStatement<CooldownsSql> {
+    let text = "SELECT ? FROM cooldowns WHERE (cooldowns.from_user_id, cooldowns.to_user_id) > (?, ?) AND NOT EXISTS ( \
+                    SELECT 1 FROM connection_requests AS stored \
+                    WHERE stored.low_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
+                                                    THEN cooldowns.from_user_id ELSE cooldowns.to_user_id END \
+                          AND stored.high_user_id = CASE WHEN cooldowns.from_user_id < cooldowns.to_user_id \
+                                                         THEN cooldowns.to_user_id ELSE cooldowns.from_user_id END \
+                          AND stored.from_user_id = cooldowns.from_user_id AND stored.state = 'REJECTED') \
+                ORDER BY cooldowns.from_user_id, cooldowns.to_user_id LIMIT ?";
+    Statement::new(text)
+        .part(cooldowns::all_columns)
+        .bind::<BigInt, _>(from)
+        .bind::<BigInt, _>(to)
+        .bind::<BigInt, _>(limit)
+}
+
+/// The blocks after that of this user against this other one.
+pub(super) fn blocks_after((user, other): (i64, i64), limit: i64) -> SharedStatement<BlocksSql> {
+    let text = "SELECT ? FROM blocks WHERE (user_id, other_user_id) > (?, ?) ORDER BY user_id, other_user_id LIMIT ?";
+    Statement::new(text)
+        .part(blocks::all_columns)
+        .bind::<BigInt, _>(user)
+        .bind::<BigInt, _>(other)
+        .bind::<BigInt, _>(limit)
+}
+
 // --- users ---
 
 #[auto_type]
 pub(super) fn user(id: i64) -> _ {
     users::table.find(id)
+}
+
+/// A user as rows of imports may name them.
+#[derive(Clone, Debug, Queryable)]
+pub(super) struct KnownUserRow {
+    id: i64,
+    username_key: String,
+    external_id: Option<String>,
+    date_joined: Stamp,
+}
+
+impl KnownUserRow {
+    pub(super) fn known(self) -> KnownUser {
+        let Self { id, username_key, external_id, date_joined: Stamp(date_joined) } = self;
+        // A user without a username has a key that no username has.
+        let username_key = Some(username_key).filter(|key| !key.starts_with('/'));
+        KnownUser { id: UserId::new(id), username_key, external_id, date_joined }
+    }
+}
+
+/// Users after this one, in the order of their ids.
+#[auto_type]
+pub(super) fn known_users(after: i64, limit: i64) -> _ {
+    users::table.filter(users::id.gt(after)).order(users::id).limit(limit).select((
+        users::id,
+        users::username_key,
+        users::external_id,
+        users::date_joined,
+    ))
+}
+
+/// The users with more connections than `limit`. Reads all counts.
+#[auto_type]
+pub(super) fn full_users(limit: i64) -> _ {
+    user_counts::table
+        .filter(user_counts::connections.gt(limit))
+        .order(user_counts::user_id)
+        .select(user_counts::user_id)
 }
 
 #[auto_type]

@@ -10,11 +10,14 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::connect::{DatabaseUrl, Engine, blocking};
-use super::postgres::{self, SERVING};
-use super::sqlite;
+use super::engine::SharedQuery;
+use super::postgres::{self, PostgresConfig, SERVING};
+use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, StoreError};
 use crate::clock::Clock;
 
@@ -24,6 +27,10 @@ use crate::clock::Clock;
 /// PostgreSQL would compile the statement (`jit`), for half a second on any database.
 const READ: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET timezone = 'UTC'; \
                     SET enable_nestloop = off; SET jit = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+
+/// For reads of a page after a key.
+const BY_INDEX: &str = "SET enable_nestloop = on; SET enable_seqscan = off; SET enable_bitmapscan = off; \
+                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan;";
 
 /// Attempts to find no server, and the pause after each: one that was just stopped may still be connected.
 const ATTEMPTS: u32 = 20;
@@ -61,16 +68,52 @@ impl Session {
     /// Opens a read-only snapshot.
     pub(super) async fn read(url: &DatabaseUrl) -> Result<Self, ConnectError> {
         match url.0.clone() {
-            Engine::Sqlite(file) => {
-                let conn = blocking(move || Ok(sqlite::open(&sqlite::for_reads(&file)?)?)).await?;
-                let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
-                session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
-                Ok(session)
+            Engine::Sqlite(file) => Self::read_file(file).await,
+            Engine::Postgres { config, .. } => Self::read_server(&config).await,
+        }
+    }
+
+    /// Opens a read-only snapshot of a file.
+    pub(super) async fn read_file(file: SqliteFile) -> Result<Self, ConnectError> {
+        let conn = blocking(move || Ok(sqlite::open(&sqlite::for_reads(&file)?)?)).await?;
+        let mut session = Self::Sqlite(Arc::new(Mutex::new(conn)));
+        session.execute("PRAGMA query_only = ON; BEGIN;".to_owned()).await?;
+        Ok(session)
+    }
+
+    /// Opens a read-only snapshot on a server.
+    pub(super) async fn read_server(config: &PostgresConfig) -> Result<Self, ConnectError> {
+        let mut session = Self::Postgres(Box::new(config.connect().await.map_err(StoreError::Unavailable)?));
+        session.execute(READ.to_owned()).await?;
+        Ok(session)
+    }
+
+    /// Makes PostgreSQL find the rows of a page by an index, also while it has no statistics of a table.
+    pub(super) async fn use_indexes(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(conn) => Ok(conn.batch_execute(BY_INDEX).await?),
+        }
+    }
+
+    /// Runs a query that both engines have.
+    ///
+    /// The future is boxed: the compiler cannot tell otherwise that a task may run it.
+    pub(super) fn load<R: Send + 'static>(
+        &mut self,
+        query: impl SharedQuery<R>,
+    ) -> BoxFuture<'_, Result<Vec<R>, StoreError>> {
+        match self {
+            Self::Sqlite(conn) => {
+                let conn = Arc::clone(conn);
+                let load = move || Ok(query.load(&mut *conn.lock().unwrap_or_else(PoisonError::into_inner))?);
+                Box::pin(async {
+                    spawn_blocking(load).await.unwrap_or_else(|error| Err(StoreError::Internal(error.into())))
+                })
             }
-            Engine::Postgres { config, .. } => {
-                let mut session = Self::Postgres(Box::new(config.connect().await.map_err(StoreError::Unavailable)?));
-                session.execute(READ.to_owned()).await?;
-                Ok(session)
+            Self::Postgres(conn) => {
+                let conn: &AsyncPgConnection = conn;
+                Box::pin(async move { Ok(diesel_async::RunQueryDsl::load(query, &mut &*conn).await?) })
             }
         }
     }

@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use self::access::check_usable;
 pub(super) use self::access::check_writable;
 use self::checkpoint::Checkpoint;
+pub(super) use self::commit::SqliteBulk;
 use self::commit::commit;
 pub(super) use self::file::SqliteFile;
 use self::identity::Identity;
@@ -38,9 +39,10 @@ use super::pair::known_to;
 use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow};
 use super::schema::Stamp;
 use super::seen::LastSeen;
+use super::session::Session;
 use super::users::{Mark, UserCache};
 use super::writer::WriterState;
-use super::{Options, Pairs, StoreError, query};
+use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -48,6 +50,7 @@ use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice, Read, UserKeys};
 use crate::domain::user::User;
+use crate::domain::view::HiddenKinds;
 use crate::metrics::database as metrics;
 use crate::metrics::database::Pool;
 use crate::traces::{self, Span};
@@ -71,6 +74,7 @@ pub(super) struct SqliteEngine {
     /// `None` for a store that only reads.
     writer: Option<Threads<Write>>,
     identity: Identity,
+    file: SqliteFile,
 }
 
 /// Opens a migrated file.
@@ -100,6 +104,7 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
         long: readers("kith-read-long", Pool::Long, file, long, database)?,
         feed: readers("kith-read-feed", Pool::Feed, file, 1, database)?,
         identity,
+        file: file.clone(),
     };
     drop(conn);
     let committed = watch::Sender::new(());
@@ -348,6 +353,10 @@ impl Engine for SqliteEngine {
         read(threads, |conn| Ok(Rows { mark: mark(conn)?, rows: query.load(conn)? })).await
     }
 
+    async fn session(&self) -> Result<Session, ConnectError> {
+        Session::read_file(self.file.clone()).await
+    }
+
     async fn lost(&self) -> StoreError {
         self.identity.lost().await
     }
@@ -361,23 +370,34 @@ impl Engine for SqliteEngine {
         read(threads, move |conn| {
             let head: FeedRow = query::head().first(conn)?;
             let oldest = feed::oldest().first(conn).optional()?;
-            let mut rows: Vec<EventRow> = Vec::new();
-            match filter {
-                EventFilter::All => rows = feed::all_after(after.get(), limit).load(conn)?,
-                EventFilter::Of(user) => {
-                    for stretches in feed::stretches(after.get(), head.last_sequence, oldest) {
-                        let missing = limit - rows.len() as i64;
-                        if missing == 0 {
-                            break;
-                        }
-                        rows.extend(feed::of_user_in(stretches, user.get(), after.get(), missing).load(conn)?);
-                    }
-                }
-            }
+            let within = (after.get(), head.last_sequence, oldest);
+            let rows = match filter {
+                EventFilter::All => feed::all_after(after.get(), limit).load(conn)?,
+                EventFilter::Of(user) => events_of(conn, (user, None), within, limit)?,
+                EventFilter::SeenBy(user, hidden) => events_of(conn, (user, Some(&hidden)), within, limit)?,
+            };
             feed::slice(head, rows, oldest)
         })
         .await
     }
+}
+
+/// Reads the first events of a user after `after` and up to `until`; with hidden kinds, those that the user sees.
+fn events_of(
+    conn: &mut SqliteConnection,
+    (user, hidden): (UserId, Option<&HiddenKinds>),
+    (after, until, oldest): (i64, i64, Option<i64>),
+    limit: i64,
+) -> Result<Vec<EventRow>, StoreError> {
+    let mut rows: Vec<EventRow> = Vec::new();
+    for stretches in feed::stretches(after, until, oldest) {
+        let missing = limit - rows.len() as i64;
+        if missing == 0 {
+            break;
+        }
+        rows.extend(feed::of_user_in(stretches, (user.get(), hidden), after, missing).load(conn)?);
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -52,6 +52,16 @@ async fn export(clients: Clients, how: How) -> Outcome {
     Outcome { rpc: "export_user", result: result.await, wrong: vec!["id"] }
 }
 
+/// The same for an export of everything.
+async fn export_all(clients: Clients, how: How) -> Outcome {
+    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision };
+    let result = async {
+        let stream = clients.imports().export_relations(how.request(request(), request())).await?;
+        Ok(stream.into_inner().message().await?.expect("a message").revision)
+    };
+    Outcome { rpc: "export_relations", result: result.await, wrong: vec![] }
+}
+
 macro_rules! reads {
     ($($client:ident.$method:ident($request:ident { $($right:tt)* }, { $($wrong:tt)* } => $fields:expr);)+) => {
         /// Makes every read of the API concurrently.
@@ -70,8 +80,9 @@ macro_rules! reads {
                 });
             )+
             outcomes.spawn(export(clients.clone(), how));
+            outcomes.spawn(export_all(clients.clone(), how));
             let outcomes = outcomes.join_all().await;
-            assert_eq!(outcomes.len(), 14);
+            assert_eq!(outcomes.len(), 15);
             outcomes
         }
     };

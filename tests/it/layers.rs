@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with those that it may use. The first depends on no other.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("causes", &[]),
     ("progress", &[]),
@@ -13,15 +13,17 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("rarely", &[]),
     ("task", &[]),
     ("tls", &[]),
+    ("transfer", &["domain", "proto"]),
     ("metrics", &["domain", "proto"]),
     ("traces", &["proto", "rarely"]),
     ("auth", &["domain", "follow", "metrics", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
-    ("store", &["causes", "clock", "domain", "metrics", "progress", "task", "tls", "traces"]),
+    ("store", &["causes", "clock", "domain", "metrics", "progress", "task", "tls", "traces", "transfer"]),
+    ("import", &["clock", "domain", "mapping", "progress", "proto", "store", "transfer"]),
     ("committer", &["causes", "domain", "metrics", "store", "traces"]),
     ("feed", &["causes", "domain", "metrics", "store", "task"]),
-    ("mapping", &["domain", "feed", "proto", "store"]),
+    ("mapping", &["domain", "feed", "proto", "store", "transfer"]),
     ("error", &["auth", "committer", "domain", "feed", "mapping", "metrics", "proto", "store"]),
     ("service", &["auth", "committer", "domain", "error", "feed", "mapping", "metrics", "proto", "store", "telemetry"]),
     (
@@ -46,7 +48,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "traces",
         ],
     ),
-    ("config", &["auth", "domain", "store", "traces"]),
+    ("config", &["auth", "domain", "import", "proto", "store", "traces", "transfer"]),
     ("telemetry", &["auth", "causes", "config", "metrics", "traces"]),
     (
         "command",
@@ -57,6 +59,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "config",
             "domain",
             "follow",
+            "import",
             "metrics",
             "progress",
             "proto",
@@ -65,6 +68,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "telemetry",
             "tls",
             "traces",
+            "transfer",
         ],
     ),
 ];

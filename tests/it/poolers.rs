@@ -65,7 +65,9 @@ async fn a_pool_that_shares_sessions_is_refused_and_left_as_it_was() {
             }
         }
         let argument = format!("--database-url={url}");
-        for command in [&["serve", "--listen=127.0.0.1:0"][..], &["migrate"], &["check"], &["restore-epoch"]] {
+        for command in
+            [&["serve", "--listen=127.0.0.1:0"][..], &["migrate"], &["check"], &["export"], &["restore-epoch"]]
+        {
             let ended = run(&[command, &[&argument]].concat()).await;
             assert_eq!(ended.status.code(), Some(1), "{settings}: {ended:#?}");
             assert!(ended.log.contains("pool_mode=session"), "{settings}: {ended:#?}");

@@ -74,6 +74,7 @@ async fn each_role_can_do_what_it_is_for() {
     }
     refuses_writes(&reader.clients(), &prepared).await;
     succeeds(&kith(&["check"], "kith_read", "each_role").await);
+    succeeds(&kith(&["export"], "kith_read", "each_role").await);
     succeeds(&kith(&["migrate", "--status"], "kith_read", "each_role").await);
     database.execute("UPDATE user_counts SET connections = 7 WHERE user_id = 6").await;
     let repaired = kith(&["check", "--repair"], "kith_serve", "each_role").await;

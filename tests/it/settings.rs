@@ -198,7 +198,7 @@ async fn an_unknown_variable_is_a_warning_with_the_nearest_known_name() {
     serve.envs(variables);
     let kith = Kith::start(serve).await;
     warned(&kith.log());
-    for subcommand in ["migrate", "check", "restore-epoch"] {
+    for subcommand in ["migrate", "check", "export", "restore-epoch"] {
         let mut other = folder.command(&[subcommand]);
         other.envs(variables);
         warned(&run_command(other).await.log);
@@ -309,7 +309,7 @@ fn row(arg: &Arg) -> (String, String, Option<String>) {
 #[test]
 fn the_tables_of_the_readme_are_those_of_the_flags() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for name in ["serve", "watch", "call", "top", "healthcheck"] {
+    for name in ["serve", "watch", "call", "top", "import", "load", "healthcheck"] {
         let (_, table) = readme.split_once(&format!("| Flag of `kith {name}` |")).unwrap();
         let (table, _) = table.split_once("\n\n").unwrap();
         let mut rows = Vec::new();
@@ -323,8 +323,11 @@ fn the_tables_of_the_readme_are_those_of_the_flags() {
         kith.build();
         let command = kith.find_subcommand(name).unwrap();
         // The first table has the flag of all subcommands.
+        let has_all = name == "serve";
+        // What several subcommands have is in the table of the server.
+        let is_shared = |arg: &Arg| name == "import" && arg.get_help_heading().is_some();
         let is_in_table = |arg: &&Arg| {
-            !arg.is_positional() && arg.get_id() != "help" && (arg.get_id() != "config" || name == "serve")
+            arg.get_id() != "help" && !arg.is_positional() && (arg.get_id() != "config" || has_all) && !is_shared(arg)
         };
         for arg in command.get_arguments().filter(is_in_table) {
             let (flag, variable, default) = row(arg);

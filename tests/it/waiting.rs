@@ -73,7 +73,7 @@ async fn a_signal_ends_the_waiting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_waiting_ends_in_the_cause() {
     let url = format!("--database-url=postgres://postgres@localhost:{}/postgres", free_port());
-    for command in ["serve", "migrate", "check", "restore-epoch"] {
+    for command in ["serve", "migrate", "check", "export", "restore-epoch"] {
         let listen: &[&str] = if command == "serve" { &["--listen=127.0.0.1:0"] } else { &[] };
         let ended = run(&[&[command, "--database-wait=1s", &url], listen].concat()).await;
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");

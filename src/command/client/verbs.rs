@@ -216,9 +216,13 @@ pub(super) async fn run(session: &Session<'_>, plan: Plan) -> Result<ExitCode, F
         Kind::Rows(limit) => rows(session, &method, request, limit, full, printer).await?,
         Kind::Import(file) => {
             let wrap = |user| Map::from_iter([("user".to_owned(), Value::Object(user))]);
-            let response = send(session, &method, input::file(&file)?, wrap).await?;
-            printer.message(&method.0.output(), &response, full)?;
-            if response.get("refused").is_some() {
+            let mut has_refusals = false;
+            let print = |response: Value| {
+                has_refusals |= response.get("refused").is_some();
+                printer.message(&method.0.output(), &response, full)
+            };
+            send(session, &method, input::file(&file)?, wrap, print).await?;
+            if has_refusals {
                 return Ok(ExitCode::from(REFUSALS));
             }
         }

@@ -58,6 +58,8 @@ impl Needs {
             Command::CreateUser(profile) | Command::ImportUser(profile) => self.add_profile(profile),
             Command::ImportTogether(rows) => rows.iter().for_each(|profile| self.add_profile(profile)),
             Command::FinishImport(_) => {}
+            Command::ImportPair(pair, _) => self.add_pair(pair.key.low(), pair.key.high()),
+            Command::LookAtPair(key) => self.add_pair(key.low(), key.high()),
             Command::UpdateUser(update) => {
                 self.users.insert(update.id);
                 self.names.extend(update.username().and_then(Username::key));

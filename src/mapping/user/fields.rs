@@ -162,7 +162,7 @@ impl Fields {
     }
 
     /// Reads a time in the years 1 to 9999, the range of a valid `Timestamp`.
-    pub(super) fn time(&mut self, field: &str, value: &Timestamp) -> Time {
+    pub(in crate::mapping) fn time(&mut self, field: &str, value: &Timestamp) -> Time {
         const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
         let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
         let time = nanos

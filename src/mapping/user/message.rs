@@ -23,6 +23,16 @@ impl From<UserStatus> for pb::UserStatus {
     }
 }
 
+impl From<Gender> for pb::Gender {
+    fn from(gender: Gender) -> Self {
+        match gender {
+            Gender::Unspecified => Self::Unspecified,
+            Gender::Male => Self::Male,
+            Gender::Female => Self::Female,
+        }
+    }
+}
+
 impl From<&User> for pb::User {
     fn from(user: &User) -> Self {
         let User {
@@ -56,12 +66,7 @@ impl From<&User> for pb::User {
             location: location.as_str().to_owned(),
             birthday: birthday.as_str().to_owned(),
             description: description.as_str().to_owned(),
-            gender: match gender {
-                Gender::Unspecified => pb::Gender::Unspecified,
-                Gender::Male => pb::Gender::Male,
-                Gender::Female => pb::Gender::Female,
-            }
-            .into(),
+            gender: pb::Gender::from(*gender).into(),
             status: pb::UserStatus::from(*status).into(),
             website: website.as_str().to_owned(),
             avatar: avatar.as_str().to_owned(),

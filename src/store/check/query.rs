@@ -37,7 +37,7 @@ const LAST_OF_BLOCKS: &str = "WITH last AS ( \
     ), deleted AS ( \
         SELECT user_id, max(sequence) AS sequence FROM events WHERE kind = 'USER_DELETED' GROUP BY user_id \
     ), feed_says AS ( \
-        SELECT last.user_id, last.other_user_id, last.sequence, events.time, \
+        SELECT last.user_id, last.other_user_id, last.sequence, events.time, events.cause, \
                CASE WHEN events.kind = 'USER_BLOCKED' AND coalesce(one.sequence, 0) < last.sequence \
                          AND coalesce(other.sequence, 0) < last.sequence THEN 1 ELSE 0 END AS holds \
         FROM last JOIN events ON events.sequence = last.sequence \
@@ -171,13 +171,14 @@ pub(super) const CHECKS: &[Check] = &[
                        || ': event ' || id || ' did not create it then' AS said \
                 FROM connection_requests LEFT JOIN events ON sequence = id AND kind = 'REQUEST_CREATED' \
                      AND request_id = id AND user_id = from_user_id AND other_user_id = to_user_id \
-                     AND time = created \
+                     AND (time = created OR cause = 'IMPORTED') \
                 WHERE id >= {oldest} AND sequence IS NULL",
     },
     Check {
         name: "each request was viewed, rejected and accepted when its events say",
         looks_at: "connection_requests WHERE id >= {oldest}",
         // A request is never viewed, rejected or accepted before its creation, even if the clock was set back in between.
+        // The dates of an import are those of its rows.
         with: "WITH feed_says AS ( \
                    SELECT request_id, \
                           min(CASE WHEN kind IN ('REQUEST_VIEWED', 'REQUEST_REJECTED', 'CONNECTION_CREATED') \
@@ -187,9 +188,12 @@ pub(super) const CHECKS: &[Check] = &[
                    FROM events WHERE request_id >= {oldest} GROUP BY request_id \
                ), timed AS ( \
                    SELECT stored.id, from_user_id, to_user_id, state, stored.viewed, stored.rejected, stored.accepted, \
-                          CASE WHEN viewing.time < created THEN created ELSE viewing.time END AS to_be_viewed, \
-                          CASE WHEN rejecting.time < created THEN created ELSE rejecting.time END AS to_be_rejected, \
-                          CASE WHEN accepting.time < created THEN created ELSE accepting.time END AS to_be_accepted \
+                          CASE WHEN viewing.cause = 'IMPORTED' THEN coalesce(stored.viewed, created) \
+                               WHEN viewing.time < created THEN created ELSE viewing.time END AS to_be_viewed, \
+                          CASE WHEN rejecting.cause = 'IMPORTED' THEN coalesce(stored.rejected, created) \
+                               WHEN rejecting.time < created THEN created ELSE rejecting.time END AS to_be_rejected, \
+                          CASE WHEN accepting.cause = 'IMPORTED' THEN coalesce(stored.accepted, created) \
+                               WHEN accepting.time < created THEN created ELSE accepting.time END AS to_be_accepted \
                    FROM connection_requests AS stored \
                    LEFT JOIN feed_says ON feed_says.request_id = stored.id \
                    LEFT JOIN events AS viewing ON viewing.sequence = feed_says.viewed \
@@ -219,7 +223,8 @@ pub(super) const CHECKS: &[Check] = &[
                 FROM blocks AS stored \
                 LEFT JOIN feed_says ON feed_says.user_id = stored.user_id AND feed_says.other_user_id = stored.other_user_id \
                 WHERE CASE WHEN feed_says.sequence IS NULL THEN position >= {oldest} \
-                      ELSE holds = 0 OR feed_says.sequence <> position OR time <> created END",
+                      ELSE holds = 0 OR feed_says.sequence <> position \
+                           OR time <> created AND coalesce(cause, '') <> 'IMPORTED' END",
     },
     Check {
         name: "each block that the feed leaves is there",
@@ -248,7 +253,7 @@ pub(super) const CHECKS: &[Check] = &[
                        || CASE WHEN state = 'CONNECTED' THEN ': they are connected' \
                                ELSE ' began at another time than the last rejection' END AS said \
                 FROM ( \
-                    SELECT cooldowns.*, state, events.time AS rejection, first, clock_was_wrong \
+                    SELECT cooldowns.*, state, events.time AS rejection, events.cause, first, clock_was_wrong \
                     FROM cooldowns CROSS JOIN feed_says LEFT JOIN last ON last.user_id = cooldowns.from_user_id \
                          AND last.other_user_id = cooldowns.to_user_id \
                     LEFT JOIN events ON events.sequence = last.sequence \
@@ -259,7 +264,8 @@ pub(super) const CHECKS: &[Check] = &[
                                                  THEN cooldowns.to_user_id ELSE cooldowns.from_user_id END \
                 ) AS stored \
                 WHERE state = 'CONNECTED' OR clock_was_wrong = 0 \
-                      AND CASE WHEN rejection IS NULL THEN since > first ELSE since <> rejection END",
+                      AND CASE WHEN rejection IS NULL THEN since > first \
+                               ELSE since <> rejection AND coalesce(cause, '') <> 'IMPORTED' END",
     },
     Check {
         name: "the users of each cooldown are there",

@@ -32,6 +32,7 @@
 //! Statements work on arrays, so that their text does not depend on the size of a batch and they stay prepared. Counts
 //! are saved with each batch; writing them once for many batches would go into `save` and [`WriterState`].
 
+mod bulk;
 mod load;
 mod save;
 
@@ -42,6 +43,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Mutex;
 
+pub(in crate::store) use self::bulk::PostgresBulk;
 use self::save::NotSaved;
 use super::config::PostgresConfig;
 use super::role::{Role, open};
@@ -73,6 +75,11 @@ pub(in crate::store) const TOUCH: &str =
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
+
+/// Replaces the save of a batch without changes, and the beginning of a transaction that has begun.
+///
+/// It makes the round trip the same as with changes: see the [module](self).
+const NOTHING: &str = "SELECT";
 
 /// Commits batches, one at a time.
 pub(super) struct Writer {

@@ -8,6 +8,8 @@ use diesel::sqlite::Sqlite;
 use super::*;
 use crate::domain::Time;
 use crate::domain::id::UserId;
+use crate::domain::policy::Policy;
+use crate::domain::view::HiddenKinds;
 use crate::store::migration::{Pending, migrate};
 use crate::store::{feed, forget, pair};
 
@@ -31,6 +33,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
     let mut conn = SqliteConnection::establish(":memory:").expect("a database");
     migrate(&mut conn, Pending::Apply, &Default::default()).expect("a migration");
     let now = Stamp(Time::UNIX_EPOCH);
+    let hidden = HiddenKinds::of(&Policy::default());
     let mut plans = 0;
     macro_rules! check {
         ($($query:expr => $index:literal),+ $(,)?) => {$(
@@ -115,8 +118,10 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         feed::all_after(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         feed::oldest() => "events",
         feed::users_changed(1, 1) => "events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
-        feed::of_user_in((1, 2), 1, 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
-        feed::of_user_in((1, 2), 1, 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), (1, None), 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), (1, None), 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), (1, Some(&hidden)), 1, 1) => "events_user (stretch=? AND user_id=? AND sequence>?)",
+        feed::of_user_in((1, 2), (1, Some(&hidden)), 1, 1) => "events_other (stretch=? AND other_user_id=? AND sequence>?)",
         expired_events(now, now) => "events",
         forget::next_deletion(now) => "events USING INTEGER PRIMARY KEY (rowid>?)",
         cooled(now) => "cooldowns_since (since<?)",

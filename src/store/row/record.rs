@@ -38,6 +38,13 @@ pub(in crate::store) struct ResponseRow {
     actor_user_id: Option<i64>,
 }
 
+impl CooldownRow {
+    /// The sender and the receiver.
+    pub(in crate::store) fn key(&self) -> (i64, i64) {
+        (self.from_user_id, self.to_user_id)
+    }
+}
+
 impl From<CountsRow> for Record {
     fn from(row: CountsRow) -> Self {
         Self::Sends(SendWindow { since: row.sends_since.map(|Stamp(since)| since), count: row.sends })

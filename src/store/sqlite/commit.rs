@@ -5,10 +5,13 @@
 //! The write lock of the file has the role that the head of the feed has on PostgreSQL. It is taken before the first
 //! read, so no other process commits between a batch's reads and its commit.
 
+mod bulk;
 mod load;
 mod save;
 
 use diesel::prelude::*;
+
+pub(in crate::store) use self::bulk::SqliteBulk;
 
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;

@@ -13,14 +13,20 @@ use crate::store::StoreError;
 /// SQLite creates the log's index even to read. Where it cannot, as in a folder that is mounted read-only, and there is no
 /// log, the file is complete, and is read as one that does not change.
 ///
+/// A bulk load that was killed left a journal. Only a connection that may write can undo it.
+///
 /// # Errors
 ///
 /// If the file does not exist or cannot be read, with the reason.
 pub(in crate::store) fn for_reads(file: &SqliteFile) -> Result<SqliteFile, StoreError> {
     check_readable(file)?;
     let Err(error) = read_a_page(&file.read_only()) else { return Ok(file.read_only()) };
-    let log = format!("{file}-wal");
-    if std::fs::metadata(log).is_ok_and(|log| log.len() > 0) || read_a_page(&file.unchanging()).is_err() {
+    let has = |suffix: &str| std::fs::metadata(format!("{file}-{suffix}")).is_ok_and(|beside| beside.len() > 0);
+    if has("journal") {
+        read_a_page(&SqliteFile::existing(file.path()))?;
+        return Ok(file.read_only());
+    }
+    if has("wal") || read_a_page(&file.unchanging()).is_err() {
         return Err(error);
     }
     Ok(file.unchanging())
@@ -73,6 +79,33 @@ mod tests {
         writer.batch_execute("CREATE TABLE things (id integer)").unwrap();
         reader.batch_execute("SELECT * FROM things").unwrap();
         reader.batch_execute("INSERT INTO things VALUES (1)").unwrap_err();
+    }
+
+    #[test]
+    fn a_reader_lets_a_journal_be_undone() {
+        let (directory, file) = file();
+        let mut writer = open(&file).unwrap();
+        writer
+            .batch_execute(
+                "CREATE TABLE things (id integer); INSERT INTO things VALUES (1); PRAGMA journal_mode = DELETE",
+            )
+            .unwrap();
+        // A small cache: the change is in the file before its end.
+        let change = "PRAGMA cache_size = 2; PRAGMA synchronous = OFF; BEGIN; UPDATE things SET id = 2; \
+                      CREATE TABLE large AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) \
+                      SELECT i, hex(randomblob(100)) AS text FROM n;";
+        writer.batch_execute(change).unwrap();
+        let copy = directory.path().join("copy.db");
+        for suffix in ["", "-journal"] {
+            std::fs::copy(format!("{file}{suffix}"), format!("{}{suffix}", copy.display())).unwrap();
+        }
+        let copy: SqliteFile = copy.display().to_string().parse().unwrap();
+        let mut reader = open(&for_reads(&copy).unwrap()).unwrap();
+        reader.batch_execute("SELECT * FROM things").unwrap();
+        let left = diesel::dsl::sql::<diesel::sql_types::BigInt>(
+            "SELECT sum(id) + (SELECT count(*) FROM sqlite_schema WHERE name = 'large') FROM things",
+        );
+        assert_eq!(left.get_result::<i64>(&mut reader), Ok(1));
     }
 
     #[test]

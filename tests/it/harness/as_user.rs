@@ -65,7 +65,7 @@ impl App {
         let (feed, _) = Feed::start(Arc::clone(&self.store), Arc::clone(&policy), 10, &metrics, stopped);
         let core = Core { store: Arc::clone(&self.store), committer, policy };
         let imports = Imports::new(1, std::time::Duration::from_secs(60));
-        let exports = Exports::new(std::time::Duration::from_secs(60));
+        let exports = Exports::of_users(std::time::Duration::from_secs(60));
         let principal = Principal::User(UserId::new(user));
         let identify = move |mut request: Request<()>| {
             request.extensions_mut().insert(principal.caller());

@@ -5,6 +5,7 @@ use kith::proto::v1::block_service_client::BlockServiceClient;
 use kith::proto::v1::connection_request_service_client::ConnectionRequestServiceClient;
 use kith::proto::v1::connection_service_client::ConnectionServiceClient;
 use kith::proto::v1::event_service_client::EventServiceClient;
+use kith::proto::v1::import_service_client::ImportServiceClient;
 use kith::proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -32,6 +33,10 @@ impl Clients {
 
     pub fn events(&self) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.0.clone())
+    }
+
+    pub fn imports(&self) -> ImportServiceClient<Channel> {
+        ImportServiceClient::new(self.0.clone())
     }
 
     // --- calls that many tests make ---

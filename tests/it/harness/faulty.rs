@@ -14,7 +14,7 @@ use kith::domain::query::{
     BlockQuery, Blocked, Connection, ConnectionQuery, EventQuery, FeedSlice, Range, Read, Record, RecordQuery,
     RequestQuery, UserKey, UserKeys,
 };
-use kith::store::{self, CachedUser, Listed, Pairs, Seen, Store, StoreError, Users};
+use kith::store::{self, CachedUser, Listed, Pairs, Seen, Snapshot, Store, StoreError, Users};
 use tokio::sync::watch;
 
 use super::app::{App, TestClock, options};
@@ -214,6 +214,10 @@ impl Store for Faulty {
 
     async fn idempotent_response(&self, key: IdempotencyKey) -> Result<Option<IdempotentResponse>, StoreError> {
         self.reading().await?.idempotent_response(key).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.reading().await?.snapshot().await
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {

@@ -9,7 +9,7 @@ use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::try_join;
 
-use super::{BEGIN, control};
+use super::{BEGIN, NOTHING, control};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
 use crate::domain::id::{PairKey, RequestId, UserId};
@@ -44,8 +44,29 @@ struct Rare {
     due: Option<(SweepRows, Vec<RequestRow>)>,
 }
 
+/// Begins a transaction, locks the head and loads.
 pub(super) async fn lock_and_load(
     conn: &AsyncPgConnection,
+    state: &mut WriterState,
+    clock: &DatabaseClock,
+    batch: &Batch,
+) -> Result<Loaded, StoreError> {
+    load(conn, BEGIN, state, clock, batch).await
+}
+
+/// Loads in a transaction that has locked the head.
+pub(super) async fn load_locked(
+    conn: &AsyncPgConnection,
+    state: &mut WriterState,
+    clock: &DatabaseClock,
+    batch: &Batch,
+) -> Result<Loaded, StoreError> {
+    load(conn, NOTHING, state, clock, batch).await
+}
+
+async fn load(
+    conn: &AsyncPgConnection,
+    begin: &'static str,
     state: &mut WriterState,
     clock: &DatabaseClock,
     batch: &Batch,
@@ -81,7 +102,7 @@ pub(super) async fn lock_and_load(
     ) = try_join!(
         // `biased` keeps this order on the connection.
         biased;
-        control(conn, BEGIN),
+        control(conn, begin),
         lock(conn, clock),
         pairs_by_key(conn, pairs),
         pairs_by_request(conn, requests),

@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
 
-use super::{COMMIT, ROLLBACK, control};
+use super::{COMMIT, NOTHING, ROLLBACK, control};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Head};
 use crate::domain::totals::Totals;
@@ -23,11 +23,6 @@ use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::PgStatement;
 
 type Write<'a> = PgStatement<'a>;
-
-/// Replaces the save of a batch without changes.
-///
-/// It makes the round trip the same as with changes: see the [module](super).
-const NOTHING: &str = "SELECT";
 
 const DELETE_RESPONSES: &str =
     "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
@@ -157,6 +152,20 @@ pub(super) async fn save_and_commit(
         (Ok(()), Err(error @ StoreError::Refused(_))) => Err(NotSaved::RolledBack(error)),
         (_, Err(error)) => Err(NotSaved::Unknown(error)),
     }
+}
+
+/// Saves what a batch changed in a transaction that goes on. If it fails, the transaction has failed.
+pub(super) async fn save(
+    conn: &AsyncPgConnection,
+    before: &FeedHead,
+    changes: &Changes,
+    batch_id: i64,
+) -> Result<(), StoreError> {
+    let (first, rest) = statements(before, changes, batch_id);
+    for write in first {
+        run(conn, write).await?;
+    }
+    run(conn, rest).await
 }
 
 async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), StoreError> {

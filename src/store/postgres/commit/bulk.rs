@@ -1,0 +1,129 @@
+//! A bulk load of a database that no server uses: see [`store::bulk`](crate::store::bulk).
+
+use std::sync::Arc;
+
+use diesel::sql_types::Text;
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use super::load;
+use super::save;
+use crate::clock::Clock;
+use crate::domain::command::{Batch, Reply};
+use crate::domain::decide::Rejection;
+use crate::domain::id::UserId;
+use crate::domain::ledger::{self, Changes, Head};
+use crate::metrics::Metrics;
+use crate::progress::Progress;
+use crate::store::bulk::{Begun, KnownUser, report_indexes};
+use crate::store::clock::{DatabaseClock, Now};
+use crate::store::feed::new_batch_id;
+use crate::store::postgres::config::PostgresConfig;
+use crate::store::postgres::current_time;
+use crate::store::postgres::role::{Role, open};
+use crate::store::query::{self, KnownUserRow};
+use crate::store::row::{FeedHead, FeedRow};
+use crate::store::seen::LastSeen;
+use crate::store::statement::PgStatement;
+use crate::store::users::UserCache;
+use crate::store::writer::{Loaded, WriterState};
+use crate::store::{KNOWN_USERS, StoreError};
+
+/// Begins the transaction and locks the head. An import waits for its files, and an index takes as long as it takes.
+const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0;";
+
+/// The indexes that no constraint needs, of tables that this role may alter, in the order of the migrations.
+const INDEXES: &str = "SELECT quote_ident(made.relname), pg_get_indexdef(indexrelid) \
+    FROM pg_index JOIN pg_class AS made ON made.oid = indexrelid JOIN pg_class AS indexed ON indexed.oid = indrelid \
+    WHERE NOT indisunique AND pg_table_is_visible(indrelid) AND pg_has_role(indexed.relowner, 'USAGE') \
+          AND indexed.relname = ANY(ARRAY['users', 'user_counts', 'connection_requests', 'blocks', 'cooldowns', \
+                                          'ended_requests', 'events', 'request_ids']) \
+    ORDER BY indexrelid";
+
+/// The users that are cached between two batches, in bytes of the writer's cache.
+const CACHE: u64 = 64 << 20;
+
+/// The transaction.
+pub(in crate::store) struct PostgresBulk {
+    conn: AsyncPgConnection,
+    state: WriterState,
+    clock: DatabaseClock,
+    /// The head that the last save left: the next one fails if it is another.
+    head: FeedHead,
+    /// Those that were dropped: the name of each, and the statement that makes it.
+    indexes: Vec<(String, String)>,
+}
+
+impl PostgresBulk {
+    pub(in crate::store) async fn begin(config: &PostgresConfig, clock: Clock) -> Result<(Self, Begun), StoreError> {
+        let mut conn = open(config, Role::Writer).await?;
+        conn.batch_execute(BEGIN).await?;
+        conn.batch_execute(super::LOCK).await?;
+        let before = query::head().first::<FeedRow>(&mut conn).await?.head();
+        let time = current_time(&conn).await?;
+        let clock = DatabaseClock::of_server(clock, time);
+        let Now { time: now, may_sweep: _ } = clock.locked(&before.head, Some(time));
+        let caches = Metrics::default().caches;
+        let users = Arc::new(UserCache::new(CACHE, &caches.users));
+        let state = WriterState::new(CACHE, users, Arc::<LastSeen>::default(), &caches.writer);
+        let begun = Begun { before: before.clone(), now };
+        Ok((Self { conn, state, clock, head: before, indexes: Vec::new() }, begun))
+    }
+
+    pub(in crate::store) async fn load_empty(&mut self) -> Result<(), StoreError> {
+        self.indexes = PgStatement::<(Text, Text)>::new(INDEXES).load(&mut self.conn).await?;
+        if self.indexes.is_empty() {
+            tracing::warn!(
+                "this role does not own the tables; rows are written with their indexes, which takes longer"
+            );
+        }
+        for (name, _) in &self.indexes {
+            self.conn.batch_execute(&format!("DROP INDEX {name}")).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) async fn known_users(&mut self, after: UserId) -> Result<Vec<KnownUser>, StoreError> {
+        let rows: Vec<KnownUserRow> = query::known_users(after.get(), KNOWN_USERS).load(&mut self.conn).await?;
+        Ok(rows.into_iter().map(KnownUserRow::known).collect())
+    }
+
+    pub(in crate::store) async fn full_users(&mut self, limit: i64) -> Result<Vec<i64>, StoreError> {
+        Ok(query::full_users(limit).load(&mut self.conn).await?)
+    }
+
+    pub(in crate::store) async fn save(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let batch_id = new_batch_id();
+        save::save(&self.conn, &self.head, changes, batch_id).await?;
+        self.head = FeedHead { head: changes.head, batch_id, ..self.head.clone() };
+        Ok(())
+    }
+
+    pub(in crate::store) async fn run(
+        &mut self,
+        batch: &Batch,
+    ) -> Result<(Vec<Result<Reply, Rejection>>, Head), StoreError> {
+        let Loaded { before, snapshot } = load::load_locked(&self.conn, &mut self.state, &self.clock, batch).await?;
+        let (replies, changes) = ledger::run(batch, snapshot);
+        if !changes.is_empty(&before.head) {
+            let batch_id = new_batch_id();
+            save::save(&self.conn, &before, &changes, batch_id).await?;
+            self.state.committed(&before, &changes, batch_id);
+            self.head = FeedHead { head: changes.head, batch_id, ..before };
+        }
+        Ok((replies, changes.head))
+    }
+
+    pub(in crate::store) async fn commit(&mut self, progress: &Progress) -> Result<(), StoreError> {
+        let indexes = std::mem::take(&mut self.indexes);
+        for (done, (name, make)) in indexes.iter().enumerate() {
+            report_indexes(progress, done, indexes.len(), name);
+            self.conn.batch_execute(make).await?;
+        }
+        let committed = self.conn.batch_execute("COMMIT").await;
+        committed.map_err(|error| StoreError::OutcomeUnknown(error.into()))
+    }
+
+    pub(in crate::store) async fn roll_back(&mut self) -> Result<(), StoreError> {
+        Ok(self.conn.batch_execute("ROLLBACK").await?)
+    }
+}
