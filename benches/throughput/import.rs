@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
@@ -92,7 +92,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
 fn write_rows(path: &Path, layout: Layout) -> Result<u64> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     writeln!(file, "{{\"type\":\"header\",\"format\":\"kith.export.v1\",\"source\":\"benchmark\"}}")?;
-    let (now, mut rows) = (Utc::now(), 0_u64);
+    let (now, mut rows) = (DateTime::<Utc>::from(SystemTime::now()), 0_u64);
     let date = |seconds: u64| {
         let time: DateTime<Utc> = now - TimeDelta::days(5) + TimeDelta::milliseconds(seconds as i64 % 345_600_000);
         time.format("%Y-%m-%dT%H:%M:%S%.3fZ")

@@ -37,7 +37,7 @@ pub struct ClientArgs {
     /// The server
     #[command(flatten)]
     pub server: ServerArgs,
-    /// User on whose behalf to write or to read: an id, or a username
+    /// User on whose behalf to write or to read: an id, a username, or ext: and an external id
     #[arg(long = "as", help_heading = "Calls", value_name = "USER")]
     pub acting: Option<UserRef>,
     /// Try again if the server is unavailable or says when to retry, and give writes a request_id, so that they are
@@ -71,13 +71,19 @@ pub enum UserRef {
     Id(i64),
     /// By username.
     Name(String),
+    /// By external id.
+    External(String),
 }
 
 impl FromStr for UserRef {
     type Err = String;
 
-    /// Parses an id or a username. A leading `@` says that what follows is a username, even if it is a number.
+    /// Parses an id, a username or, after `ext:`, an external id. A leading `@` says that what follows is a username, even
+    /// if it is a number. No username has a colon.
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(id) = text.strip_prefix("ext:").filter(|id| !id.is_empty()) {
+            return Ok(Self::External(id.to_owned()));
+        }
         if let Some(name) = text.strip_prefix('@').filter(|name| !name.is_empty()) {
             return Ok(Self::Name(name.to_owned()));
         }
@@ -128,6 +134,8 @@ mod tests {
             ("@17", name("17")),
             ("17a", name("17a")),
             ("@@ann", name("@ann")),
+            ("ext:17:a", Ok(UserRef::External("17:a".to_owned()))),
+            ("ext", name("ext")),
         ] {
             assert_eq!(text.parse::<UserRef>(), expected, "{text}");
         }

@@ -60,14 +60,10 @@ impl ServerArgs {
     ///
     /// If the file cannot be read or does not have one line. The error names the setting and the path.
     pub fn token(&self, sources: &Sources) -> Result<Option<SecretString>, String> {
-        token(self.token_file.as_deref(), sources)
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let setting = format!("{} {}", sources.name("token-file"), path.display());
+        read(&setting, path).map(|token| Some(token.into()))
     }
-}
-
-fn token(path: Option<&Path>, sources: &Sources) -> Result<Option<SecretString>, String> {
-    let Some(path) = path else { return Ok(None) };
-    let setting = format!("{} {}", sources.name("token-file"), path.display());
-    read(&setting, path).map(|token| Some(token.into()))
 }
 
 /// Reads a file that has one line.

@@ -52,7 +52,7 @@ pub enum UserVerb {
 /// Settings of `kith user get`.
 #[derive(Clone, Debug, Args)]
 pub struct UserGet {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
     /// How much of each user to print
     #[command(flatten)]
@@ -80,7 +80,11 @@ pub struct UserList {
 #[derive(Clone, Debug, Args)]
 pub struct UserCreate {
     /// Username; it must not be taken
-    pub username: String,
+    #[arg(required_unless_present = "external_id")]
+    pub username: Option<String>,
+    /// Key of the user in the system that owns the profiles, such as a UUID
+    #[arg(long, value_name = "KEY")]
+    pub external_id: Option<String>,
     /// Id of the user [default: assigned by the server]
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..=ID_MAX))]
     pub id: Option<i64>,
@@ -102,7 +106,7 @@ pub struct UserCreate {
 /// Settings of `kith user update`.
 #[derive(Clone, Debug, Args)]
 pub struct UserUpdate {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
     /// Fields to change, as a JSON object such as {"bio": "…"}; null empties a field; - reads it from standard input,
     /// @FILE from a file
@@ -127,7 +131,7 @@ pub struct UserImport {
 /// Settings of verbs about one user.
 #[derive(Clone, Debug, Args)]
 pub struct OneUser {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
     /// Settings of the call
     #[command(flatten)]
@@ -137,9 +141,9 @@ pub struct OneUser {
 /// Settings of verbs about two users.
 #[derive(Clone, Debug, Args)]
 pub struct TwoUsers {
-    /// User who acts, or whose view it is: an id, or a username
+    /// User who acts, or whose view it is: an id, a username, or ext: and an external id
     pub user: UserRef,
-    /// The other user: an id, or a username
+    /// The other user: an id, a username, or ext: and an external id
     pub other: UserRef,
     /// Settings of the call
     #[command(flatten)]
@@ -178,9 +182,9 @@ pub enum RequestVerb {
 /// Settings of `kith request send`.
 #[derive(Clone, Debug, Args)]
 pub struct RequestSend {
-    /// Sender: an id, or a username
+    /// Sender: an id, a username, or ext: and an external id
     pub from: UserRef,
-    /// Receiver: an id, or a username
+    /// Receiver: an id, a username, or ext: and an external id
     pub to: UserRef,
     /// Message to the receiver
     #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -229,7 +233,7 @@ pub struct RequestGet {
 /// Settings of `kith request list`.
 #[derive(Clone, Debug, Args)]
 pub struct RequestList {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
     /// List the requests that the user sent, not those that they received
     #[arg(long)]
@@ -275,7 +279,7 @@ pub enum ConnectionVerb {
 /// Settings of lists about one user.
 #[derive(Clone, Debug, Args)]
 pub struct UserRows {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
     /// How many rows to print
     #[command(flatten)]
@@ -291,9 +295,9 @@ pub struct UserRows {
 /// Settings of `kith connection mutual`.
 #[derive(Clone, Debug, Args)]
 pub struct MutualRows {
-    /// User: an id, or a username
+    /// User: an id, a username, or ext: and an external id
     pub user: UserRef,
-    /// The other user: an id, or a username
+    /// The other user: an id, a username, or ext: and an external id
     pub other: UserRef,
     /// How many rows to print
     #[command(flatten)]
@@ -328,9 +332,9 @@ pub enum BlockVerb {
 /// Settings of `kith status`.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
-    /// One user: an id, or a username
+    /// One user: an id, a username, or ext: and an external id
     pub user: UserRef,
-    /// The other user: an id, or a username
+    /// The other user: an id, a username, or ext: and an external id
     pub other: UserRef,
     /// Print the message of the request and its reply too
     #[arg(long)]
@@ -343,9 +347,9 @@ pub struct StatusArgs {
 /// Settings of `kith history`.
 #[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
-    /// One user: an id, or a username
+    /// One user: an id, a username, or ext: and an external id
     pub user: UserRef,
-    /// The other user: an id, or a username
+    /// The other user: an id, a username, or ext: and an external id
     pub other: UserRef,
     /// Settings of the call
     #[command(flatten)]

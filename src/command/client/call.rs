@@ -60,15 +60,17 @@ async fn stream(args: &Call, method: &Method, sources: &Sources) -> Result<ExitC
     };
     let input = input::open(json)?;
     let session = Session::open(&args.client, sources).await?;
-    let response = send(&session, method, input, |message| message).await?;
-    Printer::new(args.client.output, Output::Json).message(&method.0.output(), &response, true)?;
+    let default = if method.0.is_server_streaming() { Output::Jsonl } else { Output::Json };
+    let printer = Printer::new(args.client.output, default);
+    let print = |response: Value| printer.message(&method.0.output(), &response, true);
+    send(&session, method, input, |message| message, print).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Makes the JSON of a message from an object of the input.
 type Wrap = fn(Map<String, Value>) -> Map<String, Value>;
 
-/// Sends a stream of JSON objects, each converted by `wrap`, and returns the last response.
+/// Sends a stream of JSON objects, each converted by `wrap`, and takes each response.
 ///
 /// # Errors
 ///
@@ -78,7 +80,8 @@ pub(super) async fn send(
     method: &Method,
     input: Box<dyn Read + Send>,
     wrap: Wrap,
-) -> Result<Value, Failed> {
+    mut take: impl FnMut(Value) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     if session.args.retry {
         let name = method.name();
         return Err(Failed::Usage(format!("--retry: {name} takes a stream, which cannot be sent again; leave it out")));
@@ -89,16 +92,15 @@ pub(super) async fn send(
     }
     let (messages, wrong) = messages(method, input, wrap);
     let mut responses = session.streaming(method, messages).await;
-    let mut last = Value::Null;
     if let Ok(responses) = &mut responses {
         while let Some(message) = next(method, responses).await? {
-            last = message;
+            take(message)?;
         }
     }
     let wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner).take();
     match wrong {
         Some(error) => Err(Failed::Usage(error)),
-        None => responses.map(|_| last),
+        None => responses.map(drop),
     }
 }
 

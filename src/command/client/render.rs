@@ -15,6 +15,8 @@ const OF_PAGES: [&str; 3] = ["revision", "next_page_token", "epoch"];
 type Column = (&'static str, &'static [&'static str]);
 
 const USERS: &[Column] = &[("ID", &["id"]), ("USERNAME", &["username"]), ("STATUS", &["status"])];
+const FOREIGN_USERS: &[Column] =
+    &[("ID", &["id"]), ("USERNAME", &["username"]), ("STATUS", &["status"]), ("EXTERNAL ID", &["external_id"])];
 const FULL_USERS: &[Column] = &[
     ("ID", &["id"]),
     ("USERNAME", &["username"]),
@@ -76,7 +78,9 @@ pub(super) fn list(of: &MessageDescriptor) -> Option<FieldDescriptor> {
 
 fn rows(field: &FieldDescriptor, value: &Value, full: bool) -> String {
     let Kind::Message(of) = field.kind() else { return String::new() };
+    let items = value[field.name()].as_array().map(Vec::as_slice).unwrap_or_default();
     let columns = match (of.name(), full) {
+        ("User", false) if items.iter().any(|item| item.get("external_id").is_some()) => FOREIGN_USERS,
         ("User", false) => USERS,
         ("User", true) => FULL_USERS,
         ("ConnectionRequest", false) => REQUESTS,
@@ -88,7 +92,6 @@ fn rows(field: &FieldDescriptor, value: &Value, full: bool) -> String {
         ("ImportRefusal", _) => REFUSALS,
         _ => return fields(std::slice::from_ref(field), value, full),
     };
-    let items = value[field.name()].as_array().map(Vec::as_slice).unwrap_or_default();
     if items.is_empty() && of.name() == "ImportRefusal" {
         return String::new();
     }
@@ -154,10 +157,11 @@ fn short(field: &FieldDescriptor, value: &Value) -> String {
     }
 }
 
-/// A user as `ID USERNAME`.
+/// A user as `ID USERNAME`. Of one without a username, the external id is shown.
 pub(super) fn user(value: &Value) -> String {
     let id = value["id"].as_i64().map(|id| id.to_string()).unwrap_or_default();
-    format!("{id} {}", value["username"].as_str().unwrap_or_default()).trim().to_owned()
+    let name = value["username"].as_str().or_else(|| value["external_id"].as_str());
+    format!("{id} {}", name.unwrap_or_default()).trim().to_owned()
 }
 
 /// A time to the minute, in UTC.
@@ -201,6 +205,9 @@ mod tests {
                     1   ann       APPROVED  2026-01-02 03:04             ann@example.com\n";
         assert_eq!(rendered("ListUsersResponse", &list, true), full);
         assert_eq!(rendered("ListUsersResponse", &json!({"revision": 7}), false), "ID  USERNAME  STATUS\n");
+        let foreign = json!({"users": [{"id": 2, "external_id": "0b1e"}]});
+        let expected = "ID  USERNAME  STATUS  EXTERNAL ID\n2                     0b1e\n";
+        assert_eq!(rendered("ListUsersResponse", &foreign, false), expected);
         let some = json!({"users": [ann()], "not_found_ids": [8, 9]});
         let expected = "ID  USERNAME  STATUS\n1   ann       APPROVED\nnot_found_ids  8; 9\n";
         assert_eq!(rendered("BatchGetUsersResponse", &some, false), expected);

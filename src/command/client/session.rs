@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
 use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value as Field};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::api::Method;
 use super::codec::DynamicCodec;
 use super::failure::{Failed, code_name};
-use super::input;
+use super::{input, verbs};
 use crate::config::{ClientArgs, Sources, UserRef};
 use crate::proto::json as proto;
 
@@ -55,10 +55,11 @@ impl<'a> Session<'a> {
     pub(super) async fn user_id(&self, user: &UserRef) -> Result<i64, Failed> {
         match user {
             UserRef::Id(id) => Ok(*id),
-            UserRef::Name(name) => {
-                let request = json!({ "username": name, "user_view": "ID" });
+            UserRef::Name(_) | UserRef::External(_) => {
+                let mut request = verbs::key(user);
+                request["user_view"] = "ID".into();
                 let response = self.get("GetUser", request).await?;
-                response["user"]["id"].as_i64().ok_or_else(|| format!("user {name} has no id").into())
+                response["user"]["id"].as_i64().ok_or_else(|| "the user has no id".to_owned().into())
             }
         }
     }

@@ -71,12 +71,7 @@ impl Found {
         let mut counts = self.get(session, "GetConnectionCounts", json!({ "user_id": user })).await?;
         counts.as_object_mut().map(|counts| counts.shift_remove("revision"));
         let mut side = Map::new();
-        side.insert(
-            "user".to_owned(),
-            json!({
-                "id": user, "username": profile["user"]["username"], "status": profile["user"]["status"],
-            }),
-        );
+        side.insert("user".to_owned(), identity(&profile["user"], &["status"]));
         side.insert("status".to_owned(), status["status"].clone());
         side.insert("blocks_other".to_owned(), (status["status"] == "CONNECTION_STATUS_BLOCKED").into());
         if let Some(id) = status.get("connection_request_id") {
@@ -100,7 +95,7 @@ impl Found {
                     request.as_object_mut().map(|request| request.shift_remove(text));
                 }
                 for user in ["from_user", "to_user"] {
-                    request[user] = json!({ "id": request[user]["id"], "username": request[user]["username"] });
+                    request[user] = identity(&request[user], &[]);
                 }
                 self.request = Some(request);
             }
@@ -202,6 +197,12 @@ impl Found {
         json["revision"] = revision.into();
         json
     }
+}
+
+/// What identifies a user, and these fields.
+fn identity(user: &Value, fields: &[&str]) -> Value {
+    let kept = ["id", "username", "external_id"].iter().chain(fields);
+    kept.filter_map(|name| Some(((*name).to_owned(), user.get(*name)?.clone()))).collect()
 }
 
 /// Notes what the caller may not read, and passes any other error on. What does not exist any longer is left out.

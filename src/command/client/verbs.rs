@@ -73,13 +73,7 @@ impl Plan {
 /// What `kith user` does.
 pub(super) fn user(verb: UserVerb) -> Verb {
     match verb {
-        UserVerb::Get(args) => {
-            let key = match args.user {
-                UserRef::Id(id) => json!({ "id": id }),
-                UserRef::Name(name) => json!({ "username": name }),
-            };
-            (args.client, Ok(Plan::new("GetUser", key).view(args.view)))
-        }
+        UserVerb::Get(args) => (args.client, Ok(Plan::new("GetUser", key(&args.user)).view(args.view))),
         UserVerb::List(args) => (args.client, Ok(Plan::new("ListUsers", json!({})).view(args.view).rows(&args.rows))),
         UserVerb::Create(args) => (args.client.clone(), create(args)),
         UserVerb::Update(args) => (args.client.clone(), update(args)),
@@ -90,12 +84,25 @@ pub(super) fn user(verb: UserVerb) -> Verb {
     }
 }
 
+/// The key of a user in `GetUser`.
+pub(super) fn key(user: &UserRef) -> Value {
+    match user {
+        UserRef::Id(id) => json!({ "id": id }),
+        UserRef::Name(name) => json!({ "username": name }),
+        UserRef::External(id) => json!({ "external_id": id }),
+    }
+}
+
 fn create(args: UserCreate) -> Result<Plan, Failed> {
-    let UserCreate { username, id, real_name, email, profile, client: _ } = args;
+    let UserCreate { username, external_id, id, real_name, email, profile, client: _ } = args;
     let mut user = input::object(profile.as_deref())?;
-    user.insert("username".to_owned(), username.into());
-    let given =
-        [("id", id.map(Value::from)), ("real_name", real_name.map(Value::from)), ("email", email.map(Value::from))];
+    let given = [
+        ("username", username.map(Value::from)),
+        ("external_id", external_id.map(Value::from)),
+        ("id", id.map(Value::from)),
+        ("real_name", real_name.map(Value::from)),
+        ("email", email.map(Value::from)),
+    ];
     user.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     Ok(Plan::new("CreateUser", json!({ "user": user })))
 }
@@ -209,9 +216,13 @@ pub(super) async fn run(session: &Session<'_>, plan: Plan) -> Result<ExitCode, F
         Kind::Rows(limit) => rows(session, &method, request, limit, full, printer).await?,
         Kind::Import(file) => {
             let wrap = |user| Map::from_iter([("user".to_owned(), Value::Object(user))]);
-            let response = send(session, &method, input::file(&file)?, wrap).await?;
-            printer.message(&method.0.output(), &response, full)?;
-            if response.get("refused").is_some() {
+            let mut has_refusals = false;
+            let print = |response: Value| {
+                has_refusals |= response.get("refused").is_some();
+                printer.message(&method.0.output(), &response, full)
+            };
+            send(session, &method, input::file(&file)?, wrap, print).await?;
+            if has_refusals {
                 return Ok(ExitCode::from(REFUSALS));
             }
         }

@@ -81,7 +81,7 @@ pub(super) fn acts() -> Vec<Vec<Act>> {
         plan.add(joined(member), Act::Join(member));
     }
     for member in (0..PEOPLE).filter(|member| takes_part(*member)) {
-        let sends = 2 + plan.random.below(4) + if member % BUSY == 0 { 20 } else { 0 };
+        let sends = 2 + plan.random.below(4) + if member.is_multiple_of(BUSY) { 20 } else { 0 };
         for _ in 0..sends {
             plan.request(member);
         }

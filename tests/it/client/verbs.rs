@@ -73,6 +73,14 @@ on_each_engine! {
         client.prints(&["block", "remove", "ann", "bob"]).await;
         assert_eq!(client.shows(&["block", "list", "ann"]).await, "USER  CREATED (UTC)\n");
 
+        // By the keys of another system.
+        client.prints(&["user", "create", "--external-id=0b1e"]).await;
+        client.prints(&["request", "send", "ann", "ext:0b1e"]).await;
+        assert!(client.shows(&["request", "list", "ext:0b1e"]).await.contains("  1 ann  4 0b1e  PENDING"));
+        let list = client.shows(&["user", "list", "--limit=2"]).await;
+        let expected = "ID  USERNAME  STATUS    EXTERNAL ID\n4             APPROVED  0b1e\n3   cy        APPROVED\n";
+        assert_eq!(list, expected);
+
         client.prints(&["user", "delete", "cy"]).await;
         client.fails(&["user", "get", "3"], 1, "reason: USER_NOT_FOUND (user_id=3)").await;
     }
