@@ -35,6 +35,10 @@ impl Clients {
         EventServiceClient::new(self.0.clone())
     }
 
+    pub fn imports(&self) -> ImportServiceClient<Channel> {
+        ImportServiceClient::new(self.0.clone())
+    }
+
     // --- calls that many tests make ---
 
     /// Creates a user of whom only the name matters. Returns the id.
