@@ -47,7 +47,8 @@ macro_rules! writes {
             clients: &Clients,
             Prepared($requests): &Prepared,
         ) -> Vec<(&'static str, Result<i64, Status>)> {
-            vec![$({
+            let import = ("ImportRelations", import_relation(clients).await);
+            vec![import, $({
                 let result = clients.$client().$method($request).await;
                 ($rpc, result.map(Response::into_inner).map(|response| response.revision))
             }),+]
@@ -94,6 +95,20 @@ writes! { requests,
     blocks.block_user("BlockUser", pb::BlockUserRequest { user_id: 1, other_user_id: 7, request_id: id() });
     blocks.unblock_user("UnblockUser", pb::UnblockUserRequest { user_id: 1, other_user_id: 8, request_id: id() });
     users.delete_user("DeleteUser", pb::DeleteUserRequest { id: 4, request_id: id() });
+}
+
+/// Imports a block, and returns the last revision. Its responses are a stream.
+async fn import_relation(clients: &Clients) -> Result<i64, Status> {
+    let user = |id| Some(pb::UserReference { key: Some(pb::user_reference::Key::Id(id)) });
+    let block = pb::BlockRow { user: user(9), other: user(8), ..Default::default() };
+    let rows = vec![pb::RelationRow { row: Some(pb::relation_row::Row::Block(block)) }];
+    let messages = [pb::ImportRelationsRequest { options: Some(Default::default()), rows }];
+    let mut responses = clients.imports().import_relations(tokio_stream::iter(messages)).await?.into_inner();
+    let mut revision = 0;
+    while let Some(response) = responses.message().await? {
+        revision = response.revision;
+    }
+    Ok(revision)
 }
 
 fn user(id: i64) -> pb::User {

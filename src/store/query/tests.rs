@@ -128,7 +128,7 @@ fn sqlite_finds_the_rows_of_every_query_by_an_index() {
         cooled(now) => "ended_requests_since (since<?)",
         expired_responses(now) => "request_ids_created (created<?)",
     }
-    assert_eq!(plans, 66);
+    assert_eq!(plans, 68);
 }
 
 /// `.cargo/config.toml` says why each matters.

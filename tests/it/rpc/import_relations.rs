@@ -69,7 +69,7 @@ fn blocked(user: i64, other: i64) -> pb::RelationRow {
     pb::RelationRow { row: Some(Row::Block(row)) }
 }
 
-fn messages(options: pb::ImportOptions, rows: Vec<pb::RelationRow>, size: usize) -> Vec<pb::ImportRelationsRequest> {
+fn messages(options: pb::ImportOptions, rows: &[pb::RelationRow], size: usize) -> Vec<pb::ImportRelationsRequest> {
     let first = pb::ImportRelationsRequest { options: Some(options), rows: vec![] };
     let rest = rows.chunks(size).map(|rows| pb::ImportRelationsRequest { options: None, rows: rows.to_vec() });
     [first].into_iter().chain(rest).collect()
@@ -101,7 +101,7 @@ fn done(numbers: [i64; 4], refusals: &[(i64, RefusalReason)]) -> Imported {
 
 async fn import_with(app: &App, options: pb::ImportOptions, rows: Vec<pb::RelationRow>) -> Imported {
     let total = i64::try_from(rows.len()).unwrap();
-    let responses = send(app, messages(options, rows, 1_000)).await.unwrap();
+    let responses = send(app, messages(options, &rows, 1_000)).await.unwrap();
     let last = responses.last().unwrap();
     assert_eq!((last.position, last.revision), (total, app.revision().await));
     assert_eq!(last.created + last.unchanged + last.replaced + last.refused, total);
@@ -262,7 +262,8 @@ cases! {
         let of_first_pair = vec![pending(1, 2)];
         assert_eq!(import(&app, of_first_pair.clone()).await, done([0, 0, 0, 1], &[(0, ConflictingState)]));
         let rule = |rule: ConflictRule| pb::ImportOptions { on_conflict: rule.into(), ..Default::default() };
-        let fail = send(&app, messages(rule(ConflictRule::Fail), rows()[2..].iter().cloned().chain(of_first_pair).chain([pending(3, 4)]).collect(), 9)).await.unwrap();
+        let failing: Vec<_> = rows()[2..].iter().cloned().chain(of_first_pair).chain([pending(3, 4)]).collect();
+        let fail = send(&app, messages(rule(ConflictRule::Fail), &failing, 9)).await.unwrap();
         let last = fail.last().unwrap();
         // The block ends a connection, which is a conflict too, and nothing after it is stored.
         assert_eq!((last.position, last.created, last.refused), (1, 1, 1), "{fail:?}");
@@ -350,9 +351,9 @@ cases! {
         let twice: Vec<_> = rows.iter().chain(&rows).cloned().collect();
         let before = app.revision().await;
         let dry = pb::ImportOptions { dry_run: true, ..Default::default() };
-        let tried = send(&app, messages(dry, twice, rows.len())).await.unwrap();
+        let tried = send(&app, messages(dry, &twice, rows.len())).await.unwrap();
         assert_eq!(app.revision().await, before);
-        let stored = send(&app, messages(pb::ImportOptions::default(), rows.iter().chain(&rows).cloned().collect(), rows.len())).await.unwrap();
+        let stored = send(&app, messages(pb::ImportOptions::default(), &twice, rows.len())).await.unwrap();
         let told = |responses: &[pb::ImportRelationsResponse]| {
             let refusals: Vec<_> = responses.iter().flat_map(|response| &response.refusals).map(|refusal| (refusal.position, refusal.reason())).collect();
             let last = responses.last().unwrap();
