@@ -6,9 +6,10 @@ mod names;
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 
 use self::community::{Act, BLOCKED, Member, SPANS, UNREGISTERED, acts, person};
 use super::database::Database;
@@ -36,13 +37,12 @@ pub(super) async fn run(args: Demo, sources: &Sources) -> Result<(), Failure> {
     let _log = start_log(&args.common, false, sources)?;
     let database = Database::reach(&args.common, sources).await?;
     let end = Clock::system().now();
-    let time = Arc::new(AtomicI64::new(end.timestamp_micros()));
-    let shown = Arc::clone(&time);
-    let started = Clock::system();
-    let clock = Clock::from_fn(
-        move || DateTime::from_timestamp_micros(shown.load(Ordering::Relaxed)).unwrap_or_default(),
-        move || started.elapsed(),
-    );
+    let begin = end - AGE;
+    // In microseconds after the beginning. No time passes but what the community takes, so the clock does not leap.
+    let age = Arc::new(AtomicU64::new(0));
+    let [shown, passed] =
+        [Arc::clone(&age), Arc::clone(&age)].map(|age| move || Duration::from_micros(age.load(Ordering::Relaxed)));
+    let clock = Clock::from_fn(move || begin + shown(), passed);
     let options = store::Options { clock, ..store::Options::default() };
     let store = store::connect(&database.url, options).await.map_err(|error| database.failure(&error))?;
     let revision = store.revision().await.map_err(|error| database.failure(&error))?;
@@ -57,8 +57,9 @@ pub(super) async fn run(args: Demo, sources: &Sources) -> Result<(), Failure> {
     let span = AGE / i32::try_from(SPANS)?;
     for (number, acts) in (0_i32..).zip(acts()) {
         for (part, acts) in (0_i32..).zip(acts.chunks(AT_ONCE)) {
-            let now = end - AGE + span * number + TimeDelta::minutes(part.into());
-            time.store(now.timestamp_micros(), Ordering::Relaxed);
+            let now = begin + span * number + TimeDelta::minutes(part.into());
+            let passed = (now - begin).num_microseconds().and_then(|passed| passed.try_into().ok());
+            age.store(passed.ok_or("the community is too old")?, Ordering::Relaxed);
             demo.commit(acts, now).await.map_err(|error| database.failure(&*error))?;
         }
     }

@@ -191,7 +191,9 @@ impl Loader<'_> {
         match stored {
             Some(Relation::Request(request)) => {
                 let id = id.unwrap_or_default();
-                self.request(Request { id, position: first, ..request });
+                // Of a request that was restored, it is neither its id nor that of a step.
+                let kept = Some(request.position).filter(|kept| *kept != Sequence::default());
+                self.request(Request { id, position: kept.unwrap_or(first), ..request });
             }
             Some(Relation::Cooldown { from, to, since }) => self.chunk.cooldowns_put.push((from, to, since)),
             Some(Relation::Block { user, other, block }) => {

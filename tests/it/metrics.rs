@@ -357,7 +357,7 @@ async fn the_database_shows_its_connections_and_those_that_were_lost() {
         let app = App::start(engine).await;
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         until("the first check", async || read(&app).value("kith_database_up") == 1.0).await;
-        until("health", async || read(&app).sum("kith_health", &[]) == 5.0).await;
+        until("health", async || read(&app).sum("kith_health", &[]) == 6.0).await;
         let metrics = read(&app);
         let name = if engine == Engine::Sqlite { "sqlite" } else { "postgres" };
         assert_eq!(metrics.sum("kith_database_info", &[&format!("engine=\"{name}\""), "version=\""]), 1.0);

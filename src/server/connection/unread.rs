@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::STREAM_WINDOW;
 
 /// Time that the rest of a request has after its call. Then the stream is reset.
-const REST_TIME: Duration = Duration::from_secs(5);
+const REST_TIME: Duration = Duration::from_secs(1);
 /// Maximum of the rest, in bytes: what the client may have sent before it could know that the call ended.
 const REST_MAX: usize = STREAM_WINDOW as usize;
 

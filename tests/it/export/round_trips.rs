@@ -69,6 +69,14 @@ async fn live(clients: &Clients, random: &mut StdRng) {
             }
         }
     }
+    // One that was restored: its position is neither its id nor that of an answer.
+    let (from, to) = (USERS + 1, USERS + 2);
+    for id in [from, to] {
+        clients.create(id).await.expect("a user");
+    }
+    let request = clients.send(from, to).await;
+    clients.reject(request, to).await.expect("rejected");
+    clients.restore(request, to).await.expect("restored");
 }
 
 /// The rows without the numbers that a new database assigns, in an order that does not depend on these.
