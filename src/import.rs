@@ -8,7 +8,7 @@
 //! commit   one transaction: all or nothing
 //! ```
 //!
-//! Between the steps, rows are sorted in memory of a fixed size and in temporary files ([`sorter`]). A thread prepares
+//! Between the steps, rows are sorted in memory of a fixed size and in temporary files (`sorter`). A thread prepares
 //! rows while the one before is written.
 
 mod apply;
