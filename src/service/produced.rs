@@ -58,7 +58,6 @@ where
     let call = request.extensions().get::<Arc<Call>>().cloned().map(OpenStream::new);
     let (ended, outcome) = oneshot::channel();
     tokio::spawn(async move {
-        let _permit = permit;
         let result = match until {
             Some(Deadline(until)) => timeout_at(until, making).await.unwrap_or_else(|_| Err(error::deadline_passed())),
             None => making.await,
@@ -67,6 +66,8 @@ where
         if let Err(status) = &result {
             call.iter().for_each(|call| call.failed(status));
         }
+        // Its place is free before the client knows of the end.
+        drop(permit);
         // Fails if the client is gone.
         _ = ended.send(result);
     });

@@ -57,7 +57,11 @@ async fn export_all(clients: Clients, how: How) -> Outcome {
     let request = || pb::ExportRelationsRequest { min_revision: how.min_revision };
     let result = async {
         let stream = clients.imports().export_relations(how.request(request(), request())).await?;
-        Ok(stream.into_inner().message().await?.expect("a message").revision)
+        let mut stream = stream.into_inner();
+        let revision = stream.message().await?.expect("a message").revision;
+        // To the end: the server has few of them at a time.
+        while stream.message().await?.is_some() {}
+        Ok(revision)
     };
     Outcome { rpc: "export_relations", result: result.await, wrong: vec![] }
 }
