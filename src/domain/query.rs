@@ -264,10 +264,9 @@ pub struct EventQuery {
 pub enum EventFilter {
     /// All of them.
     All,
-    /// Those that name this user as one of the two that they are about.
-    Of(UserId),
-    /// The same without those that the user does not see, so that these take no time.
-    SeenBy(UserId, HiddenKinds),
+    /// Those that name this user as one of the two that they are about. With hidden kinds, without those that the user does
+    /// not see, so that these take no time.
+    Of(UserId, Option<HiddenKinds>),
 }
 
 /// For whom events are read.

@@ -44,8 +44,11 @@ impl Selection {
     pub fn filter(&self, policy: &Policy) -> EventFilter {
         let only = || self.users.iter().next().copied().filter(|_| self.users.len() == 1);
         match self.viewer {
-            Viewer::User(user) => EventFilter::SeenBy(user, HiddenKinds::of(policy)),
-            Viewer::Operator => self.pair.map(PairKey::low).or_else(only).map_or(EventFilter::All, EventFilter::Of),
+            Viewer::User(user) => EventFilter::Of(user, Some(HiddenKinds::of(policy))),
+            Viewer::Operator => {
+                let about = self.pair.map(PairKey::low).or_else(only);
+                about.map_or(EventFilter::All, |user| EventFilter::Of(user, None))
+            }
         }
     }
 }
@@ -130,12 +133,15 @@ mod tests {
     #[test]
     fn only_events_about_a_user_are_read_if_all_selected_ones_are() {
         let policy = Policy::default();
-        let seen = EventFilter::SeenBy(CY, HiddenKinds::of(&policy));
+        let seen = EventFilter::Of(CY, Some(HiddenKinds::of(&policy)));
         for (selection, filter) in [
             (everything(), EventFilter::All),
-            (Selection { users: [BOB].into(), ..everything() }, EventFilter::Of(BOB)),
+            (Selection { users: [BOB].into(), ..everything() }, EventFilter::Of(BOB, None)),
             (Selection { users: [ANN, BOB].into(), ..everything() }, EventFilter::All),
-            (Selection { pair: PairKey::of(CY, BOB), users: [ANN, CY].into(), ..everything() }, EventFilter::Of(BOB)),
+            (
+                Selection { pair: PairKey::of(CY, BOB), users: [ANN, CY].into(), ..everything() },
+                EventFilter::Of(BOB, None),
+            ),
             (Selection { viewer: Viewer::User(CY), users: [ANN].into(), ..everything() }, seen),
         ] {
             assert_eq!(selection.filter(&policy), filter, "{selection:?}");

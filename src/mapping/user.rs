@@ -119,7 +119,7 @@ pub struct Named {
 pub fn named(request: &pb::BatchGetUsersRequest) -> Result<(Named, UserView, Sequence), Invalid> {
     let mut fields = Fields::default();
     let pb::BatchGetUsersRequest { ids, external_ids, min_revision, user_view } = request;
-    // Whoever names nobody is told that `ids` must be set.
+    // The error of a request that names no user is about `ids`.
     let ids = if external_ids.is_empty() || !ids.is_empty() { fields.user_ids("ids", ids) } else { Vec::new() };
     let external_ids = fields.external_ids("external_ids", external_ids, request.ids.len());
     let view = fields.user_view(*user_view);

@@ -239,7 +239,7 @@ impl Export {
 
     /// Returns the revision of the last page: all events up to it were examined.
     async fn events(&mut self) -> Result<Sequence, Status> {
-        let filter = EventFilter::Of(self.user);
+        let filter = EventFilter::Of(self.user, None);
         let mut after = self.created.previous();
         loop {
             let query = EventQuery { filter, after, limit: limit(), consumer: Consumer::Call };

@@ -273,14 +273,9 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
             let rows = async { Ok(feed::all_after(after.get(), limit).load(&mut &*conn).await?) };
             try_join!(biased; head, rows)?
         }
-        EventFilter::Of(user) => {
+        EventFilter::Of(user, hidden) => {
             let head = head.await?;
-            let rows = events_of(conn, (user, None), after.get(), head.last_sequence, limit).await?;
-            (head, rows)
-        }
-        EventFilter::SeenBy(user, hidden) => {
-            let head = head.await?;
-            let rows = events_of(conn, (user, Some(&hidden)), after.get(), head.last_sequence, limit).await?;
+            let rows = events_of(conn, (user, hidden.as_ref()), after.get(), head.last_sequence, limit).await?;
             (head, rows)
         }
     };

@@ -373,8 +373,7 @@ impl Engine for SqliteEngine {
             let within = (after.get(), head.last_sequence, oldest);
             let rows = match filter {
                 EventFilter::All => feed::all_after(after.get(), limit).load(conn)?,
-                EventFilter::Of(user) => events_of(conn, (user, None), within, limit)?,
-                EventFilter::SeenBy(user, hidden) => events_of(conn, (user, Some(&hidden)), within, limit)?,
+                EventFilter::Of(user, hidden) => events_of(conn, (user, hidden.as_ref()), within, limit)?,
             };
             feed::slice(head, rows, oldest)
         })
