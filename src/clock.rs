@@ -8,11 +8,19 @@ use std::time::{Duration, Instant};
 
 use crate::domain::{Time, to_micros};
 
+/// What a clock and its stopwatch showed at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The current time, in UTC.
+    pub time: Time,
+    /// The time since an arbitrary start. It never decreases.
+    pub elapsed: Duration,
+}
+
 /// A clock with microsecond resolution, and a stopwatch that is not affected when somebody sets the clock.
 #[derive(Clone)]
 pub struct Clock {
-    now: Arc<dyn Fn() -> Time + Send + Sync>,
-    elapsed: Arc<dyn Fn() -> Duration + Send + Sync>,
+    read: Arc<dyn Fn() -> Reading + Send + Sync>,
     is_system: bool,
 }
 
@@ -21,27 +29,31 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the only use of the system clock")]
     pub fn system() -> Self {
         let start = Instant::now();
-        Self { now: Arc::new(chrono::Utc::now), elapsed: Arc::new(move || start.elapsed()), is_system: true }
+        let read = move || Reading { time: chrono::Utc::now(), elapsed: start.elapsed() };
+        Self { read: Arc::new(read), is_system: true }
     }
 
-    /// Creates a clock that calls `now` for the current time, and `elapsed` for the time since an arbitrary start.
+    /// Creates a clock that calls `read` for its time.
     ///
     /// It also replaces the clock of a database.
-    pub fn from_fn(
-        now: impl Fn() -> Time + Send + Sync + 'static,
-        elapsed: impl Fn() -> Duration + Send + Sync + 'static,
-    ) -> Self {
-        Self { now: Arc::new(now), elapsed: Arc::new(elapsed), is_system: false }
+    pub fn from_fn(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
+        Self { read: Arc::new(read), is_system: false }
+    }
+
+    /// Returns the current time, truncated to microseconds, and the stopwatch at the same moment.
+    pub fn read(&self) -> Reading {
+        let Reading { time, elapsed } = (self.read)();
+        Reading { time: to_micros(time), elapsed }
     }
 
     /// Returns the current time, truncated to microseconds.
     pub fn now(&self) -> Time {
-        to_micros((self.now)())
+        self.read().time
     }
 
     /// Returns the time since an arbitrary start. It never decreases.
     pub fn elapsed(&self) -> Duration {
-        (self.elapsed)()
+        self.read().elapsed
     }
 
     /// Whether this is the system's clock, and not one that a test sets.
@@ -58,7 +70,7 @@ impl Default for Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { now: _, elapsed: _, is_system } = self;
+        let Self { read: _, is_system } = self;
         f.debug_struct("Clock").field("now", &self.now()).field("is_system", is_system).finish()
     }
 }

@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use self::community::{Act, BLOCKED, Member, SPANS, UNREGISTERED, acts, person};
 use super::database::Database;
 use super::{Failure, print, start_log};
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::config::{Demo, Sources};
 use crate::domain::Time;
 use crate::domain::caller::Caller;
@@ -40,9 +40,11 @@ pub(super) async fn run(args: Demo, sources: &Sources) -> Result<(), Failure> {
     let begin = end - AGE;
     // In microseconds after the beginning. No time passes but what the community takes, so the clock does not leap.
     let age = Arc::new(AtomicU64::new(0));
-    let [shown, passed] =
-        [Arc::clone(&age), Arc::clone(&age)].map(|age| move || Duration::from_micros(age.load(Ordering::Relaxed)));
-    let clock = Clock::from_fn(move || begin + shown(), passed);
+    let shown = Arc::clone(&age);
+    let clock = Clock::from_fn(move || {
+        let elapsed = Duration::from_micros(shown.load(Ordering::Relaxed));
+        Reading { time: begin + elapsed, elapsed }
+    });
     let options = store::Options { clock, ..store::Options::default() };
     let store = store::connect(&database.url, options).await.map_err(|error| database.failure(&error))?;
     let revision = store.revision().await.map_err(|error| database.failure(&error))?;

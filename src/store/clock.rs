@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::domain::Time;
 use crate::domain::ledger::Head;
 
@@ -45,13 +45,6 @@ enum Leap {
     EventAhead(TimeDelta),
     /// At the start of the server, the newest event lies this far in the past.
     Silence(TimeDelta),
-}
-
-/// What the clock showed at a time of the stopwatch.
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    time: Time,
-    elapsed: Duration,
 }
 
 /// The clock of one database, with what is known of its errors.
@@ -89,7 +82,8 @@ impl DatabaseClock {
     fn new(clock: Clock, is_remote: bool, time: Time) -> Self {
         // A clock that a test sets replaces that of the database.
         let is_remote = is_remote && clock.is_system();
-        let last = Reading { time: if is_remote { time } else { clock.now() }, elapsed: clock.elapsed() };
+        let own = clock.read();
+        let last = if is_remote { Reading { time, ..own } } else { own };
         let held_until = Duration::ZERO;
         let state = State { last, has_started: false, ahead: None, held_until, leaps: 0, is_offset: false };
         Self { clock, is_remote, state: Mutex::new(state) }
@@ -108,9 +102,10 @@ impl DatabaseClock {
     /// Takes over what the clock of a database server showed just now, without a lock of the head.
     pub(super) fn read(&self, time: Time) {
         if self.is_remote {
+            let own = self.clock.read();
             let mut state = self.state();
-            state.compare(self.clock.now() - time);
-            state.last = Reading { time, elapsed: self.clock.elapsed() };
+            state.compare(own.time - time);
+            state.last = Reading { time, ..own };
         }
     }
 
@@ -118,12 +113,12 @@ impl DatabaseClock {
     ///
     /// `read` is what the clock of a database server showed just now. Logs a leap once.
     pub(super) fn locked(&self, head: &Head, read: Option<Time>) -> Now {
-        let system = self.clock.now();
-        let time = read.filter(|_| self.is_remote).unwrap_or(system);
-        let now = Reading { time, elapsed: self.clock.elapsed() };
+        let own = self.clock.read();
+        let time = read.filter(|_| self.is_remote).unwrap_or(own.time);
+        let now = Reading { time, ..own };
         let mut state = self.state();
         if self.is_remote {
-            state.compare(system - time);
+            state.compare(own.time - time);
         }
         if let Some(leap) = state.leap(now, newest(head)) {
             state.leaps += 1;
@@ -254,9 +249,11 @@ mod tests {
 
     impl Hands {
         fn clock(&self) -> Clock {
-            let (now, elapsed) = (Arc::clone(&self.0), Arc::clone(&self.0));
-            let elapsed = move || minutes(elapsed.1.load(Ordering::SeqCst));
-            Clock::from_fn(move || minute(now.0.load(Ordering::SeqCst)), elapsed)
+            let hands = Arc::clone(&self.0);
+            Clock::from_fn(move || Reading {
+                time: minute(hands.0.load(Ordering::SeqCst)),
+                elapsed: minutes(hands.1.load(Ordering::SeqCst)),
+            })
         }
 
         fn pass(&self, minutes: u64) {

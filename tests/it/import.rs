@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::DateTime;
-use kith::clock::Clock;
+use kith::clock::{Clock, Reading};
 use kith::domain::Time;
 use kith::domain::policy::Policy;
 use kith::import::{Conflicts, Events, Format, ImportError, Options, PendingSince, Report, Source, import};
@@ -30,7 +30,7 @@ fn now() -> Time {
 }
 
 fn clock() -> Clock {
-    Clock::from_fn(now, || Duration::ZERO)
+    Clock::from_fn(|| Reading { time: now(), elapsed: Duration::ZERO })
 }
 
 /// A folder with files to import.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::DateTime;
-use kith::clock::Clock;
+use kith::clock::{Clock, Reading};
 use kith::domain::policy::Policy;
 use kith::import::{self, Conflicts, Format, Options, PendingSince, import};
 use kith::progress::Progress;
@@ -58,8 +58,8 @@ const NOW: &str = "2026-06-01T00:00:00Z";
 
 /// A clock that stands still. A program would take the time of PostgreSQL.
 fn clock() -> Clock {
-    let now = || DateTime::parse_from_rfc3339(NOW).expect("a time").to_utc();
-    Clock::from_fn(now, || Duration::ZERO)
+    let time = DateTime::parse_from_rfc3339(NOW).expect("a time").to_utc();
+    Clock::from_fn(move || Reading { time, elapsed: Duration::ZERO })
 }
 
 /// Writes what the queries print into a folder. Returns the files as sources of an import.

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::stream;
-use kith::clock::Clock;
+use kith::clock::{Clock, Reading};
 use kith::domain::Time;
 use kith::domain::caller::Caller;
 use kith::domain::command::{Batch, Command, Reply, Submission};
@@ -51,14 +50,7 @@ impl Deref for App {
 
 /// A clock that stands still until a test advances it. It replaces that of the database.
 #[derive(Clone)]
-pub struct TestClock(Arc<Ticks>);
-
-struct Ticks {
-    /// In microseconds since 1970.
-    now: AtomicI64,
-    /// The microseconds that have passed.
-    elapsed: AtomicU64,
-}
+pub struct TestClock(Arc<Mutex<Reading>>);
 
 impl TestClock {
     pub fn new() -> Self {
@@ -67,31 +59,34 @@ impl TestClock {
     }
 
     pub fn at(time: Time) -> Self {
-        Self(Arc::new(Ticks { now: AtomicI64::new(time.timestamp_micros()), elapsed: AtomicU64::new(0) }))
+        Self(Arc::new(Mutex::new(Reading { time, elapsed: Duration::ZERO })))
     }
 
     pub fn now(&self) -> Time {
-        Time::from_timestamp_micros(self.0.now.load(Ordering::SeqCst)).expect("a time")
+        self.reading().time
     }
 
     /// Lets time pass.
     pub fn advance(&self, by: TimeDelta) {
-        let passed = by.to_std().expect("time does not run backwards").as_micros();
-        self.0.elapsed.fetch_add(u64::try_from(passed).expect("not for ever"), Ordering::SeqCst);
-        self.set_by(by);
+        let mut reading = self.reading();
+        reading.elapsed += by.to_std().expect("time does not run backwards");
+        reading.time += by;
     }
 
     /// Sets the clock ahead, or back, while no time passes.
     pub fn set_by(&self, by: TimeDelta) {
-        self.0.now.fetch_add(by.num_microseconds().expect("not for ever"), Ordering::SeqCst);
+        self.reading().time += by;
     }
 
     /// These options with this clock.
     pub fn options(&self, mut options: Options) -> Options {
-        let (now, elapsed) = (self.clone(), self.clone());
-        let elapsed = move || Duration::from_micros(elapsed.0.elapsed.load(Ordering::SeqCst));
-        options.clock = Clock::from_fn(move || now.now(), elapsed);
+        let clock = self.clone();
+        options.clock = Clock::from_fn(move || *clock.reading());
         options
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().expect("no panic")
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kith::clock::Clock;
+use kith::clock::{Clock, Reading};
 use kith::domain::Time;
 use kith::progress::Progress;
 use kith::store::{self, Repair};
@@ -40,7 +40,8 @@ const QUERIES: [(&str, &str); 3] = [
 
 /// A clock that shows a later time than any test sets.
 pub fn later_than_all() -> Clock {
-    Clock::from_fn(|| Time::from_timestamp(7_000_000_000, 0).expect("a time"), || Duration::ZERO)
+    let time = Time::from_timestamp(7_000_000_000, 0).expect("a time");
+    Clock::from_fn(move || Reading { time, elapsed: Duration::ZERO })
 }
 
 /// The violations. Empty if there are none.
