@@ -10,6 +10,7 @@ mod held;
 mod limited;
 pub mod listener;
 pub mod monitoring;
+mod offenders;
 pub mod peer;
 mod receiving;
 mod status_page;

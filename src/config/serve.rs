@@ -96,8 +96,8 @@ pub struct Serve {
     /// Maximum open connections of clients, 1 to 1000000; further ones are closed at once
     #[arg(long, help_heading = "Limits", env = "KITH_MAX_CLIENT_CONNECTIONS", value_name = "NUMBER", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_client_connections: u32,
-    /// The same for each client address, or each /64 of IPv6; 0 = no limit of its own, as behind one load balancer, whose
-    /// address all clients have
+    /// The same for each client address, or each /64 of IPv6; 0 = no limit of its own, and no wait after
+    /// an attack, as behind one load balancer, whose address all clients have
     #[arg(long, help_heading = "Limits", env = "KITH_MAX_CLIENT_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub max_client_connections_per_address: u32,
     /// Limits on the calls of each user who is a principal, such as reads=100,writes=20,in-flight=64,watches=8,imports=1:

@@ -12,7 +12,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::admission::Admission;
-use super::connection::Transport;
+use super::connection::{End, Transport};
 use super::listener::{Listener, Stream};
 use super::peer::Peer;
 use super::wait;
@@ -69,10 +69,16 @@ where
         };
         // Dropping the stream closes the connection.
         let Some(admitted) = admission.admit(peer) else { continue };
-        let (transport, stopped) = (Arc::clone(&transport), stopped.clone());
+        let (transport, mut stopped) = (Arc::clone(&transport), stopped.clone());
         open.spawn(async move {
-            transport.serve(stream, peer, stopped).await;
-            drop(admitted);
+            tokio::select! {
+                biased;
+                () = admitted.beginning() => {}
+                () = wait(&mut stopped) => return,
+            }
+            if transport.serve(stream, peer, stopped).await == End::TooMuch {
+                admitted.demanded_too_much();
+            }
         });
     }
 }

@@ -1,10 +1,13 @@
-//! How many connections are open: in all, and from one address.
+//! Which connections the server admits: how many in all and from one address, and when they begin.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::{Instant, sleep_until};
+
+use super::offenders::Offenders;
 use super::peer::Peer;
 use crate::metrics::Metrics;
 use crate::metrics::refusals::{Cause, Refusals};
@@ -15,7 +18,8 @@ use crate::rarely::Rarely;
 pub struct ConnectionLimits {
     /// Maximum of all. Further ones are closed when they are accepted.
     pub total: usize,
-    /// Maximum from one address, or from one network (/64) of IPv6. `None` = no limit of its own.
+    /// Maximum from one address, or from one network (/64) of IPv6. `None` = no limit of its own, and no wait after its
+    /// connections demanded too much, since all clients may have this address.
     pub per_address: Option<usize>,
 }
 
@@ -34,12 +38,14 @@ pub(super) struct Admission {
     refusals: Arc<Refusals>,
     total: Rarely,
     per_address: Rarely,
+    offenders: Rarely,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
     by_network: HashMap<IpAddr, usize>,
+    offenders: Offenders,
 }
 
 impl Admission {
@@ -49,29 +55,59 @@ impl Admission {
         let counted = Arc::downgrade(&open);
         metrics.server.connections.set(move || Some((lock(&*counted.upgrade()?).total, limits.total)));
         let refusals = Arc::clone(&metrics.refusals);
-        Self { limits, open, refusals, total: Rarely::default(), per_address: Rarely::default() }
+        let [total, per_address, offenders] = [(); 3].map(|()| Rarely::default());
+        Self { limits, open, refusals, total, per_address, offenders }
     }
 
     /// Counts a connection until the result is dropped. `None` if it is one too many, which is logged.
     pub(super) fn admit(&self, peer: Peer) -> Option<Admitted> {
         let network = peer.network();
-        let mut open = lock(&self.open);
-        let from_network = network.and_then(|network| open.by_network.get(&network)).copied().unwrap_or_default();
-        let (note, setting, maximum, cause) = if open.total >= self.limits.total {
-            (&self.total, "--max-client-connections", self.limits.total, Cause::Connections)
-        } else if let Some(maximum) = self.limits.per_address.filter(|maximum| from_network >= *maximum) {
-            (&self.per_address, "--max-client-connections-per-address", maximum, Cause::ConnectionsPerAddress)
-        } else {
-            open.total += 1;
-            network.into_iter().for_each(|network| *open.by_network.entry(network).or_default() += 1);
-            return Some(Admitted { open: Arc::clone(&self.open), network });
+        let refusal = match lock(&self.open).add(network, &self.limits, Instant::now()) {
+            Ok(begins) => return Some(Admitted { open: Arc::clone(&self.open), network, begins }),
+            Err(refusal) => refusal,
         };
-        drop(open);
+        let (note, cause, words) = match refusal {
+            Refusal::Total => (&self.total, Cause::Connections, "as many are open as --max-client-connections allows"),
+            Refusal::PerAddress => {
+                let words = "as many of its address are open as --max-client-connections-per-address allows";
+                (&self.per_address, Cause::ConnectionsPerAddress, words)
+            }
+            Refusal::Offender => {
+                (&self.offenders, Cause::Flood, "others of its address demanded too much, and too many wait")
+            }
+        };
         self.refusals.count(cause);
         if let Some(more) = note.due() {
-            tracing::warn!(%peer, more, maximum, "closed a new connection: as many are open as {setting} allows");
+            tracing::warn!(%peer, more, "closed a new connection: {words}");
         }
         None
+    }
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    Total,
+    PerAddress,
+    Offender,
+}
+
+impl Open {
+    /// Counts a connection, and returns when it may begin.
+    fn add(&mut self, network: Option<IpAddr>, limits: &ConnectionLimits, now: Instant) -> Result<Instant, Refusal> {
+        if self.total >= limits.total {
+            return Err(Refusal::Total);
+        }
+        let mut begins = now;
+        if let (Some(network), Some(maximum)) = (network, limits.per_address) {
+            if self.by_network.get(&network).is_some_and(|connections| *connections >= maximum) {
+                return Err(Refusal::PerAddress);
+            }
+            begins = self.offenders.turn(network, now).ok_or(Refusal::Offender)?;
+        }
+        self.total += 1;
+        network.into_iter().for_each(|network| *self.by_network.entry(network).or_default() += 1);
+        Ok(begins)
     }
 }
 
@@ -80,6 +116,24 @@ impl Admission {
 pub(super) struct Admitted {
     open: Arc<Mutex<Open>>,
     network: Option<IpAddr>,
+    /// When it may begin.
+    begins: Instant,
+}
+
+impl Admitted {
+    /// Waits until the connection may begin.
+    pub(super) async fn beginning(&self) {
+        if self.begins > Instant::now() {
+            sleep_until(self.begins).await;
+        }
+    }
+
+    /// Notes that the server closed it because it demanded too much.
+    pub(super) fn demanded_too_much(&self) {
+        if let Some(network) = self.network {
+            lock(&self.open).offenders.note(network, Instant::now());
+        }
+    }
 }
 
 impl Drop for Admitted {
@@ -101,6 +155,8 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn peer(address: &str) -> Peer {
@@ -124,6 +180,23 @@ mod tests {
         let _unix = [(); 2].map(|()| admission.admit(Peer::Unix).expect("admitted"));
         assert!(admission.admit(Peer::Unix).is_none());
         assert_eq!(lock(&admission.open).by_network.len(), 1, "addresses without a connection take no memory");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_whose_connection_demanded_too_much_waits() {
+        for (per_address, waits) in [(Some(10), 5), (None, 0)] {
+            let admission = Admission::new(ConnectionLimits { total: 10, per_address }, &Metrics::default());
+            let admitted = || admission.admit(peer("192.0.2.1:1"));
+            let first = admitted().expect("admitted");
+            let begun = Instant::now();
+            first.beginning().await;
+            assert_eq!(begun.elapsed(), Duration::ZERO);
+            first.demanded_too_much();
+            admitted().expect("admitted").beginning().await;
+            assert_eq!(begun.elapsed(), Duration::from_secs(waits), "{per_address:?}");
+            let waiting: Vec<_> = (0..4).filter_map(|_| admitted()).collect();
+            assert_eq!(waiting.len(), if waits > 0 { 2 } else { 4 }, "{per_address:?}");
+        }
     }
 
     #[test]

@@ -95,6 +95,15 @@ pub(super) struct Transport<S> {
 /// The other end of a connection: its address, and the names in its certificate, if it has one.
 type Client = (Peer, Option<Arc<Names>>);
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By the client, by an error, or because the server stops.
+    Other,
+    /// The server closed it because it demanded too much.
+    TooMuch,
+}
+
 /// Times of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -152,25 +161,28 @@ where
     }
 
     /// Serves a connection to its end. When `stopped` is true, it ends with its open calls.
-    pub(super) async fn serve<T>(&self, mut stream: T, peer: Peer, mut stopped: watch::Receiver<bool>)
+    pub(super) async fn serve<T>(&self, mut stream: T, peer: Peer, mut stopped: watch::Receiver<bool>) -> End
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let deadline = Instant::now() + self.times.opening;
-        let Some((opening, protocol)) = self.open(&mut stream, deadline, peer, &mut stopped).await else { return };
+        let Some((opening, protocol)) = self.open(&mut stream, deadline, peer, &mut stopped).await else {
+            return End::Other;
+        };
         match (&self.tls, protocol) {
             (None, _) => self.serve_protocol(stream, (opening, protocol), (peer, None), stopped).await,
             (Some(tls), Protocol::Tls) => {
                 // TLS has to read the first bytes too.
                 let stream = Socket::new(stream, opening, Arc::default());
                 // On the heap, so that connections without TLS do not take the space.
-                Box::pin(self.serve_tls(tls, stream, deadline, peer, stopped)).await;
+                Box::pin(self.serve_tls(tls, stream, deadline, peer, stopped)).await
             }
             (Some(_), _) => {
                 self.notes.without_tls(protocol, peer);
                 if protocol == Protocol::Http1 {
                     respond_to_http1(stream, TLS_ONLY).await;
                 }
+                End::Other
             }
         }
     }
@@ -214,21 +226,25 @@ where
         deadline: Instant,
         peer: Peer,
         mut stopped: watch::Receiver<bool>,
-    ) where
+    ) -> End
+    where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let accepted = tokio::select! {
             biased;
             accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
-            () = wait(&mut stopped) => return,
+            () = wait(&mut stopped) => return End::Other,
         };
         let mut stream = match accepted {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.notes.handshake_failed(&error, peer),
+            Ok(Err(error)) => {
+                self.notes.handshake_failed(&error, peer);
+                return End::Other;
+            }
             Err(_) => {
                 self.notes.refusals.count(Cause::Silence);
                 tracing::debug!(%peer, time = ?self.times.opening, "closing a connection with a slow TLS handshake");
-                return;
+                return End::Other;
             }
         };
         match self.open(&mut stream, deadline, peer, &mut stopped).await {
@@ -237,10 +253,11 @@ where
             Some(opened) => {
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let names = certificate.map(|certificate| Arc::new(Names::of(certificate)));
-                self.serve_protocol(stream, opened, (peer, names), stopped).await;
+                return self.serve_protocol(stream, opened, (peer, names), stopped).await;
             }
             None => {}
         }
+        End::Other
     }
 
     /// Serves a connection whose first bytes were read.
@@ -250,7 +267,8 @@ where
         (opening, protocol): (Opening, Protocol),
         (peer, names): Client,
         stopped: watch::Receiver<bool>,
-    ) where
+    ) -> End
+    where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match protocol {
@@ -261,6 +279,7 @@ where
                 if protocol == Protocol::Http1 {
                     respond_to_http1(stream, HTTP_2_ONLY).await;
                 }
+                End::Other
             }
         }
     }
@@ -271,7 +290,8 @@ where
         opening: Opening,
         (peer, names): Client,
         mut stopped: watch::Receiver<bool>,
-    ) where
+    ) -> End
+    where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Arc::new(Activity::default());
@@ -300,7 +320,7 @@ where
             }
             if !activity.has_calls() && activity.moves() == before {
                 tracing::debug!(%peer, "closing a connection whose client does not respond");
-                return;
+                return End::Other;
             }
         }
     }
@@ -358,17 +378,18 @@ impl Notes {
     ///
     /// Lost connections are normal. One that was ended because of too many frames of a kind, resets, errors or headers
     /// is not.
-    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) {
-        let Err(error) = ended else { return };
+    fn ended(&self, ended: Result<(), Box<dyn Error + Send + Sync>>, peer: Peer, flooded: bool) -> End {
+        let Err(error) = ended else { return End::Other };
         let error: &(dyn Error + 'static) = &*error;
         if !flooded && !is_abuse(error) {
             tracing::debug!(%peer, error = %Causes(error), "connection ended with an error");
-            return;
+            return End::Other;
         }
         self.refusals.count(Cause::Flood);
         if let Some(more) = self.abuse.due() {
             tracing::warn!(%peer, more, error = %Causes(error), "closed a connection that demands too much");
         }
+        End::TooMuch
     }
 }
 

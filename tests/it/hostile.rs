@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kith::proto::v1 as pb;
 use rustls::version::TLS13;
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
+use self::client::connected;
 use self::process::Usage;
 use crate::harness::certificates::{Authority, TlsFiles, connect};
 use crate::harness::clients::Clients;
@@ -176,7 +178,6 @@ unread!(unread_pages, unread_users);
 
 /// Each is sent as much as HTTP/2 takes, and more than its default maximum: 400 KB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "on a busy machine the server needs more than 30 s to come to rest"]
 async fn unread_watches() {
     /// More than 1 MB for each watch.
     const EVENTS: i64 = 40_000;
@@ -226,6 +227,23 @@ macro_rules! with_tls {
 }
 
 with_tls!(stalled_handshakes, handshakes_for_nothing);
+
+/// So it cannot attack again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_attacks_connects_slowly() {
+    let siege = Siege::lay(&[]).await;
+    assert!(attacks::continuations(siege.kith.address.clone()).await, "the server lets it go on");
+    let mut open = Vec::new();
+    until("further connections are refused", async || {
+        open.push(connected(&siege.kith.address).await);
+        siege.kith.log().contains("others of its address demanded too much")
+    })
+    .await;
+    let mut last = open.pop().expect("at least one");
+    assert_eq!(last.read(&mut [0]).await.expect("the end"), 0, "it is closed, and not only slow");
+    // They come from another address.
+    honest(siege.kith.fresh_clients())(0).await;
+}
 
 /// A gateway with 1,000 calls at a time, whose callers give up 30 % of them at any time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

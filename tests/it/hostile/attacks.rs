@@ -9,7 +9,7 @@ use http_body::{Body as HttpBody, Frame};
 use kith::proto::v1 as pb;
 use prost::Message;
 use rustls::ALL_VERSIONS;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
@@ -212,6 +212,18 @@ pub async fn silence(address: String) -> bool {
     false
 }
 
+/// The same, until the server closes them.
+pub async fn patient_silence(address: String) -> bool {
+    let mut silent = Vec::new();
+    for _ in 0..5_000 {
+        silent.push(connected(&address).await);
+    }
+    for mut stream in silent {
+        _ = stream.read(&mut [0]).await;
+    }
+    false
+}
+
 /// Handshakes of which the server sees only the beginning.
 pub async fn stalled_handshakes(address: String) -> bool {
     let mut stalled = Vec::new();
@@ -235,61 +247,98 @@ pub async fn handshakes_for_nothing(address: String) -> bool {
     false
 }
 
-/// Large pages, of which nothing is read.
+/// Calls whose responses nobody reads.
+struct Unread {
+    connections: usize,
+    /// On each connection.
+    calls: usize,
+    path: &'static str,
+    message: Vec<u8>,
+}
+
+/// Large pages.
+fn pages() -> Unread {
+    let list = pb::ListUsersRequest { page_size: 1_000, ..Default::default() };
+    Unread { connections: 3, calls: 1_000, path: LIST_USERS, message: list.encode_to_vec() }
+}
+
+/// Users of 20 kB.
+fn users() -> Unread {
+    let get = pb::GetUserRequest { key: Some(pb::get_user_request::Key::Id(1)), ..Default::default() };
+    Unread { connections: 3, calls: 1_000, path: GET_USER, message: get.encode_to_vec() }
+}
+
+/// Watches from the beginning.
+fn watches() -> Unread {
+    let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() };
+    Unread { connections: 1, calls: 200, path: WATCH, message: request.encode_to_vec() }
+}
+
+impl Unread {
+    /// Makes the calls on connections whose windows are open, and reads nothing.
+    async fn open(&self, address: &str) -> Vec<TcpStream> {
+        let calls = streams().take(self.calls).flat_map(|number| call(number, self.path, &self.message));
+        let bytes = [opening_with_open_windows(), calls.collect()].concat();
+        let mut open = Vec::new();
+        for _ in 0..self.connections {
+            let mut stream = connected(address).await;
+            _ = stream.write_all(&bytes).await;
+            open.push(stream);
+        }
+        open
+    }
+
+    /// The same, until the connections take no more, and the server had time to fill what it has of its own.
+    async fn fill(&self, address: &str) -> bool {
+        let open = self.open(address).await;
+        let mut buffer = vec![0; 16 << 20];
+        let (mut before, mut same) = (Vec::new(), 0);
+        while same < STABLE_ROUNDS {
+            let mut waiting = Vec::new();
+            for stream in &open {
+                waiting.push(stream.peek(&mut buffer).await.expect("an open connection"));
+            }
+            same = if waiting == before { same + 1 } else { 0 };
+            before = waiting;
+            let mut client = Client::connect(address, OPENING).await;
+            for stream in streams().take(200) {
+                client.send(&call(stream, GET_USER, &[])).await;
+                client.is_heard().await;
+            }
+        }
+        false
+    }
+
+    /// The same for ever, without a call more.
+    async fn hold(&self, address: &str) -> bool {
+        let _open = self.open(address).await;
+        std::future::pending().await
+    }
+}
+
 pub async fn unread_pages(address: String) -> bool {
-    let list = pb::ListUsersRequest { page_size: 1_000, ..Default::default() }.encode_to_vec();
-    unread(&address, (3, 1_000), LIST_USERS, &list).await
+    pages().fill(&address).await
 }
 
-/// Users of 20 kB, of which nothing is read.
 pub async fn unread_users(address: String) -> bool {
-    let key = Some(pb::get_user_request::Key::Id(1));
-    unread(&address, (3, 1_000), GET_USER, &pb::GetUserRequest { key, ..Default::default() }.encode_to_vec()).await
+    users().fill(&address).await
 }
 
-/// Watches from the beginning, of which nothing is read.
-pub async fn unread_watches(address: String) -> bool {
-    let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() }.encode_to_vec();
-    unread(&address, (1, 200), WATCH, &request).await
+pub async fn never_read_pages(address: String) -> bool {
+    pages().hold(&address).await
 }
 
-/// The same 200 watches, for as long as the connection is open.
-pub async fn open_watches(address: &str) -> TcpStream {
-    let request = pb::WatchEventsRequest { after_sequence: Some(0), ..Default::default() }.encode_to_vec();
-    opened(address, 200, WATCH, &request).await
+pub async fn never_read_users(address: String) -> bool {
+    users().hold(&address).await
 }
 
-/// A connection whose windows are open, with many calls. Nothing is read from it.
-async fn opened(address: &str, calls: usize, path: &str, message: &[u8]) -> TcpStream {
-    let calls: Vec<u8> = streams().take(calls).flat_map(|number| call(number, path, message)).collect();
-    let mut stream = connected(address).await;
-    _ = stream.write_all(&[opening_with_open_windows(), calls].concat()).await;
-    stream
+pub async fn never_read_watches(address: String) -> bool {
+    watches().hold(&address).await
 }
 
-/// Makes many calls on each of several connections, whose windows are open, and never reads.
-async fn unread(address: &str, (connections, calls): (usize, usize), path: &str, message: &[u8]) -> bool {
-    let mut open = Vec::new();
-    for _ in 0..connections {
-        open.push(opened(address, calls, path, message).await);
-    }
-    // Until the connections take no more, and the server had time to fill what it has of its own.
-    let mut buffer = vec![0; 16 << 20];
-    let (mut before, mut same) = (Vec::new(), 0);
-    while same < STABLE_ROUNDS {
-        let mut waiting = Vec::new();
-        for stream in &open {
-            waiting.push(stream.peek(&mut buffer).await.expect("an open connection"));
-        }
-        same = if waiting == before { same + 1 } else { 0 };
-        before = waiting;
-        let mut client = Client::connect(address, OPENING).await;
-        for stream in streams().take(200) {
-            client.send(&call(stream, GET_USER, &[])).await;
-            client.is_heard().await;
-        }
-    }
-    false
+/// 200 watches, for as long as the connection is open.
+pub async fn open_watches(address: &str) -> Vec<TcpStream> {
+    watches().open(address).await
 }
 
 /// A request of which a part is sent, and then nothing more.
