@@ -33,6 +33,11 @@ impl Progress {
         self.0.send_replace(step);
     }
 
+    /// Changes the last report.
+    pub fn update(&self, change: impl FnOnce(&mut Step)) {
+        self.0.send_modify(change);
+    }
+
     /// Returns the last report; an empty one before the first.
     pub fn last(&self) -> Step {
         self.0.borrow().clone()

@@ -5,9 +5,10 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::database::Database;
-use super::{Failure, print, start_log};
+use super::{Failure, print, progress, start_log};
 use crate::causes::with_causes;
 use crate::config::{Backup, Sources};
+use crate::progress::Progress;
 use crate::store::{self, BackupError};
 use crate::telemetry::Log;
 
@@ -17,11 +18,12 @@ const INTERRUPTED: i32 = 130;
 pub(super) async fn run(args: Backup, sources: &Sources) -> Result<(), Failure> {
     let log = start_log(&args.common, false, sources)?;
     let database = Database::of(&args.common, sources)?;
-    let Backup { destination, common: _ } = &args;
-    let begun = Instant::now();
+    let Backup { destination, common } = &args;
+    let (begun, progress) = (Instant::now(), Progress::default());
+    let copying = store::backup(&database.url, destination, &progress);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let backup = tokio::select! {
-        backup = store::backup(&database.url, destination) => backup,
+        backup = progress::shown(&progress, &log, common.log_format, copying) => backup,
         _ = interrupt.recv() => interrupted(log),
         _ = terminate.recv() => interrupted(log),
     };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -68,6 +69,16 @@ async fn halting_reads(url: &str) -> Fault {
                 assert!(sent.success(), "kill -s {signal} {pids}: {sent}");
                 tokio::time::sleep(Duration::from_millis(time)).await;
             }
+        }
+    }))
+}
+
+/// Takes all room of a disk again and again: the server frees some when it cuts its log.
+fn filling(disk: Arc<Disk>, pid: u32) -> Fault {
+    Fault(tokio::spawn(async move {
+        loop {
+            disk.fill(pid);
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }))
 }
@@ -143,9 +154,11 @@ trials! {
         let disk = Disk::of_size(64 << 20);
         let command = serve(&disk.url(), &[]);
         let trial = Trial::of(Kith::start(disk.command(&command, false)).await).await;
-        disk.fill(trial.kith.pid());
+        let (disk, pid) = (Arc::new(disk), trial.kith.pid());
+        let filling = filling(Arc::clone(&disk), pid);
         trial.raises("KithCommitsFailing", CRITICAL).await;
-        disk.free(trial.kith.pid());
+        drop(filling);
+        disk.free(pid);
         trial.recovers("KithCommitsFailing").await;
     }
 
@@ -194,8 +207,8 @@ trials! {
     /// Writes fail for a reason that no other alert names: they may not take as long as they do.
     async fn errors_without_a_name() {
         let database = Database::migrated(Engine::Postgres).await;
-        let trial = Trial::start(&database.url, &["--max-call-time=100ms"]).await;
-        let holder = held_head(&database.url, Duration::from_millis(200)).await;
+        let trial = Trial::start(&database.url, &["--max-call-time=300ms"]).await;
+        let holder = held_head(&database.url, Duration::from_millis(400)).await;
         trial.raises("KithErrorBudgetBurn", CRITICAL).await;
         drop(holder);
         trial.recovers("KithErrorBudgetBurn").await;

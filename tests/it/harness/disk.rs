@@ -81,11 +81,11 @@ impl Disk {
         command
     }
 
-    /// Fills the disk of a running program.
+    /// Fills the disk of a running program, also where it was filled before.
     pub fn fill(&self, pid: u32) {
         match self.means {
             Means::Tmpfs => {
-                let mut filler = File::create(self.filler(pid)).expect("a file");
+                let mut filler = File::options().append(true).create(true).open(self.filler(pid)).expect("a file");
                 // The last writes fail.
                 while filler.write(&[0; 4_096]).is_ok_and(|written| written > 0) {}
             }
