@@ -12,13 +12,15 @@ use tokio::time::sleep;
 
 use super::database::Database;
 use super::layout::{Layout, State};
+use super::live;
 use super::measure::spread;
 use super::process::{Postgres, migrate, own_kith};
 use super::report::{Machine, save};
 use super::seed::{self, edges};
 use super::{Options, Result};
 
-/// What is measured.
+const ENGINES: [&str; 2] = ["PostgreSQL", "SQLite"];
+/// What is measured of an empty database.
 const CASES: [(&str, Option<&[&str]>); 3] = [
     ("`kith import`", Some(&[])),
     ("`kith import --events=keep`", Some(&["--events=keep"])),
@@ -51,7 +53,7 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let mut versions = Vec::new();
     let mut table =
         "| Database | What | Rows a second | Peak memory of the process, MiB |\n|---|---|---|---|\n".to_owned();
-    for engine in ["PostgreSQL", "SQLite"] {
+    for engine in ENGINES {
         for (what, flags) in CASES {
             let (mut speeds, mut memory) = (Vec::new(), 0);
             for round in 0..options.rounds {
@@ -60,9 +62,9 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
                     speeds.len() + CASES.iter().position(|case| case.0 == what).unwrap_or(0) * 100
                 );
                 let url = fresh(engine, &name, &postgres, files.path()).await?;
-                let (took, peak) = match flags {
+                let Timed { time: took, peak } = match flags {
                     Some(flags) => import(&url, &file, flags).await?,
-                    None => (fill(&url, layout).await?, 0),
+                    None => Timed { time: fill(&url, layout).await?, peak: 0 },
                 };
                 eprintln!(
                     "{engine}, {what}, round {round}: {:.0} rows/s, {peak} MiB",
@@ -76,6 +78,10 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
             let memory = if memory == 0 { "–".to_owned() } else { memory.to_string() };
             writeln!(table, "| {engine} | {what} | {median:.0} ({least:.0}–{most:.0}) | {memory} |")?;
         }
+    }
+    table += live::HEAD;
+    for engine in ENGINES {
+        table += &live::measure(engine, (&file, rows), (options, layout), &postgres, files.path()).await?;
     }
     versions.push(Database::postgres(&postgres.url("postgres")).await?.version().await?);
     versions.push(Database::sqlite(Path::new(":memory:"))?.version().await?);
@@ -129,7 +135,7 @@ fn write_rows(path: &Path, layout: Layout) -> Result<u64> {
 }
 
 /// Makes an empty database with Kith's tables, and returns its URL.
-async fn fresh(engine: &str, name: &str, postgres: &Postgres, files: &Path) -> Result<String> {
+pub(super) async fn fresh(engine: &str, name: &str, postgres: &Postgres, files: &Path) -> Result<String> {
     let url = if engine == "SQLite" {
         format!("sqlite://{}", files.join(name).display())
     } else {
@@ -143,7 +149,7 @@ async fn fresh(engine: &str, name: &str, postgres: &Postgres, files: &Path) -> R
     Ok(url)
 }
 
-async fn drop_database(url: &str, name: &str, postgres: &Postgres) -> Result<()> {
+pub(super) async fn drop_database(url: &str, name: &str, postgres: &Postgres) -> Result<()> {
     match url.strip_prefix("sqlite://") {
         Some(path) => Ok(fs::remove_file(path)?),
         None => {
@@ -166,20 +172,31 @@ async fn fill(url: &str, layout: Layout) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// Imports the file. Returns the time, and the peak memory in MiB.
-async fn import(url: &str, file: &Path, flags: &[&str]) -> Result<(Duration, u64)> {
+/// Imports the file.
+pub(super) async fn import(url: &str, file: &Path, flags: &[&str]) -> Result<Timed> {
     let mut command = Command::new(own_kith()?);
     command.arg("import").arg(file).args(["--database-url", url]).args(flags).stdout(Stdio::null());
+    timed(&mut command).await
+}
+
+/// What a process took.
+pub(super) struct Timed {
+    pub(super) time: Duration,
+    /// Its peak memory, in MiB.
+    pub(super) peak: u64,
+}
+
+/// Runs a command to its end.
+pub(super) async fn timed(command: &mut Command) -> Result<Timed> {
     let begun = Instant::now();
     let mut child = command.spawn()?;
     let mut peak = 0;
     loop {
         if let Some(status) = child.try_wait()? {
-            return if status.success() {
-                Ok((begun.elapsed(), peak >> 10))
-            } else {
-                Err(format!("kith import: {status}").into())
-            };
+            if !status.success() {
+                return Err(format!("{command:?}: {status}").into());
+            }
+            return Ok(Timed { time: begun.elapsed(), peak: peak >> 10 });
         }
         peak = peak.max(resident_peak(child.id()));
         sleep(Duration::from_millis(20)).await;

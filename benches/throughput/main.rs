@@ -20,6 +20,7 @@ mod generator;
 mod import;
 mod layout;
 mod lean;
+mod live;
 mod measure;
 mod overload;
 mod pair;
@@ -97,7 +98,7 @@ struct Options {
     /// Offer ten times as many calls as Kith takes, and measure what it still takes, and how it refuses the others
     #[arg(long, conflicts_with_all = ["flat", "devices"])]
     overload: bool,
-    /// Measure imports into empty databases
+    /// Measure imports into empty databases, and loads and exports of a running server
     #[arg(long, conflicts_with_all = ["flat", "devices", "overload", "against"])]
     import: bool,
     /// Seconds of the overload
