@@ -70,7 +70,7 @@ import-kills:
 # On a machine that does nothing else.
 timing:
 	scripts/install-test-tools
-	KITH_TEST_TIMING=10000 cargo test --release --locked --test it -- --nocapture --test-threads=1 timing::
+	KITH_TEST_TIMING=10000 KITH_TEST_PATIENCE=7200 cargo test --release --locked --test it -- --nocapture --test-threads=1 timing::
 
 # The benchmark measures the kith that is built beside it.
 BENCH = cargo build --profile dist --locked --bin kith && cargo run --profile dist --locked -p kith-bench --
