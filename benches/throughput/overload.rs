@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -51,8 +52,9 @@ as many, in one of two manners:
   `RetryInfo`. This lasts a third of the time.
 
 *Offered* are calls a second with those that were refused. *Goodput* are those that succeeded, *of peak* its share of the
-peak. The generator runs on the same machine. *Generator* is the number of processors that it takes, so that the server
-has only the others. Latencies are from the request to the end of the response, so they include the wait for a processor
+peak. The generator runs on the same machine. *Generator* is the number of processors that it takes at the peak and during
+the overload, so that the server has only the others; *with the rest* is the share of the peak that could be reached with
+the processors that are left. Latencies are from the request to the end of the response, so they include the wait for a processor
 on both sides. *Late* calls ran into `--max-call-time`. *Normal after* is the first second after the overload in which
 half of the peak has a p99 of at most twice the one before.
 
@@ -120,9 +122,9 @@ pub async fn run(options: &Options, machine: Machine) -> Result<()> {
     let seed = format!("{} users, {} requests and connections", options.users, session.rows);
     let mut text = HEAD.to_owned() + &machine.table(options, &session.versions, &seed)?;
     text += &failures.section();
-    text += "| Callers | | | Peak | Half: p99 ms | Offered | Goodput | of peak | Generator | p50 ms | p99 ms | Refused p50 ms | p99 ms | \
+    text += "| Callers | | | Peak | Half: p99 ms | Offered | Goodput | of peak | Generator | with the rest | p50 ms | p99 ms | Refused p50 ms | p99 ms | \
              Without RetryInfo | Late | Normal after s | A refusal: CPU µs |\n\
-             |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+             |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     trials.iter().for_each(|trial| text += &row(trial));
     save(&options.out.with_file_name("overload.md"), &text)?;
     failures.verdict()
@@ -330,7 +332,12 @@ fn row(trial: &Trial) -> String {
     };
     let mut text = format!("| {manner} | {operation} | {subject} | {rate:.0} | {:.2} |", half.latency[1]);
     _ = write!(text, " {offered:.0} ({times:.1}×) |");
-    _ = write!(text, " {goodput:.0} | {:.0} % | {generator:.2} |", 100.0 * goodput / peak.per_second);
+    // Processors that the generator takes at the peak, and that there are.
+    let at_peak = peak.cpu[2] * rate / 1e3;
+    let all = thread::available_parallelism().map_or(1.0, |number| number.get() as f64);
+    let (share, left) = (goodput / rate, (all - generator) / (all - at_peak));
+    _ = write!(text, " {goodput:.0} | {:.0} % |", 100.0 * share);
+    _ = write!(text, " {at_peak:.2}, {generator:.2} | {:.0} % |", 100.0 * share / left);
     for calls in [&succeeded, &refused] {
         let [median, most] = [0.5, 0.99].map(|part| calls.quantile(part));
         if calls.count == 0 { text += " – | – |" } else { _ = write!(text, " {median:.2} | {most:.2} |") }

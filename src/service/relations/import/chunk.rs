@@ -25,6 +25,9 @@ use crate::transfer::{
     BlockRow, ConnectionRow, Reason, RequestRow, Row, Rules, UserReference, UserRow, Violation, relation,
 };
 
+/// The rows after which other tasks have their turn.
+const TURN: i64 = 50;
+
 /// The rows about one pair, with their positions.
 struct Group {
     key: PairKey,
@@ -57,6 +60,7 @@ impl Import {
         let (mut users, mut relations) = (Vec::new(), Vec::new());
         let end = self.position + i64::try_from(rows.len()).unwrap_or(i64::MAX);
         for (position, row) in (self.position..).zip(&rows) {
+            turn(position).await;
             match mapping::row(row, &rules) {
                 Ok(Row::User(user)) => users.push((position, *user)),
                 Ok(row) => relations.push((position, row)),
@@ -133,7 +137,7 @@ impl Import {
             let missing = references.into_iter().filter(|reference| !found.contains_key(reference)).collect();
             self.create_missing(missing, &mut found, rules).await?;
         }
-        let groups = self.relate(rows, &found, rules.now);
+        let groups = self.relate(rows, &found, rules.now).await;
         let mut in_progress = Vec::with_capacity(groups.len());
         for group in groups {
             let (pair, facts) = self.settle(group);
@@ -167,11 +171,12 @@ impl Import {
     }
 
     /// Groups the rows by their pairs, in the order of the first row of each. Refuses the others.
-    fn relate(&mut self, rows: Vec<(i64, Row)>, found: &Found, now: Time) -> Vec<Group> {
+    async fn relate(&mut self, rows: Vec<(i64, Row)>, found: &Found, now: Time) -> Vec<Group> {
         let policy = std::sync::Arc::clone(&self.core.policy);
         let dating = Dating { now, policy: &policy, pending_since: self.options.pending_since };
         let (mut groups, mut numbers): (Vec<Group>, HashMap<PairKey, usize>) = Default::default();
         for (position, row) in rows {
+            turn(position).await;
             let Some(users) = users_of(&row) else { continue };
             let missing: Vec<_> = users
                 .iter()
@@ -295,6 +300,13 @@ impl Import {
             Err(CommitError::Rejected(rejection)) => Ok(Err(rejection)),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Lets other tasks have their turn at times, which must not wait for all rows of a chunk.
+async fn turn(position: i64) {
+    if position % TURN == 0 {
+        tokio::task::yield_now().await;
     }
 }
 
