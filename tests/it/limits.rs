@@ -436,5 +436,5 @@ async fn clients_are_told_the_limits_of_a_connection() {
         setting.map(|setting| u32::from_be_bytes(setting[2..].try_into().expect("four bytes")))
     };
     // MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE and MAX_HEADER_LIST_SIZE.
-    assert_eq!([3, 4, 6].map(value), [Some(1_024), Some(64 << 10), Some(64 << 10)]);
+    assert_eq!([3, 4, 6].map(value), [Some(256), Some(64 << 10), Some(64 << 10)]);
 }

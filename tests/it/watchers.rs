@@ -24,8 +24,10 @@ on_each_engine! {
         let (app, store) = Faulty::app(engine, |_| {}).await;
         let mut watchers = JoinSet::new();
         let (begun, mut count) = watch::channel(0);
-        for _ in 0..1_000 {
-            let (clients, begun) = (Clients::clone(&app), begun.clone());
+        // Each connection has room for 256.
+        let connections = [(); 4].map(|()| app.fresh_clients());
+        for number in 0..1_000 {
+            let (clients, begun) = (connections[number % 4].clone(), begun.clone());
             watchers.spawn(async move {
                 let mut watching = clients.watch(from(0, 15_000)).await;
                 begun.send_modify(|begun| *begun += 1);

@@ -138,6 +138,11 @@ impl App {
         Self { database, store, clock, address, metrics, clients: Clients(channel), stop: Some(stop) }
     }
 
+    /// Clients with a connection of their own.
+    pub fn fresh_clients(&self) -> Clients {
+        Clients(Channel::from_shared(self.address.clone()).expect("an address").connect_lazy())
+    }
+
     /// Another service on the same database, with a separate clock.
     pub async fn another(&self, change: impl FnOnce(&mut Settings)) -> Self {
         let database = Database::at(&self.database.url, self.database.engine);
