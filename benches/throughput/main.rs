@@ -104,6 +104,9 @@ struct Options {
     /// Seconds of the overload
     #[arg(long, default_value_t = 60.0)]
     overload_seconds: f64,
+    /// Connections of the overload. Each takes 256 calls at once, and the server refuses what is more than 4,096
+    #[arg(long, default_value_t = 16)]
+    overload_connections: usize,
     /// Another kith binary, measured in the same rounds on its own databases with the same seed
     #[arg(long, value_name = "BINARY", conflicts_with_all = ["flat", "devices", "overload"])]
     against: Option<PathBuf>,

@@ -24,10 +24,8 @@ use super::{Failures, Options, Result};
 pub const OPERATIONS: [Operation; 3] = [Operation::Send, Operation::Status, Operation::Mixed];
 /// The calls in flight at which the peak is measured.
 const PEAK: usize = 256;
-/// Connections of the overload, each with the calls that the server allows on one.
-const CONNECTIONS: usize = 16;
 /// Callers, or open calls at which a storm offers no further one.
-const OPEN_MAX: usize = CONNECTIONS * 1_000;
+const OPEN_MAX: usize = 16_000;
 /// How many times the peak a storm offers.
 const TIMES: f64 = 10.0;
 /// The length of a storm, as a part of that of the overload.
@@ -43,8 +41,9 @@ const HEAD: &str = "\
 
 # More calls than Kith takes, measured
 
-*Peak* is the number of calls a second with 256 in flight. Then 16,000 callers call for `--overload-seconds`, 62 times
-as many, in one of two manners:
+*Peak* is the number of calls a second with 256 in flight. Then 16,000 callers on `--overload-connections` call for
+`--overload-seconds`, 62 times as many, in one of two manners. A connection takes 256 calls at once, and the others wait in
+the client.
 
 - **They wait.** Each makes one call after the other. After a refusal it waits as `RetryInfo` says, plus up to half of
   that, and then makes the same call again.
@@ -150,9 +149,10 @@ async fn trial(
     let target = session.target(subject)?;
     let outcomes = Rc::new(Outcomes::default());
     let used = target.watched.used();
+    let overload = Overload::begin(&target, options.overload_connections).await?;
     let seconds = match manner {
-        Manner::Wait => waiting(&target, operation, length, &outcomes).await?,
-        Manner::Storm => storm(&target, operation, peak.per_second * TIMES, length, &outcomes).await?,
+        Manner::Wait => waiting(overload, &target, operation, length, &outcomes).await?,
+        Manner::Storm => storm(overload, &target, operation, (peak.per_second * TIMES, length), &outcomes).await?,
     };
     let generator = (target.watched.used()[2] - used[2]) / seconds;
     let mut normal_after = None;
@@ -180,8 +180,8 @@ struct Overload {
 }
 
 impl Overload {
-    async fn begin(target: &Rc<Target>) -> Result<Self> {
-        let client = Rc::new(Client::connect(target, CONNECTIONS).await?);
+    async fn begin(target: &Rc<Target>, connections: usize) -> Result<Self> {
+        let client = Rc::new(Client::connect(target, connections).await?);
         let requested = target.workload.borrow().changes;
         let made = client.revision().await?;
         Ok(Self { client, begun: Instant::now(), requested, made })
@@ -201,8 +201,13 @@ impl Overload {
 }
 
 /// Callers that wait after a refusal. Returns the seconds until the last call has ended.
-async fn waiting(target: &Rc<Target>, operation: Operation, length: Duration, outcomes: &Rc<Outcomes>) -> Result<f64> {
-    let overload = Overload::begin(target).await?;
+async fn waiting(
+    overload: Overload,
+    target: &Rc<Target>,
+    operation: Operation,
+    length: Duration,
+    outcomes: &Rc<Outcomes>,
+) -> Result<f64> {
     let (begun, mut callers) = (overload.begun, JoinSet::new());
     for number in 0..OPEN_MAX {
         let (target, client, outcomes) = (Rc::clone(target), Rc::clone(&overload.client), Rc::clone(outcomes));
@@ -225,13 +230,12 @@ async fn waiting(target: &Rc<Target>, operation: Operation, length: Duration, ou
 
 /// Offers this many calls a second. Returns the seconds until the last one has ended.
 async fn storm(
+    overload: Overload,
     target: &Rc<Target>,
     operation: Operation,
-    rate: f64,
-    length: Duration,
+    (rate, length): (f64, Duration),
     outcomes: &Rc<Outcomes>,
 ) -> Result<f64> {
-    let overload = Overload::begin(target).await?;
     let (mut due, mut calls) = (calls_due(rate, length), JoinSet::new());
     let mut number = 0;
     while due.recv().await.is_some() {

@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("auth", &["domain", "follow", "metrics", "proto", "task", "tls"]),
     ("follow", &["task"]),
     ("clock", &["domain"]),
-    ("store", &["causes", "clock", "domain", "metrics", "progress", "task", "tls", "traces", "transfer"]),
+    ("store", &["causes", "clock", "domain", "metrics", "progress", "rarely", "task", "tls", "traces", "transfer"]),
     ("import", &["clock", "domain", "mapping", "progress", "proto", "store", "transfer"]),
     ("committer", &["causes", "domain", "metrics", "store", "traces"]),
     ("feed", &["causes", "domain", "metrics", "store", "task"]),

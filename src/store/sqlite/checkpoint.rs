@@ -9,9 +9,9 @@
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ use diesel::sql_types::Integer;
 use super::{BUSY_TIMEOUT, SqliteFile, open};
 use crate::domain::command::{Batch, Command};
 use crate::metrics::database::Database;
+use crate::rarely::Rarely;
 use crate::store::StoreError;
 
 /// Pages in the log from which copying starts: 8 MiB.
@@ -153,5 +154,9 @@ fn checkpoint(conn: &mut SqliteConnection, mode: &str) -> Option<Progress> {
 }
 
 fn warn(error: &(dyn Error + 'static)) {
-    tracing::warn!(error, "the checkpoint of SQLite's log failed; the log grows until one succeeds");
+    // On a full disk each commit tries again.
+    static RARELY: LazyLock<Rarely> = LazyLock::new(Rarely::default);
+    if let Some(more) = RARELY.due() {
+        tracing::warn!(error, more, "the checkpoint of SQLite's log failed; the log grows until one succeeds");
+    }
 }
