@@ -9,11 +9,13 @@ use diesel::connection::SimpleConnection;
 use kith::proto::v1 as pb;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use tonic::transport::Endpoint;
 
 use super::load::Load;
 use super::prometheus::Prometheus;
 use super::trial::{CRITICAL, Trial, WARNING, serve};
 use crate::harness::certificates::{Authority, TlsFiles};
+use crate::harness::clients::Clients;
 use crate::harness::disk::Disk;
 use crate::harness::own_postgres::{OwnPostgres, PASSWORD};
 use crate::harness::process::Kith;
@@ -58,12 +60,14 @@ async fn held_head(url: &str, time: Duration) -> Fault {
 /// Stops the processes of PostgreSQL that serve reads, again and again, for most of a second.
 async fn halting_reads(url: &str) -> Fault {
     const READERS: &str = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = 'kith' \
-        AND datname = current_database() AND query NOT ILIKE '%commit%' AND query NOT ILIKE '%listen%'";
+        AND datname = current_database() AND state = 'idle' \
+        AND query NOT ILIKE '%commit%' AND query NOT ILIKE '%listen%'";
     let client = database::connect(url).await;
     Fault(tokio::spawn(async move {
         loop {
             let row = client.query_one(READERS, &[]).await.expect("processes");
-            let pids: String = row.get(0);
+            // All may be at work.
+            let Some(pids) = row.get::<_, Option<String>>(0) else { continue };
             for (signal, time) in [("STOP", 900), ("CONT", 300)] {
                 let sent = Command::new("kill").args(["-s", signal]).args(pids.split(' ')).status().expect("kill runs");
                 assert!(sent.success(), "kill -s {signal} {pids}: {sent}");
@@ -269,8 +273,11 @@ trials! {
     async fn watcher_that_never_reads() {
         let database = Database::migrated(Engine::Sqlite).await;
         let trial = Trial::start(&database.url, &[]).await;
-        let watching = trial.kith.fresh_clients().watch(pb::WatchEventsRequest::default()).await;
-        let rush = trial.rush(4);
+        // Otherwise the connection holds some 20,000 events.
+        let narrow = Endpoint::from_shared(format!("http://{}", trial.kith.address)).expect("an address");
+        let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535).connect_lazy();
+        let watching = Clients(narrow).watch(pb::WatchEventsRequest::default()).await;
+        let rush = trial.rush(16);
         trial.raises("KithWatchersLagging", WARNING).await;
         drop((watching, rush));
         trial.recovers("KithWatchersLagging").await;
