@@ -103,11 +103,7 @@ fn attacking(name: &str, address: &str) -> Child {
 async fn table() {
     println!("| attack | p50 before | during | p99 before | during | MiB before | peak | after |");
     println!("|---|---|---|---|---|---|---|---|");
-    let only = env::var("KITH_HOSTILE_ATTACKS").unwrap_or_default();
     for (name, _) in ATTACKS {
-        if !only.is_empty() && !only.split_whitespace().any(|only| only == *name) {
-            continue;
-        }
         let siege = Siege::lay(&[]).await;
         large_users(&siege.kith.clients()).await;
         let open = Usage::of(&siege.kith).descriptors();
