@@ -204,24 +204,24 @@ pub async fn repeated_masks(address: String) -> bool {
 
 /// Connections of which the server hears nothing, not even that they begin. Some are refused, if there is a maximum.
 pub async fn silence(address: String) -> bool {
-    let mut silent = Vec::new();
-    for _ in 0..5_000 {
-        silent.push(connected(&address).await);
-    }
-    drop(silent);
+    drop(silent(&address).await);
     false
 }
 
 /// The same, until the server closes them.
 pub async fn patient_silence(address: String) -> bool {
-    let mut silent = Vec::new();
-    for _ in 0..5_000 {
-        silent.push(connected(&address).await);
-    }
-    for mut stream in silent {
+    for mut stream in silent(&address).await {
         _ = stream.read(&mut [0]).await;
     }
     false
+}
+
+async fn silent(address: &str) -> Vec<TcpStream> {
+    let mut silent = Vec::new();
+    for _ in 0..5_000 {
+        silent.push(connected(address).await);
+    }
+    silent
 }
 
 /// Handshakes of which the server sees only the beginning.
