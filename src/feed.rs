@@ -109,50 +109,37 @@ impl Feed {
             Err(FeedError::Store(StoreError::Overloaded)) => Err(FeedError::Unresponsive),
             bounds => bounds,
         }?;
-        let (start, visible) = match self.horizon(caller, &cursor, Consumer::Watchers).await? {
+        let (start, visible) = match self.horizon(&*self.store, caller, &cursor, Consumer::Watchers).await? {
             Some(horizon) => {
                 let (start, visible) = cursor.resolve_within(&bounds, horizon)?;
                 (start, Some(visible))
             }
             None => (cursor.resolve(&bounds)?, None),
         };
-        let start = self.since_viewer(&selection, start, bounds.last).await?;
+        let start = since_viewer(&*self.store, &selection, start, bounds.last).await?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, Start { start, visible }, bounds))
     }
 
     /// Returns what a user who calls may know of the feed; `None` for other callers, who may know everything.
     async fn horizon(
         &self,
+        store: &dyn Store,
         caller: &Caller,
         cursor: &Cursor,
         consumer: Consumer,
     ) -> Result<Option<Horizon>, StoreError> {
         let Some(user) = caller.user() else { return Ok(None) };
-        let newest_visible = self.store.newest_visible(user).await?.unwrap_or_default();
+        let newest_visible = store.newest_visible(user).await?.unwrap_or_default();
         let mut sees_cursor = false;
         if let Some(after) = cursor.after.filter(|after| *after > newest_visible) {
             let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer };
-            let found = self.store.events(query).await?.events;
+            let found = store.events(query).await?.events;
             let is_seen = |event: &Event| {
                 event.sequence == after && visible_event(event, Viewer::User(user), &self.policy).is_some()
             };
             sees_cursor = found.first().is_some_and(|found| is_seen(&found.event));
         }
         Ok(Some(Horizon { newest_visible, sees_cursor }))
-    }
-
-    /// Returns the event to start after: not before the creation of the viewer.
-    ///
-    /// An id may be used again after its user was deleted. The new user must not see the events of the old one.
-    async fn since_viewer(
-        &self,
-        selection: &Selection,
-        start: Sequence,
-        last: Sequence,
-    ) -> Result<Sequence, StoreError> {
-        let Viewer::User(viewer) = selection.viewer else { return Ok(start) };
-        let created = self.store.user_position(viewer).await?;
-        Ok(created.map_or(start, |created| start.max(created.previous().min(last))))
     }
 
     /// Reads the table for one watcher, with a limit on concurrent reads and a timeout.
@@ -176,6 +163,20 @@ impl Feed {
             None => Err(StoreError::Internal("a read of the feed was not started".into()).into()),
         }
     }
+}
+
+/// Returns the event to start after: not before the creation of the viewer.
+///
+/// An id may be used again after its user was deleted. The new user must not see the events of the old one.
+async fn since_viewer(
+    store: &dyn Store,
+    selection: &Selection,
+    start: Sequence,
+    last: Sequence,
+) -> Result<Sequence, StoreError> {
+    let Viewer::User(viewer) = selection.viewer else { return Ok(start) };
+    let created = store.user_position(viewer).await?;
+    Ok(created.map_or(start, |created| start.max(created.previous().min(last))))
 }
 
 /// An event, and whether it is the last one of its commit among the events that were read.

@@ -17,10 +17,10 @@ mod produced;
 pub mod relations;
 pub mod user;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio::try_join;
@@ -37,7 +37,7 @@ use crate::error;
 use crate::feed;
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
-use crate::store::{Listed, Store, Users};
+use crate::store::{Listed, Store, StoreError, Users};
 use crate::telemetry::call::Call;
 
 /// The maximum time that a read waits for its `min_revision`.
@@ -105,56 +105,57 @@ impl Core {
     ///
     /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
     /// `min_revision`: otherwise it would show where the feed ends.
-    async fn read<M, T, E, F>(
+    async fn read<M, T, E>(
         &self,
         request: &Request<M>,
         min_revision: Sequence,
-        read: impl Fn() -> F,
+        read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
     ) -> Result<T, Status>
     where
         T: Revised,
-        E: Into<Status>,
-        F: Future<Output = Result<T, E>>,
+        E: From<StoreError> + Into<Status>,
     {
         let user = caller(request)?.user();
-        let mut result = self.read_once(user, &read).await?;
+        let store = &*self.store;
+        let mut result = read_once(store, user, &read).await.map_err(Into::into)?;
         if result.revision() >= min_revision {
             return Ok(result);
         }
         let until = retry_until(request);
-        let mut changes = self.store.changes();
+        let mut changes = store.changes();
         while result.revision() < min_revision {
             // Notifications may be lost, so the read is also retried without one.
             let notified = timeout(RETRY_INTERVAL, changes.changed());
             if timeout_at(until, notified).await.is_err() {
                 return Err(error::revision_not_reached(result.revision()));
             }
-            result = self.read_once(user, &read).await?;
+            result = read_once(store, user, &read).await.map_err(Into::into)?;
         }
         Ok(result)
     }
+}
 
-    /// Runs a read. For a user who calls, replaces its revision by theirs.
-    async fn read_once<T, E, F>(&self, user: Option<UserId>, read: &impl Fn() -> F) -> Result<T, Status>
-    where
-        T: Revised,
-        E: Into<Status>,
-        F: Future<Output = Result<T, E>>,
-    {
-        let Some(user) = user else { return read().await.map_err(Into::into) };
-        let (visible, mut result) =
-            try_join!(async { self.store.newest_visible(user).await.map_err(Status::from) }, async {
-                read().await.map_err(Into::into)
-            },)?;
-        let visible = visible.unwrap_or_default();
-        // A commit came between the two, and the result may not reflect it.
-        if result.revision() < visible {
-            result = read().await.map_err(Into::into)?;
-        }
-        // Smaller only on a replica that is behind another one.
-        let own = visible.min(result.revision());
-        Ok(result.with_revision(own))
+/// Runs a read. For a user who calls, replaces its revision by theirs.
+async fn read_once<T, E>(
+    store: &dyn Store,
+    user: Option<UserId>,
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Result<T, E>
+where
+    T: Revised,
+    E: From<StoreError>,
+{
+    let Some(user) = user else { return read(store).await };
+    let (visible, mut result) =
+        try_join!(async { store.newest_visible(user).await.map_err(E::from) }, async { read(store).await })?;
+    let visible = visible.unwrap_or_default();
+    // A commit came between the two, and the result may not reflect it.
+    if result.revision() < visible {
+        result = read(store).await?;
     }
+    // Smaller only if the store is a replica behind a name that stands for several.
+    let own = visible.min(result.revision());
+    Ok(result.with_revision(own))
 }
 
 /// A result of a read with the revision that it reflects.
@@ -182,6 +183,16 @@ impl<T> Revised for Listed<T> {
 
     fn with_revision(self, revision: Sequence) -> Self {
         Self { revision, ..self }
+    }
+}
+
+impl<R: Revised, T> Revised for (R, T) {
+    fn revision(&self) -> Sequence {
+        self.0.revision()
+    }
+
+    fn with_revision(self, revision: Sequence) -> Self {
+        (self.0.with_revision(revision), self.1)
     }
 }
 

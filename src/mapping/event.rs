@@ -256,7 +256,11 @@ mod tests {
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
         assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone(), is_signed: false });
         let after = Some(Sequence::new(9));
-        request.page_token = page::token(&request, page::Cursor { section: 0, last: after }, b"key");
+        request.page_token = page::token(
+            &request,
+            page::Next { cursor: page::Cursor { section: 0, last: after }, ..Default::default() },
+            b"key",
+        );
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
         assert_eq!(cursor, Cursor { after, epoch, is_signed: true });
     }

@@ -1,7 +1,10 @@
 //! Page sizes and page tokens of lists.
 //!
-//! A token is a version, a section and a position, followed by an HMAC-SHA-256 (RFC 2104) over these and the rest of
-//! the request. Clients cannot alter it or use it with another list. It contains nothing secret.
+//! A token is a version, a section, a position and the revision of its page, followed by an HMAC-SHA-256 (RFC 2104) over
+//! these and the rest of the request. Clients cannot alter it or use it with another list. It contains nothing secret.
+//!
+//! The next page reflects at least the revision of the page before it. Otherwise it could be read from a replica that is
+//! further behind, and rows that moved in between would be on both pages or on none.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,10 +18,10 @@ use crate::proto::server as pb;
 
 const DEFAULT_SIZE: i32 = 20;
 const MAX_SIZE: i32 = 1_000;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Half of the digest, in bytes. 128 bits cannot be guessed.
 const MAC_LENGTH: usize = 16;
-const BODY_LENGTH: usize = 10;
+const BODY_LENGTH: usize = 18;
 
 /// A list request with a page size and a page token.
 pub trait Paged: Message + Clone {
@@ -75,6 +78,15 @@ paged!(
     ListEventsRequest,
 );
 
+/// What a page token says: where the next page starts, and the revision of the page before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// The position to start after.
+    pub cursor: Cursor,
+    /// The revision of the page before.
+    pub revision: Sequence,
+}
+
 /// A position in a list.
 ///
 /// A list may have several sections, which follow one another. Most have only section 0.
@@ -93,7 +105,7 @@ pub struct Page {
     pub size: usize,
     /// The position to start after.
     pub cursor: Cursor,
-    /// The revision that the response must reflect.
+    /// The revision that the response must reflect: that of the request or of the page before, whichever is newer.
     pub min_revision: Sequence,
 }
 
@@ -108,28 +120,30 @@ impl Fields {
             }
             size => size.min(MAX_SIZE),
         };
-        let cursor = match request.page_token() {
-            "" => Cursor::default(),
+        let Next { cursor, revision } = match request.page_token() {
+            "" => Next::default(),
             token => read(request, token, key).unwrap_or_else(|| {
                 self.add(Kind::PageToken, "page_token", "must be the next_page_token of a page of this same list");
-                Cursor::default()
+                Next::default()
             }),
         };
-        let min_revision = self.revision("min_revision", request.min_revision());
+        let min_revision = self.revision("min_revision", request.min_revision()).max(revision);
         Page { size: size.try_into().unwrap_or_default(), cursor, min_revision }
     }
 }
 
-/// Creates the token of a position in the list of `request`.
-pub fn token<R: Paged>(request: &R, cursor: Cursor, key: &[u8]) -> String {
-    let mut bytes = vec![VERSION, cursor.section];
-    bytes.extend(cursor.last.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
+/// Creates the token of the next page of the list of `request`.
+pub fn token<R: Paged>(request: &R, next: Next, key: &[u8]) -> String {
+    let Next { cursor: Cursor { section, last }, revision } = next;
+    let mut bytes = vec![VERSION, section];
+    bytes.extend(last.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
+    bytes.extend(revision.get().to_be_bytes());
     let mac = sign(request, &bytes, key).finalize().into_bytes();
     bytes.extend_from_slice(&mac[..MAC_LENGTH]);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
+fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Next> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (body, mac) = bytes.split_at_checked(BODY_LENGTH)?;
     if mac.len() != MAC_LENGTH {
@@ -137,10 +151,13 @@ fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
     }
     // Compares in constant time, before the content is used.
     sign(request, body, key).verify_truncated_left(mac).ok()?;
-    let (head, position) = body.split_first_chunk::<2>()?;
+    let (head, numbers) = body.split_first_chunk::<2>()?;
     let [version, section] = *head;
-    let position = i64::from_be_bytes(position.try_into().ok()?);
-    (version == VERSION).then_some(Cursor { section, last: (position != i64::MAX).then_some(Sequence::new(position)) })
+    let (position, revision) = numbers.split_first_chunk::<8>()?;
+    let position = i64::from_be_bytes(*position);
+    let revision = Sequence::new(i64::from_be_bytes(revision.try_into().ok()?));
+    let cursor = Cursor { section, last: (position != i64::MAX).then_some(Sequence::new(position)) };
+    (version == VERSION).then_some(Next { cursor, revision })
 }
 
 fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
@@ -169,17 +186,30 @@ mod tests {
     #[test]
     fn a_token_decodes_to_its_cursor() {
         for last in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
-            let cursor = Cursor { section: 1, last };
-            let token = token(&list(1), cursor, KEY);
-            assert_eq!(read(&list(1), &token, KEY), Some(cursor));
+            let next = Next { cursor: Cursor { section: 1, last }, revision: Sequence::new(23_456) };
+            let token = token(&list(1), next, KEY);
+            assert_eq!(read(&list(1), &token, KEY), Some(next));
             let other_size = pb::ListBlockedUsersRequest { page_size: 50, ..list(1) };
-            assert_eq!(read(&other_size, &token, KEY), Some(cursor), "another size is allowed");
+            assert_eq!(read(&other_size, &token, KEY), Some(next), "another size is allowed");
+        }
+    }
+
+    #[test]
+    fn a_page_reflects_the_revision_of_the_request_and_of_the_page_before() {
+        for (asked, before, expected) in [(0, 0, 0), (0, 7, 7), (5, 7, 7), (9, 7, 9)] {
+            let next = Next { cursor: Cursor::default(), revision: Sequence::new(before) };
+            let request = pb::ListBlockedUsersRequest { min_revision: asked, ..list(1) };
+            let request = pb::ListBlockedUsersRequest { page_token: token(&request, next, KEY), ..request };
+            let mut fields = Fields::default();
+            let page = fields.page(&request, KEY);
+            assert_eq!(fields.finish(page.min_revision), Ok(Sequence::new(expected)), "{asked} {before}");
         }
     }
 
     #[test]
     fn a_token_is_refused_elsewhere() {
-        let good = token(&list(1), Cursor { section: 0, last: Some(Sequence::new(9)) }, KEY);
+        let cursor = Cursor { section: 0, last: Some(Sequence::new(9)) };
+        let good = token(&list(1), Next { cursor, ..Next::default() }, KEY);
         assert_eq!(read(&list(2), &good, KEY), None, "other filters");
         assert_eq!(read(&list(1), &good, b"other"), None, "another database");
         let same_fields = pb::ListConnectionsRequest { user_id: 1, ..Default::default() };

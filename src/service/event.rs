@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{Core, Leaving, caller};
 use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
-use crate::mapping::page::{self, Cursor};
+use crate::mapping::page::{self, Next};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
 use crate::telemetry::call::{Call, Stream as OpenStream};
@@ -47,11 +47,18 @@ impl EventService for Events {
         let key = self.core.store.token_key();
         let caller = caller(&request)?;
         let (selection, cursor, page) = mapping::list(request.get_ref(), &caller, key)?;
-        let read = || self.feed.list(&caller, &selection, &cursor, page.size);
-        let listed = self.core.read(&request, page.min_revision, read).await?;
-        let next = listed
-            .next
-            .map(|after| page::token(request.get_ref(), Cursor { last: Some(after), ..Cursor::default() }, key));
+        let listed = self
+            .core
+            .read(&request, page.min_revision, |store| {
+                let (feed, caller, selection, cursor) =
+                    (self.feed.clone(), caller.clone(), selection.clone(), cursor.clone());
+                Box::pin(async move { feed.list(store, &caller, &selection, &cursor, page.size).await })
+            })
+            .await?;
+        let next = listed.next.map(|after| {
+            let cursor = page::Cursor { last: Some(after), ..page::Cursor::default() };
+            page::token(request.get_ref(), Next { cursor, revision: listed.revision }, key)
+        });
         Ok(Response::new(pb::ListEventsResponse {
             events: listed.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),

@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::domain::id::Sequence;
 use crate::domain::query::Range;
-use crate::mapping::page::{self, Cursor, Page, Paged};
+use crate::mapping::page::{self, Cursor, Next, Page, Paged};
 
 /// The maximum size of the rows of a response: 3.5 MiB.
 ///
@@ -100,9 +100,10 @@ impl<'a, R: Paged> Pager<'a, R> {
         !self.has_more
     }
 
-    /// The token of the next page; empty at the end of the list.
-    pub(super) fn next_page_token(&self) -> String {
-        if self.has_more { page::token(self.request, self.cursor, self.key) } else { String::new() }
+    /// The token of the page after this one, which was read at `revision`; empty at the end of the list.
+    pub(super) fn next_page_token(&self, revision: Sequence) -> String {
+        let next = Next { cursor: self.cursor, revision };
+        if self.has_more { page::token(self.request, next, self.key) } else { String::new() }
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
         let mut pager = Pager::new(&request, &page(size), b"key");
         assert_eq!(pager.range(), Range { before: None, limit: size as i64 + 1 });
         let messages = pager.add(rows, |_| Sequence::new(7), |bytes| Some(Bytes::from(vec![0; *bytes])));
-        (messages.iter().map(Bytes::len).collect(), !pager.next_page_token().is_empty())
+        (messages.iter().map(Bytes::len).collect(), !pager.next_page_token(Sequence::default()).is_empty())
     }
 
     #[test]
@@ -144,7 +145,7 @@ mod tests {
         let mut pager = Pager::new(&request, &page(2), b"key");
         let messages = pager.add(&[3, 2, 1], |row| Sequence::new(*row), |row| (*row != 3).then(Bytes::new));
         assert_eq!((messages.len(), pager.cursor.last), (1, Some(Sequence::new(2))));
-        assert!(!pager.next_page_token().is_empty());
+        assert!(!pager.next_page_token(Sequence::default()).is_empty());
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl UserService for Users {
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
         let (key, view, min_revision) = mapping::key(request.get_ref(), &self.core.policy)?;
-        let read = self.core.read(&request, min_revision, || self.core.store.user(key.clone())).await?;
+        let read = self.core.read(&request, min_revision, |store| store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::ExternalId(id) => error::external_id_not_found(&id),
@@ -48,7 +48,7 @@ impl UserService for Users {
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
         let (named, view, min_revision) = mapping::named(request.get_ref())?;
-        let read = self.core.read(&request, min_revision, || batch::read(&self.core, &named)).await?;
+        let read = self.core.read(&request, min_revision, |store| Box::pin(batch::read(store, named.clone()))).await?;
         Ok(Response::new(batch::response(&named, &read, view)))
     }
 
@@ -60,11 +60,11 @@ impl UserService for Users {
         let (view, page) = mapping::page(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let range = pager.range();
-        let read = self.core.read(&request, page.min_revision, || self.core.store.list_users(range)).await?;
+        let read = self.core.read(&request, page.min_revision, |store| store.list_users(range)).await?;
         let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user, view)));
         Ok(Response::new(pb::ListUsersResponse {
             users,
-            next_page_token: pager.next_page_token(),
+            next_page_token: pager.next_page_token(read.revision),
             revision: read.revision.get(),
         }))
     }

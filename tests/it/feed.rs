@@ -170,10 +170,10 @@ cases! {
         let mut watcher = feed.watch(&Caller::Operator, everything(), after(0), RARELY).await.unwrap();
         assert_eq!(told(&mut watcher).await, (vec![], false));
         assert!(matches!(next(&mut watcher).await, Err(FeedError::Store(_))));
-        let listed = feed.list(&Caller::Operator, &everything(), &after(0), 100).await;
+        let listed = feed.list(&*app.store, &Caller::Operator, &everything(), &after(0), 100).await;
         assert!(matches!(listed, Err(FeedError::Store(_))), "{listed:?}");
         let kinds = Selection { kinds: [EventKind::UserCreated].into(), ..everything() };
-        assert!(matches!(feed.list(&Caller::Operator, &kinds, &after(2), 100).await, Err(FeedError::Store(_))));
-        assert_eq!(feed.list(&Caller::Operator, &everything(), &after(11), 100).await.unwrap().events.len(), 10);
+        assert!(matches!(feed.list(&*app.store, &Caller::Operator, &kinds, &after(2), 100).await, Err(FeedError::Store(_))));
+        assert_eq!(feed.list(&*app.store, &Caller::Operator, &everything(), &after(11), 100).await.unwrap().events.len(), 10);
     }
 }
