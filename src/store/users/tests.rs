@@ -45,7 +45,48 @@ fn cached_users_are_valid_until_one_changes_and_then_all_but_that_one() {
     assert_eq!(found(&cache, &second), Vec::<i64>::new(), "not before it is known who changed");
     cache.invalidate(&second, Sequence::new(5), Some(vec![UserId::new(2)]));
     assert_eq!(found(&cache, &second), [1]);
-    assert_eq!(found(&cache, &first), Vec::<i64>::new(), "who read the head before reads the rest too");
+    assert_eq!(found(&cache, &first), [1], "as of the mark or later");
+}
+
+#[test]
+fn what_a_replica_reads_that_is_behind_is_cached_unless_it_may_have_changed_since() {
+    let (first, second, third) = (mark("a", 5), mark("a", 9), mark("a", 12));
+    let cache = cached(&second, []);
+    cache.invalidate(&third, Sequence::new(9), Some(vec![UserId::new(2)]));
+    cache.insert(of([user(1, ""), user(2, "old")]), &second);
+    assert_eq!(found(&cache, &third), [1]);
+    assert_eq!(found(&cache, &second), [1]);
+    cache.insert(of([user(3, "old")]), &first);
+    assert_eq!(found(&cache, &third), [1], "what changed between the first and the second is not known");
+    cache.insert(of([user(2, "new"), user(3, "")]), &third);
+    assert_eq!(found(&cache, &second), [1, 2, 3]);
+    // A commit of this server, and a replica that has not replayed it.
+    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
+    let changes = Changes { head: head(20), users_deleted: vec![UserId::new(3)], ..Changes::default() };
+    cache.committed(&head(12), &changes);
+    cache.insert(of([user(3, "deleted")]), &third);
+    assert_eq!(found(&cache, &third), [1, 2]);
+    // A replica that follows an older primary.
+    let other = mark("b", 30);
+    cache.insert(of([user(1, "other")]), &other);
+    assert_eq!(found(&cache, &other), Vec::<i64>::new());
+    assert_eq!(cache.get([UserId::new(1)], &third).0[&UserId::new(1)].bio.as_str(), "");
+}
+
+#[test]
+fn as_many_changes_are_remembered_as_there_is_room_for() {
+    let mut changes = LastChanges::default();
+    let sequence = |number: usize| Sequence::new(number as i64);
+    for number in 1..=CHANGES_MAX + 10 {
+        changes.add([UserId::new(number as i64)], sequence(number));
+    }
+    changes.add([UserId::new(20)], sequence(CHANGES_MAX + 11));
+    assert_eq!((changes.in_order.len(), changes.by_user.len()), (CHANGES_MAX, CHANGES_MAX - 1));
+    assert!(!changes.is_unchanged(UserId::new(1), sequence(10)), "it is not known");
+    assert!(changes.is_unchanged(UserId::new(1), sequence(11)));
+    assert!(!changes.is_unchanged(UserId::new(12), sequence(11)));
+    assert!(changes.is_unchanged(UserId::new(12), sequence(12)));
+    assert!(!changes.is_unchanged(UserId::new(20), sequence(CHANGES_MAX + 10)));
 }
 
 #[test]
