@@ -34,10 +34,10 @@ use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::Read;
 use crate::error;
-use crate::feed;
+use crate::feed::{self, FeedError};
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
-use crate::store::{Listed, Store, StoreError, Users};
+use crate::store::{Listed, Replica, Replicas, Route, Store, StoreError, Users};
 use crate::telemetry::call::Call;
 
 /// The maximum time that a read waits for its `min_revision`.
@@ -48,8 +48,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The state that all services share.
 #[derive(Clone)]
 pub struct Core {
-    /// Serves all reads, and the time.
+    /// The time, and all reads that replicas do not serve.
     pub store: Arc<dyn Store>,
+    /// Replicas of it, which serve reads that say what they must reflect.
+    pub replicas: Replicas,
     /// Executes all writes.
     pub committer: Committer,
     /// The limits and lifetimes that the rules apply.
@@ -98,13 +100,9 @@ impl Core {
         Ok(Response::new(response))
     }
 
-    /// Runs a read and retries it until its revision reaches `min_revision`.
+    /// Runs a read on a replica, or where [`Replicas::route`] says, so that its revision reaches `min_revision`.
     ///
-    /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
-    /// reflects every revision that a client can know; with replicas it may not.
-    ///
-    /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
-    /// `min_revision`: otherwise it would show where the feed ends.
+    /// A read that a replica cannot serve runs on the primary, as by [`read_primary`](Self::read_primary).
     async fn read<M, T, E>(
         &self,
         request: &Request<M>,
@@ -113,25 +111,116 @@ impl Core {
     ) -> Result<T, Status>
     where
         T: Revised,
-        E: From<StoreError> + Into<Status>,
+        E: ReadError,
     {
-        let user = caller(request)?.user();
-        let store = &*self.store;
-        let mut result = read_once(store, user, &read).await.map_err(Into::into)?;
-        if result.revision() >= min_revision {
-            return Ok(result);
-        }
-        let until = retry_until(request);
-        let mut changes = store.changes();
-        while result.revision() < min_revision {
-            // Notifications may be lost, so the read is also retried without one.
-            let notified = timeout(RETRY_INTERVAL, changes.changed());
-            if timeout_at(until, notified).await.is_err() {
-                return Err(error::revision_not_reached(result.revision()));
+        let (user, until) = (caller(request)?.user(), retry_until(request));
+        let store = match self.replicas.route(min_revision) {
+            Route::Primary => &*self.store,
+            Route::Instead(store) => store,
+            Route::Replica(replica) => {
+                // A part of the time that there is: the primary may have to be waited for too.
+                let limit = until.saturating_duration_since(Instant::now()) / 4;
+                match read_replica(replica, user, (min_revision, limit), &read).await {
+                    Some(result) => return Ok(result),
+                    None => self.replicas.instead().unwrap_or(&*self.store),
+                }
             }
-            result = read_once(store, user, &read).await.map_err(Into::into)?;
+        };
+        read_until(store, user, (min_revision, until), &read).await
+    }
+
+    /// Runs a read that replicas do not serve.
+    async fn read_primary<M, T, E>(
+        &self,
+        request: &Request<M>,
+        min_revision: Sequence,
+        read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+    ) -> Result<T, Status>
+    where
+        T: Revised,
+        E: ReadError,
+    {
+        let (user, until) = (caller(request)?.user(), retry_until(request));
+        read_until(&*self.store, user, (min_revision, until), &read).await
+    }
+}
+
+/// Runs a read on a replica; `None` if it cannot serve it.
+async fn read_replica<T, E>(
+    replica: &Replica,
+    user: Option<UserId>,
+    (min_revision, limit): (Sequence, Duration),
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Option<T>
+where
+    T: Revised,
+    E: ReadError,
+{
+    let outcome = replica.reach(min_revision, limit).await?;
+    match replica.run(read_once(replica.store(), user, read)).await? {
+        Ok(result) if result.revision() >= min_revision => {
+            replica.served(outcome);
+            Some(result)
         }
-        Ok(result)
+        Ok(_) => {
+            replica.behind();
+            None
+        }
+        Err(error) => {
+            replica.failed(error.of_store());
+            None
+        }
+    }
+}
+
+/// Runs a read and retries it until its revision reaches `min_revision`.
+///
+/// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
+/// reflects every revision that a client can know; on a standby it may not.
+///
+/// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
+/// `min_revision`: otherwise it would show where the feed ends.
+async fn read_until<T, E>(
+    store: &dyn Store,
+    user: Option<UserId>,
+    (min_revision, until): (Sequence, Instant),
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Result<T, Status>
+where
+    T: Revised,
+    E: ReadError,
+{
+    let mut result = read_once(store, user, read).await.map_err(Into::into)?;
+    if result.revision() >= min_revision {
+        return Ok(result);
+    }
+    let mut changes = store.changes();
+    while result.revision() < min_revision {
+        // Notifications may be lost, so the read is also retried without one.
+        let notified = timeout(RETRY_INTERVAL, changes.changed());
+        if timeout_at(until, notified).await.is_err() {
+            return Err(error::revision_not_reached(result.revision()));
+        }
+        result = read_once(store, user, read).await.map_err(Into::into)?;
+    }
+    Ok(result)
+}
+
+/// An error of a read.
+trait ReadError: From<StoreError> + Into<Status> {
+    /// The error of the database, if it is one.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl ReadError for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
+impl ReadError for FeedError {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
     }
 }
 
@@ -143,7 +232,7 @@ async fn read_once<T, E>(
 ) -> Result<T, E>
 where
     T: Revised,
-    E: From<StoreError>,
+    E: ReadError,
 {
     let Some(user) = user else { return read(store).await };
     let (visible, mut result) =

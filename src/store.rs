@@ -19,6 +19,7 @@ mod observed;
 mod pair;
 mod postgres;
 mod query;
+mod replicas;
 mod row;
 mod schema;
 mod seen;
@@ -40,12 +41,15 @@ use tokio::sync::watch;
 pub use self::backup::{Backup, BackupError, backup};
 pub use self::bulk::{Bulk, KnownUser};
 pub use self::check::{Checked, Repair, Report, check};
-pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
+pub use self::connect::{
+    DatabaseUrl, Options, connect, connect_with_replicas, migrate, migrations, try_migrations, wait_for,
+};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
 pub use self::export::{Snapshot, snapshot};
 pub use self::migration::Migrations;
 pub use self::observed::Observed;
 pub use self::postgres::roles_script;
+pub use self::replicas::{Replica, ReplicaOptions, Replicas, Route};
 pub use self::seen::Seen;
 pub use self::users::{CachedUser, Users};
 use crate::domain::Time;

@@ -83,7 +83,7 @@ pub(super) async fn run(
         return Err(Rejection::NotTheUser(user).into());
     }
     let permit = limits.permit().ok_or_else(|| error::overloaded(Cause::Exports))?;
-    let read = core.read(&request, min_revision, |store| store.user(UserKey::Id(user))).await?;
+    let read = core.read_primary(&request, min_revision, |store| store.user(UserKey::Id(user))).await?;
     let profile = read.value.ok_or_else(|| error::user_not_found(user))?;
     let created = core.store.user_position(user).await?.ok_or_else(|| error::user_not_found(user))?;
     // For a user who calls, already theirs.

@@ -131,6 +131,22 @@ pub(super) struct Database<E> {
     pub(super) feed: Arc<Feed>,
 }
 
+impl<E> Database<E> {
+    /// The same database over another engine, with the same caches.
+    pub(super) fn beside<F>(&self, engine: F) -> Database<F> {
+        let Self { engine: _, users, seen, clock, token_key, committed, feed } = self;
+        Database {
+            engine,
+            users: Arc::clone(users),
+            seen: Arc::clone(seen),
+            clock: Arc::clone(clock),
+            token_key: token_key.clone(),
+            committed: committed.clone(),
+            feed: Arc::clone(feed),
+        }
+    }
+}
+
 impl<E: Engine> Database<E> {
     /// Those of the users that exist, as of this mark or later.
     async fn users_at(&self, mark: &Mark, ids: BTreeSet<UserId>) -> Result<Users, StoreError> {

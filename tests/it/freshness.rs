@@ -17,6 +17,8 @@ use crate::harness::{App, Engine, refused};
 pub struct Outcome {
     pub rpc: &'static str,
     pub result: Result<i64, Status>,
+    /// The whole response of a read that is no export.
+    pub said: String,
     /// The fields that were invalid besides `min_revision`.
     wrong: Vec<&'static str>,
 }
@@ -49,7 +51,7 @@ async fn export(clients: Clients, how: How) -> Outcome {
         let stream = clients.users().export_user(how.request(request(1), request(0))).await?;
         Ok(stream.into_inner().message().await?.expect("a message").revision)
     };
-    Outcome { rpc: "export_user", result: result.await, wrong: vec!["id"] }
+    Outcome { rpc: "export_user", result: result.await, said: String::new(), wrong: vec!["id"] }
 }
 
 /// The same for an export of everything.
@@ -63,7 +65,7 @@ async fn export_all(clients: Clients, how: How) -> Outcome {
         while stream.message().await?.is_some() {}
         Ok(revision)
     };
-    Outcome { rpc: "export_relations", result: result.await, wrong: vec![] }
+    Outcome { rpc: "export_relations", result: result.await, said: String::new(), wrong: vec![] }
 }
 
 macro_rules! reads {
@@ -79,8 +81,10 @@ macro_rules! reads {
                     let right = pb::$request { $($right)* min_revision, ..Default::default() };
                     let wrong = pb::$request { $($wrong)* min_revision, ..Default::default() };
                     let result = clients_of_call.$client().$method(how.request(right, wrong)).await;
-                    let result = result.map(Response::into_inner).map(|response| response.revision);
-                    Outcome { rpc: stringify!($method), result, wrong: $fields.to_vec() }
+                    let result = result.map(Response::into_inner);
+                    let said = result.as_ref().map(|response| format!("{response:?}")).unwrap_or_default();
+                    let result = result.map(|response| response.revision);
+                    Outcome { rpc: stringify!($method), result, said, wrong: $fields.to_vec() }
                 });
             )+
             outcomes.spawn(export(clients.clone(), how));
@@ -148,7 +152,7 @@ cases! {
                 assert_eq!(fields(&details), ["min_revision"], "{rpc}");
             }
             let how = How { right: false, ..How::at(min_revision) };
-            for Outcome { rpc, result, mut wrong } in read_all(&app, how).await {
+            for Outcome { rpc, result, mut wrong, .. } in read_all(&app, how).await {
                 let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidFields);
                 let mut named = fields(&details);
                 named.sort_unstable();

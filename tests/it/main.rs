@@ -64,6 +64,7 @@ mod privacy;
 mod program;
 mod read_only;
 mod readers;
+mod replicas;
 mod retention;
 mod revisions;
 mod rights;

@@ -43,7 +43,7 @@ pub(super) async fn run(
 ) -> Result<Response<Exported>, Status> {
     let min_revision = mapping::export(request.get_ref())?;
     let permit = limits.permit().ok_or_else(|| error::overloaded(Cause::Exports))?;
-    let snapshot = core.read(&request, min_revision, |store| store.snapshot()).await?;
+    let snapshot = core.read_primary(&request, min_revision, |store| store.snapshot()).await?;
     let now = core.store.now();
     Ok(respond(&request, permit, limits.max_silence(), |client| send(snapshot, now, client)))
 }

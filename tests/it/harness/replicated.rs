@@ -227,6 +227,21 @@ impl Node {
         values.into_iter().next().flatten().unwrap_or_default()
     }
 
+    /// The CPU time that all of its processes have used.
+    pub fn cpu(&self) -> Duration {
+        let process = self.running.as_ref().expect("it runs").process;
+        let ticks = |process: &u32, fields: std::ops::RangeInclusive<usize>| {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            // The name before them is in parentheses, and may have spaces.
+            let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
+            let fields = rest.split_whitespace().enumerate().filter(|(index, _)| fields.contains(index));
+            fields.filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>()
+        };
+        // Of the first process also the times of children that have ended. A tick is 10 ms on Linux.
+        let ticks = ticks(&process, 11..=14) + children(process).iter().map(|child| ticks(child, 11..=12)).sum::<u64>();
+        Duration::from_millis(10 * ticks)
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
