@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::command::RequestAction;
 use super::decide::Rejection;
+use super::epoch::Epoch;
 use super::id::{Sequence, UserId};
 use super::import::{Effect, Fact};
 use super::pair::{Block, Pair, Request};
@@ -15,6 +16,8 @@ use super::view::Status;
 pub struct Executed {
     /// The revision that includes the command.
     pub revision: Sequence,
+    /// The epoch that the revision belongs to.
+    pub epoch: Epoch,
     /// The outcome.
     pub outcome: Outcome,
 }

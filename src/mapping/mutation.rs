@@ -152,7 +152,7 @@ mod tests {
     fn a_response_is_created_from_the_outcome_of_its_own_method_only() {
         let transition = Transition { request: None, status: Status::Connected };
         let outcome = Outcome::RequestChanged(RequestAction::Accept(Message::default()), transition);
-        let accepted = Executed { revision: Sequence::new(7), outcome };
+        let accepted = Executed { revision: Sequence::new(7), epoch: "a".into(), outcome };
         let response = pb::AcceptConnectionRequestResponse::of(&accepted).expect("its own");
         assert_eq!((response.status(), response.revision), (pb::ConnectionStatus::Connected, 7));
         assert_eq!(pb::RestoreConnectionRequestResponse::of(&accepted), None);

@@ -232,7 +232,7 @@ impl Import<'_> {
             }
             reply => executed(reply)?,
         };
-        let Executed { revision, outcome: Outcome::UserImported(user, imported) } = stored else {
+        let Executed { revision, epoch: _, outcome: Outcome::UserImported(user, imported) } = stored else {
             return Err(error::internal("an imported row has the outcome of another call"));
         };
         self.supersede(|waiting| is_about(waiting, &user));
@@ -259,7 +259,9 @@ impl Import<'_> {
         }
         let (positions, rows): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().unzip();
         let queued = self.enqueue(Command::ImportTogether(rows), None).await?;
-        let Executed { revision, outcome: Outcome::UsersImported(imported) } = executed(queued.result().await)? else {
+        let Executed { revision, epoch: _, outcome: Outcome::UsersImported(imported) } =
+            executed(queued.result().await)?
+        else {
             return Err(error::internal("imported rows have the outcome of another call"));
         };
         for (position, imported) in positions.into_iter().zip(imported) {

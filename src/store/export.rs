@@ -63,14 +63,14 @@ impl Snapshot {
 
     /// The epoch of the feed.
     pub fn epoch(&self) -> &str {
-        &self.head.epoch
+        self.head.epoch.as_str()
     }
 
     /// The header of the export.
     pub fn header(&self, created: Time) -> Header {
         Header {
             source: format!("kith {}", env!("CARGO_PKG_VERSION")),
-            epoch: self.head.epoch.clone(),
+            epoch: self.head.epoch.to_string(),
             revision: Some(self.revision()),
             created: Some(created),
         }

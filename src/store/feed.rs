@@ -24,7 +24,9 @@ pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 /// The head must be read before the events, and the oldest event after them.
 pub(super) fn slice(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<FeedSlice, StoreError> {
     let last = Sequence::new(head.last_sequence);
-    let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
+    // Later ones may be of a later epoch than the head.
+    let rows = rows.into_iter().filter(|row| row.sequence <= head.last_sequence);
+    let events = rows.map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
     Ok(FeedSlice { epoch: head.epoch, last, oldest: oldest.map_or(last.next(), Sequence::new), events })
 }
 

@@ -13,10 +13,12 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{Changes, Head};
+use crate::domain::ledger::Changes;
 use crate::domain::user::User;
 use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
+use crate::store::row::FeedHead;
 
 /// The maximum number of events that are searched for changed users.
 ///
@@ -28,7 +30,7 @@ const TYPICAL: u64 = 1_024;
 /// The state of the feed at a read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     pub(super) revision: Sequence,
     /// The newest event that changed or deleted a user.
     pub(super) users_changed: Sequence,
@@ -110,7 +112,7 @@ pub(super) struct UserCache {
 type CachedUsers =
     Cache<UserId, CachedUser, Weight, DefaultHashBuilder, Counting<DefaultLifecycle<UserId, CachedUser>>>;
 
-type State = (String, Sequence);
+type State = (Epoch, Sequence);
 
 #[derive(Clone)]
 struct Weight;
@@ -201,16 +203,18 @@ impl UserCache {
     }
 
     /// Applies the changes of a commit of this server. The cache stays valid if it was valid before.
-    pub(super) fn committed(&self, before: &Head, changes: &Changes) {
-        if !self.enabled || before.users_changed == changes.head.users_changed {
+    pub(super) fn committed(&self, before: &FeedHead, changes: &Changes) {
+        let epoch = before.epoch_after(changes.epoch.as_ref());
+        let (old, new) = (before.head.users_changed, changes.head.users_changed);
+        if !self.enabled || (old == new && *epoch == before.epoch) {
             return;
         }
         let mut state = self.state_mut();
-        if state.1 == before.users_changed {
+        if state.0 == before.epoch && state.1 == old {
             let updated = changes.users_updated.iter().chain(changes.users_created.iter().map(|(user, _)| user));
             changes.users_deleted.iter().for_each(|id| _ = self.users.remove(id));
             updated.for_each(|user| self.users.insert(user.id, Arc::clone(user).into()));
-            state.1 = changes.head.users_changed;
+            *state = (epoch.clone(), new);
         }
     }
 }

@@ -225,8 +225,8 @@ mod tests {
         assert_eq!(import_response(&summary, Sequence::new(9)), expected);
         let outcome = Outcome::ImportFinished(summary);
         let revision = Sequence::new(9);
-        assert_eq!(pb::ImportUsersResponse::of(&Executed { revision, outcome }), Some(expected));
-        let other = Executed { revision, outcome: Outcome::UserDeleted };
+        assert_eq!(pb::ImportUsersResponse::of(&Executed { revision, epoch: "a".into(), outcome }), Some(expected));
+        let other = Executed { revision, epoch: "a".into(), outcome: Outcome::UserDeleted };
         assert_eq!(pb::ImportUsersResponse::of(&other), None);
     }
 }
