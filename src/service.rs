@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
+use crate::domain::epoch::{Epoch, Position, Verdict};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::Read;
@@ -37,6 +38,7 @@ use crate::error;
 use crate::feed;
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
+use crate::mapping::page::Expected;
 use crate::store::{Listed, Store, Users};
 use crate::telemetry::call::Call;
 
@@ -98,17 +100,18 @@ impl Core {
         Ok(Response::new(response))
     }
 
-    /// Runs a read and retries it until its revision reaches `min_revision`.
+    /// Runs a read and retries it until it reflects what is expected.
     ///
     /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
-    /// reflects every revision that a client can know; with replicas it may not.
+    /// reflects every revision that a client can know; with replicas it may not. Fails immediately if events that the client
+    /// knows of were lost.
     ///
     /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
     /// `min_revision`: otherwise it would show where the feed ends.
     async fn read<M, T, E, F>(
         &self,
         request: &Request<M>,
-        min_revision: Sequence,
+        expected: impl Into<Expected>,
         read: impl Fn() -> F,
     ) -> Result<T, Status>
     where
@@ -116,32 +119,65 @@ impl Core {
         E: Into<Status>,
         F: Future<Output = Result<T, E>>,
     {
-        let user = caller(request)?.user();
+        let (user, expected) = (caller(request)?.user(), expected.into());
         let mut result = self.read_once(user, &read).await?;
-        if result.revision() >= min_revision {
-            return Ok(result);
+        let mut reflects = self.reflects(&result, &expected).await?;
+        if reflects == Reflects::All {
+            return Ok(result.own);
         }
         let until = retry_until(request);
         let mut changes = self.store.changes();
-        while result.revision() < min_revision {
+        while reflects != Reflects::All {
             // Notifications may be lost, so the read is also retried without one.
             let notified = timeout(RETRY_INTERVAL, changes.changed());
             if timeout_at(until, notified).await.is_err() {
-                return Err(error::revision_not_reached(result.revision()));
+                return Err(match reflects {
+                    Reflects::OtherEpochs => error::wrong_epoch(result.own.epoch(), None),
+                    Reflects::Less | Reflects::All => error::revision_not_reached(result.own.revision()),
+                });
             }
             result = self.read_once(user, &read).await?;
+            reflects = self.reflects(&result, &expected).await?;
         }
-        Ok(result)
+        Ok(result.own)
+    }
+
+    /// Returns how much of what is expected a result reflects.
+    ///
+    /// Asks the database only if another epoch than that of the result is expected.
+    async fn reflects<T: Revised>(&self, result: &Once<T>, expected: &Expected) -> Result<Reflects, Status> {
+        let Expected { min_revision, seen } = expected;
+        let (newest, own) = (result.own.epoch(), result.own.revision());
+        for (Position { epoch, sequence }, reached) in
+            [(min_revision, own)].into_iter().chain(seen.iter().map(|seen| (seen, result.revision)))
+        {
+            if !epoch.is_named() || epoch == newest {
+                if reached < *sequence {
+                    return Ok(Reflects::Less);
+                }
+                continue;
+            }
+            match self.store.history(newest).await?.judge(epoch, *sequence) {
+                Verdict::Good => {}
+                Verdict::Wrong { common } => return Err(error::wrong_epoch(newest, Some(common.min(own)))),
+                // A replica may not have it yet.
+                Verdict::Unknown => return Ok(Reflects::OtherEpochs),
+            }
+        }
+        Ok(Reflects::All)
     }
 
     /// Runs a read. For a user who calls, replaces its revision by theirs.
-    async fn read_once<T, E, F>(&self, user: Option<UserId>, read: &impl Fn() -> F) -> Result<T, Status>
+    async fn read_once<T, E, F>(&self, user: Option<UserId>, read: &impl Fn() -> F) -> Result<Once<T>, Status>
     where
         T: Revised,
         E: Into<Status>,
         F: Future<Output = Result<T, E>>,
     {
-        let Some(user) = user else { return read().await.map_err(Into::into) };
+        let Some(user) = user else {
+            let own = read().await.map_err(Into::into)?;
+            return Ok(Once { revision: own.revision(), own });
+        };
         let (visible, mut result) =
             try_join!(async { self.store.newest_visible(user).await.map_err(Status::from) }, async {
                 read().await.map_err(Into::into)
@@ -151,15 +187,36 @@ impl Core {
         if result.revision() < visible {
             result = read().await.map_err(Into::into)?;
         }
+        let revision = result.revision();
         // Smaller only on a replica that is behind another one.
-        let own = visible.min(result.revision());
-        Ok(result.with_revision(own))
+        Ok(Once { revision, own: result.with_revision(visible.min(revision)) })
     }
+}
+
+/// The result of one read.
+struct Once<T> {
+    /// The revision that it reflects.
+    revision: Sequence,
+    /// The result. For a user who calls, with their revision.
+    own: T,
+}
+
+/// How much of what is expected a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reflects {
+    /// All of it.
+    All,
+    /// Less: the database has not reached the revision.
+    Less,
+    /// The database does not know the epoch.
+    OtherEpochs,
 }
 
 /// A result of a read with the revision that it reflects.
 trait Revised {
     fn revision(&self) -> Sequence;
+
+    fn epoch(&self) -> &Epoch;
 
     /// Returns the result with an earlier revision, which it reflects too.
     fn with_revision(self, revision: Sequence) -> Self;
@@ -168,6 +225,10 @@ trait Revised {
 impl<T> Revised for Read<T> {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     fn with_revision(self, revision: Sequence) -> Self {
@@ -180,6 +241,10 @@ impl<T> Revised for Listed<T> {
         self.revision
     }
 
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
     fn with_revision(self, revision: Sequence) -> Self {
         Self { revision, ..self }
     }
@@ -188,6 +253,10 @@ impl<T> Revised for Listed<T> {
 impl Revised for feed::Page {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// The page may have later events than the revision. It reflects these too.

@@ -62,6 +62,15 @@ impl From<Sequence> for Position {
     }
 }
 
+impl Position {
+    /// Moves forward to the position of a later response, unless that is an earlier one of the same epoch.
+    pub fn advance(&mut self, to: Self) {
+        if self.epoch != to.epoch || self.sequence < to.sequence {
+            *self = to;
+        }
+    }
+}
+
 /// The database in which an epoch began: a PostgreSQL cluster and its timeline.
 ///
 /// A promotion begins a new timeline. A cluster that was set up separately has another system identifier.

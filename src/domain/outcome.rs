@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::command::RequestAction;
 use super::decide::Rejection;
-use super::epoch::Epoch;
+use super::epoch::{Epoch, Position};
 use super::id::{Sequence, UserId};
 use super::import::{Effect, Fact};
 use super::pair::{Block, Pair, Request};
@@ -20,6 +20,13 @@ pub struct Executed {
     pub epoch: Epoch,
     /// The outcome.
     pub outcome: Outcome,
+}
+
+impl Executed {
+    /// Returns the revision with its epoch.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch.clone(), sequence: self.revision }
+    }
 }
 
 /// The outcome of a command: one variant for each kind of [`Command`](super::command::Command).

@@ -6,12 +6,14 @@ use super::Core;
 use super::pager::Pager;
 use crate::domain::Time;
 use crate::domain::command::UserAction;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::pair::Pair;
 use crate::domain::query::{Connection, ConnectionQuery, Mutual};
 use crate::domain::view::{self, Status as Standing};
 use crate::error;
 use crate::mapping::connection as mapping;
+use crate::mapping::page::Expected;
 use crate::mapping::user::encoded;
 use crate::proto::server as pb;
 use crate::proto::server::connection_service_server::ConnectionService;
@@ -30,12 +32,15 @@ impl ConnectionService for Connections {
         let key = self.0.store.token_key();
         let (user, sections, view, page) = mapping::list(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
-        let (mut connections, mut revision) = (Vec::new(), None);
+        let (mut connections, mut expected, mut reached) = (Vec::new(), page.expected(), Position::default());
         while let Some(mutual) = sections.get(pager.section()) {
             let query = ConnectionQuery { user, mutual: *mutual, range: pager.range() };
-            let listed = self.section(&request, page.min_revision, query).await?;
+            let listed = self.section(&request, expected.clone(), query).await?;
             // The page reports the revision of the first section. Later sections reflect at least that revision.
-            revision.get_or_insert(listed.revision);
+            if !reached.epoch.is_named() {
+                reached = listed.position();
+                expected.seen = Some(reached.clone());
+            }
             connections.extend(pager.add(
                 &listed.rows,
                 |row| row.position,
@@ -47,8 +52,9 @@ impl ConnectionService for Connections {
         }
         Ok(Response::new(pb::ListConnectionsResponse {
             connections,
-            next_page_token: pager.next_page_token(),
-            revision: revision.unwrap_or_default().get(),
+            next_page_token: pager.next_page_token(&reached),
+            revision: reached.sequence.get(),
+            epoch: reached.epoch.to_string(),
         }))
     }
 
@@ -73,6 +79,7 @@ impl ConnectionService for Connections {
             status: pb::ConnectionStatus::from(status).into(),
             connection_request_id: id.map_or(0, RequestId::get),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -94,6 +101,7 @@ impl ConnectionService for Connections {
         Ok(Response::new(pb::BatchGetConnectionStatusesResponse {
             statuses: others.into_iter().map(status).collect(),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -111,6 +119,7 @@ impl ConnectionService for Connections {
             requests_unviewed: counts.requests_unviewed,
             connections: counts.connections,
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
             limits: Some(mapping::limits(&self.0.policy)),
         }))
     }
@@ -123,7 +132,7 @@ impl ConnectionService for Connections {
         let (user, other, view, page) = mapping::mutual(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = ConnectionQuery { user, mutual: Mutual::With(other), range: pager.range() };
-        let listed = self.section(&request, page.min_revision, query).await?;
+        let listed = self.section(&request, page.expected(), query).await?;
         // Read second, so that it reflects at least the list's revision.
         let total = self.0.store.count_mutual_connections(user, other).await?;
         let users =
@@ -131,8 +140,9 @@ impl ConnectionService for Connections {
         Ok(Response::new(pb::ListMutualConnectionsResponse {
             users,
             total,
-            next_page_token: pager.next_page_token(),
+            next_page_token: pager.next_page_token(&listed.position()),
             revision: listed.revision.get(),
+            epoch: listed.epoch.to_string(),
         }))
     }
 }
@@ -142,10 +152,10 @@ impl Connections {
     async fn section<M>(
         &self,
         request: &Request<M>,
-        min_revision: Sequence,
+        expected: Expected,
         query: ConnectionQuery,
     ) -> Result<Listed<Connection>, Status> {
-        let listed = self.0.read(request, min_revision, || self.0.store.list_connections(query)).await?;
+        let listed = self.0.read(request, expected, || self.0.store.list_connections(query)).await?;
         let expected = [Some(query.user), query.mutual.viewer()];
         let missing = expected.into_iter().flatten().find(|id| !listed.users.contains_key(id));
         missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))

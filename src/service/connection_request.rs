@@ -88,11 +88,12 @@ impl ConnectionRequestService for ConnectionRequests {
     ) -> Result<Response<pb::GetConnectionRequestResponse>, Status> {
         let (id, viewer, view, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
         let read = || self.0.store.request(id);
-        let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
+        let Listed { revision, epoch, rows, users } = self.0.read(&request, min_revision, read).await?;
         let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, view, self.0.store.now()));
         Ok(Response::new(pb::GetConnectionRequestResponse {
             connection_request: Some(seen.ok_or(Rejection::RequestNotFound(id))?),
             revision: revision.get(),
+            epoch: epoch.to_string(),
         }))
     }
 
@@ -114,7 +115,9 @@ impl ConnectionRequestService for ConnectionRequests {
                 None => self.empty_list(user).await,
             }
         };
-        let Listed { revision, rows, users } = self.0.read(&request, page.min_revision, read).await?;
+        let listed = self.0.read(&request, page.expected(), read).await?;
+        let reached = listed.position();
+        let Listed { revision: _, epoch: _, rows, users } = listed;
         if !users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
@@ -123,8 +126,9 @@ impl ConnectionRequestService for ConnectionRequests {
         let seen = |row: &StoredRequest| self.seen(row, Viewer::User(user), &users, view, now);
         Ok(Response::new(pb::ListConnectionRequestsResponse {
             connection_requests: pager.add(&rows, position, seen),
-            next_page_token: pager.next_page_token(),
-            revision: revision.get(),
+            next_page_token: pager.next_page_token(&reached),
+            revision: reached.sequence.get(),
+            epoch: reached.epoch.to_string(),
         }))
     }
 }
@@ -146,6 +150,6 @@ impl ConnectionRequests {
     /// Reads only the user, for a list whose filter no request can match.
     async fn empty_list(&self, user: UserId) -> Result<Listed<StoredRequest>, StoreError> {
         let read = self.0.store.users(vec![user]).await?;
-        Ok(Listed { revision: read.revision, rows: Vec::new(), users: read.value })
+        Ok(Listed { revision: read.revision, epoch: read.epoch, rows: Vec::new(), users: read.value })
     }
 }

@@ -7,6 +7,7 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::{Core, Leaving, caller};
+use crate::domain::epoch::Position;
 use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
@@ -51,12 +52,13 @@ impl EventService for Events {
         let listed = self.core.read(&request, page.min_revision, read).await?;
         let next = listed
             .next
-            .map(|after| page::token(request.get_ref(), Cursor { last: Some(after), ..Cursor::default() }, key));
+            .map(|sequence| Position { epoch: listed.epoch.clone(), sequence })
+            .map(|after| page::token(request.get_ref(), Cursor::default(), &after, key));
         Ok(Response::new(pb::ListEventsResponse {
             events: listed.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
             revision: listed.revision.get(),
-            epoch: listed.epoch,
+            epoch: listed.epoch.to_string(),
         }))
     }
 }
@@ -91,7 +93,7 @@ impl Watch {
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     Some(match watch.message().await {
-        Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
+        Ok(message) => (Ok(mapping::message(&message)), Some(watch)),
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {
             let status = Status::from(error);

@@ -9,6 +9,7 @@ use super::row::{BlockRow, CooldownRow, FeedHead, FeedRow, RequestRow, UserRow, 
 use super::session::Session;
 use super::{ConnectError, StoreError};
 use crate::domain::Time;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::Record;
@@ -62,8 +63,8 @@ impl Snapshot {
     }
 
     /// The epoch of the feed.
-    pub fn epoch(&self) -> &str {
-        self.head.epoch.as_str()
+    pub fn epoch(&self) -> &Epoch {
+        &self.head.epoch
     }
 
     /// The header of the export.

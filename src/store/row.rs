@@ -13,7 +13,7 @@ use super::schema::{Stamp, blocks, connection_requests, connections, feed, reque
 use super::users::Mark;
 use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
-use crate::domain::epoch::{Epoch, EpochChange, Lineage};
+use crate::domain::epoch::{Epoch, EpochChange, EpochStart, Lineage};
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::ledger::{ForgetStep, Head, SweepStep};
@@ -47,6 +47,11 @@ pub(super) struct FeedRow {
     total_blocks: i64,
     system_identifier: Option<i64>,
     timeline: Option<i64>,
+}
+
+/// Whether a client named an epoch other than that of the head.
+pub(super) fn is_earlier(epoch: &Epoch, head: &FeedRow) -> bool {
+    epoch.is_named() && epoch.as_str() != head.epoch
 }
 
 impl FeedRow {
@@ -151,6 +156,21 @@ impl MarkRow {
             revision: Sequence::new(last_sequence),
             users_changed: Sequence::new(users_changed),
         }
+    }
+}
+
+/// An epoch and its first sequence.
+#[derive(Clone, Debug, Queryable)]
+#[diesel(check_for_backend(Pg, Sqlite))]
+pub(super) struct EpochRow {
+    epoch: String,
+    first_sequence: i64,
+}
+
+impl EpochRow {
+    pub(super) fn start(self) -> EpochStart {
+        let Self { epoch, first_sequence } = self;
+        EpochStart { epoch: epoch.into(), first: Sequence::new(first_sequence) }
     }
 }
 

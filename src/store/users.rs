@@ -16,6 +16,7 @@ use quick_cache::{DefaultHashBuilder, Weighter};
 use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::Changes;
+use crate::domain::query::Read;
 use crate::domain::user::User;
 use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
 use crate::store::row::FeedHead;
@@ -37,6 +38,12 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// Returns what was read at this mark.
+    pub(super) fn read<T>(self, value: T) -> Read<T> {
+        let Self { epoch, revision, users_changed: _ } = self;
+        Read { revision, epoch, value }
+    }
+
     /// Whether no user was changed or deleted between the two.
     pub(super) fn has_users_of(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.users_changed == other.users_changed

@@ -110,7 +110,7 @@ impl Pools {
         let keys: BTreeSet<_> = each().filter_map(|(user, other)| PairKey::of(user, other)).collect();
         let (low, high) = keys.into_iter().map(|key| (key.low().get(), key.high().get())).unzip();
         let (user, other) = each().map(|(user, other)| (user.get(), other.get())).unzip();
-        let (Mark { revision, .. }, requests, blocks) = try_join!(
+        let (mark, requests, blocks) = try_join!(
             biased;
             mark(conn),
             requests_of_pairs(conn, low, high),
@@ -124,7 +124,7 @@ impl Pools {
                 let request = requests.get(&PairKey::of(user, other)).copied().cloned();
                 known_to(user, other, request, blocks.get(&(user.get(), other.get())).copied())
             };
-            Read { revision, value: others.into_iter().filter_map(between).collect() }
+            mark.clone().read(others.into_iter().filter_map(between).collect())
         };
         Ok(queries.into_iter().map(found).collect())
     }
@@ -144,12 +144,12 @@ impl Pools {
         };
         // Expired requests are looked up first: if a sweep deletes them before the counts are read, the counts exclude
         // them.
-        let (Mark { revision, .. }, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;
+        let (mark, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;
         let rows: HashMap<_, _> = rows.iter().map(|row| (UserId::new(row.user_id), row.counts())).collect();
         let found = |CountsOf { user, expired }: CountsOf| {
             let something_expired = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
             let value = StoredCounts { counts: rows.get(&user).copied(), something_expired };
-            Read { revision, value }
+            mark.clone().read(value)
         };
         Ok(queries.into_iter().map(found).collect())
     }
