@@ -24,6 +24,7 @@ use self::reader::{FAILURE_TIMEOUT, Reader, Update};
 use self::watcher::Start;
 pub use self::watcher::{Message, Watcher};
 use crate::domain::caller::Caller;
+use crate::domain::epoch::Epoch;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
@@ -103,7 +104,8 @@ impl Feed {
         // Subscribes before reading the feed's end, so that no commit in between is missed.
         let updates = self.updates.subscribe();
         self.watched.notify_one();
-        let bounds = timeout(FAILURE_TIMEOUT, self.read_table(EventFilter::All, Sequence::MAX, 0)).await;
+        let bounds =
+            timeout(FAILURE_TIMEOUT, self.read_table(EventFilter::All, (Sequence::MAX, &cursor.epoch), 0)).await;
         let bounds = match bounds.unwrap_or(Err(FeedError::Unresponsive)) {
             // Only watchers and the reader use this connection, so it is the database that lets them wait.
             Err(FeedError::Store(StoreError::Overloaded)) => Err(FeedError::Unresponsive),
@@ -132,7 +134,8 @@ impl Feed {
         let newest_visible = store.newest_visible(user).await?.unwrap_or_default();
         let mut sees_cursor = false;
         if let Some(after) = cursor.after.filter(|after| *after > newest_visible) {
-            let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer };
+            let epoch = Epoch::default();
+            let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer, epoch };
             let found = store.events(query).await?.events;
             let is_seen = |event: &Event| {
                 event.sequence == after && visible_event(event, Viewer::User(user), &self.policy).is_some()
@@ -146,9 +149,14 @@ impl Feed {
     ///
     /// Runs in its own task: the stream of a client that does not read is not polled, and would otherwise hold its
     /// permit and its slot of the connection until the client reads again.
-    async fn read_table(&self, filter: EventFilter, after: Sequence, limit: i64) -> Result<FeedSlice, FeedError> {
+    async fn read_table(
+        &self,
+        filter: EventFilter,
+        (after, epoch): (Sequence, &Epoch),
+        limit: i64,
+    ) -> Result<FeedSlice, FeedError> {
         let (store, read_permits) = (Arc::clone(&self.store), Arc::clone(&self.read_permits));
-        let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers };
+        let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers, epoch: epoch.clone() };
         // Dropping the set aborts the task.
         let mut read = JoinSet::new();
         read.spawn(async move {
@@ -226,6 +234,7 @@ fn find_gap(slice: &FeedSlice, after: Sequence) -> Option<Sequence> {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::epoch::History;
     use crate::domain::event::{Actor, EventKind};
     use crate::domain::id::UserId;
 
@@ -262,7 +271,8 @@ mod tests {
     #[test]
     fn a_gap_is_found_wherever_it_is() {
         let slice = |sequences: &[i64]| FeedSlice {
-            epoch: String::new(),
+            epoch: Epoch::default(),
+            history: History::default(),
             last: Sequence::new(9),
             oldest: Sequence::new(1),
             events: sequences.iter().map(|sequence| recorded(*sequence, 1)).collect(),

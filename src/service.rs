@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
+use crate::domain::epoch::{Epoch, Position, Verdict};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::Read;
@@ -37,6 +38,7 @@ use crate::error;
 use crate::feed::{self, FeedError};
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
+use crate::mapping::page::Expected;
 use crate::store::{Listed, Replica, Replicas, Route, Store, StoreError, Users};
 use crate::telemetry::call::Call;
 
@@ -100,40 +102,40 @@ impl Core {
         Ok(Response::new(response))
     }
 
-    /// Runs a read on a replica, or where [`Replicas::route`] says, so that its revision reaches `min_revision`.
+    /// Runs a read on a replica, or where [`Replicas::route`] says, so that it reflects what is expected.
     ///
     /// A read that a replica cannot serve runs on the primary, as by [`read_primary`](Self::read_primary).
     async fn read<M, T, E>(
         &self,
         request: &Request<M>,
-        min_revision: Sequence,
+        expected: impl Into<Expected>,
         read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
     ) -> Result<T, Status>
     where
         T: Revised,
         E: ReadError,
     {
-        let (user, until) = (caller(request)?.user(), retry_until(request));
-        let store = match self.replicas.route(min_revision) {
+        let (user, until, expected) = (caller(request)?.user(), retry_until(request), expected.into());
+        let store = match self.replicas.route(expected.sequence()) {
             Route::Primary => &*self.store,
             Route::Instead(store) => store,
             Route::Replica(replica) => {
                 // A part of the time that there is: the primary may have to be waited for too.
                 let limit = until.saturating_duration_since(Instant::now()) / 4;
-                match read_replica(replica, user, (min_revision, limit), &read).await {
+                match read_replica(replica, user, (&expected, limit), &read).await {
                     Some(result) => return Ok(result),
                     None => self.replicas.instead().unwrap_or(&*self.store),
                 }
             }
         };
-        read_until(store, user, (min_revision, until), &read).await
+        read_until(store, user, (&expected, until), &read).await
     }
 
     /// Runs a read that replicas do not serve.
     async fn read_primary<M, T, E>(
         &self,
         request: &Request<M>,
-        min_revision: Sequence,
+        expected: impl Into<Expected>,
         read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
     ) -> Result<T, Status>
     where
@@ -141,7 +143,7 @@ impl Core {
         E: ReadError,
     {
         let (user, until) = (caller(request)?.user(), retry_until(request));
-        read_until(&*self.store, user, (min_revision, until), &read).await
+        read_until(&*self.store, user, (&expected.into(), until), &read).await
     }
 }
 
@@ -149,41 +151,50 @@ impl Core {
 async fn read_replica<T, E>(
     replica: &Replica,
     user: Option<UserId>,
-    (min_revision, limit): (Sequence, Duration),
+    (expected, limit): (&Expected, Duration),
     read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
 ) -> Option<T>
 where
     T: Revised,
     E: ReadError,
 {
-    let outcome = replica.reach(min_revision, limit).await?;
-    match replica.run(read_once(replica.store(), user, read)).await? {
-        Ok(result) if result.revision() >= min_revision => {
+    let outcome = replica.reach(expected.sequence(), limit).await?;
+    let once = async {
+        let result = read_once(replica.store(), user, read).await?;
+        Ok::<_, E>((reflects(replica.store(), &result, expected).await, result))
+    };
+    match replica.run(once).await? {
+        Ok((Ok(Reflects::All), result)) => {
             replica.served(outcome);
-            Some(result)
+            Some(result.own)
         }
         Ok(_) => {
             replica.behind();
             None
         }
         Err(error) => {
-            replica.failed(error.of_store());
+            match error.of_store() {
+                Some(error) => replica.failed(Some(error)),
+                // Such as a cursor that it does not have yet.
+                None => replica.behind(),
+            }
             None
         }
     }
 }
 
-/// Runs a read and retries it until its revision reaches `min_revision`.
+/// Runs a read and retries it until it reflects what is expected.
 ///
 /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
-/// reflects every revision that a client can know; on a standby it may not.
+/// reflects every revision that a client can know; on a standby it may not. Fails immediately if events that the client
+/// knows of were lost.
 ///
 /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
 /// `min_revision`: otherwise it would show where the feed ends.
 async fn read_until<T, E>(
     store: &dyn Store,
     user: Option<UserId>,
-    (min_revision, until): (Sequence, Instant),
+    (expected, until): (&Expected, Instant),
     read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
 ) -> Result<T, Status>
 where
@@ -191,19 +202,49 @@ where
     E: ReadError,
 {
     let mut result = read_once(store, user, read).await.map_err(Into::into)?;
-    if result.revision() >= min_revision {
-        return Ok(result);
+    let mut reflected = reflects(store, &result, expected).await?;
+    if reflected == Reflects::All {
+        return Ok(result.own);
     }
     let mut changes = store.changes();
-    while result.revision() < min_revision {
+    while reflected != Reflects::All {
         // Notifications may be lost, so the read is also retried without one.
         let notified = timeout(RETRY_INTERVAL, changes.changed());
         if timeout_at(until, notified).await.is_err() {
-            return Err(error::revision_not_reached(result.revision()));
+            return Err(match reflected {
+                Reflects::OtherEpochs => error::wrong_epoch(result.own.epoch(), None),
+                Reflects::Less | Reflects::All => error::revision_not_reached(result.own.revision()),
+            });
         }
         result = read_once(store, user, read).await.map_err(Into::into)?;
+        reflected = reflects(store, &result, expected).await?;
     }
-    Ok(result)
+    Ok(result.own)
+}
+
+/// Returns how much of what is expected a result of a store reflects.
+///
+/// Asks the database only if another epoch than that of the result is expected.
+async fn reflects<T: Revised>(store: &dyn Store, result: &Once<T>, expected: &Expected) -> Result<Reflects, Status> {
+    let Expected { min_revision, seen } = expected;
+    let (newest, own) = (result.own.epoch(), result.own.revision());
+    for (Position { epoch, sequence }, reached) in
+        [(min_revision, own)].into_iter().chain(seen.iter().map(|seen| (seen, result.revision)))
+    {
+        if !epoch.is_named() || epoch == newest {
+            if reached < *sequence {
+                return Ok(Reflects::Less);
+            }
+            continue;
+        }
+        match store.history(newest).await?.judge(epoch, *sequence) {
+            Verdict::Good => {}
+            Verdict::Wrong { common } => return Err(error::wrong_epoch(newest, Some(common.min(own)))),
+            // A replica may not have it yet.
+            Verdict::Unknown => return Ok(Reflects::OtherEpochs),
+        }
+    }
+    Ok(Reflects::All)
 }
 
 /// An error of a read.
@@ -229,12 +270,15 @@ async fn read_once<T, E>(
     store: &dyn Store,
     user: Option<UserId>,
     read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
-) -> Result<T, E>
+) -> Result<Once<T>, E>
 where
     T: Revised,
     E: ReadError,
 {
-    let Some(user) = user else { return read(store).await };
+    let Some(user) = user else {
+        let own = read(store).await?;
+        return Ok(Once { revision: own.revision(), own });
+    };
     let (visible, mut result) =
         try_join!(async { store.newest_visible(user).await.map_err(E::from) }, async { read(store).await })?;
     let visible = visible.unwrap_or_default();
@@ -242,14 +286,35 @@ where
     if result.revision() < visible {
         result = read(store).await?;
     }
+    let revision = result.revision();
     // Smaller only if the store is a replica behind a name that stands for several.
-    let own = visible.min(result.revision());
-    Ok(result.with_revision(own))
+    Ok(Once { revision, own: result.with_revision(visible.min(revision)) })
+}
+
+/// The result of one read.
+struct Once<T> {
+    /// The revision that it reflects.
+    revision: Sequence,
+    /// The result. For a user who calls, with their revision.
+    own: T,
+}
+
+/// How much of what is expected a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reflects {
+    /// All of it.
+    All,
+    /// Less: the database has not reached the revision.
+    Less,
+    /// The database does not know the epoch.
+    OtherEpochs,
 }
 
 /// A result of a read with the revision that it reflects.
 trait Revised {
     fn revision(&self) -> Sequence;
+
+    fn epoch(&self) -> &Epoch;
 
     /// Returns the result with an earlier revision, which it reflects too.
     fn with_revision(self, revision: Sequence) -> Self;
@@ -258,6 +323,10 @@ trait Revised {
 impl<T> Revised for Read<T> {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     fn with_revision(self, revision: Sequence) -> Self {
@@ -270,6 +339,10 @@ impl<T> Revised for Listed<T> {
         self.revision
     }
 
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
     fn with_revision(self, revision: Sequence) -> Self {
         Self { revision, ..self }
     }
@@ -280,6 +353,10 @@ impl<R: Revised, T> Revised for (R, T) {
         self.0.revision()
     }
 
+    fn epoch(&self) -> &Epoch {
+        self.0.epoch()
+    }
+
     fn with_revision(self, revision: Sequence) -> Self {
         (self.0.with_revision(revision), self.1)
     }
@@ -288,6 +365,10 @@ impl<R: Revised, T> Revised for (R, T) {
 impl Revised for feed::Page {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// The page may have later events than the revision. It reflects these too.

@@ -16,6 +16,7 @@ use crate::auth::Authenticator;
 use crate::config::{AuditLog, Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
+use crate::domain::epoch::Position;
 use crate::follow::NamedFile;
 use crate::metrics::Metrics;
 use crate::server::listener::Listener;
@@ -127,11 +128,11 @@ async fn open(
     let options = store::Options { replicas, metrics: metrics.clone(), ..args.options() };
     let (store, replicas) = store::connect_with_replicas(url, options).await.map_err(|error| failed(&error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
-    let revision = store.revision().await.map_err(|error| failed(&error))?;
+    let Position { sequence: revision, epoch } = store.position().await.map_err(|error| failed(&error))?;
     if !args.read_only {
         check_writable(&*store).await.map_err(|error| failed(&error))?;
     }
-    tracing::info!(database = %url, %revision, read_only = args.read_only, "opened the database");
+    tracing::info!(database = %url, %revision, %epoch, read_only = args.read_only, "opened the database");
     Ok((store, replicas))
 }
 

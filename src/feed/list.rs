@@ -3,6 +3,7 @@
 use super::cursor::{Cursor, FeedError, check_readable};
 use super::{EVENTS_PER_READ, Feed, check_no_gap, since_viewer};
 use crate::domain::caller::Caller;
+use crate::domain::epoch::Epoch;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
@@ -21,8 +22,8 @@ pub struct Page {
     pub next: Option<Sequence>,
     /// The sequence of the newest event.
     pub revision: Sequence,
-    /// The feed's epoch.
-    pub epoch: String,
+    /// The epoch of the feed.
+    pub epoch: Epoch,
 }
 
 impl Feed {
@@ -40,7 +41,7 @@ impl Feed {
         let which = selection.filter(&self.policy);
         let limit = if selection.is_everything() { EVENTS_PER_READ.min(size + 1) } else { EVENTS_PER_READ };
         let mut after = cursor.after.unwrap_or_default();
-        let mut slice = slice_of(store, which, after, limit).await?;
+        let mut slice = slice_of(store, which, (after, &cursor.epoch), limit).await?;
         match self.horizon(store, caller, cursor, Consumer::Call).await? {
             Some(horizon) => _ = cursor.resolve_within(&slice, horizon)?,
             None => _ = cursor.resolve(&slice)?,
@@ -48,7 +49,7 @@ impl Feed {
         let start = since_viewer(store, selection, after, slice.last).await?;
         if start > after {
             after = start;
-            slice = slice_of(store, which, after, limit).await?;
+            slice = slice_of(store, which, (after, &slice.epoch), limit).await?;
         } else if after == Sequence::default() {
             // Starts at the oldest stored event. Deleted events before it are not a gap.
             after = slice.events.first().map_or(after, |oldest| oldest.event.sequence.previous());
@@ -80,8 +81,9 @@ impl Feed {
                 page.next = Some(after);
                 return Ok(page);
             }
-            slice = slice_of(store, which, after, limit).await?;
+            slice = slice_of(store, which, (after, &page.epoch), limit).await?;
             check_readable(after, &page.epoch, &slice)?;
+            page.epoch.clone_from(&slice.epoch);
         }
     }
 }
@@ -89,9 +91,9 @@ impl Feed {
 async fn slice_of(
     store: &dyn Store,
     which: EventFilter,
-    after: Sequence,
+    (after, epoch): (Sequence, &Epoch),
     limit: usize,
 ) -> Result<FeedSlice, StoreError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    store.events(EventQuery { filter: which, after, limit, consumer: Consumer::Call }).await
+    let (limit, consumer) = (i64::try_from(limit).unwrap_or(i64::MAX), Consumer::Call);
+    store.events(EventQuery { filter: which, after, limit, consumer, epoch: epoch.clone() }).await
 }

@@ -21,21 +21,22 @@ pub(super) struct Found {
 pub(super) async fn read(store: &dyn Store, named: Named) -> Result<Read<Found>, StoreError> {
     let Named { ids, external_ids } = named;
     if external_ids.is_empty() {
-        let Read { revision, value: by_id } = store.users(ids).await?;
-        return Ok(Read { revision, value: Found { by_id, ..Found::default() } });
+        let Read { revision, epoch, value: by_id } = store.users(ids).await?;
+        return Ok(Read { revision, epoch, value: Found { by_id, ..Found::default() } });
     }
     let keys = UserKeys { external_ids, names: Vec::new() };
-    let Read { revision, value } = store.users_by_key(keys).await?;
+    let Read { revision, epoch, value } = store.users_by_key(keys).await?;
     let by_external_id = value.into_iter().filter_map(|user| Some((user.external_id.clone()?, user))).collect();
     let by_id = if ids.is_empty() { Users::new() } else { store.users(ids).await?.value };
     // The first one: users who were read later may only be newer.
-    Ok(Read { revision, value: Found { by_id, by_external_id } })
+    Ok(Read { revision, epoch, value: Found { by_id, by_external_id } })
 }
 
 /// Creates the response: each user once, in the order of the request.
 pub(super) fn response(named: &Named, read: &Read<Found>, view: UserView) -> pb::BatchGetUsersResponse {
-    let Read { revision, value: Found { by_id, by_external_id } } = read;
-    let mut response = pb::BatchGetUsersResponse { revision: revision.get(), ..Default::default() };
+    let Read { revision, epoch, value: Found { by_id, by_external_id } } = read;
+    let (revision, epoch) = (revision.get(), epoch.to_string());
+    let mut response = pb::BatchGetUsersResponse { revision, epoch, ..Default::default() };
     let mut page = Page { room: Room::new(), view, returned: HashSet::new(), is_full: false };
     let mut seen = HashSet::new();
     for id in named.ids.iter().filter(|id| seen.insert(**id)) {

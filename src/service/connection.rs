@@ -6,6 +6,7 @@ use super::Core;
 use super::pager::Pager;
 use crate::domain::Time;
 use crate::domain::command::UserAction;
+use crate::domain::epoch::Position;
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::pair::Pair;
 use crate::domain::query::{Connection, ConnectionQuery, Mutual};
@@ -30,14 +31,16 @@ impl ConnectionService for Connections {
         let key = self.0.store.token_key();
         let (user, sections, view, page) = mapping::list(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
-        let (mut connections, mut revision) = (Vec::new(), None);
+        let (mut connections, mut expected, mut reached) = (Vec::new(), page.expected(), Position::default());
         while let Some(mutual) = sections.get(pager.section()) {
             let query = ConnectionQuery { user, mutual: *mutual, range: pager.range() };
-            // The page reports the revision of the first section. Later sections reflect at least that revision.
-            let at = revision.unwrap_or(page.min_revision);
-            let listed = self.0.read(&request, at, |store| store.list_connections(query)).await?;
+            let listed = self.0.read(&request, expected.clone(), |store| store.list_connections(query)).await?;
             expect_users(&query, &listed)?;
-            revision.get_or_insert(listed.revision);
+            // The page reports the revision of the first section. Later sections reflect at least that revision.
+            if !reached.epoch.is_named() {
+                reached = listed.position();
+                expected.seen = Some(reached.clone());
+            }
             connections.extend(pager.add(
                 &listed.rows,
                 |row| row.position,
@@ -47,11 +50,11 @@ impl ConnectionService for Connections {
                 break;
             }
         }
-        let revision = revision.unwrap_or_default();
         Ok(Response::new(pb::ListConnectionsResponse {
             connections,
-            next_page_token: pager.next_page_token(revision),
-            revision: revision.get(),
+            next_page_token: pager.next_page_token(&reached),
+            revision: reached.sequence.get(),
+            epoch: reached.epoch.to_string(),
         }))
     }
 
@@ -76,6 +79,7 @@ impl ConnectionService for Connections {
             status: pb::ConnectionStatus::from(status).into(),
             connection_request_id: id.map_or(0, RequestId::get),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -97,6 +101,7 @@ impl ConnectionService for Connections {
         Ok(Response::new(pb::BatchGetConnectionStatusesResponse {
             statuses: others.into_iter().map(status).collect(),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -114,6 +119,7 @@ impl ConnectionService for Connections {
             requests_unviewed: counts.requests_unviewed,
             connections: counts.connections,
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
             limits: Some(mapping::limits(&self.0.policy)),
         }))
     }
@@ -126,7 +132,7 @@ impl ConnectionService for Connections {
         let (user, other, view, page) = mapping::mutual(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = ConnectionQuery { user, mutual: Mutual::With(other), range: pager.range() };
-        let read = self.0.read(&request, page.min_revision, |store| {
+        let read = self.0.read(&request, page.expected(), |store| {
             Box::pin(async move {
                 let listed = store.list_connections(query).await?;
                 // Read second, so that it reflects at least the list's revision.
@@ -141,8 +147,9 @@ impl ConnectionService for Connections {
         Ok(Response::new(pb::ListMutualConnectionsResponse {
             users,
             total,
-            next_page_token: pager.next_page_token(listed.revision),
+            next_page_token: pager.next_page_token(&listed.position()),
             revision: listed.revision.get(),
+            epoch: listed.epoch.to_string(),
         }))
     }
 }

@@ -7,9 +7,10 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::{Core, Leaving, caller};
+use crate::domain::epoch::Position;
 use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
-use crate::mapping::page::{self, Next};
+use crate::mapping::page::{self, Cursor};
 use crate::proto::server as pb;
 use crate::proto::server::event_service_server::EventService;
 use crate::telemetry::call::{Call, Stream as OpenStream};
@@ -55,15 +56,15 @@ impl EventService for Events {
                 Box::pin(async move { feed.list(store, &caller, &selection, &cursor, page.size).await })
             })
             .await?;
-        let next = listed.next.map(|after| {
-            let cursor = page::Cursor { last: Some(after), ..page::Cursor::default() };
-            page::token(request.get_ref(), Next { cursor, revision: listed.revision }, key)
-        });
+        let next = listed
+            .next
+            .map(|sequence| Position { epoch: listed.epoch.clone(), sequence })
+            .map(|after| page::token(request.get_ref(), Cursor::default(), &after, key));
         Ok(Response::new(pb::ListEventsResponse {
             events: listed.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
             revision: listed.revision.get(),
-            epoch: listed.epoch,
+            epoch: listed.epoch.to_string(),
         }))
     }
 }
@@ -98,7 +99,7 @@ impl Watch {
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     Some(match watch.message().await {
-        Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
+        Ok(message) => (Ok(mapping::message(&message)), Some(watch)),
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {
             let status = Status::from(error);

@@ -40,7 +40,11 @@ impl UserService for Users {
             UserKey::ExternalId(id) => error::external_id_not_found(&id),
             UserKey::Name(name) => error::username_not_found(&name),
         })?;
-        Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user, view), revision: read.revision.get() }))
+        Ok(Response::new(pb::GetUserResponse {
+            user: mapping::encoded(&user, view),
+            revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
+        }))
     }
 
     async fn batch_get_users(
@@ -60,12 +64,13 @@ impl UserService for Users {
         let (view, page) = mapping::page(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let range = pager.range();
-        let read = self.core.read(&request, page.min_revision, |store| store.list_users(range)).await?;
+        let read = self.core.read(&request, page.expected(), |store| store.list_users(range)).await?;
         let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user, view)));
         Ok(Response::new(pb::ListUsersResponse {
             users,
-            next_page_token: pager.next_page_token(read.revision),
+            next_page_token: pager.next_page_token(&read.position()),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 

@@ -8,6 +8,7 @@ mod attributes;
 mod batcher;
 mod commit;
 mod config;
+mod lineage;
 mod listen;
 mod passfile;
 mod pool;
@@ -35,6 +36,7 @@ use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
+pub(super) use self::lineage::of as lineage_of;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;
 pub(super) use self::passfile::PasswordFile;
@@ -48,7 +50,7 @@ use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::replicas::ReplicaHead;
-use super::row::{FeedHead, FeedRow, UserRow};
+use super::row::{FeedHead, FeedRow, UserRow, is_earlier};
 use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
 use super::session::Session;
@@ -311,7 +313,7 @@ async fn to_completion<T: Send + 'static>(
 }
 
 async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice, StoreError> {
-    let EventQuery { filter, after, limit, consumer: _ } = query;
+    let EventQuery { filter, after, limit, consumer: _, epoch } = query;
     let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
     let (head, rows) = match filter {
         EventFilter::All => {
@@ -326,7 +328,9 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
     };
     // Read last, so that events that a sweep deletes concurrently do not look like a gap. In a separate round trip,
     // because in the same one this statement could overtake the others while they are not prepared yet.
-    feed::slice(head, rows, oldest_event(conn).await?)
+    let oldest = oldest_event(conn).await?;
+    let history = if is_earlier(&epoch, &head) { query::history().load(&mut &*conn).await? } else { Vec::new() };
+    feed::slice(head, history, rows, oldest)
 }
 
 async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, StoreError> {

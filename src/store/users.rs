@@ -17,10 +17,13 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{Changes, Head};
+use crate::domain::ledger::Changes;
+use crate::domain::query::Read;
 use crate::domain::user::User;
 use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
+use crate::store::row::FeedHead;
 
 /// The maximum number of events that are searched for changed users.
 ///
@@ -34,13 +37,19 @@ const TYPICAL: u64 = 1_024;
 /// The state of the feed at a read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     pub(super) revision: Sequence,
     /// The newest event that changed or deleted a user.
     pub(super) users_changed: Sequence,
 }
 
 impl Mark {
+    /// Returns what was read at this mark.
+    pub(super) fn read<T>(self, value: T) -> Read<T> {
+        let Self { epoch, revision, users_changed: _ } = self;
+        Read { revision, epoch, value }
+    }
+
     /// Whether no user was changed or deleted between the two.
     pub(super) fn has_users_of(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.users_changed == other.users_changed
@@ -118,7 +127,7 @@ type CachedUsers =
 
 #[derive(Default)]
 struct State {
-    epoch: String,
+    epoch: Epoch,
     /// The newest change of a user.
     users_changed: Sequence,
     /// The changes before it.
@@ -266,18 +275,26 @@ impl UserCache {
     }
 
     /// Applies the changes of a commit of this server. The cache stays valid if it was valid before.
-    pub(super) fn committed(&self, before: &Head, changes: &Changes) {
-        if !self.enabled || before.users_changed == changes.head.users_changed {
+    pub(super) fn committed(&self, before: &FeedHead, changes: &Changes) {
+        let epoch = before.epoch_after(changes.epoch.as_ref());
+        let (old, new) = (before.head.users_changed, changes.head.users_changed);
+        if !self.enabled || (old == new && *epoch == before.epoch) {
             return;
         }
         let state = &mut *self.state_mut();
-        if state.users_changed == before.users_changed {
+        if state.epoch == before.epoch && state.users_changed == old {
             let updated = || changes.users_updated.iter().chain(changes.users_created.iter().map(|(user, _)| user));
             changes.users_deleted.iter().for_each(|id| _ = self.users.remove(id));
             updated().for_each(|user| self.users.insert(user.id, Arc::clone(user).into()));
-            state.users_changed = changes.head.users_changed;
-            let changed = changes.users_deleted.iter().copied().chain(updated().map(|user| user.id));
-            state.changes.add(changed, changes.head.users_changed);
+            if *epoch == before.epoch {
+                let changed = changes.users_deleted.iter().copied().chain(updated().map(|user| user.id));
+                state.changes.add(changed, new);
+            } else {
+                // Marks of the epoch before say nothing of this one.
+                state.epoch = epoch.clone();
+                state.changes.restart(new);
+            }
+            state.users_changed = new;
         }
     }
 }

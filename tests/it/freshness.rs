@@ -56,7 +56,7 @@ async fn export(clients: Clients, how: How) -> Outcome {
 
 /// The same for an export of everything.
 async fn export_all(clients: Clients, how: How) -> Outcome {
-    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision };
+    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision, ..Default::default() };
     let result = async {
         let stream = clients.imports().export_relations(how.request(request(), request())).await?;
         let mut stream = stream.into_inner();
@@ -183,7 +183,7 @@ cases! {
         refused(app.users().get_user(get(3)).await, Code::NotFound, ErrorReason::UserNotFound);
         let unknown = app.users().get_user(get(4)).await.map(|response| response.into_inner().revision);
         not_reached(unknown, 3);
-        let counts = pb::GetConnectionCountsRequest { user_id: 99, min_revision: 4 };
+        let counts = pb::GetConnectionCountsRequest { user_id: 99, min_revision: 4, ..Default::default() };
         let unknown = app.connections().get_connection_counts(counts).await.map(|response| response.into_inner().revision);
         not_reached(unknown, 3);
     }
@@ -221,7 +221,8 @@ async fn wait_for_a_commit(reads: &Clients, writes: &Clients) {
             async move { read_all(&clients, How::at(next)).await }
         });
         // A read with a short deadline gives up before the commit. The others still wait.
-        let mut impatient = Request::new(pb::GetConnectionCountsRequest { user_id: 1, min_revision: next });
+        let mut impatient =
+            Request::new(pb::GetConnectionCountsRequest { user_id: 1, min_revision: next, ..Default::default() });
         impatient.set_timeout(Duration::from_millis(50));
         reads.connections().get_connection_counts(impatient).await.expect_err("a revision that is not committed yet");
         writes.update(1, &format!("revision {next}")).await;

@@ -28,6 +28,7 @@ mod demo;
 mod dependencies;
 mod deploy;
 mod devices;
+mod epochs;
 mod erasure;
 mod export;
 mod external_ids;

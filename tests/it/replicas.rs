@@ -175,7 +175,7 @@ async fn reads_after_writes(pairs: usize) {
                     2 => clients.cancel(request, id).await.expect("no request").into_inner().revision,
                     _ => continue,
                 };
-                let request = pb::GetConnectionCountsRequest { user_id: id, min_revision: revision };
+                let request = pb::GetConnectionCountsRequest { user_id: id, min_revision: revision, ..Default::default() };
                 match clients.connections().get_connection_counts(request).await {
                     Ok(counts) => stale += usize::from(counts.into_inner().requests_sent != i64::from(round % 4 == 0)),
                     Err(_) => refused += 1,
@@ -424,7 +424,7 @@ async fn cpu_of_reads(node: &Node, clients: &Clients, reads: usize, min_revision
                     let request = pb::ListConnectionsRequest { user_id: 1, min_revision, ..Default::default() };
                     clients.connections().list_connections(request).await.map(drop)
                 } else {
-                    let request = pb::GetConnectionStatusRequest { user_id, other_user_id: 1, min_revision };
+                    let request = pb::GetConnectionStatusRequest { user_id, other_user_id: 1, min_revision, ..Default::default() };
                     clients.connections().get_connection_status(request).await.map(drop)
                 }
                 .expect("a read");

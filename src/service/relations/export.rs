@@ -4,6 +4,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::domain::Time;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::Sequence;
 use crate::error;
 use crate::mapping::relation as mapping;
@@ -23,6 +24,10 @@ pub(super) type Exported = Messages<pb::ExportRelationsResponse>;
 impl Revised for Snapshot {
     fn revision(&self) -> Sequence {
         Self::revision(self)
+    }
+
+    fn epoch(&self) -> &Epoch {
+        Self::epoch(self)
     }
 
     /// Only operators export, whose revisions are those of the service.
@@ -50,7 +55,8 @@ pub(super) async fn run(
 
 /// Sends the header, all rows, and the footer with their numbers.
 async fn send(mut snapshot: Snapshot, now: Time, client: Client<pb::ExportRelationsResponse>) -> Result<(), Status> {
-    let empty = pb::ExportRelationsResponse { revision: snapshot.revision().get(), ..Default::default() };
+    let (revision, epoch) = (snapshot.revision().get(), snapshot.epoch().to_string());
+    let empty = pb::ExportRelationsResponse { revision, epoch, ..Default::default() };
     let header = Some(mapping::header(snapshot.header(now)));
     client.send(pb::ExportRelationsResponse { header, ..empty.clone() }).await?;
     let (mut footer, mut message, mut bytes) = (pb::RelationFooter::default(), empty.clone(), 0);

@@ -14,6 +14,7 @@ use super::config::PostgresConfig;
 use super::pool::{Access, Pool};
 use super::role::Role;
 use crate::domain::Time;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::Read;
@@ -105,7 +106,7 @@ impl Pools {
     }
 
     /// Notes what a read saw, if the database is a replica.
-    pub(super) fn note(&self, epoch: &str, revision: Sequence) -> Result<(), StoreError> {
+    pub(super) fn note(&self, epoch: &Epoch, revision: Sequence) -> Result<(), StoreError> {
         self.head.as_ref().map_or(Ok(()), |head| head.note(epoch, revision))
     }
 
@@ -147,7 +148,7 @@ impl Pools {
         let keys: BTreeSet<_> = each().filter_map(|(user, other)| PairKey::of(user, other)).collect();
         let (low, high) = keys.into_iter().map(|key| (key.low().get(), key.high().get())).unzip();
         let (user, other) = each().map(|(user, other)| (user.get(), other.get())).unzip();
-        let (Mark { revision, .. }, requests, blocks) = try_join!(
+        let (mark, requests, blocks) = try_join!(
             biased;
             self.mark(conn),
             requests_of_pairs(conn, low, high),
@@ -161,7 +162,7 @@ impl Pools {
                 let request = requests.get(&PairKey::of(user, other)).copied().cloned();
                 known_to(user, other, request, blocks.get(&(user.get(), other.get())).copied())
             };
-            Read { revision, value: others.into_iter().filter_map(between).collect() }
+            mark.clone().read(others.into_iter().filter_map(between).collect())
         };
         Ok(queries.into_iter().map(found).collect())
     }
@@ -181,12 +182,12 @@ impl Pools {
         };
         // Expired requests are looked up first: if a sweep deletes them before the counts are read, the counts exclude
         // them.
-        let (Mark { revision, .. }, oldest, rows) = try_join!(biased; self.mark(conn), oldest, counts)?;
+        let (mark, oldest, rows) = try_join!(biased; self.mark(conn), oldest, counts)?;
         let rows: HashMap<_, _> = rows.iter().map(|row| (UserId::new(row.user_id), row.counts())).collect();
         let found = |CountsOf { user, expired }: CountsOf| {
             let something_expired = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
             let value = StoredCounts { counts: rows.get(&user).copied(), something_expired };
-            Read { revision, value }
+            mark.clone().read(value)
         };
         Ok(queries.into_iter().map(found).collect())
     }

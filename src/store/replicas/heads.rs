@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::CHECK_INTERVAL;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::Sequence;
 use crate::store::StoreError;
 use crate::store::users::Mark;
@@ -21,7 +22,7 @@ pub(in crate::store) struct Heads(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     /// Empty until the first head is known.
-    epoch: String,
+    epoch: Epoch,
     /// Ascending. The last one is the newest.
     heads: VecDeque<(Sequence, Instant)>,
 }
@@ -53,8 +54,8 @@ impl Heads {
     }
 
     /// Whether the primary's feed is of this epoch.
-    fn is_of(&self, epoch: &str) -> bool {
-        self.known().epoch == epoch
+    fn is_of(&self, epoch: &Epoch) -> bool {
+        self.known().epoch == *epoch
     }
 
     /// Returns how far a replica is behind that has reached `revision`.
@@ -92,7 +93,7 @@ impl Known {
 #[derive(Debug)]
 pub(in crate::store) struct ReplicaHead {
     primary: std::sync::Arc<Heads>,
-    newest: Mutex<(String, Sequence)>,
+    newest: Mutex<(Epoch, Sequence)>,
 }
 
 impl ReplicaHead {
@@ -105,13 +106,13 @@ impl ReplicaHead {
     /// # Errors
     ///
     /// If it is of another epoch than the primary's feed. Nothing that was read with it may be used.
-    pub(in crate::store) fn note(&self, epoch: &str, revision: Sequence) -> Result<(), StoreError> {
+    pub(in crate::store) fn note(&self, epoch: &Epoch, revision: Sequence) -> Result<(), StoreError> {
         if !self.primary.is_of(epoch) {
             return Err(StoreError::Unavailable("the replica's feed is not that of the primary".into()));
         }
         let (known_epoch, newest) = &mut *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if known_epoch != epoch {
-            epoch.clone_into(known_epoch);
+            known_epoch.clone_from(epoch);
             *newest = revision;
         }
         *newest = (*newest).max(revision);
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     fn mark(epoch: &str, revision: i64) -> Mark {
-        Mark { epoch: epoch.to_owned(), revision: Sequence::new(revision), ..Mark::default() }
+        Mark { epoch: epoch.into(), revision: Sequence::new(revision), ..Mark::default() }
     }
 
     fn lag(heads: &Heads, revision: i64, now: Instant) -> (i64, Duration) {
@@ -176,14 +177,14 @@ mod tests {
     fn a_replica_of_another_feed_is_refused() {
         let heads = std::sync::Arc::new(Heads::default());
         let replica = ReplicaHead::new(std::sync::Arc::clone(&heads));
-        replica.note("a", Sequence::new(5)).expect_err("the primary is not known");
+        replica.note(&"a".into(), Sequence::new(5)).expect_err("the primary is not known");
         heads.note(&mark("a", 9), Instant::now());
         for (epoch, revision, expected) in [("a", 5, 5), ("b", 8, 5), ("a", 4, 5), ("a", 7, 7)] {
-            assert_eq!(replica.note(epoch, Sequence::new(revision)).is_ok(), epoch == "a");
+            assert_eq!(replica.note(&epoch.into(), Sequence::new(revision)).is_ok(), epoch == "a");
             assert_eq!(replica.revision().get(), expected);
         }
         heads.note(&mark("b", 3), Instant::now());
-        replica.note("b", Sequence::new(2)).expect("it follows the primary again");
+        replica.note(&"b".into(), Sequence::new(2)).expect("it follows the primary again");
         assert_eq!(replica.revision().get(), 2);
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::domain::Time;
+use crate::domain::epoch::{EpochChange, Lineage};
+use crate::domain::ledger::Head;
 use crate::domain::user::Profile;
 
 fn user(id: i64, bio: &str) -> Arc<User> {
@@ -11,9 +13,18 @@ fn user(id: i64, bio: &str) -> Arc<User> {
     Arc::new(profile.into_user(UserId::new(id), None, Time::UNIX_EPOCH))
 }
 
+fn head(users_changed: i64) -> Head {
+    Head { users_changed: Sequence::new(users_changed), ..Head::default() }
+}
+
+/// The head of the epoch `a` that a commit locked.
+fn before(users_changed: i64) -> FeedHead {
+    FeedHead { epoch: "a".into(), lineage: None, head: head(users_changed), batch_id: 0 }
+}
+
 fn mark(epoch: &str, users_changed: i64) -> Mark {
     let users_changed = Sequence::new(users_changed);
-    Mark { epoch: epoch.to_owned(), revision: users_changed, users_changed }
+    Mark { epoch: epoch.into(), revision: users_changed, users_changed }
 }
 
 fn of(users: impl IntoIterator<Item = Arc<User>>) -> Vec<CachedUser> {
@@ -61,9 +72,8 @@ fn what_a_replica_reads_that_is_behind_is_cached_unless_it_may_have_changed_sinc
     cache.insert(of([user(2, "new"), user(3, "")]), &third);
     assert_eq!(found(&cache, &second), [1, 2, 3]);
     // A commit of this server, and a replica that has not replayed it.
-    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
     let changes = Changes { head: head(20), users_deleted: vec![UserId::new(3)], ..Changes::default() };
-    cache.committed(&head(12), &changes);
+    cache.committed(&before(12), &changes);
     cache.insert(of([user(3, "deleted")]), &third);
     assert_eq!(found(&cache, &third), [1, 2]);
     // A replica that follows an older primary.
@@ -112,7 +122,6 @@ fn all_users_are_removed_if_it_is_not_known_who_changed_or_the_feed_is_another()
 
 #[test]
 fn a_commit_of_this_server_updates_the_cache() {
-    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
     let changes = Changes {
         head: head(9),
         users_deleted: vec![UserId::new(2)],
@@ -121,14 +130,34 @@ fn a_commit_of_this_server_updates_the_cache() {
     };
     let (first, second) = (mark("a", 5), mark("a", 9));
     let current = cached(&first, of([user(1, "old"), user(2, "")]));
-    current.committed(&head(5), &changes);
+    current.committed(&before(5), &changes);
     assert_eq!(found(&current, &second), [1]);
     let (users, _) = current.get([UserId::new(1)], &second);
     assert_eq!(users[&UserId::new(1)].bio.as_str(), "new");
     // Others had changed users before, which was not noticed yet: it is not up to date now either.
     let behind = cached(&mark("a", 4), of([user(3, "")]));
-    behind.committed(&head(5), &changes);
+    behind.committed(&before(5), &changes);
     assert!(behind.outdated(&second).is_some());
+}
+
+#[test]
+fn a_commit_that_begins_an_epoch_leaves_a_cache_of_that_epoch_and_no_other() {
+    let lineage = Lineage { system_identifier: None, timeline: 2 };
+    let begun = EpochChange::Begun { epoch: "b".into(), first: Sequence::new(6), lineage };
+    let changes = |epoch| Changes { head: head(9), epoch, users_updated: vec![user(1, "new")], ..Changes::default() };
+    let current = cached(&mark("a", 5), of([user(1, "old"), user(2, "")]));
+    current.committed(&before(5), &changes(Some(begun.clone())));
+    assert_eq!(found(&current, &mark("b", 9)), [1, 2]);
+    assert_eq!(found(&current, &mark("a", 9)), Vec::<i64>::new());
+    // No user was changed: the epoch is another one all the same.
+    let current = cached(&mark("a", 5), of([user(2, "")]));
+    current.committed(&before(5), &Changes { head: head(5), epoch: Some(begun), ..Changes::default() });
+    assert_eq!(found(&current, &mark("b", 5)), [2]);
+    // The cache has what was lost: the numbers are equal, and the events are not.
+    let lost = cached(&mark("lost", 5), of([user(2, "lost")]));
+    lost.committed(&before(5), &changes(None));
+    assert_eq!(found(&lost, &mark("a", 9)), Vec::<i64>::new());
+    assert!(lost.outdated(&mark("a", 9)).is_some());
 }
 
 #[test]
@@ -154,7 +183,6 @@ fn a_user_is_encoded_once_for_all_copies_and_anew_after_a_change() {
     };
     assert_eq!(encode(&cache, &at, "first"), "first");
     assert_eq!(encode(&cache, &at, "again"), "first");
-    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
-    cache.committed(&head(5), &Changes { head: head(9), users_updated: vec![user(1, "new")], ..Changes::default() });
+    cache.committed(&before(5), &Changes { head: head(9), users_updated: vec![user(1, "new")], ..Changes::default() });
     assert_eq!(encode(&cache, &mark("a", 9), "changed"), "changed");
 }
