@@ -27,6 +27,7 @@ use self::route::{Choice, Rule, choose};
 use super::connect::{DatabaseUrl, Engine};
 use super::engine::{Database, Engine as _};
 use super::postgres::{self, PostgresEngine};
+use super::seen::LastSeen;
 use super::{ConnectError, Observed, Options, Store, StoreError};
 use crate::domain::id::Sequence;
 use crate::metrics::replicas as metrics;
@@ -65,6 +66,9 @@ struct Inner {
     replicas: Vec<Arc<Replica>>,
     /// The primary, for reads that no replica can serve.
     instead: Arc<dyn Store>,
+    /// What this server knows of the primary.
+    seen: Arc<LastSeen>,
+    heads: Arc<Heads>,
     /// The number of reads that were routed.
     turn: AtomicUsize,
     metrics: Arc<metrics::Replicas>,
@@ -113,19 +117,22 @@ impl Replicas {
             replicas.push(replica);
         }
         let primary = Arc::new(postgres::in_place_of_replicas(primary, options));
-        let followed = Arc::clone(&primary);
-        let follow = move || follow_primary(Arc::clone(&followed), Arc::clone(&heads));
+        let seen = Arc::clone(&primary.seen);
+        let followed = (Arc::clone(&primary), Arc::clone(&heads));
+        let follow = move || follow_primary(Arc::clone(&followed.0), Arc::clone(&followed.1));
         tasks.spawn(persistent("heads of the primary", follow));
         let rule = Rule { stale_ok: *stale_ok, max_lag: *max_lag };
         let instead: Arc<dyn Store> = Arc::new(Observed::new(primary));
         let turn = AtomicUsize::new(0);
-        Ok(Self(Some(Arc::new(Inner { rule, replicas, instead, turn, metrics, _tasks: tasks }))))
+        Ok(Self(Some(Arc::new(Inner { rule, replicas, instead, seen, heads, turn, metrics, _tasks: tasks }))))
     }
 
     /// Chooses where a read runs that must reflect `min_revision`.
     pub fn route(&self, min_revision: Sequence) -> Route<'_> {
         let Some(inner) = self.0.as_deref() else { return Route::Primary };
         let now = Instant::now();
+        // A commit of this server may have begun an epoch that replicas do not have.
+        inner.heads.note(&inner.seen.position(), now);
         let known: Vec<_> = inner.replicas.iter().map(|replica| replica.known(now)).collect();
         match choose(inner.rule, min_revision, &known, inner.turn.fetch_add(1, Ordering::Relaxed)) {
             Choice::Primary => Route::Primary,
@@ -164,10 +171,11 @@ fn hosts(urls: &[DatabaseUrl]) -> Result<Vec<(String, postgres::PostgresConfig)>
 async fn follow_primary(primary: Arc<Database<PostgresEngine>>, heads: Arc<Heads>) {
     let mut changes = primary.changes();
     loop {
-        let read = timeout(CHECK_TIMEOUT, primary.engine.mark()).await;
+        let read = timeout(CHECK_TIMEOUT, primary.engine.head()).await;
         // While the primary cannot be read, health says so, and its head does not move.
-        if let Ok(Ok(mark)) = read {
-            heads.note(&mark, Instant::now());
+        if let Ok(Ok(head)) = read {
+            primary.seen.note(&head);
+            heads.note(&primary.seen.position(), Instant::now());
         }
         sleep(CHECK_INTERVAL).await;
         // An error only means that no commit will be noticed.

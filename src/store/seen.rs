@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::row::FeedHead;
-use crate::domain::epoch::Epoch;
+use crate::domain::epoch::{Epoch, Position};
 use crate::domain::id::Sequence;
 use crate::domain::totals::Totals;
 
@@ -31,6 +31,12 @@ impl LastSeen {
             return;
         }
         *seen = Seen { revision: head.sequence, totals: head.totals };
+    }
+
+    /// Returns where the newest head is; without an epoch if none was seen.
+    pub(super) fn position(&self) -> Position {
+        let (epoch, seen) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Position { epoch: epoch.clone(), sequence: seen.revision }
     }
 
     pub(super) fn get(&self) -> Seen {

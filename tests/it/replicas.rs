@@ -127,12 +127,11 @@ async fn all_reads_are_the_same_on_a_replica_and_need_no_primary() {
     assert_eq!(setup.fallbacks().await, 0);
 }
 
-/// Writes and then reads with the revision, by eight callers, while the replay of the replica stops and goes on.
-async fn reads_after_writes(pairs: usize) {
-    const CALLERS: usize = 8;
+/// Writes and then reads with the revision, by some callers, while the replay of the replica stops and goes on.
+async fn reads_after_writes(pairs: usize, callers: i64) {
     let setup = Setup::start(1, &["--max-sends-per-hour=0", "--max-sends-per-pair=0"]).await;
     let clients = setup.clients();
-    for id in 1..=CALLERS as i64 + 1 {
+    for id in 1..=callers + 1 {
         clients.create(id).await.expect("a user");
     }
     let ended = Arc::new(AtomicBool::new(false));
@@ -152,13 +151,13 @@ async fn reads_after_writes(pairs: usize) {
             stalls
         }
     });
-    let mut callers = JoinSet::new();
-    for id in 1..=CALLERS as i64 {
+    let mut calling = JoinSet::new();
+    for id in 1..=callers {
         let clients = clients.clone();
-        callers.spawn(async move {
-            let other = CALLERS as i64 + 1;
+        calling.spawn(async move {
+            let other = callers + 1;
             let (mut stale, mut refused, mut request) = (0, 0, 0);
-            for round in 0..pairs / CALLERS {
+            for round in 0..pairs / callers as usize {
                 let expected = format!("round {round}");
                 let revision = update(&clients, id, &expected).await;
                 match bio(&clients, id, round % 2 == 0, revision).await {
@@ -175,7 +174,8 @@ async fn reads_after_writes(pairs: usize) {
                     2 => clients.cancel(request, id).await.expect("no request").into_inner().revision,
                     _ => continue,
                 };
-                let request = pb::GetConnectionCountsRequest { user_id: id, min_revision: revision, ..Default::default() };
+                let request =
+                    pb::GetConnectionCountsRequest { user_id: id, min_revision: revision, ..Default::default() };
                 match clients.connections().get_connection_counts(request).await {
                     Ok(counts) => stale += usize::from(counts.into_inner().requests_sent != i64::from(round % 4 == 0)),
                     Err(_) => refused += 1,
@@ -185,7 +185,7 @@ async fn reads_after_writes(pairs: usize) {
         });
     }
     let (stale, refused) =
-        callers.join_all().await.into_iter().fold((0, 0), |sum, each| (sum.0 + each.0, sum.1 + each.1));
+        calling.join_all().await.into_iter().fold((0, 0), |sum, each| (sum.0 + each.0, sum.1 + each.1));
     ended.store(true, Ordering::Relaxed);
     assert!(stalling.await.expect("stalls") > 0);
     let mut counts = [0; 4];
@@ -203,13 +203,13 @@ async fn reads_after_writes(pairs: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_right_after_writes_are_neither_stale_nor_refused_while_a_replica_stalls() {
-    reads_after_writes(1_000).await;
+    reads_after_writes(1_000, 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes; `make replicas`"]
 async fn a_hundred_thousand_reads_right_after_writes_are_neither_stale_nor_refused() {
-    reads_after_writes(100_000).await;
+    reads_after_writes(100_000, 64).await;
 }
 
 /// The users on all pages of a list of connections. The first page reflects this revision.
@@ -411,6 +411,52 @@ async fn a_replica_that_is_away_or_no_replica_of_this_database_is_not_used() {
     assert_eq!(metrics.value("kith_replica_fallbacks_total"), 1.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_has_a_lost_commit_serves_no_read_of_the_epoch_that_followed() {
+    let mut setup = Setup::start(1, &[]).await;
+    let next = setup.primary.standby().await;
+    // The server finds the new primary by itself.
+    let hosts = urls(&[&setup.primary, &next], "&target_session_attrs=read-write");
+    let replica = format!("--replica-url={}", setup.replicas[0].url());
+    setup.kith = Kith::serve(&hosts, &["--metrics-listen=127.0.0.1:0", &replica]).await;
+    let clients = setup.clients();
+    for id in [1, 2] {
+        clients.create(id).await.expect("a user");
+    }
+    setup.primary.wait_for(&next).await;
+    next.stop_streaming().await;
+    let lost = update(&clients, 1, "lost").await;
+    setup.primary.wait_for(&setup.replicas[0]).await;
+    setup.until_used(0, true).await;
+    let served = async |setup: &Setup| setup.reads(0, &["served", "waited"]).await;
+    assert_eq!(bio(&clients, 1, true, lost).await.expect("a user"), "lost");
+    assert_eq!(served(&setup).await, 1);
+    setup.primary.kill();
+    next.promote().await;
+    // The first commit on the new primary has the number of the lost one. The replica has that number too.
+    let revision = loop {
+        let user = pb::User { id: 2, bio: "new".to_owned(), ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned()] });
+        let request = pb::UpdateUserRequest { user: Some(user), update_mask, ..Default::default() };
+        if let Ok(updated) = clients.users().update_user(request).await {
+            break updated.into_inner().revision;
+        }
+    };
+    assert_eq!(revision, lost);
+    for (id, by_name, expected) in [(1, true, ""), (1, false, ""), (2, true, "new"), (2, false, "new")] {
+        assert_eq!(bio(&clients, id, by_name, revision).await.expect("a user"), expected, "{id} {by_name}");
+    }
+    assert_eq!(served(&setup).await, 1, "no read of the replica since");
+    // It serves again once it follows the new primary.
+    setup.replicas[0].stop();
+    next.rejoin(&mut setup.replicas[0]).await;
+    setup.until_used(0, true).await;
+    for (id, expected) in [(1, ""), (2, "new")] {
+        assert_eq!(bio(&clients, id, true, revision).await.expect("a user"), expected);
+    }
+    assert_eq!(served(&setup).await, 3);
+}
+
 /// The CPU time of a node's processes for so many reads, by sixteen callers: look-ups and a list of each of their users.
 async fn cpu_of_reads(node: &Node, clients: &Clients, reads: usize, min_revision: i64) -> Duration {
     let before = node.cpu();
@@ -424,7 +470,12 @@ async fn cpu_of_reads(node: &Node, clients: &Clients, reads: usize, min_revision
                     let request = pb::ListConnectionsRequest { user_id: 1, min_revision, ..Default::default() };
                     clients.connections().list_connections(request).await.map(drop)
                 } else {
-                    let request = pb::GetConnectionStatusRequest { user_id, other_user_id: 1, min_revision, ..Default::default() };
+                    let request = pb::GetConnectionStatusRequest {
+                        user_id,
+                        other_user_id: 1,
+                        min_revision,
+                        ..Default::default()
+                    };
                     clients.connections().get_connection_status(request).await.map(drop)
                 }
                 .expect("a read");
@@ -440,17 +491,17 @@ async fn cpu_of_reads(node: &Node, clients: &Clients, reads: usize, min_revision
 async fn reads_on_a_replica_cost_the_primary_next_to_nothing() {
     const READS: usize = 32_000;
     let setup = Setup::start(1, &[]).await;
-    let plain = Kith::serve(&setup.primary.url(), &[]).await;
     for id in 1..=9 {
-        plain.clients().create(id).await.expect("a user");
+        setup.clients().create(id).await.expect("a user");
     }
     for other in 2..=9 {
-        plain.clients().connect(1, other).await;
+        setup.clients().connect(1, other).await;
     }
     let revision = setup.settled().await;
-    let without = cpu_of_reads(&setup.primary, &plain.clients(), READS, revision).await;
-    drop(plain);
     let with = cpu_of_reads(&setup.primary, &setup.clients(), READS, revision).await;
+    // Started now: the times of sessions that end while they are read would be missed.
+    let plain = Kith::serve(&setup.primary.url(), &[]).await;
+    let without = cpu_of_reads(&setup.primary, &plain.clients(), READS, revision).await;
     let micros = |time: Duration| time.as_micros() / READS as u128;
     println!("CPU of the primary for a read: {} µs without the replica, {} µs with it", micros(without), micros(with));
     assert_eq!(setup.fallbacks().await, 0);

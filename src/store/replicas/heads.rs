@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::CHECK_INTERVAL;
-use crate::domain::epoch::Epoch;
+use crate::domain::epoch::{Epoch, Position};
 use crate::domain::id::Sequence;
 use crate::store::StoreError;
-use crate::store::users::Mark;
 
 /// The maximum number of heads that are remembered. Beyond it, neighbours become one.
 const HEADS_MAX: usize = 1_024;
@@ -38,16 +37,16 @@ pub(super) struct Lag {
 
 impl Heads {
     /// Notes a head of the primary. The head of another epoch replaces all that is known.
-    pub(super) fn note(&self, mark: &Mark, now: Instant) {
+    pub(super) fn note(&self, head: &Position, now: Instant) {
         let known = &mut *self.known();
-        if known.epoch != mark.epoch {
-            known.epoch.clone_from(&mark.epoch);
+        if known.epoch != head.epoch {
+            known.epoch.clone_from(&head.epoch);
             known.heads.clear();
         }
-        if known.heads.back().is_some_and(|(newest, _)| *newest >= mark.revision) {
+        if known.heads.back().is_some_and(|(newest, _)| *newest >= head.sequence) {
             return;
         }
-        known.heads.push_back((mark.revision, now));
+        known.heads.push_back((head.sequence, now));
         if known.heads.len() > HEADS_MAX {
             known.halve();
         }
@@ -129,8 +128,8 @@ impl ReplicaHead {
 mod tests {
     use super::*;
 
-    fn mark(epoch: &str, revision: i64) -> Mark {
-        Mark { epoch: epoch.into(), revision: Sequence::new(revision), ..Mark::default() }
+    fn head(epoch: &str, sequence: i64) -> Position {
+        Position { epoch: epoch.into(), sequence: Sequence::new(sequence) }
     }
 
     fn lag(heads: &Heads, revision: i64, now: Instant) -> (i64, Duration) {
@@ -145,7 +144,7 @@ mod tests {
         let seconds = Duration::from_secs;
         assert_eq!(lag(&heads, 7, at(0)), (0, seconds(0)), "nothing is known of the primary");
         for (revision, second) in [(10, 0), (10, 1), (12, 5), (11, 6), (20, 9)] {
-            heads.note(&mark("a", revision), begun + seconds(second));
+            heads.note(&head("a", revision), begun + seconds(second));
         }
         for (revision, expected) in
             [(21, (0, 0)), (20, (0, 0)), (19, (1, 1)), (12, (8, 1)), (11, (9, 5)), (9, (11, 10))]
@@ -153,7 +152,7 @@ mod tests {
             assert_eq!(lag(&heads, revision, at(10)), (expected.0, seconds(expected.1)), "{revision}");
         }
         assert_eq!(lag(&heads, 12, begun + seconds(9)), (8, seconds(0)), "it was not asked since");
-        heads.note(&mark("b", 3), begun + seconds(12));
+        heads.note(&head("b", 3), begun + seconds(12));
         assert_eq!(lag(&heads, 2, at(12)), (1, seconds(0)), "what was known of the other epoch is forgotten");
     }
 
@@ -162,7 +161,7 @@ mod tests {
         let (heads, begun) = (Heads::default(), Instant::now());
         let learned = |revision: u32| begun + Duration::from_secs(1) * revision;
         for revision in 1..=10_000 {
-            heads.note(&mark("a", revision.into()), learned(revision));
+            heads.note(&head("a", revision.into()), learned(revision));
         }
         assert!(heads.known().heads.len() <= HEADS_MAX);
         let now = learned(10_000);
@@ -178,12 +177,12 @@ mod tests {
         let heads = std::sync::Arc::new(Heads::default());
         let replica = ReplicaHead::new(std::sync::Arc::clone(&heads));
         replica.note(&"a".into(), Sequence::new(5)).expect_err("the primary is not known");
-        heads.note(&mark("a", 9), Instant::now());
+        heads.note(&head("a", 9), Instant::now());
         for (epoch, revision, expected) in [("a", 5, 5), ("b", 8, 5), ("a", 4, 5), ("a", 7, 7)] {
             assert_eq!(replica.note(&epoch.into(), Sequence::new(revision)).is_ok(), epoch == "a");
             assert_eq!(replica.revision().get(), expected);
         }
-        heads.note(&mark("b", 3), Instant::now());
+        heads.note(&head("b", 3), Instant::now());
         replica.note(&"b".into(), Sequence::new(2)).expect("it follows the primary again");
         assert_eq!(replica.revision().get(), 2);
     }
