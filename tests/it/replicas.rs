@@ -327,13 +327,16 @@ async fn a_replica_that_hangs_costs_no_read() {
             assert_eq!(read.expect("a user"), "bio");
         }
     };
-    // All connections are open.
-    read().await;
-    assert_eq!(setup.reads(0, &["served", "waited"]).await, 8);
+    // Its connections are open.
+    until("reads of the replica", async || {
+        read().await;
+        setup.reads(0, &["served", "waited"]).await >= 8
+    })
+    .await;
     setup.replicas[0].freeze();
     // These wait for the replica until its check has failed.
     read().await;
-    assert_eq!(setup.reads(0, &["failed"]).await, 8);
+    assert!(setup.reads(0, &["failed"]).await > 0);
     setup.until_used(0, false).await;
     assert_eq!(bio(&clients, 1, true, revision).await.expect("a user"), "bio");
     setup.replicas[0].thaw();
