@@ -492,7 +492,7 @@ async fn cpu_of_reads(node: &Node, clients: &Clients, reads: usize, min_revision
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute; `make replicas`"]
 async fn reads_on_a_replica_cost_the_primary_next_to_nothing() {
-    const READS: usize = 32_000;
+    const READS: usize = 8_000;
     let setup = Setup::start(1, &[]).await;
     for id in 1..=9 {
         setup.clients().create(id).await.expect("a user");
