@@ -81,6 +81,7 @@ mod tls;
 mod top;
 mod totals;
 mod traces;
+mod two_postgres;
 mod unread;
 mod user_views;
 mod usernames;
