@@ -8,31 +8,28 @@
 //! [`enqueue`](Committer::enqueue), for the rows of imports, waits for a slot instead. The two take turns, batch by
 //! batch, and a batch of rows is short: a call waits for few rows, however many importers there are.
 
+mod queue;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use self::queue::{Queue, Queues, Waiting, measure};
 use crate::causes::Causes;
-use crate::domain::command::{Batch, Reply, Submission};
+use crate::domain::command::{Batch, Command, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
-use crate::metrics::writes::{Committed, Queue as QueueMetrics, Writes};
+use crate::metrics::writes::{Committed, Writes};
 use crate::metrics::{Metrics, feed};
 use crate::store::{Store, StoreError};
 use crate::traces::{self, Span};
 
-/// Maximum number of commands in one batch.
-const BATCH_MAX: usize = 512;
-/// The number of imported rows in the batch that follows one of calls. It doubles with each further batch of rows, up to
-/// the maximum. A call that arrives meanwhile waits for as many.
-const ROWS: (usize, usize) = (8, 64);
 /// The capacity of the queue of rows: one part in this many of the other one's.
 const ROWS_SHARE: usize = 4;
 /// Maximum attempts to commit a batch.
@@ -57,23 +54,28 @@ pub enum CommitError {
     Internal,
 }
 
-/// Sends the result of a command to its caller.
-type Responder = oneshot::Sender<Result<Reply, CommitError>>;
-
-/// A command in a queue.
-struct Waiting {
-    submission: Submission,
-    responder: Responder,
-    /// The span of its call, if that is traced.
-    span: Option<Span>,
-    /// When it was added.
-    since: Instant,
+/// What became of the batches, for health.
+#[derive(Debug, Default)]
+struct Outcomes {
+    stored: AtomicU64,
+    failed: AtomicU64,
+    /// The revision after the last batch that was executed.
+    revision: AtomicI64,
 }
 
-impl Waiting {
-    /// A command that is about to be added to a queue.
-    fn new(submission: Submission, responder: Responder) -> Self {
-        Self { submission, responder, span: traces::current(), since: Instant::now() }
+impl Outcomes {
+    /// Counts a batch that was executed, if it moved the feed on. Others write nothing, or the little that a probe does.
+    fn executed(&self, revision: Sequence) {
+        if self.revision.swap(revision.get(), Ordering::Relaxed) < revision.get() {
+            self.stored.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a batch that failed, if it was more than a probe.
+    fn failed(&self, batch: &Batch) {
+        if batch.submissions.iter().any(|submission| submission.command != Command::Probe) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -83,8 +85,7 @@ pub struct Committer {
     calls: mpsc::Sender<Waiting>,
     rows: mpsc::Sender<Waiting>,
     closing: Arc<Notify>,
-    /// Whether the last batch was committed.
-    is_well: Arc<AtomicBool>,
+    outcomes: Arc<Outcomes>,
     is_read_only: bool,
 }
 
@@ -101,16 +102,16 @@ impl Committer {
         let writes = &metrics.writes;
         measure(&calls, &writes.calls);
         measure(&rows, &writes.imports);
-        let queues = Queues {
-            next: Queue::of_calls(queued_calls, writes.calls.wait_seconds.clone()),
-            other: Queue::of_rows(queued_rows, writes.imports.wait_seconds.clone()),
-        };
+        let queues = Queues::new(
+            Queue::of_calls(queued_calls, writes.calls.wait_seconds.clone()),
+            Queue::of_rows(queued_rows, writes.imports.wait_seconds.clone()),
+        );
         let closing = Arc::new(Notify::new());
-        let is_well = Arc::new(AtomicBool::new(true));
+        let outcomes = Arc::new(Outcomes::default());
         let (writes, feed) = (Arc::clone(writes), Arc::clone(&metrics.feed));
-        let worker = Worker { store, policy, is_well: Arc::clone(&is_well), writes, feed };
+        let worker = Worker { store, policy, outcomes: Arc::clone(&outcomes), writes, feed };
         let task = tokio::spawn(run(worker, queues, Arc::clone(&closing)));
-        (Self { calls, rows, closing, is_well, is_read_only: false }, task)
+        (Self { calls, rows, closing, outcomes, is_read_only: false }, task)
     }
 
     /// Returns a committer that refuses every command, for a server that only reads. Its task ends when it is closed.
@@ -119,7 +120,7 @@ impl Committer {
         let closing = Arc::new(Notify::new());
         let closed = Arc::clone(&closing);
         let task = tokio::spawn(async move { closed.notified().await });
-        (Self { calls, rows, closing, is_well: Arc::new(AtomicBool::new(true)), is_read_only: true }, task)
+        (Self { calls, rows, closing, outcomes: Arc::default(), is_read_only: true }, task)
     }
 
     /// Returns an error if this committer refuses every command.
@@ -131,9 +132,11 @@ impl Committer {
         if self.is_read_only { Err(CommitError::ReadOnly) } else { Ok(()) }
     }
 
-    /// Whether the last batch was committed. True before the first one.
-    pub fn is_well(&self) -> bool {
-        self.is_well.load(Ordering::Relaxed)
+    /// Returns how many batches were stored, and how many failed, since the start. A probe alone counts as neither, and
+    /// so does a batch that changes nothing.
+    pub fn outcomes(&self) -> (u64, u64) {
+        let Outcomes { stored, failed, revision: _ } = &*self.outcomes;
+        (stored.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
     }
 
     /// Closes the queues. The task ends when the commands in them are committed, even if handles remain.
@@ -177,16 +180,6 @@ impl Committer {
     }
 }
 
-/// Lets the metrics read the length of a queue.
-fn measure(queue: &mpsc::Sender<Waiting>, metrics: &QueueMetrics) {
-    // The task ends with the last sender.
-    let queue = queue.downgrade();
-    metrics.length.set(move || {
-        let queue = queue.upgrade()?;
-        Some((queue.max_capacity() - queue.capacity(), queue.max_capacity()))
-    });
-}
-
 /// A command in the queue or in the running batch.
 ///
 /// Dropping it before its batch has begun withdraws the command.
@@ -197,72 +190,6 @@ impl Queued {
     /// Waits for the result of the command.
     pub async fn result(self) -> Result<Reply, CommitError> {
         self.0.await.unwrap_or(Err(CommitError::Internal))
-    }
-}
-
-/// Commands that wait, with the senders of their results.
-struct Queue {
-    commands: mpsc::Receiver<Waiting>,
-    /// The maximum number in the next batch.
-    limit: usize,
-    /// Its least and its largest value.
-    limits: (usize, usize),
-    /// The time of each command in the queue.
-    wait_seconds: Histogram,
-}
-
-impl Queue {
-    fn of_calls(commands: mpsc::Receiver<Waiting>, wait_seconds: Histogram) -> Self {
-        Self { commands, limit: BATCH_MAX, limits: (BATCH_MAX, BATCH_MAX), wait_seconds }
-    }
-
-    fn of_rows(commands: mpsc::Receiver<Waiting>, wait_seconds: Histogram) -> Self {
-        Self { commands, limit: ROWS.0, limits: ROWS, wait_seconds }
-    }
-
-    /// Waits for commands. `None` if there will be no more.
-    async fn batch(&mut self) -> Option<Vec<Waiting>> {
-        let mut batch = Vec::new();
-        let received = self.commands.recv_many(&mut batch, self.limit).await;
-        let now = Instant::now();
-        let waited = batch.iter().map(|waiting| now.saturating_duration_since(waiting.since));
-        waited.for_each(|time| self.wait_seconds.observe(time.as_secs_f64()));
-        self.limit = self.limits.1.min(self.limit * 2);
-        (received > 0).then_some(batch)
-    }
-
-    /// Limits the next batch as if it were the first one.
-    fn reset(&mut self) {
-        self.limit = self.limits.0;
-    }
-}
-
-/// The queues of calls and of imported rows.
-struct Queues {
-    /// The one whose turn it is.
-    next: Queue,
-    other: Queue,
-}
-
-impl Queues {
-    /// Waits for the next batch: of the queue whose turn it is, or of the other one if that is empty.
-    async fn batch(&mut self) -> Option<Vec<Waiting>> {
-        let Self { next, other } = self;
-        tokio::select! {
-            biased;
-            Some(batch) = next.batch() => {
-                other.reset();
-                std::mem::swap(next, other);
-                Some(batch)
-            }
-            Some(batch) = other.batch() => Some(batch),
-            else => None,
-        }
-    }
-
-    fn close(&mut self) {
-        self.next.commands.close();
-        self.other.commands.close();
     }
 }
 
@@ -288,7 +215,7 @@ async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
 struct Worker {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
-    is_well: Arc<AtomicBool>,
+    outcomes: Arc<Outcomes>,
     writes: Arc<Writes>,
     feed: Arc<feed::Feed>,
 }
@@ -315,7 +242,6 @@ impl Worker {
     async fn commit(&self, submissions: Vec<Submission>, spans: &[Option<Span>]) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
         let committed = self.traced_commit(&batch, spans).await;
-        self.is_well.store(committed.is_ok(), Ordering::Relaxed);
         match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
@@ -343,6 +269,9 @@ impl Worker {
     ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let span = Span::batch(calls.iter().flatten(), batch.submissions.len());
         let committed = self.commit_with_retries(batch, span.as_ref()).await;
+        if committed.is_err() {
+            self.outcomes.failed(batch);
+        }
         if let Some(span) = span {
             span.ended(match &committed {
                 Ok(results) => Ok(results.iter().filter_map(revision).max()),
@@ -370,7 +299,10 @@ impl Worker {
             let error = match committed {
                 Ok(replies) => {
                     self.writes.ended(Committed::Committed);
-                    revision_after(&replies).into_iter().for_each(|revision| self.feed.committed(revision.get()));
+                    if let Some(revision) = revision_after(&replies) {
+                        self.feed.committed(revision.get());
+                        self.outcomes.executed(revision);
+                    }
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
                 Err(error) => error,
@@ -440,48 +372,5 @@ fn revision(result: &Result<Reply, CommitError>) -> Option<i64> {
     match result {
         Ok(Reply::Fresh(executed)) => Some(executed.revision.get()),
         Ok(Reply::Stored(_)) | Err(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::caller::Caller;
-    use crate::domain::command::Command;
-
-    /// Adds commands to a queue, and returns the receivers of their results.
-    fn fill(queue: &mpsc::Sender<Waiting>, number: usize) {
-        for _ in 0..number {
-            let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
-            queue.try_send(Waiting::new(submission, oneshot::channel().0)).expect("room");
-        }
-    }
-
-    /// Returns the sizes of the next batches. The calls that are added come while the first of them is committed.
-    async fn sizes(calls: usize, rows: usize, added: usize, batches: usize) -> Vec<usize> {
-        let (call, queued_calls) = mpsc::channel(2_000);
-        let (row, queued_rows) = mpsc::channel(2_000);
-        let waits = || Histogram::new([1.0]);
-        let next = Queue::of_calls(queued_calls, waits());
-        let mut queues = Queues { next, other: Queue::of_rows(queued_rows, waits()) };
-        fill(&call, calls);
-        fill(&row, rows);
-        let mut sizes = Vec::new();
-        for number in 0..batches {
-            sizes.push(queues.batch().await.expect("a batch").len());
-            fill(&call, if number == 0 { added } else { 0 });
-        }
-        drop((call, row));
-        while queues.batch().await.is_some() {}
-        sizes
-    }
-
-    #[tokio::test]
-    async fn calls_and_imported_rows_take_turns() {
-        assert_eq!(sizes(3, 0, 0, 1).await, [3]);
-        assert_eq!(sizes(0, 1_000, 0, 6).await, [8, 16, 32, 64, 64, 64], "without calls, batches of rows grow");
-        assert_eq!(sizes(3, 1_000, 0, 3).await, [3, 8, 16]);
-        assert_eq!(sizes(0, 1_000, 1, 3).await, [8, 1, 8], "a call waits for one batch of rows");
-        assert_eq!(sizes(1_500, 1_000, 0, 5).await, [512, 8, 512, 8, 476], "many calls let rows through");
     }
 }

@@ -110,7 +110,7 @@ impl FeedError {
             Self::WrongEpoch { epoch, common } => {
                 Self::WrongEpoch { epoch, common: common.map(|common| common.min(newest_visible)) }
             }
-            other => other,
+            other @ (Self::TooManyWatchers | Self::ShuttingDown | Self::Unresponsive | Self::Store(_)) => other,
         }
     }
 }

@@ -50,6 +50,7 @@ mod limits;
 mod links;
 mod load;
 mod log;
+mod lost_commits;
 mod metrics;
 mod migrations;
 mod model;
