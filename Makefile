@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test examples fixtures soak replicas import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial \
+.PHONY: run dist test examples fixtures soak replicas import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial alerts-recorded \
 	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
@@ -133,6 +133,12 @@ alerts-trial:
 	scripts/install-test-tools
 	scripts/install-prometheus
 	cargo test --locked --test it -- --ignored --nocapture --test-threads=4 $(or $(FAULTS:%=alerts::faults::%),alerts::faults::)
+
+# Writes deploy/prometheus/tests/recorded.yml anew: what Prometheus sees during nine of these faults, for `make alerts`.
+alerts-recorded:
+	scripts/install-test-tools
+	scripts/install-prometheus
+	scripts/record-alerts $(FAULTS)
 
 # As in `make check`, but fails without a copy of the advisory database, or with an old one.
 advisories:

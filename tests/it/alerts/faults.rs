@@ -46,12 +46,11 @@ impl Drop for Fault {
 /// Takes the lock of the feed's head again and again, each time for this long, and leaves it a moment for others.
 async fn held_head(url: &str, time: Duration) -> Fault {
     let client = database::connect(url).await;
-    let seconds = time.as_secs_f64();
     Fault(tokio::spawn(async move {
         loop {
-            let held =
-                format!("BEGIN; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE; SELECT pg_sleep({seconds}); COMMIT;");
-            client.batch_execute(&held).await.expect("a transaction");
+            client.batch_execute("BEGIN; SELECT 1 FROM feed WHERE id = 1 FOR UPDATE").await.expect("the lock");
+            tokio::time::sleep(time).await;
+            client.batch_execute("COMMIT").await.expect("an end");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }))

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -95,6 +96,14 @@ impl Prometheus {
         let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
         let answer = self.get(&format!("/api/v1/query?query={query}")).await;
         answer["result"][0]["value"][1].as_str().map(|value| value.parse().expect("a number"))
+    }
+
+    /// All series of the last seconds, with a sample for each.
+    pub async fn recorded(&self, time: Duration) -> Value {
+        let end = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
+        let query = percent_encoding::utf8_percent_encode(r#"{job="kith"}"#, percent_encoding::NON_ALPHANUMERIC);
+        let range = format!("start={}&end={end}&step=1", end - time.as_secs());
+        self.get(&format!("/api/v1/query_range?query={query}&{range}")).await["result"].take()
     }
 
     /// The data of an answer of its API.

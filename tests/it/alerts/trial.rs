@@ -1,8 +1,12 @@
 //! One server, its callers, and the Prometheus that scrapes it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use serde_json::{Value, json};
 
 use super::load::Load;
 use super::prometheus::Prometheus;
@@ -26,6 +30,7 @@ const FLAGS: [&str; 2] = ["--max-sends-per-hour=0", "--max-sends-per-pair=0"];
 pub struct Trial {
     pub kith: Kith,
     pub prometheus: Prometheus,
+    begun: Instant,
     _load: Option<Load>,
 }
 
@@ -39,7 +44,7 @@ impl Trial {
     pub async fn of(kith: Kith) -> Self {
         let load = Load::start(&kith.clients(), 4, Duration::from_millis(50)).await;
         let prometheus = Prometheus::scraping(&[&kith.metrics_address()]).await;
-        let trial = Self { kith, prometheus, _load: Some(load) };
+        let trial = Self { kith, prometheus, begun: Instant::now(), _load: Some(load) };
         trial.is_quiet(Duration::from_secs(10)).await;
         trial
     }
@@ -52,7 +57,7 @@ impl Trial {
 
     /// The same with a Prometheus that scrapes other servers too.
     pub async fn observed(kith: Kith, prometheus: Prometheus) -> Self {
-        let trial = Self { kith, prometheus, _load: None };
+        let trial = Self { kith, prometheus, begun: Instant::now(), _load: None };
         trial.is_quiet(Duration::from_secs(10)).await;
         trial
     }
@@ -79,6 +84,7 @@ impl Trial {
             assert!(fired.is_some() || begun.elapsed() < PATIENCE, "{name} does not fire\n{}", self.kith.log());
             tokio::time::sleep(LOOK).await;
         }
+        self.record(name, severity, fired.map_or(begun, |fired| fired + LASTS / 2)).await;
     }
 
     /// After the end of a fault: waits until its alert has ended too. No other alert fires until some time later.
@@ -95,6 +101,25 @@ impl Trial {
         }
         println!("{name} ends after {:?}", begun.elapsed());
         self.is_quiet(LASTS).await;
+        self.record_end().await;
+    }
+
+    /// Leaves what Prometheus has seen for scripts/record-alerts, if that runs this trial: the alert fired at this time.
+    async fn record(&self, alert: &str, severity: &str, firing: Instant) {
+        let Some(path) = recording() else { return };
+        let series = self.prometheus.recorded(self.begun.elapsed()).await;
+        let firing = (firing - self.begun).as_secs();
+        let recording = json!({ "alert": alert, "severity": severity, "firing": firing, "series": series });
+        fs::write(&path, recording.to_string()).expect("written");
+    }
+
+    /// The same, once nothing is wrong any more.
+    async fn record_end(&self) {
+        let Some(path) = recording() else { return };
+        let mut recording: Value = serde_json::from_slice(&fs::read(&path).expect("a recording")).expect("JSON");
+        recording["series"] = self.prometheus.recorded(self.begun.elapsed()).await;
+        recording["quiet"] = self.begun.elapsed().as_secs().into();
+        fs::write(&path, recording.to_string()).expect("written");
     }
 
     /// No alert fires for this long.
@@ -106,6 +131,14 @@ impl Trial {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// Where this trial leaves its recording, if it does.
+fn recording() -> Option<PathBuf> {
+    let directory = PathBuf::from(env::var_os("KITH_TEST_RECORD")?);
+    let thread = thread::current();
+    let name = thread.name().and_then(|name| name.rsplit("::").next()).expect("the name of the test");
+    Some(directory.join(name).with_extension("json"))
 }
 
 /// The command of a server with these flags. It has the same port for metrics whenever it runs.
