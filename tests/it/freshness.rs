@@ -69,7 +69,6 @@ async fn export_all(clients: Clients, how: How) -> Outcome {
 macro_rules! reads {
     ($($client:ident.$method:ident($request:ident { $($right:tt)* }, { $($wrong:tt)* } => $fields:expr);)+) => {
         /// Makes every read of the API concurrently.
-        #[expect(clippy::needless_update, reason = "some requests have no more fields than are given")]
         pub async fn read_all(clients: &Clients, how: How) -> Vec<Outcome> {
             let mut outcomes = JoinSet::new();
             $(
