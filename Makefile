@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test examples fixtures soak import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial alerts-recorded \
+.PHONY: run dist test examples fixtures soak replicas import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial alerts-recorded \
 	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
@@ -56,6 +56,11 @@ examples: $(BUF)
 soak:
 	scripts/install-test-tools
 	KITH_TEST_FEED_EVENTS=100000 KITH_TEST_WORLDS=10 cargo test --locked --test it -- --nocapture readers:: worlds::
+
+# The long version of the trial of reads right after writes, on a replica whose replay stalls: 100,000 of them.
+replicas:
+	scripts/install-test-tools
+	cargo test --locked --test it -- --nocapture --ignored replicas::
 
 # Makes tests/fixtures/moving-in again: runs django-friendship, and the queries of docs/moving-in on SQLite, PostgreSQL and
 # MariaDB. scripts/fixtures says what it needs.

@@ -16,6 +16,7 @@ mod origins;
 mod parse;
 mod policy;
 mod print;
+mod replicas;
 mod secrets;
 mod serve;
 mod setting;
@@ -41,6 +42,7 @@ pub use self::origins::Origins;
 pub use self::parse::Refused;
 pub use self::policy::{Lifetime, PolicyArgs, Usernames};
 pub use self::print::ChangedSetting;
+pub use self::replicas::{ReplicaArgs, ReplicaReads};
 pub use self::serve::Serve;
 pub use self::setting::{Source, Sources};
 pub use self::subcommand::{

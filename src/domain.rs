@@ -7,6 +7,7 @@ pub mod caller;
 pub mod command;
 pub mod counts;
 pub mod decide;
+pub mod epoch;
 pub mod event;
 pub mod id;
 pub mod import;

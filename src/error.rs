@@ -15,6 +15,7 @@ use crate::auth::rights::Denied;
 use crate::auth::{FAILURES_MAX, Unauthenticated};
 use crate::committer::CommitError;
 use crate::domain::decide::{Limit, Rejection};
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::text::ExternalId;
 use crate::feed::FeedError;
@@ -284,12 +285,7 @@ impl From<FeedError> for Status {
                 "events after the cursor are no longer retained; list the current state and resume after its revision",
                 [],
             ),
-            FeedError::WrongEpoch { epoch } => status(
-                Code::FailedPrecondition,
-                ErrorReason::WrongEpoch,
-                "the cursor is from another database or from before a restore; list the current state again",
-                [("epoch", epoch)],
-            ),
+            FeedError::WrongEpoch { epoch, common } => wrong_epoch(&epoch, common),
             FeedError::TooManyWatchers => overloaded(Cause::Watches),
             FeedError::ShuttingDown => retryable(
                 Code::Unavailable,
@@ -394,6 +390,28 @@ pub fn overloaded(cause: Cause) -> Status {
 fn refused(cause: Cause, mut status: Status) -> Status {
     status.set_source(Arc::new(Refused(cause)));
     status
+}
+
+/// Returns the status of a call whose cursor, page token or `min_revision` includes events that this feed does not have.
+///
+/// `common` is the last event up to which none was lost, if that is known.
+pub fn wrong_epoch(newest: &Epoch, common: Option<Sequence>) -> Status {
+    let (code, reason) = (Code::FailedPrecondition, ErrorReason::WrongEpoch);
+    let epoch = ("epoch", newest.to_string());
+    match common {
+        Some(common) => status(
+            code,
+            reason,
+            format!("events after {common} were lost; discard what followed it, and resume after it in the new epoch"),
+            [epoch, ("common_sequence", common.to_string())],
+        ),
+        None => status(
+            code,
+            reason,
+            "the epoch is that of another database, or was lost in a restore; list the current state again",
+            [epoch],
+        ),
+    }
 }
 
 /// Returns the status of a call while the database cannot be reached.

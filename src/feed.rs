@@ -24,6 +24,7 @@ use self::reader::{FAILURE_TIMEOUT, Reader, Update};
 use self::watcher::Start;
 pub use self::watcher::{Message, Watcher};
 use crate::domain::caller::Caller;
+use crate::domain::epoch::Epoch;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
@@ -103,36 +104,39 @@ impl Feed {
         // Subscribes before reading the feed's end, so that no commit in between is missed.
         let updates = self.updates.subscribe();
         self.watched.notify_one();
-        let bounds = timeout(FAILURE_TIMEOUT, self.read_table(EventFilter::All, Sequence::MAX, 0)).await;
+        let bounds =
+            timeout(FAILURE_TIMEOUT, self.read_table(EventFilter::All, (Sequence::MAX, &cursor.epoch), 0)).await;
         let bounds = match bounds.unwrap_or(Err(FeedError::Unresponsive)) {
             // Only watchers and the reader use this connection, so it is the database that lets them wait.
             Err(FeedError::Store(StoreError::Overloaded)) => Err(FeedError::Unresponsive),
             bounds => bounds,
         }?;
-        let (start, visible) = match self.horizon(caller, &cursor, Consumer::Watchers).await? {
+        let (start, visible) = match self.horizon(&*self.store, caller, &cursor, Consumer::Watchers).await? {
             Some(horizon) => {
                 let (start, visible) = cursor.resolve_within(&bounds, horizon)?;
                 (start, Some(visible))
             }
             None => (cursor.resolve(&bounds)?, None),
         };
-        let start = self.since_viewer(&selection, start, bounds.last).await?;
+        let start = since_viewer(&*self.store, &selection, start, bounds.last).await?;
         Ok(Watcher::new(self.clone(), selection, heartbeat, updates, permit, Start { start, visible }, bounds))
     }
 
     /// Returns what a user who calls may know of the feed; `None` for other callers, who may know everything.
     async fn horizon(
         &self,
+        store: &dyn Store,
         caller: &Caller,
         cursor: &Cursor,
         consumer: Consumer,
     ) -> Result<Option<Horizon>, StoreError> {
         let Some(user) = caller.user() else { return Ok(None) };
-        let newest_visible = self.store.newest_visible(user).await?.unwrap_or_default();
+        let newest_visible = store.newest_visible(user).await?.unwrap_or_default();
         let mut sees_cursor = false;
         if let Some(after) = cursor.after.filter(|after| *after > newest_visible) {
-            let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer };
-            let found = self.store.events(query).await?.events;
+            let epoch = Epoch::default();
+            let query = EventQuery { filter: EventFilter::All, after: after.previous(), limit: 1, consumer, epoch };
+            let found = store.events(query).await?.events;
             let is_seen = |event: &Event| {
                 event.sequence == after && visible_event(event, Viewer::User(user), &self.policy).is_some()
             };
@@ -141,27 +145,18 @@ impl Feed {
         Ok(Some(Horizon { newest_visible, sees_cursor }))
     }
 
-    /// Returns the event to start after: not before the creation of the viewer.
-    ///
-    /// An id may be used again after its user was deleted. The new user must not see the events of the old one.
-    async fn since_viewer(
-        &self,
-        selection: &Selection,
-        start: Sequence,
-        last: Sequence,
-    ) -> Result<Sequence, StoreError> {
-        let Viewer::User(viewer) = selection.viewer else { return Ok(start) };
-        let created = self.store.user_position(viewer).await?;
-        Ok(created.map_or(start, |created| start.max(created.previous().min(last))))
-    }
-
     /// Reads the table for one watcher, with a limit on concurrent reads and a timeout.
     ///
     /// Runs in its own task: the stream of a client that does not read is not polled, and would otherwise hold its
     /// permit and its slot of the connection until the client reads again.
-    async fn read_table(&self, filter: EventFilter, after: Sequence, limit: i64) -> Result<FeedSlice, FeedError> {
+    async fn read_table(
+        &self,
+        filter: EventFilter,
+        (after, epoch): (Sequence, &Epoch),
+        limit: i64,
+    ) -> Result<FeedSlice, FeedError> {
         let (store, read_permits) = (Arc::clone(&self.store), Arc::clone(&self.read_permits));
-        let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers };
+        let query = EventQuery { filter, after, limit, consumer: Consumer::Watchers, epoch: epoch.clone() };
         // Dropping the set aborts the task.
         let mut read = JoinSet::new();
         read.spawn(async move {
@@ -176,6 +171,20 @@ impl Feed {
             None => Err(StoreError::Internal("a read of the feed was not started".into()).into()),
         }
     }
+}
+
+/// Returns the event to start after: not before the creation of the viewer.
+///
+/// An id may be used again after its user was deleted. The new user must not see the events of the old one.
+async fn since_viewer(
+    store: &dyn Store,
+    selection: &Selection,
+    start: Sequence,
+    last: Sequence,
+) -> Result<Sequence, StoreError> {
+    let Viewer::User(viewer) = selection.viewer else { return Ok(start) };
+    let created = store.user_position(viewer).await?;
+    Ok(created.map_or(start, |created| start.max(created.previous().min(last))))
 }
 
 /// An event, and whether it is the last one of its commit among the events that were read.
@@ -225,6 +234,7 @@ fn find_gap(slice: &FeedSlice, after: Sequence) -> Option<Sequence> {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::epoch::History;
     use crate::domain::event::{Actor, EventKind};
     use crate::domain::id::UserId;
 
@@ -261,7 +271,8 @@ mod tests {
     #[test]
     fn a_gap_is_found_wherever_it_is() {
         let slice = |sequences: &[i64]| FeedSlice {
-            epoch: String::new(),
+            epoch: Epoch::default(),
+            history: History::default(),
             last: Sequence::new(9),
             oldest: Sequence::new(1),
             events: sequences.iter().map(|sequence| recorded(*sequence, 1)).collect(),

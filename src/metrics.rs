@@ -20,6 +20,7 @@ pub mod numbers;
 mod process;
 mod reading;
 pub mod refusals;
+pub mod replicas;
 pub mod rpc;
 pub mod server;
 pub mod totals;
@@ -40,6 +41,7 @@ use self::feed::Feed;
 use self::process::Process;
 pub use self::reading::Reading;
 use self::refusals::Refusals;
+use self::replicas::Replicas;
 use self::rpc::Rpcs;
 use self::server::Server;
 use self::totals::Totals;
@@ -60,6 +62,8 @@ pub struct Metrics {
     pub feed: Arc<Feed>,
     /// The database.
     pub database: Arc<Database>,
+    /// Reads from replicas.
+    pub replicas: Arc<Replicas>,
     /// Health, connections of clients, and files.
     pub server: Arc<Server>,
     /// Users, requests and blocks.
@@ -108,9 +112,9 @@ impl Default for Metrics {
         let refusals = Arc::new(Refusals::default());
         let rpcs = Arc::new(Rpcs::new(Arc::clone(&refusals)));
         let (writes, caches, feed) = (Arc::default(), Arc::default(), Arc::default());
-        let (database, server, totals) = (Arc::default(), Arc::default(), Arc::default());
-        let registry = Arc::default();
-        let mut metrics = Self { rpcs, refusals, writes, caches, feed, database, server, totals, registry };
+        let (database, replicas) = (Arc::default(), Arc::default());
+        let (server, totals, registry) = (Arc::default(), Arc::default(), Arc::default());
+        let mut metrics = Self { rpcs, refusals, writes, caches, feed, database, replicas, server, totals, registry };
         metrics.registry = Arc::new(metrics.registry());
         metrics
     }
@@ -119,9 +123,11 @@ impl Default for Metrics {
 impl Metrics {
     /// All areas, in the order in which they are written.
     fn registry(&self) -> Registry {
-        let Self { rpcs, refusals, writes, caches, feed, database, server, totals, registry: _ } = self.clone();
-        let areas: [Arc<dyn Area>; 10] =
-            [Arc::new(Build), Arc::new(Process), server, rpcs, refusals, writes, caches, feed, database, totals];
+        let Self { rpcs, refusals, writes, caches, feed, database, replicas, server, totals, registry: _ } =
+            self.clone();
+        let (build, process) = (Arc::new(Build), Arc::new(Process));
+        let areas: [Arc<dyn Area>; 11] =
+            [build, process, server, rpcs, refusals, writes, caches, feed, database, replicas, totals];
         let mut registry = Registry::default();
         areas.into_iter().for_each(|area| registry.register_collector(Box::new(Registered(area))));
         registry

@@ -74,7 +74,7 @@ use crate::service::guard::Guarded;
 use crate::service::import::Imports;
 use crate::service::relations::Relations;
 use crate::service::user::Users;
-use crate::store::{Store, StoreError};
+use crate::store::{Replicas, Store, StoreError};
 use crate::task::persistent;
 use crate::traces::Exporter;
 
@@ -137,6 +137,8 @@ pub struct Settings {
     pub reflection: bool,
     /// What the server counts.
     pub metrics: Metrics,
+    /// Replicas that serve reads.
+    pub replicas: Replicas,
     /// Where traces are sent. `None` = no call is traced.
     pub traces: Option<Exporter>,
 }
@@ -164,6 +166,7 @@ impl Default for Settings {
             tls: None,
             reflection: true,
             metrics: Metrics::default(),
+            replicas: Replicas::default(),
             traces: None,
         }
     }
@@ -244,7 +247,7 @@ async fn serve_with(
         Feed::start(Arc::clone(&store), Arc::clone(&policy), settings.max_watchers, &metrics, stopped.clone());
 
     let database = Arc::clone(&store);
-    let core = Core { store, committer: committer.clone(), policy };
+    let core = Core { store, replicas: settings.replicas, committer: committer.clone(), policy };
     let imports = Imports::new(settings.max_imports, settings.max_call_time);
     let exports = [Exports::of_users, Exports::of_relations].map(|exports| exports(settings.max_call_time));
     check_rights()?;

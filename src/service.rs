@@ -17,10 +17,10 @@ mod produced;
 pub mod relations;
 pub mod user;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio::try_join;
@@ -30,14 +30,16 @@ use uuid::Uuid;
 use crate::committer::Committer;
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Reply, Submission};
+use crate::domain::epoch::{Epoch, Position, Verdict};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::Read;
 use crate::error;
-use crate::feed;
+use crate::feed::{self, FeedError};
 use crate::mapping::idempotency::{Stored, idempotency};
 use crate::mapping::mutation::{Mutation, MutationResponse, reduce};
-use crate::store::{Listed, Store, Users};
+use crate::mapping::page::Expected;
+use crate::store::{Listed, Replica, Replicas, Route, Store, StoreError, Users};
 use crate::telemetry::call::Call;
 
 /// The maximum time that a read waits for its `min_revision`.
@@ -48,8 +50,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// The state that all services share.
 #[derive(Clone)]
 pub struct Core {
-    /// Serves all reads, and the time.
+    /// The time, and all reads that replicas do not serve.
     pub store: Arc<dyn Store>,
+    /// Replicas of it, which serve reads that say what they must reflect.
+    pub replicas: Replicas,
     /// Executes all writes.
     pub committer: Committer,
     /// The limits and lifetimes that the rules apply.
@@ -98,68 +102,219 @@ impl Core {
         Ok(Response::new(response))
     }
 
-    /// Runs a read and retries it until its revision reaches `min_revision`.
+    /// Runs a read on a replica, or where [`Replicas::route`] says, so that it reflects what is expected.
     ///
-    /// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
-    /// reflects every revision that a client can know; with replicas it may not.
-    ///
-    /// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
-    /// `min_revision`: otherwise it would show where the feed ends.
-    async fn read<M, T, E, F>(
+    /// A read that a replica cannot serve runs on the primary, as by [`read_primary`](Self::read_primary).
+    async fn read<M, T, E>(
         &self,
         request: &Request<M>,
-        min_revision: Sequence,
-        read: impl Fn() -> F,
+        expected: impl Into<Expected>,
+        read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
     ) -> Result<T, Status>
     where
         T: Revised,
-        E: Into<Status>,
-        F: Future<Output = Result<T, E>>,
+        E: ReadError,
     {
-        let user = caller(request)?.user();
-        let mut result = self.read_once(user, &read).await?;
-        if result.revision() >= min_revision {
-            return Ok(result);
-        }
-        let until = retry_until(request);
-        let mut changes = self.store.changes();
-        while result.revision() < min_revision {
-            // Notifications may be lost, so the read is also retried without one.
-            let notified = timeout(RETRY_INTERVAL, changes.changed());
-            if timeout_at(until, notified).await.is_err() {
-                return Err(error::revision_not_reached(result.revision()));
+        let (user, until, expected) = (caller(request)?.user(), retry_until(request), expected.into());
+        let store = match self.replicas.route(expected.sequence()) {
+            Route::Primary => &*self.store,
+            Route::Instead(store) => store,
+            Route::Replica(replica) => {
+                // A part of the time that there is: the primary may have to be waited for too.
+                let limit = until.saturating_duration_since(Instant::now()) / 4;
+                match read_replica(replica, user, (&expected, limit), &read).await {
+                    Some(result) => return Ok(result),
+                    None => self.replicas.instead().unwrap_or(&*self.store),
+                }
             }
-            result = self.read_once(user, &read).await?;
-        }
-        Ok(result)
+        };
+        read_until(store, user, (&expected, until), &read).await
     }
 
-    /// Runs a read. For a user who calls, replaces its revision by theirs.
-    async fn read_once<T, E, F>(&self, user: Option<UserId>, read: &impl Fn() -> F) -> Result<T, Status>
+    /// Runs a read that replicas do not serve.
+    async fn read_primary<M, T, E>(
+        &self,
+        request: &Request<M>,
+        expected: impl Into<Expected>,
+        read: impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+    ) -> Result<T, Status>
     where
         T: Revised,
-        E: Into<Status>,
-        F: Future<Output = Result<T, E>>,
+        E: ReadError,
     {
-        let Some(user) = user else { return read().await.map_err(Into::into) };
-        let (visible, mut result) =
-            try_join!(async { self.store.newest_visible(user).await.map_err(Status::from) }, async {
-                read().await.map_err(Into::into)
-            },)?;
-        let visible = visible.unwrap_or_default();
-        // A commit came between the two, and the result may not reflect it.
-        if result.revision() < visible {
-            result = read().await.map_err(Into::into)?;
-        }
-        // Smaller only on a replica that is behind another one.
-        let own = visible.min(result.revision());
-        Ok(result.with_revision(own))
+        let (user, until) = (caller(request)?.user(), retry_until(request));
+        read_until(&*self.store, user, (&expected.into(), until), &read).await
     }
+}
+
+/// Runs a read on a replica; `None` if it cannot serve it.
+async fn read_replica<T, E>(
+    replica: &Replica,
+    user: Option<UserId>,
+    (expected, limit): (&Expected, Duration),
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Option<T>
+where
+    T: Revised,
+    E: ReadError,
+{
+    let outcome = replica.reach(expected.sequence(), limit).await?;
+    let once = async {
+        let result = read_once(replica.store(), user, read).await?;
+        Ok::<_, E>((reflects(replica.store(), &result, expected).await, result))
+    };
+    match replica.run(once).await? {
+        Ok((Ok(Reflects::All), result)) => {
+            replica.served(outcome);
+            Some(result.own)
+        }
+        Ok(_) => {
+            replica.behind();
+            None
+        }
+        Err(error) => {
+            match error.of_store() {
+                Some(error) => replica.failed(Some(error)),
+                // Such as a cursor that it does not have yet.
+                None => replica.behind(),
+            }
+            None
+        }
+    }
+}
+
+/// Runs a read and retries it until it reflects what is expected.
+///
+/// Fails after [`REVISION_WAIT`], or earlier if the call's deadline is near. With a single database the first read
+/// reflects every revision that a client can know; on a standby it may not. Fails immediately if events that the client
+/// knows of were lost.
+///
+/// For a user who calls, the revision is that of the newest event that they may see. So is what is compared with
+/// `min_revision`: otherwise it would show where the feed ends.
+async fn read_until<T, E>(
+    store: &dyn Store,
+    user: Option<UserId>,
+    (expected, until): (&Expected, Instant),
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Result<T, Status>
+where
+    T: Revised,
+    E: ReadError,
+{
+    let mut result = read_once(store, user, read).await.map_err(Into::into)?;
+    let mut reflected = reflects(store, &result, expected).await?;
+    if reflected == Reflects::All {
+        return Ok(result.own);
+    }
+    let mut changes = store.changes();
+    while reflected != Reflects::All {
+        // Notifications may be lost, so the read is also retried without one.
+        let notified = timeout(RETRY_INTERVAL, changes.changed());
+        if timeout_at(until, notified).await.is_err() {
+            return Err(match reflected {
+                Reflects::OtherEpochs => error::wrong_epoch(result.own.epoch(), None),
+                Reflects::Less | Reflects::All => error::revision_not_reached(result.own.revision()),
+            });
+        }
+        result = read_once(store, user, read).await.map_err(Into::into)?;
+        reflected = reflects(store, &result, expected).await?;
+    }
+    Ok(result.own)
+}
+
+/// Returns how much of what is expected a result of a store reflects.
+///
+/// Asks the database only if another epoch than that of the result is expected.
+async fn reflects<T: Revised>(store: &dyn Store, result: &Once<T>, expected: &Expected) -> Result<Reflects, Status> {
+    let Expected { min_revision, seen } = expected;
+    let (newest, own) = (result.own.epoch(), result.own.revision());
+    for (Position { epoch, sequence }, reached) in
+        [(min_revision, own)].into_iter().chain(seen.iter().map(|seen| (seen, result.revision)))
+    {
+        if !epoch.is_named() || epoch == newest {
+            if reached < *sequence {
+                return Ok(Reflects::Less);
+            }
+            continue;
+        }
+        match store.history(newest).await?.judge(epoch, *sequence) {
+            Verdict::Good => {}
+            Verdict::Wrong { common } => return Err(error::wrong_epoch(newest, Some(common.min(own)))),
+            // A replica may not have it yet.
+            Verdict::Unknown => return Ok(Reflects::OtherEpochs),
+        }
+    }
+    Ok(Reflects::All)
+}
+
+/// An error of a read.
+trait ReadError: From<StoreError> + Into<Status> {
+    /// The error of the database, if it is one.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl ReadError for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
+impl ReadError for FeedError {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
+    }
+}
+
+/// Runs a read. For a user who calls, replaces its revision by theirs.
+async fn read_once<T, E>(
+    store: &dyn Store,
+    user: Option<UserId>,
+    read: &impl for<'a> Fn(&'a dyn Store) -> BoxFuture<'a, Result<T, E>>,
+) -> Result<Once<T>, E>
+where
+    T: Revised,
+    E: ReadError,
+{
+    let Some(user) = user else {
+        let own = read(store).await?;
+        return Ok(Once { revision: own.revision(), own });
+    };
+    let (visible, mut result) =
+        try_join!(async { store.newest_visible(user).await.map_err(E::from) }, async { read(store).await })?;
+    let visible = visible.unwrap_or_default();
+    // A commit came between the two, and the result may not reflect it.
+    if result.revision() < visible {
+        result = read(store).await?;
+    }
+    let revision = result.revision();
+    // Smaller only if the store is a replica behind a name that stands for several.
+    Ok(Once { revision, own: result.with_revision(visible.min(revision)) })
+}
+
+/// The result of one read.
+struct Once<T> {
+    /// The revision that it reflects.
+    revision: Sequence,
+    /// The result. For a user who calls, with their revision.
+    own: T,
+}
+
+/// How much of what is expected a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reflects {
+    /// All of it.
+    All,
+    /// Less: the database has not reached the revision.
+    Less,
+    /// The database does not know the epoch.
+    OtherEpochs,
 }
 
 /// A result of a read with the revision that it reflects.
 trait Revised {
     fn revision(&self) -> Sequence;
+
+    fn epoch(&self) -> &Epoch;
 
     /// Returns the result with an earlier revision, which it reflects too.
     fn with_revision(self, revision: Sequence) -> Self;
@@ -168,6 +323,10 @@ trait Revised {
 impl<T> Revised for Read<T> {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     fn with_revision(self, revision: Sequence) -> Self {
@@ -180,14 +339,36 @@ impl<T> Revised for Listed<T> {
         self.revision
     }
 
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
     fn with_revision(self, revision: Sequence) -> Self {
         Self { revision, ..self }
+    }
+}
+
+impl<R: Revised, T> Revised for (R, T) {
+    fn revision(&self) -> Sequence {
+        self.0.revision()
+    }
+
+    fn epoch(&self) -> &Epoch {
+        self.0.epoch()
+    }
+
+    fn with_revision(self, revision: Sequence) -> Self {
+        (self.0.with_revision(revision), self.1)
     }
 }
 
 impl Revised for feed::Page {
     fn revision(&self) -> Sequence {
         self.revision
+    }
+
+    fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// The page may have later events than the revision. It reflects these too.

@@ -19,6 +19,7 @@ mod observed;
 mod pair;
 mod postgres;
 mod query;
+mod replicas;
 mod row;
 mod schema;
 mod seen;
@@ -40,18 +41,22 @@ use tokio::sync::watch;
 pub use self::backup::{Backup, BackupError, backup};
 pub use self::bulk::{Bulk, KnownUser};
 pub use self::check::{Checked, Repair, Report, check};
-pub use self::connect::{DatabaseUrl, Options, connect, migrate, migrations, try_migrations, wait_for};
+pub use self::connect::{
+    DatabaseUrl, Options, connect, connect_with_replicas, migrate, migrations, try_migrations, wait_for,
+};
 pub use self::epoch::{Epochs, Servers, restore_epoch};
 pub use self::export::{Snapshot, snapshot};
 pub use self::migration::Migrations;
 pub use self::observed::Observed;
 pub use self::postgres::roles_script;
+pub use self::replicas::{Replica, ReplicaOptions, Replicas, Route};
 pub use self::seen::Seen;
 pub use self::users::{CachedUser, Users};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::{Epoch, History, Position};
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Pair, Request};
 use crate::domain::query::{
@@ -100,13 +105,16 @@ pub trait Store: Send + Sync + 'static {
     /// On PostgreSQL it is estimated from the clock's last reading.
     fn now(&self) -> Time;
 
-    /// Returns the newest revision. The health check uses it to see whether the database works.
-    async fn revision(&self) -> Result<Sequence, StoreError>;
+    /// Returns the newest revision, with its epoch. The health check uses it to see whether the database works.
+    async fn position(&self) -> Result<Position, StoreError>;
+
+    /// Returns the epochs of the feed up to this one.
+    async fn history(&self, until: &Epoch) -> Result<History, StoreError>;
 
     /// Returns the newest revision that this store has seen, and the totals at it. Does not ask the database.
     ///
     /// It sees the commits of this process immediately, those of others when one of its own follows, or when
-    /// [`revision`](Self::revision) is called. The health check does that every two seconds.
+    /// [`position`](Self::position) is called. The health check does that every two seconds.
     fn seen(&self) -> Seen;
 
     /// Returns one user; `None` if the user does not exist.
@@ -190,10 +198,19 @@ pub type Pairs = HashMap<PairKey, Pair>;
 pub struct Listed<T> {
     /// All events up to this revision are reflected.
     pub revision: Sequence,
+    /// The epoch that the revision belongs to.
+    pub epoch: Epoch,
     /// The rows, in the order of the list.
     pub rows: Vec<T>,
     /// The users of the rows and of the query. Those that do not exist are left out.
     pub users: Users,
+}
+
+impl<T> Listed<T> {
+    /// Returns the revision with its epoch.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch.clone(), sequence: self.revision }
+    }
 }
 
 /// An error of the database. The causes are for the log; clients never receive them.

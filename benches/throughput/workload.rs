@@ -190,7 +190,10 @@ impl Call {
 
     /// A call that returns the revision of a database.
     pub fn revision() -> Self {
-        Self::new(Operation::Counts, &pb::GetConnectionCountsRequest { user_id: 1, min_revision: 0 })
+        Self::new(
+            Operation::Counts,
+            &pb::GetConnectionCountsRequest { user_id: 1, min_revision: 0, ..Default::default() },
+        )
     }
 }
 
@@ -343,17 +346,26 @@ impl Workload {
             Operation::Status => {
                 let user_id = self.anyone();
                 let other_user_id = self.other(user_id, 4);
-                Call::new(operation, &pb::GetConnectionStatusRequest { user_id, other_user_id, min_revision: 0 })
+                Call::new(
+                    operation,
+                    &pb::GetConnectionStatusRequest { user_id, other_user_id, min_revision: 0, ..Default::default() },
+                )
             }
             Operation::Statuses => {
                 let user_id = self.listed(1);
                 let other_user_ids = (0..100).map(|_| self.other(user_id, 33)).collect();
-                let request = pb::BatchGetConnectionStatusesRequest { user_id, other_user_ids, min_revision: 0 };
+                let request = pb::BatchGetConnectionStatusesRequest {
+                    user_id,
+                    other_user_ids,
+                    min_revision: 0,
+                    ..Default::default()
+                };
                 Call::new(operation, &request)
             }
-            Operation::Counts | Operation::Mixed => {
-                Call::new(operation, &pb::GetConnectionCountsRequest { user_id: self.anyone(), min_revision: 0 })
-            }
+            Operation::Counts | Operation::Mixed => Call::new(
+                operation,
+                &pb::GetConnectionCountsRequest { user_id: self.anyone(), min_revision: 0, ..Default::default() },
+            ),
             Operation::User => {
                 let key = Some(pb::get_user_request::Key::Id(self.anyone()));
                 Call::new(operation, &pb::GetUserRequest { key, ..Default::default() })

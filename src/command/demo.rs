@@ -47,7 +47,7 @@ pub(super) async fn run(args: Demo, sources: &Sources) -> Result<(), Failure> {
     });
     let options = store::Options { clock, ..store::Options::default() };
     let store = store::connect(&database.url, options).await.map_err(|error| database.failure(&error))?;
-    let revision = store.revision().await.map_err(|error| database.failure(&error))?;
+    let revision = store.position().await.map_err(|error| database.failure(&error))?.sequence;
     if revision > Sequence::default() {
         let error = format!(
             "{} is not empty: it is at revision {revision}; choose another database with --database-url",

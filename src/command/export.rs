@@ -106,7 +106,7 @@ async fn export(
     database: &Database,
     progress: &Progress,
 ) -> Result<Exported, Failure> {
-    let (revision, epoch) = (snapshot.revision(), snapshot.epoch().to_owned());
+    let (revision, epoch) = (snapshot.revision(), snapshot.epoch().to_string());
     let total = snapshot.total();
     let (pages, received) = mpsc::channel(PAGES_AHEAD);
     let writing = spawn_blocking(move || write(format, received));

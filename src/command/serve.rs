@@ -16,13 +16,14 @@ use crate::auth::Authenticator;
 use crate::config::{AuditLog, Serve, Sources};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Submission};
+use crate::domain::epoch::Position;
 use crate::follow::NamedFile;
 use crate::metrics::Metrics;
 use crate::server::listener::Listener;
 use crate::server::monitoring::Pages;
 use crate::server::tls::{Files, Tls};
 use crate::server::{self, ConnectionLimits, Settings, waiting};
-use crate::store::{self, Observed, Store, StoreError};
+use crate::store::{self, Observed, ReplicaOptions, Replicas, Store, StoreError};
 use crate::traces::Exporter;
 
 pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
@@ -41,8 +42,8 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
     // Until the end: it answers while the database is not there yet, and while calls are drained.
     let _monitoring = monitoring::start(args.metrics_listen.clone(), sources, &listener, pages).await?;
     let mut signals = pin!(ending_signals(tls.clone(), authenticator.clone())?);
-    let store = tokio::select! {
-        store = waiting::serve_until(&listener, tls.as_ref(), &metrics, open(&database, &args, &metrics)) => store?,
+    let (store, replicas) = tokio::select! {
+        opened = waiting::serve_until(&listener, tls.as_ref(), &metrics, open(&database, &args, sources, &metrics)) => opened?,
         _ = signals.next() => {
             tracing::info!("server stopped before it had opened the database");
             return Ok(());
@@ -74,6 +75,7 @@ pub(super) async fn run(args: Serve, sources: &Sources) -> Result<(), Failure> {
         authenticator,
         reflection: args.reflection,
         metrics,
+        replicas,
         traces,
         ..Settings::default()
     };
@@ -113,19 +115,34 @@ fn start_traces(args: &Serve, database: &Database, sources: &Sources) -> Result<
 }
 
 /// Opens the database, once it is there.
-async fn open(database: &Database, args: &Serve, metrics: &Metrics) -> Result<Arc<dyn Store>, Failure> {
+async fn open(
+    database: &Database,
+    args: &Serve,
+    sources: &Sources,
+    metrics: &Metrics,
+) -> Result<(Arc<dyn Store>, Replicas), Failure> {
+    let replicas = replicas(database, args, sources)?;
     database.wait().await?;
     let url = &database.url;
     let failed = |error: &dyn std::error::Error| database.failure(error);
-    let options = store::Options { metrics: metrics.clone(), ..args.options() };
-    let store = store::connect(url, options).await.map_err(|error| failed(&error))?;
+    let options = store::Options { replicas, metrics: metrics.clone(), ..args.options() };
+    let (store, replicas) = store::connect_with_replicas(url, options).await.map_err(|error| failed(&error))?;
     let store: Arc<dyn Store> = Arc::new(Observed::new(store));
-    let revision = store.revision().await.map_err(|error| failed(&error))?;
+    let Position { sequence: revision, epoch } = store.position().await.map_err(|error| failed(&error))?;
     if !args.read_only {
         check_writable(&*store).await.map_err(|error| failed(&error))?;
     }
-    tracing::info!(database = %url, %revision, read_only = args.read_only, "opened the database");
-    Ok(store)
+    tracing::info!(database = %url, %revision, %epoch, read_only = args.read_only, "opened the database");
+    Ok((store, replicas))
+}
+
+/// Returns the settings of replicas, with their passwords.
+fn replicas(database: &Database, args: &Serve, sources: &Sources) -> Result<ReplicaOptions, Failure> {
+    let urls = args.replicas.urls(&args.common, sources)?;
+    if !urls.is_empty() && !database.url.is_postgres() {
+        return Err(format!("{}: {} has no replicas", sources.name("replica-url"), database.url).into());
+    }
+    Ok(ReplicaOptions { urls, ..args.replicas.options() })
 }
 
 /// Returns the signals that end the server: SIGTERM, SIGINT, SIGQUIT and SIGUSR1.

@@ -47,7 +47,7 @@ pub struct Common {
 ///
 /// clap's own error would contain the URL with its password.
 #[derive(Clone, Copy, Debug)]
-struct UrlParser;
+pub(super) struct UrlParser;
 
 impl TypedValueParser for UrlParser {
     type Value = DatabaseUrl;
@@ -60,7 +60,8 @@ impl TypedValueParser for UrlParser {
     ) -> Result<DatabaseUrl, clap::Error> {
         let parsed = value.to_str().ok_or_else(|| "is not UTF-8".to_owned()).and_then(str::parse);
         parsed.map_err(|error| {
-            let message = format!("invalid value for --database-url: {error}\n");
+            let flag = arg.and_then(|arg| arg.get_long()).unwrap_or("database-url");
+            let message = format!("invalid value for --{flag}: {error}\n");
             let mut failed = clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command);
             failed.insert(
                 ContextKind::InvalidArg,

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::client::ServerArgs;
 use super::database::Common;
+use super::replicas::ReplicaArgs;
 use super::setting::Sources;
 use crate::store::DatabaseUrl;
 
@@ -43,13 +44,47 @@ impl Common {
                 return Err(format!("{setting}: the database's URL has a password too; leave one of them out"));
             }
             url.set_password(&read(&setting, path)?);
-        } else if url.is_postgres() && !url.has_password() {
-            match env::var("PGPASSWORD").ok().filter(|password| !password.is_empty()) {
-                Some(password) => url.set_password(&password),
-                None => read_password_file(&url).into_iter().for_each(|file| url.set_password_from(&file)),
-            }
+        } else {
+            find_password(&mut url);
         }
         Ok(url)
+    }
+}
+
+impl ReplicaArgs {
+    /// Returns the URLs of the replicas with their passwords.
+    ///
+    /// The password is that of the URL. Without one it is that of `--database-password-file`, or looked for as libpq does.
+    ///
+    /// # Errors
+    ///
+    /// If a URL is not of PostgreSQL, or the file cannot be read. The error names the setting.
+    pub fn urls(&self, common: &Common, sources: &Sources) -> Result<Vec<DatabaseUrl>, String> {
+        let mut urls = self.replica_url.clone();
+        for url in &mut urls {
+            if !url.is_postgres() {
+                return Err(format!("{}: must begin with postgres://", sources.name("replica-url")));
+            }
+            match &common.database_password_file {
+                Some(path) if !url.has_password() => {
+                    let setting = format!("{} {}", sources.name("database-password-file"), path.display());
+                    url.set_password(&read(&setting, path)?);
+                }
+                Some(_) | None => find_password(url),
+            }
+        }
+        Ok(urls)
+    }
+}
+
+/// Looks for the password of a PostgreSQL URL that has none, as libpq does.
+fn find_password(url: &mut DatabaseUrl) {
+    if !url.is_postgres() || url.has_password() {
+        return;
+    }
+    match env::var("PGPASSWORD").ok().filter(|password| !password.is_empty()) {
+        Some(password) => url.set_password(&password),
+        None => read_password_file(url).into_iter().for_each(|file| url.set_password_from(&file)),
     }
 }
 

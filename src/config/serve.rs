@@ -13,6 +13,7 @@ use super::limits::{NONE, USER, parse_limits};
 use super::metrics::MetricsListen;
 use super::origins::Origins;
 use super::policy::PolicyArgs;
+use super::replicas::ReplicaArgs;
 use super::traces::TraceArgs;
 use crate::auth::limits::{Limits, LimitsByKind};
 use crate::store::Options;
@@ -60,6 +61,9 @@ pub struct Serve {
     /// refused, and migrations are never applied
     #[arg(long, help_heading = "Database", env = "KITH_READ_ONLY", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub read_only: bool,
+    /// Settings of replicas
+    #[command(flatten)]
+    pub replicas: ReplicaArgs,
     /// Settings of the rules
     #[command(flatten)]
     pub policy: PolicyArgs,

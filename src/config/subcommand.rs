@@ -43,7 +43,7 @@ pub struct Watch {
     /// Sequence to start after; 0 = at the oldest retained event [default: new events only]
     #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
     pub after: Option<i64>,
-    /// Epoch that the sequence belongs to; the watch is refused if the server's epoch differs
+    /// Epoch that the sequence belongs to; the watch is refused if events up to it were lost since
     #[arg(long)]
     pub epoch: Option<String>,
     /// Print only events about this user; repeatable

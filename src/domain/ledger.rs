@@ -26,6 +26,7 @@ use super::caller::Caller;
 use super::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Member, Reply, Submission};
 use super::counts::{Counts, SendWindow};
 use super::decide::{Moment, Party, Rejection};
+use super::epoch::Epoch;
 use super::event::PrincipalKind;
 use super::id::{PairKey, RequestId, Sequence, UserId};
 use super::outcome::{Executed, Outcome};
@@ -44,6 +45,8 @@ struct Ledger {
     policy: Arc<Policy>,
     time: Time,
     head: Head,
+    /// The epoch of the responses.
+    epoch: Epoch,
     /// The kind of principal of the command that is executed.
     principal: PrincipalKind,
     users: HashMap<UserId, Tracked<Option<Member>>>,
@@ -76,7 +79,7 @@ impl<T: Clone> Tracked<T> {
 
 impl Ledger {
     fn open(snapshot: Snapshot, policy: Arc<Policy>) -> Self {
-        let Snapshot { now: time, head, members, free_ids, pairs, responses, sweep } = snapshot;
+        let Snapshot { now: time, head, epoch, epoch_change, members, free_ids, pairs, responses, sweep } = snapshot;
         let users = || members.iter().map(|member| &member.user);
         let names = users().filter_map(|user| Some((user.username.key()?, user.id))).collect();
         let external_ids = users().filter_map(|user| Some((user.external_id.clone()?, user.id))).collect();
@@ -85,6 +88,7 @@ impl Ledger {
             policy,
             time,
             head,
+            epoch,
             principal: PrincipalKind::System,
             names,
             external_ids,
@@ -100,7 +104,7 @@ impl Ledger {
                 .map(|response| (response.key.clone(), response))
                 .collect(),
             counts: BTreeMap::new(),
-            changes: Changes::default(),
+            changes: Changes { epoch: epoch_change, ..Changes::default() },
         }
     }
 
@@ -156,7 +160,7 @@ impl Ledger {
                 Outcome::Probed
             }
         };
-        Ok(Executed { revision: self.revision(caller), outcome })
+        Ok(Executed { revision: self.revision(caller), epoch: self.epoch.clone(), outcome })
     }
 
     /// Returns the revision for a caller: for a user that of the newest event that they may see, else the newest one.

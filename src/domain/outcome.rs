@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::command::RequestAction;
 use super::decide::Rejection;
+use super::epoch::{Epoch, Position};
 use super::id::{Sequence, UserId};
 use super::import::{Effect, Fact};
 use super::pair::{Block, Pair, Request};
@@ -15,8 +16,17 @@ use super::view::Status;
 pub struct Executed {
     /// The revision that includes the command.
     pub revision: Sequence,
+    /// The epoch that the revision belongs to.
+    pub epoch: Epoch,
     /// The outcome.
     pub outcome: Outcome,
+}
+
+impl Executed {
+    /// Returns the revision with its epoch.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch.clone(), sequence: self.revision }
+    }
 }
 
 /// The outcome of a command: one variant for each kind of [`Command`](super::command::Command).

@@ -2,6 +2,7 @@
 
 use super::Time;
 use super::counts::SendWindow;
+use super::epoch::{Epoch, History, Position, Verdict};
 use super::event::Event;
 use super::id::{RequestId, Sequence, UserId};
 use super::pair::{Block, Ended, RequestState};
@@ -9,12 +10,21 @@ use super::text::ExternalId;
 use super::view::HiddenKinds;
 
 /// A result and the revision that it reflects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read<T> {
     /// Everything committed up to this revision is reflected.
     pub revision: Sequence,
+    /// The epoch that the revision belongs to.
+    pub epoch: Epoch,
     /// The result.
     pub value: T,
+}
+
+impl<T> Read<T> {
+    /// Returns the revision with its epoch.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch.clone(), sequence: self.revision }
+    }
 }
 
 /// A range of rows of a list.
@@ -247,7 +257,7 @@ impl Record {
 }
 
 /// The next events of the feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventQuery {
     /// Which events.
     pub filter: EventFilter,
@@ -257,6 +267,8 @@ pub struct EventQuery {
     pub limit: i64,
     /// For whom they are read.
     pub consumer: Consumer,
+    /// The epoch that `after` belongs to. If it is another one than the newest, the slice has the history. It may be unnamed.
+    pub epoch: Epoch,
 }
 
 /// Selects events.
@@ -290,14 +302,23 @@ pub struct Recorded {
 /// Consecutive events, and the bounds of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedSlice {
-    /// Distinguishes this feed from any other, and from itself before a restore.
-    pub epoch: String,
+    /// The newest epoch of the feed.
+    pub epoch: Epoch,
+    /// The epochs up to it, if the query named another one. Otherwise empty.
+    pub history: History,
     /// The newest event before the events were read: none up to it is missing.
     pub last: Sequence,
     /// The oldest event that was stored after the events were read; the one after `last` if none was.
     pub oldest: Sequence,
     /// The events, in order.
     pub events: Vec<Recorded>,
+}
+
+impl FeedSlice {
+    /// Judges a position that a client received in this epoch. The slice must have been read with it.
+    pub fn judge(&self, epoch: &Epoch, sequence: Sequence) -> Verdict {
+        if !epoch.is_named() || *epoch == self.epoch { Verdict::Good } else { self.history.judge(epoch, sequence) }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Cursors of the feed, and the errors of reading it.
 
+use crate::domain::epoch::{Epoch, Verdict};
 use crate::domain::id::Sequence;
 use crate::domain::query::FeedSlice;
 use crate::store::StoreError;
@@ -9,8 +10,8 @@ use crate::store::StoreError;
 pub struct Cursor {
     /// The event to start after; 0: start with the oldest stored event; `None`: start at the end.
     pub after: Option<Sequence>,
-    /// The epoch that the client received with the event. `None` is not checked.
-    pub epoch: Option<String>,
+    /// The epoch that the client received with the event. If it is unnamed, the newest one is meant.
+    pub epoch: Epoch,
     /// Whether it is from a page token, which nobody else can make.
     pub is_signed: bool,
 }
@@ -35,10 +36,12 @@ pub enum FeedError {
         /// The oldest stored event. `None` if the caller must not know it.
         oldest: Option<Sequence>,
     },
-    /// The cursor belongs to another feed, or to this one before a restore.
+    /// Events up to the cursor were lost after it was received, or it belongs to another feed.
     WrongEpoch {
-        /// This feed's epoch.
-        epoch: String,
+        /// The newest epoch of this feed.
+        epoch: Epoch,
+        /// The last event up to which nothing was lost. `None` if that is not known.
+        common: Option<Sequence>,
     },
     /// The server's limit of concurrent watchers is reached.
     TooManyWatchers,
@@ -57,16 +60,19 @@ impl From<StoreError> for FeedError {
 }
 
 impl Cursor {
-    /// Returns the event to start after, in the feed with these bounds.
+    /// Returns the event to start after, in the feed with these bounds. They must have been read with the epoch.
     pub(super) fn resolve(&self, bounds: &FeedSlice) -> Result<Sequence, FeedError> {
-        if self.epoch.as_ref().is_some_and(|epoch| *epoch != bounds.epoch) {
-            return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
-        }
         match self.after {
-            None => Ok(bounds.last),
-            Some(after) if after == Sequence::default() => Ok(bounds.oldest.previous()),
+            None => {
+                check_epoch(Sequence::default(), &self.epoch, bounds)?;
+                Ok(bounds.last)
+            }
+            Some(after) if after == Sequence::default() => {
+                check_epoch(after, &self.epoch, bounds)?;
+                Ok(bounds.oldest.previous())
+            }
             Some(after) => {
-                check_readable(after, &bounds.epoch, bounds)?;
+                check_readable(after, &self.epoch, bounds)?;
                 Ok(after)
             }
         }
@@ -79,16 +85,15 @@ impl Cursor {
         horizon: Horizon,
     ) -> Result<(Sequence, Sequence), FeedError> {
         let Horizon { newest_visible, sees_cursor } = horizon;
-        if self.epoch.as_ref().is_some_and(|epoch| *epoch != bounds.epoch) {
-            return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
-        }
+        check_epoch(self.after.unwrap_or_default(), &self.epoch, bounds)
+            .map_err(|error| error.within(newest_visible))?;
         // They may see nothing of what follows, up to the end.
         let end = bounds.last.max(newest_visible);
         match self.after {
             None => Ok((end, newest_visible)),
             Some(after) if after == Sequence::default() => Ok((bounds.oldest.previous(), after)),
             Some(after) if after > newest_visible && !sees_cursor && !(self.is_signed && after <= bounds.last) => {
-                Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() })
+                Err(beyond(newest_visible, &self.epoch, bounds))
             }
             Some(after) if after >= newest_visible => Ok((end.max(after), after)),
             Some(after) if after.next() < bounds.oldest => Err(FeedError::Expired { oldest: None }),
@@ -97,11 +102,34 @@ impl Cursor {
     }
 }
 
-/// Returns an error unless all events after this one can be read in the feed with these bounds.
-pub(super) fn check_readable(after: Sequence, epoch: &str, bounds: &FeedSlice) -> Result<(), FeedError> {
-    // A cursor beyond the end comes from another database, or from this one before it was restored from a backup.
-    if bounds.epoch != epoch || after > bounds.last {
-        return Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone() });
+impl FeedError {
+    /// Hides from a user who calls what they must not know.
+    pub(super) fn within(self, newest_visible: Sequence) -> Self {
+        match self {
+            Self::Expired { oldest: _ } => Self::Expired { oldest: None },
+            Self::WrongEpoch { epoch, common } => {
+                Self::WrongEpoch { epoch, common: common.map(|common| common.min(newest_visible)) }
+            }
+            other @ (Self::TooManyWatchers | Self::ShuttingDown | Self::Unresponsive | Self::Store(_)) => other,
+        }
+    }
+}
+
+/// Returns an error if events up to this one were lost after a client received them in this epoch.
+fn check_epoch(after: Sequence, epoch: &Epoch, bounds: &FeedSlice) -> Result<(), FeedError> {
+    let common = match bounds.judge(epoch, after) {
+        Verdict::Good => return Ok(()),
+        Verdict::Wrong { common } => Some(common),
+        Verdict::Unknown => None,
+    };
+    Err(FeedError::WrongEpoch { epoch: bounds.epoch.clone(), common })
+}
+
+/// Returns an error unless all events after this one, of this epoch, can be read in the feed with these bounds.
+pub(super) fn check_readable(after: Sequence, epoch: &Epoch, bounds: &FeedSlice) -> Result<(), FeedError> {
+    check_epoch(after, epoch, bounds)?;
+    if after > bounds.last {
+        return Err(beyond(bounds.last, epoch, bounds));
     }
     if after.next() < bounds.oldest {
         return Err(FeedError::Expired { oldest: Some(bounds.oldest) });
@@ -109,13 +137,25 @@ pub(super) fn check_readable(after: Sequence, epoch: &str, bounds: &FeedSlice) -
     Ok(())
 }
 
+/// The error of a cursor beyond the end of its epoch: from another database, or from this one before it lost the last commits.
+///
+/// Without an epoch, nothing says that it is a cursor of this feed.
+fn beyond(end: Sequence, epoch: &Epoch, bounds: &FeedSlice) -> FeedError {
+    FeedError::WrongEpoch { epoch: bounds.epoch.clone(), common: epoch.is_named().then_some(end) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use crate::domain::epoch::{EpochStart, History};
+
+    /// A feed whose epoch `here` follows the epoch `before`, which it lost from event 7 on.
     fn bounds(oldest: i64, last: i64) -> FeedSlice {
         let (oldest, last) = (Sequence::new(oldest), Sequence::new(last));
-        FeedSlice { epoch: "here".to_owned(), last, oldest, events: Vec::new() }
+        let start = |epoch: &str, first| EpochStart { epoch: epoch.into(), first: Sequence::new(first) };
+        let history = History::until(vec![start("before", 1), start("here", 7)], &"here".into());
+        FeedSlice { epoch: "here".into(), history, last, oldest, events: Vec::new() }
     }
 
     #[test]
@@ -150,23 +190,42 @@ mod tests {
         }
         // A cursor of which Kith knows that it is one, and one of another feed.
         let horizon = |sees_cursor| Horizon { newest_visible: Sequence::new(5), sees_cursor };
-        let at = |after, is_signed| Cursor { after: Some(Sequence::new(after)), epoch: None, is_signed };
+        let at = |after, is_signed| Cursor { after: Some(Sequence::new(after)), epoch: Epoch::default(), is_signed };
         let start = Some((Sequence::new(9), Sequence::new(7)));
         assert_eq!(at(7, true).resolve_within(&bounds(1, 9), horizon(false)).ok(), start);
         assert_eq!(at(7, false).resolve_within(&bounds(1, 9), horizon(true)).ok(), start);
         assert_eq!(at(10, true).resolve_within(&bounds(1, 9), horizon(false)).ok(), None);
-        let elsewhere = Cursor { epoch: Some("there".to_owned()), ..at(5, false) };
-        assert!(elsewhere.resolve_within(&bounds(1, 9), horizon(false)).is_err());
+        // What was lost, and where they may go on: they never learn of a position that they do not see.
+        for (epoch, after, newest_visible, expected) in [
+            ("there", 5, 5, Some(None)),
+            ("before", 5, 5, None),
+            ("before", 6, 9, None),
+            ("before", 8, 9, Some(Some(6))),
+            ("before", 8, 5, Some(Some(5))),
+            ("here", 8, 5, Some(Some(5))),
+            ("", 8, 5, Some(None)),
+        ] {
+            let cursor = Cursor { epoch: epoch.into(), ..at(after, false) };
+            let horizon = Horizon { newest_visible: Sequence::new(newest_visible), sees_cursor: false };
+            let wrong = match cursor.resolve_within(&bounds(1, 9), horizon) {
+                Ok(_) => None,
+                Err(FeedError::WrongEpoch { epoch: _, common }) => Some(common.map(Sequence::get)),
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(wrong, expected, "{epoch} {after}, {newest_visible}");
+        }
     }
 
     #[test]
     fn a_cursor_resolves_or_the_error_says_why_not() {
         let find = |after: Option<i64>, epoch: Option<&str>, bounds: &FeedSlice| {
-            let cursor = Cursor { after: after.map(Sequence::new), epoch: epoch.map(str::to_owned), is_signed: false };
+            let epoch = epoch.unwrap_or_default().into();
+            let cursor = Cursor { after: after.map(Sequence::new), epoch, is_signed: false };
             match cursor.resolve(bounds) {
                 Ok(start) => start.get().to_string(),
                 Err(FeedError::Expired { oldest: Some(oldest) }) => format!("expired before {oldest}"),
-                Err(FeedError::WrongEpoch { epoch }) => format!("not in {epoch}"),
+                Err(FeedError::WrongEpoch { epoch, common: None }) => format!("not in {epoch}"),
+                Err(FeedError::WrongEpoch { epoch, common: Some(common) }) => format!("in {epoch} up to {common}"),
                 Err(other) => format!("{other:?}"),
             }
         };
@@ -181,6 +240,14 @@ mod tests {
             (Some(0), Some("there"), &whole, "not in here"),
             (Some(9), None, &whole, "9"),
             (Some(10), None, &whole, "not in here"),
+            // Lost, and no event was written since.
+            (Some(10), Some("here"), &whole, "in here up to 9"),
+            (None, Some("before"), &whole, "9"),
+            (Some(0), Some("before"), &whole, "0"),
+            (Some(6), Some("before"), &whole, "6"),
+            (Some(7), Some("before"), &whole, "in here up to 6"),
+            (Some(10), Some("before"), &whole, "in here up to 6"),
+            (Some(2), Some("before"), &cut, "expired before 4"),
             (Some(0), None, &cut, "3"),
             (Some(3), None, &cut, "3"),
             (Some(2), None, &cut, "expired before 4"),

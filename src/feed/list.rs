@@ -1,13 +1,14 @@
 //! Pages of the feed.
 
 use super::cursor::{Cursor, FeedError, check_readable};
-use super::{EVENTS_PER_READ, Feed, check_no_gap};
+use super::{EVENTS_PER_READ, Feed, check_no_gap, since_viewer};
 use crate::domain::caller::Caller;
+use crate::domain::epoch::Epoch;
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::domain::selection::Selection;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// The maximum number of events that are examined for one page.
 const EXAMINED_MAX: usize = 10_000;
@@ -21,16 +22,17 @@ pub struct Page {
     pub next: Option<Sequence>,
     /// The sequence of the newest event.
     pub revision: Sequence,
-    /// The feed's epoch.
-    pub epoch: String,
+    /// The epoch of the feed.
+    pub epoch: Epoch,
 }
 
 impl Feed {
-    /// Returns at most `size` of the selected events after a cursor.
+    /// Returns at most `size` of the selected events after a cursor, as this store has them.
     ///
     /// A page may have fewer events although more follow, because the number of examined events is limited too.
     pub async fn list(
         &self,
+        store: &dyn Store,
         caller: &Caller,
         selection: &Selection,
         cursor: &Cursor,
@@ -39,15 +41,15 @@ impl Feed {
         let which = selection.filter(&self.policy);
         let limit = if selection.is_everything() { EVENTS_PER_READ.min(size + 1) } else { EVENTS_PER_READ };
         let mut after = cursor.after.unwrap_or_default();
-        let mut slice = self.slice(which, after, limit).await?;
-        match self.horizon(caller, cursor, Consumer::Call).await? {
+        let mut slice = slice_of(store, which, (after, &cursor.epoch), limit).await?;
+        match self.horizon(store, caller, cursor, Consumer::Call).await? {
             Some(horizon) => _ = cursor.resolve_within(&slice, horizon)?,
             None => _ = cursor.resolve(&slice)?,
         }
-        let start = self.since_viewer(selection, after, slice.last).await?;
+        let start = since_viewer(store, selection, after, slice.last).await?;
         if start > after {
             after = start;
-            slice = self.slice(which, after, limit).await?;
+            slice = slice_of(store, which, (after, &slice.epoch), limit).await?;
         } else if after == Sequence::default() {
             // Starts at the oldest stored event. Deleted events before it are not a gap.
             after = slice.events.first().map_or(after, |oldest| oldest.event.sequence.previous());
@@ -79,13 +81,19 @@ impl Feed {
                 page.next = Some(after);
                 return Ok(page);
             }
-            slice = self.slice(which, after, limit).await?;
+            slice = slice_of(store, which, (after, &page.epoch), limit).await?;
             check_readable(after, &page.epoch, &slice)?;
+            page.epoch.clone_from(&slice.epoch);
         }
     }
+}
 
-    async fn slice(&self, which: EventFilter, after: Sequence, limit: usize) -> Result<FeedSlice, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.store.events(EventQuery { filter: which, after, limit, consumer: Consumer::Call }).await
-    }
+async fn slice_of(
+    store: &dyn Store,
+    which: EventFilter,
+    (after, epoch): (Sequence, &Epoch),
+    limit: usize,
+) -> Result<FeedSlice, StoreError> {
+    let (limit, consumer) = (i64::try_from(limit).unwrap_or(i64::MAX), Consumer::Call);
+    store.events(EventQuery { filter: which, after, limit, consumer, epoch: epoch.clone() }).await
 }

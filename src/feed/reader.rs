@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cursor::check_readable;
+use super::cursor::{FeedError, check_readable};
 use super::{EVENTS_PER_READ, MarkedEvent, check_no_gap, mark_commit_ends};
 use crate::causes::Causes;
+use crate::domain::epoch::{Epoch, History};
 use crate::domain::id::Sequence;
 use crate::domain::query::{Consumer, EventFilter, EventQuery, FeedSlice};
 use crate::metrics::feed::Feed;
@@ -30,12 +31,14 @@ pub(super) const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum Update {
     /// The reader starts here: the events that follow are of this epoch and come after this one.
     ///
-    /// It starts anew if it finds the feed replaced by another one, or shorter than it was.
+    /// It starts again where a new epoch begins, or where the feed ends if it is shorter than it was.
     Start {
         /// The epoch of the feed.
-        epoch: String,
-        /// The newest event.
+        epoch: Epoch,
+        /// The event that the next one follows.
         last: Sequence,
+        /// The epochs up to this one, if the reader was in an earlier one. Otherwise empty.
+        history: History,
     },
     /// New events.
     Events(Arc<Chunk>),
@@ -46,6 +49,7 @@ pub(super) enum Update {
 /// All events in the range from `after` (exclusive) to `until` (inclusive).
 #[derive(Debug)]
 pub(super) struct Chunk {
+    pub(super) epoch: Epoch,
     pub(super) after: Sequence,
     pub(super) until: Sequence,
     pub(super) events: Vec<MarkedEvent>,
@@ -61,7 +65,7 @@ pub(super) struct Reader {
 
 /// The last event that the reader has broadcast.
 struct Position {
-    epoch: String,
+    epoch: Epoch,
     until: Sequence,
 }
 
@@ -127,16 +131,21 @@ impl Reader {
     /// Reads new events and broadcasts them. Returns whether there may be more.
     async fn step(&self, position: &mut Option<Position>) -> Result<bool, StoreError> {
         let Some(Position { epoch, until }) = position else {
-            let FeedSlice { epoch, last, .. } = self.events(Sequence::MAX, 0).await?;
-            self.metrics.reader_at(last.get());
-            self.broadcast(Update::Start { epoch: epoch.clone(), last });
-            *position = Some(Position { epoch, until: last });
+            let FeedSlice { epoch, last, .. } = self.events((Sequence::MAX, &Epoch::default()), 0).await?;
+            *position = Some(self.start(epoch, last, History::default()));
             return Ok(false);
         };
-        let slice = self.events(*until, read_limit()).await?;
-        if check_readable(*until, epoch, &slice).is_err() {
+        let slice = self.events((*until, epoch), read_limit()).await?;
+        let starts = match check_readable(*until, epoch, &slice) {
+            Ok(()) if slice.epoch == *epoch => None,
+            // A new epoch began after what was read. Nothing of that was lost.
+            Ok(()) => Some(Some((slice.epoch.clone(), *until))),
+            Err(FeedError::WrongEpoch { epoch, common: Some(common) }) => Some(Some((epoch, common))),
             // The feed was replaced, or the next events were deleted already.
-            *position = None;
+            Err(_) => Some(None),
+        };
+        if let Some(start) = starts {
+            *position = start.map(|(epoch, last)| self.start(epoch, last, slice.history));
             return Ok(true);
         }
         check_no_gap(&slice, *until)?;
@@ -145,14 +154,22 @@ impl Reader {
             let (after, last) = (*until, last.event.sequence);
             *until = last;
             self.metrics.reader_at(last.get());
-            self.broadcast(Update::Events(Arc::new(Chunk { after, until: last, events })));
+            let epoch = epoch.clone();
+            self.broadcast(Update::Events(Arc::new(Chunk { epoch, after, until: last, events })));
         }
         Ok(!all)
     }
 
-    async fn events(&self, after: Sequence, limit: i64) -> Result<FeedSlice, StoreError> {
-        let consumer = Consumer::Watchers;
-        self.store.events(EventQuery { filter: EventFilter::All, after, limit, consumer }).await
+    /// Begins to broadcast the events of an epoch that follow this one.
+    fn start(&self, epoch: Epoch, last: Sequence, history: History) -> Position {
+        self.metrics.reader_at(last.get());
+        self.broadcast(Update::Start { epoch: epoch.clone(), last, history });
+        Position { epoch, until: last }
+    }
+
+    async fn events(&self, (after, epoch): (Sequence, &Epoch), limit: i64) -> Result<FeedSlice, StoreError> {
+        let (filter, consumer) = (EventFilter::All, Consumer::Watchers);
+        self.store.events(EventQuery { filter, after, limit, consumer, epoch: epoch.clone() }).await
     }
 
     fn broadcast(&self, update: Update) {

@@ -1,9 +1,8 @@
 //! A watcher: receives updates from the reader, or reads the table while it is behind.
 //!
-//! Its position only moves forward.
+//! Its position only moves forward, unless events are lost that it has examined and not sent.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
@@ -14,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::cursor::{FeedError, check_readable};
 use super::reader::{FAILURE_TIMEOUT, Update, read_limit};
 use super::{EVENTS_PER_READ, Feed, MarkedEvent, check_no_gap, mark_commit_ends};
+use crate::domain::epoch::{Epoch, History, Verdict};
 use crate::domain::event::Event;
 use crate::domain::id::Sequence;
 use crate::domain::query::{EventFilter, FeedSlice};
@@ -32,6 +32,8 @@ pub struct Message {
     pub events: Vec<Event>,
     /// All selected events up to this sequence have been sent.
     pub revision: Sequence,
+    /// The epoch that the revision belongs to.
+    pub epoch: Epoch,
     /// Whether the commit continues in a later message.
     pub continues: bool,
 }
@@ -41,13 +43,15 @@ pub struct Watcher {
     feed: Feed,
     selection: Selection,
     heartbeat: Duration,
-    epoch: Arc<str>,
+    epoch: Epoch,
     updates: Receiver<Update>,
     stopped: watch::Receiver<bool>,
     /// Counts this watcher against the limit of the server.
     _permit: OwnedSemaphorePermit,
     /// All events up to this one were examined.
     position: Sequence,
+    /// The revision of the last message that was returned. What was examined after it may still turn out to be lost.
+    told: Sequence,
     /// Shows the position in the metrics.
     watching: Watching,
     /// For a user who calls, the newest examined event that they may see, or where they started. Messages report it
@@ -87,11 +91,12 @@ impl Watcher {
             feed,
             selection,
             heartbeat,
-            epoch: bounds.epoch.into(),
+            epoch: bounds.epoch,
             updates,
             stopped,
             _permit: permit,
             position: start,
+            told: visible.unwrap_or(start),
             watching,
             visible,
             behind: start < bounds.last,
@@ -105,8 +110,8 @@ impl Watcher {
         watcher
     }
 
-    /// The epoch of the watched feed.
-    pub fn epoch(&self) -> &str {
+    /// The epoch that the watcher has reached.
+    pub fn epoch(&self) -> &Epoch {
         &self.epoch
     }
 
@@ -115,6 +120,7 @@ impl Watcher {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 self.last_message = Instant::now();
+                self.told = message.revision;
                 self.feed.metrics.events_sent.inc_by(message.events.len() as u64);
                 return Ok(message);
             }
@@ -141,10 +147,20 @@ impl Watcher {
             }
         };
         match update {
-            Ok(Update::Start { epoch, .. }) if *epoch != *self.epoch => return Err(FeedError::WrongEpoch { epoch }),
             // Events in between are not sent. If this is before the position, the feed may have become shorter.
-            Ok(Update::Start { last, .. }) => self.behind = last != self.position,
-            Ok(Update::Events(chunk)) if chunk.after > self.position => self.behind = true,
+            Ok(Update::Start { epoch, last, .. }) if epoch == self.epoch => self.behind = last != self.position,
+            // An update that does not know this watcher's epoch was sent before it began, or after a replacement: the
+            // table says which.
+            Ok(Update::Start { history, .. }) if history.judge(&self.epoch, self.told) == Verdict::Unknown => {
+                self.behind = true;
+            }
+            Ok(Update::Start { epoch, last, history }) => {
+                self.enter(epoch, &history, last)?;
+                self.behind |= last != self.position;
+            }
+            Ok(Update::Events(chunk)) if chunk.epoch != self.epoch || chunk.after > self.position => {
+                self.behind = true;
+            }
             Ok(Update::Events(chunk)) if chunk.until > self.position => self.advance(&chunk.events, chunk.until),
             // Already read from the table.
             Ok(Update::Events(_)) => {}
@@ -163,9 +179,15 @@ impl Watcher {
         // user's event.
         let which = if self.continues { EventFilter::All } else { self.selection.filter(&self.feed.policy) };
         let Some(slice) = self.slice(which).await? else { return Ok(()) };
-        check_readable(self.position, &self.epoch, &slice).map_err(|error| match (error, self.visible) {
-            (FeedError::Expired { oldest: _ }, Some(_)) => FeedError::Expired { oldest: None },
-            (error, _) => error,
+        let position = self.position;
+        self.enter(slice.epoch.clone(), &slice.history, slice.last)?;
+        if self.position != position {
+            // The slice follows an event that was lost.
+            return Ok(());
+        }
+        check_readable(self.position, &self.epoch, &slice).map_err(|error| match self.visible {
+            Some(visible) => error.within(visible),
+            None => error,
         })?;
         if which == EventFilter::All {
             check_no_gap(&slice, self.position)?;
@@ -181,10 +203,43 @@ impl Watcher {
         Ok(())
     }
 
+    /// Goes on in the epoch that was found, which ends at `last` or later. `history` leads to it from this watcher's epoch.
+    ///
+    /// If the client was told of events that were lost, the watch ends. Otherwise the watcher forgets lost events that it
+    /// only examined, and reads the others instead.
+    fn enter(&mut self, epoch: Epoch, history: &History, last: Sequence) -> Result<(), FeedError> {
+        let judge = |sequence| match () {
+            () if epoch != self.epoch => history.judge(&self.epoch, sequence),
+            () if sequence > last => Verdict::Wrong { common: last },
+            () => Verdict::Good,
+        };
+        let common = match (judge(self.told), judge(self.position)) {
+            (Verdict::Good, Verdict::Good) => None,
+            (Verdict::Good, Verdict::Wrong { common }) => Some(common),
+            (Verdict::Wrong { common }, _) => return Err(self.lost(epoch, Some(common))),
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => return Err(self.lost(epoch, None)),
+        };
+        self.epoch = epoch;
+        if let Some(common) = common {
+            self.position = common;
+            self.visible = self.visible.map(|_| self.told);
+            self.behind = true;
+        }
+        Ok(())
+    }
+
+    fn lost(&self, epoch: Epoch, common: Option<Sequence>) -> FeedError {
+        let error = FeedError::WrongEpoch { epoch, common };
+        match self.visible {
+            Some(visible) => error.within(visible),
+            None => error,
+        }
+    }
+
     /// Reads the next events from the table. Returns `None` after a pause if the read should be retried.
     async fn slice(&mut self, which: EventFilter) -> Result<Option<FeedSlice>, FeedError> {
         let started = Instant::now();
-        match self.feed.read_table(which, self.position, read_limit()).await {
+        match self.feed.read_table(which, (self.position, &self.epoch), read_limit()).await {
             Ok(slice) => {
                 self.failing_since = None;
                 return Ok(Some(slice));
@@ -237,14 +292,15 @@ impl Watcher {
         // The sequence of the last selected event, not of the commit's end: that would reveal the existence of events
         // that the viewer may not see.
         let revision = events.last().map_or(self.visible.unwrap_or(at), |event| event.sequence);
-        self.ready.push_back(Message { events, revision, continues });
+        self.ready.push_back(Message { events, revision, epoch: self.epoch.clone(), continues });
         self.continues = continues;
     }
 
     /// Queues a message without events, which reports the position.
     fn push_heartbeat(&mut self) {
         let revision = self.visible.unwrap_or(self.position);
-        self.ready.push_back(Message { events: Vec::new(), revision, continues: self.continues });
+        let (epoch, continues) = (self.epoch.clone(), self.continues);
+        self.ready.push_back(Message { events: Vec::new(), revision, epoch, continues });
     }
 }
 
@@ -256,12 +312,14 @@ mod tests {
     use tokio::sync::{Notify, Semaphore, broadcast};
 
     use super::*;
+    use crate::domain::epoch::EpochStart;
     use crate::domain::policy::Policy;
     use crate::domain::view::Viewer;
+    use crate::feed::reader::Chunk;
     use crate::store::{Options, connect};
 
     /// Sends the updates to a watcher that has reached event 7 of the epoch `here`. Returns what follows its first
-    /// message.
+    /// message. The table is empty and of another epoch: a read of it ends the watch without a common event.
     async fn after(updates: &[Update]) -> Result<Message, FeedError> {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("kith.db").display()).parse().unwrap();
@@ -281,7 +339,8 @@ mod tests {
         let (receiver, sender) = (feed.updates.subscribe(), feed.updates.clone());
         let permit = Arc::clone(&feed.watcher_permits).try_acquire_owned().unwrap();
         let (start, oldest) = (Sequence::new(7), Sequence::new(1));
-        let bounds = FeedSlice { epoch: "here".to_owned(), last: start, oldest, events: Vec::new() };
+        let (epoch, history) = ("here".into(), History::default());
+        let bounds = FeedSlice { epoch, history, last: start, oldest, events: Vec::new() };
         let heartbeat = Duration::from_secs(3_600);
         let mut watcher =
             Watcher::new(feed, everything, heartbeat, receiver, permit, Start { start, visible: None }, bounds);
@@ -290,21 +349,49 @@ mod tests {
         watcher.next().await
     }
 
-    fn starts(epoch: &str, last: i64) -> Update {
-        Update::Start { epoch: epoch.to_owned(), last: Sequence::new(last) }
+    /// The reader starts after `last` in this epoch; it knows that `there` followed `here` with the event `first`.
+    fn starts(epoch: &str, last: i64, first: Option<i64>) -> Update {
+        let start = |(epoch, first): (&str, i64)| EpochStart { epoch: epoch.into(), first: Sequence::new(first) };
+        let starts = first.into_iter().flat_map(|first| [("here", 1), ("there", first)]).map(start).collect();
+        let (epoch, last) = (epoch.into(), Sequence::new(last));
+        Update::Start { history: History::until(starts, &epoch), epoch, last }
+    }
+
+    fn events(epoch: &str, after: i64) -> Update {
+        let (after, until) = (Sequence::new(after), Sequence::new(after + 1));
+        Update::Events(Arc::new(Chunk { epoch: epoch.into(), after, until, events: Vec::new() }))
     }
 
     /// The database may be replaced after the watcher has started and before the reader has.
     #[tokio::test]
-    async fn a_watcher_learns_that_the_reader_starts_in_another_feed() {
-        let ended = after(&[starts("there", 7), Update::Unresponsive]).await;
-        assert!(matches!(&ended, Err(FeedError::WrongEpoch { epoch }) if epoch == "there"), "{ended:?}");
-        // The table, which is empty and of another epoch, is read only by who is not at this event.
-        let ended = after(&[starts("here", 7), Update::Unresponsive]).await;
-        assert!(matches!(ended, Err(FeedError::Unresponsive)), "{ended:?}");
-        for last in [6, 8] {
-            let ended = after(&[starts("here", last), Update::Unresponsive]).await;
-            assert!(matches!(ended, Err(FeedError::WrongEpoch { .. })), "{last}: {ended:?}");
+    async fn a_watcher_goes_on_where_nothing_was_lost_and_ends_otherwise() {
+        let (goes_on, read) = ("goes on", "reads the table");
+        for (updates, expected) in [
+            (vec![starts("here", 7, None)], goes_on),
+            // The table is read only by a watcher that is not at this event.
+            (vec![starts("here", 6, None)], read),
+            (vec![starts("here", 8, None)], read),
+            (vec![starts("there", 7, None)], read),
+            // Nothing up to event 7 was lost.
+            (vec![starts("there", 7, Some(8))], goes_on),
+            (vec![starts("there", 9, Some(8))], read),
+            (vec![starts("there", 6, Some(7))], "lost after 6"),
+            (vec![starts("there", 7, Some(3))], "lost after 2"),
+            // Events of another epoch are not taken for those of this one, whichever is the newer one.
+            (vec![events("here", 7)], goes_on),
+            (vec![events("here", 8)], read),
+            (vec![events("there", 7)], read),
+            (vec![starts("there", 7, Some(8)), events("there", 7)], goes_on),
+            (vec![starts("there", 7, Some(8)), events("here", 7)], read),
+        ] {
+            let ended = after(&[&updates[..], &[Update::Unresponsive]].concat()).await;
+            let found = match &ended {
+                Err(FeedError::Unresponsive) => goes_on.to_owned(),
+                Err(FeedError::WrongEpoch { common: None, .. }) => read.to_owned(),
+                Err(FeedError::WrongEpoch { common: Some(common), .. }) => format!("lost after {common}"),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{updates:?}");
         }
     }
 }

@@ -9,7 +9,8 @@ use super::page::Page;
 use super::timestamp;
 use super::user::{UserView, encode, encoded};
 use crate::domain::command::{Command, UserAction};
-use crate::domain::id::{Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::UserId;
 use crate::domain::outcome::Outcome;
 use crate::domain::pair::Block;
 use crate::domain::policy::Policy;
@@ -59,28 +60,28 @@ pub fn list(
 }
 
 /// Parses a status query: the user, the other user (who may be the same) and the minimum revision.
-pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId, Sequence), Invalid> {
+pub fn status(request: &pb::GetConnectionStatusRequest) -> Result<(UserId, UserId, Position), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let other = fields.user_id("other_user_id", request.other_user_id);
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((user, other, min_revision))
 }
 
 /// Parses a query for many statuses: the user, the other users and the minimum revision.
-pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>, Sequence), Invalid> {
+pub fn statuses(request: &pb::BatchGetConnectionStatusesRequest) -> Result<(UserId, Vec<UserId>, Position), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
     let others = fields.user_ids("other_user_ids", &request.other_user_ids);
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((user, others, min_revision))
 }
 
 /// Parses a query for counts: the user and the minimum revision.
-pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Sequence), Invalid> {
+pub fn counts(request: &pb::GetConnectionCountsRequest) -> Result<(UserId, Position), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("user_id", request.user_id);
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((user, min_revision))
 }
 
@@ -162,6 +163,7 @@ mod tests {
     use super::*;
     use crate::domain::Time;
     use crate::domain::id::RequestId;
+    use crate::domain::id::Sequence;
     use crate::domain::user::Profile;
 
     const KEY: &[u8] = b"key";
@@ -202,12 +204,25 @@ mod tests {
         let id = Uuid::parse_str(ID).ok();
         let removal = Command::ActOnUser(ANN, BOB, UserAction::Remove);
         assert_eq!(act_on_user(UserAction::Remove, 1, 2, ID), Ok((removal, id)));
-        let revision = Sequence::new(7);
-        let request = pb::GetConnectionStatusRequest { user_id: 1, other_user_id: 2, min_revision: 7 };
-        assert_eq!(status(&request), Ok((ANN, BOB, revision)));
-        let request = pb::BatchGetConnectionStatusesRequest { user_id: 1, other_user_ids: vec![2, 1], min_revision: 7 };
-        assert_eq!(statuses(&request), Ok((ANN, vec![BOB, ANN], revision)));
-        assert_eq!(counts(&pb::GetConnectionCountsRequest { user_id: 1, min_revision: 7 }), Ok((ANN, revision)));
+        let revision = Position { epoch: "a".into(), sequence: Sequence::new(7) };
+        let request = pb::GetConnectionStatusRequest {
+            user_id: 1,
+            other_user_id: 2,
+            min_revision: 7,
+            min_revision_epoch: "a".to_owned(),
+        };
+        assert_eq!(status(&request), Ok((ANN, BOB, revision.clone())));
+        let request = pb::BatchGetConnectionStatusesRequest {
+            user_id: 1,
+            other_user_ids: vec![2, 1],
+            min_revision: 7,
+            min_revision_epoch: "a".to_owned(),
+        };
+        assert_eq!(statuses(&request), Ok((ANN, vec![BOB, ANN], revision.clone())));
+        assert_eq!(
+            counts(&pb::GetConnectionCountsRequest { user_id: 1, min_revision: 7, min_revision_epoch: "a".to_owned() }),
+            Ok((ANN, revision))
+        );
         let request = pb::ListMutualConnectionsRequest { user_id: 1, other_user_id: 2, ..Default::default() };
         let (user, other, _, page) = mutual(&request, KEY).expect("valid");
         assert_eq!((user, other, page.size), (ANN, BOB, 20));

@@ -10,7 +10,8 @@ use super::timestamp;
 use super::user::{UserView, encode, encoded};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, RequestAction};
-use crate::domain::id::{RequestId, Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::{RequestId, UserId};
 use crate::domain::outcome::{FullRequest, Outcome, Transition};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::policy::Policy;
@@ -72,12 +73,12 @@ pub fn mark_all(request: &pb::MarkAllConnectionRequestsViewedRequest) -> Result<
 pub fn get(
     request: &pb::GetConnectionRequestRequest,
     caller: &Caller,
-) -> Result<(RequestId, Viewer, UserView, Sequence), Invalid> {
+) -> Result<(RequestId, Viewer, UserView, Position), Invalid> {
     let mut fields = Fields::default();
     let id = fields.connection_request_id("id", request.id);
     let viewer = caller.viewer(fields.optional_user_id("user_id", request.user_id));
     let view = fields.user_view(request.user_view);
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((id, viewer, view, min_revision))
 }
 
@@ -210,6 +211,7 @@ responses! {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::id::Sequence;
     use crate::domain::pair::Message;
     use crate::domain::user::Profile;
     use crate::domain::view::Status;
@@ -234,7 +236,7 @@ mod tests {
             let request = pb::GetConnectionRequestRequest { id: 7, user_id, min_revision: 9, ..Default::default() };
             assert_eq!(
                 get(&request, &Caller::Operator),
-                Ok((RequestId::new(7), viewer, UserView::Full, Sequence::new(9)))
+                Ok((RequestId::new(7), viewer, UserView::Full, Position::from(Sequence::new(9))))
             );
         }
     }

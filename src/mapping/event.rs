@@ -6,6 +6,7 @@ use super::invalid::{Fields, Invalid};
 use super::page::Page;
 use super::timestamp;
 use crate::domain::caller::Caller;
+use crate::domain::epoch::Position;
 use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{PairKey, UserId};
 use crate::domain::selection::Selection;
@@ -25,7 +26,7 @@ pub fn watch(request: &pb::WatchEventsRequest, caller: &Caller) -> Result<(Selec
     let after = request.after_sequence.map(|after| fields.revision("after_sequence", after));
     let selection = fields.selection(caller, request.viewer_user_id, &request.user_ids, &request.kinds);
     let heartbeat = request.heartbeat_interval.as_ref().map_or(HEARTBEAT, |interval| fields.heartbeat(*interval));
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed: false }, heartbeat))
+    fields.finish((selection, Cursor { after, epoch: request.epoch.as_str().into(), is_signed: false }, heartbeat))
 }
 
 /// Parses a list of events: the selected events, the start position and the page.
@@ -42,13 +43,12 @@ pub fn list(
         selection.pair = PairKey::of(one, other);
     }
     let page = fields.page(request, key);
-    let after = Some(page.cursor.last.unwrap_or(after));
-    let is_signed = page.cursor.last.is_some();
-    fields.finish((selection, Cursor { after, epoch: epoch(&request.epoch), is_signed }, page))
-}
-
-fn epoch(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
+    // A token is a cursor too: the position after the previous page, in the epoch of that page.
+    let cursor = match &page.seen {
+        Some(Position { epoch, sequence }) => Cursor { after: Some(*sequence), epoch: epoch.clone(), is_signed: true },
+        None => Cursor { after: Some(after), epoch: request.epoch.as_str().into(), is_signed: false },
+    };
+    fields.finish((selection, cursor, page))
 }
 
 impl Fields {
@@ -156,11 +156,11 @@ impl From<&Event> for pb::Event {
 }
 
 /// Converts a message of the feed to a watcher.
-pub fn message(message: &Message, epoch: &str) -> pb::WatchEventsResponse {
+pub fn message(message: &Message) -> pb::WatchEventsResponse {
     pb::WatchEventsResponse {
         events: message.events.iter().map(Into::into).collect(),
         revision: message.revision.get(),
-        epoch: epoch.to_owned(),
+        epoch: message.epoch.to_string(),
         continues: message.continues,
     }
 }
@@ -169,6 +169,7 @@ pub fn message(message: &Message, epoch: &str) -> pb::WatchEventsResponse {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::epoch::Epoch;
     use crate::domain::id::{RequestId, Sequence};
     use crate::domain::view::Viewer;
     use crate::mapping::page;
@@ -197,7 +198,7 @@ mod tests {
         let (selection, cursor, heartbeat) = watch(&request, &Caller::Operator).expect("valid");
         let (users, kinds) = ([ANN, BOB].into(), EventKind::ALL.iter().copied().collect());
         assert_eq!(selection, Selection { viewer: Viewer::User(ANN), users, kinds, pair: None });
-        let expected = Cursor { after: Some(Sequence::new(7)), epoch: Some("abc".to_owned()), is_signed: false };
+        let expected = Cursor { after: Some(Sequence::new(7)), epoch: "abc".into(), is_signed: false };
         assert_eq!((cursor, heartbeat), (expected, Duration::from_secs(2)));
     }
 
@@ -251,14 +252,16 @@ mod tests {
 
     #[test]
     fn a_list_continues_at_its_page_token() {
-        let epoch = Some("abc".to_owned());
+        let epoch: Epoch = "abc".into();
         let mut request = pb::ListEventsRequest { after_sequence: 7, epoch: "abc".to_owned(), ..Default::default() };
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
         assert_eq!(cursor, Cursor { after: Some(Sequence::new(7)), epoch: epoch.clone(), is_signed: false });
-        let after = Some(Sequence::new(9));
-        request.page_token = page::token(&request, page::Cursor { section: 0, last: after }, b"key");
+        // In the epoch of the previous page, which may be later than that of the first one.
+        let after = Position { epoch: "later".into(), sequence: Sequence::new(9) };
+        request.page_token = page::token(&request, page::Cursor::default(), &after, b"key");
         let (_, cursor, _) = list(&request, &Caller::Operator, b"key").expect("valid");
-        assert_eq!(cursor, Cursor { after, epoch, is_signed: true });
+        let Position { epoch, sequence } = after;
+        assert_eq!(cursor, Cursor { after: Some(sequence), epoch, is_signed: true });
     }
 
     #[test]
@@ -300,8 +303,9 @@ mod tests {
         }
         let expected =
             pb::WatchEventsResponse { events: vec![expected], revision: 12, epoch: "abc".to_owned(), continues: true };
-        let sent = Message { events: vec![event], revision: Sequence::new(12), continues: true };
-        assert_eq!(message(&sent, "abc"), expected);
+        let (revision, epoch) = (Sequence::new(12), "abc".into());
+        let sent = Message { events: vec![event], revision, epoch, continues: true };
+        assert_eq!(message(&sent), expected);
     }
 
     #[test]

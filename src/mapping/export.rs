@@ -4,7 +4,8 @@ use super::invalid::{Fields, Invalid};
 use super::timestamp;
 use crate::domain::caller::Caller;
 use crate::domain::counts::{Counts, SendWindow};
-use crate::domain::id::{Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::UserId;
 use crate::domain::pair::{Block, Ended};
 use crate::domain::query::Record;
 use crate::domain::view::Viewer;
@@ -12,11 +13,11 @@ use crate::proto::server as pb;
 use crate::proto::server::export_user_response::Item;
 
 /// Parses an export: the user, the viewer and the minimum revision.
-pub fn export(request: &pb::ExportUserRequest, caller: &Caller) -> Result<(UserId, Viewer, Sequence), Invalid> {
+pub fn export(request: &pb::ExportUserRequest, caller: &Caller) -> Result<(UserId, Viewer, Position), Invalid> {
     let mut fields = Fields::default();
     let user = fields.user_id("id", request.id);
     let viewer = caller.viewer(fields.optional_user_id("user_id", request.user_id));
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((user, viewer, min_revision))
 }
 
@@ -93,6 +94,7 @@ pub fn count(totals: &mut pb::ExportTotals, item: &Item) {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::id::Sequence;
 
     const ANN: UserId = UserId::new(1);
     const BOB: UserId = UserId::new(2);
@@ -105,9 +107,9 @@ mod tests {
             (1, 2, 0, Ok((ANN, Viewer::User(BOB), 0))),
             (0, -1, -1, Err(vec!["id", "user_id", "min_revision"])),
         ] {
-            let request = pb::ExportUserRequest { id, user_id, min_revision };
+            let request = pb::ExportUserRequest { id, user_id, min_revision, ..Default::default() };
             let parsed = export(&request, &Caller::Operator);
-            let parsed = parsed.map(|(user, viewer, min)| (user, viewer, min.get()));
+            let parsed = parsed.map(|(user, viewer, min)| (user, viewer, min.sequence.get()));
             let fields = |invalid: Invalid| invalid.violations.into_iter().map(|violation| violation.field).collect();
             let expected: Result<_, Vec<String>> =
                 expected.map_err(|fields| fields.into_iter().map(str::to_owned).collect());

@@ -169,8 +169,8 @@ mod tests {
         let request = pb::DeleteUserRequest { id: 1, request_id: String::new() };
         let call = idempotency(Uuid::from_u128(7), &request);
         assert_eq!((call.id, call.fingerprint), (Uuid::from_u128(7), digest(&request)));
-        let executed = |outcome| Executed { revision: Sequence::new(9), outcome };
-        let response = pb::DeleteUserResponse { revision: 9 };
+        let executed = |outcome| Executed { revision: Sequence::new(9), epoch: "a".into(), outcome };
+        let response = pb::DeleteUserResponse { revision: 9, epoch: "a".to_owned() };
         let bytes = response.encode_to_vec();
         let encoded = EncodedResponse { without_profiles: bytes.clone(), response: bytes };
         assert_eq!((call.encode)(&executed(Outcome::UserDeleted)), Some(encoded));

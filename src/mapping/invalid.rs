@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::domain::epoch::Position;
 use crate::domain::id::{ID_MAX, RequestId, Sequence, UserId};
 use crate::domain::text::TextError;
 
@@ -128,6 +129,11 @@ impl Fields {
             self.violation(field, "must not be negative");
         }
         Sequence::new(value.max(0))
+    }
+
+    /// Parses the revision that a read must reflect, with its epoch.
+    pub fn min_revision(&mut self, revision: i64, epoch: &str) -> Position {
+        Position { sequence: self.revision("min_revision", revision), epoch: epoch.into() }
     }
 
     /// Reads a text by the rules of its type.

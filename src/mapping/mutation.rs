@@ -83,7 +83,7 @@ mutations!(
     UnblockUserRequest => UnblockUserResponse,
 );
 
-/// Implements [`MutationResponse`] for each response by its outcome. The `revision` is set for all of them.
+/// Implements [`MutationResponse`] for each response by its outcome. The `revision` and its `epoch` are set for all of them.
 ///
 /// `users` returns the users inside the response, and `texts` what they wrote to each other.
 macro_rules! responses {
@@ -95,7 +95,7 @@ macro_rules! responses {
         impl $crate::mapping::mutation::MutationResponse for pb::$response {
             fn of(executed: &$crate::domain::outcome::Executed) -> Option<Self> {
                 let $outcome = &executed.outcome else { return None };
-                Some(Self { $($field: $value,)* revision: executed.revision.get() })
+                Some(Self { $($field: $value,)* revision: executed.revision.get(), epoch: executed.epoch.to_string() })
             }
 
             $(fn users(&mut self) -> Vec<&mut bytes::Bytes> {
@@ -152,7 +152,7 @@ mod tests {
     fn a_response_is_created_from_the_outcome_of_its_own_method_only() {
         let transition = Transition { request: None, status: Status::Connected };
         let outcome = Outcome::RequestChanged(RequestAction::Accept(Message::default()), transition);
-        let accepted = Executed { revision: Sequence::new(7), outcome };
+        let accepted = Executed { revision: Sequence::new(7), epoch: "a".into(), outcome };
         let response = pb::AcceptConnectionRequestResponse::of(&accepted).expect("its own");
         assert_eq!((response.status(), response.revision), (pb::ConnectionStatus::Connected, 7));
         assert_eq!(pb::RestoreConnectionRequestResponse::of(&accepted), None);

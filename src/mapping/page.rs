@@ -1,7 +1,10 @@
 //! Page sizes and page tokens of lists.
 //!
-//! A token is a version, a section and a position, followed by an HMAC-SHA-256 (RFC 2104) over these and the rest of
-//! the request. Clients cannot alter it or use it with another list. It contains nothing secret.
+//! A token is a version, a section, a position, and the revision and the epoch of the page that it ends, followed by an
+//! HMAC-SHA-256 (RFC 2104) over these and the rest of the request. Clients cannot alter it or use it with another list. It contains nothing secret.
+//!
+//! The next page reflects at least the revision of the page before it. Otherwise it could be read from a replica that is
+//! further behind, and rows that moved in between would be on both pages or on none.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,15 +13,17 @@ use prost::Message;
 use sha2::Sha256;
 
 use super::invalid::{Fields, Kind};
+use crate::domain::epoch::Position;
 use crate::domain::id::Sequence;
 use crate::proto::server as pb;
 
 const DEFAULT_SIZE: i32 = 20;
 const MAX_SIZE: i32 = 1_000;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Half of the digest, in bytes. 128 bits cannot be guessed.
 const MAC_LENGTH: usize = 16;
-const BODY_LENGTH: usize = 10;
+/// The length of what precedes the epoch, in bytes.
+const HEAD_LENGTH: usize = 18;
 
 /// A list request with a page size and a page token.
 pub trait Paged: Message + Clone {
@@ -31,8 +36,8 @@ pub trait Paged: Message + Clone {
     /// The page token; empty for the first page.
     fn page_token(&self) -> &str;
 
-    /// The revision that the response must reflect.
-    fn min_revision(&self) -> i64;
+    /// The revision that the response must reflect, and its epoch.
+    fn min_revision(&self) -> (i64, &str);
 
     /// Returns the request without size, token and revision. A token is valid only with an equal one.
     fn without_page(&self) -> Self;
@@ -51,8 +56,8 @@ macro_rules! paged {
                 &self.page_token
             }
 
-            fn min_revision(&self) -> i64 {
-                self.min_revision
+            fn min_revision(&self) -> (i64, &str) {
+                (self.min_revision, &self.min_revision_epoch)
             }
 
             fn without_page(&self) -> Self {
@@ -60,6 +65,7 @@ macro_rules! paged {
                 request.page_size = 0;
                 request.page_token.clear();
                 request.min_revision = 0;
+                request.min_revision_epoch.clear();
                 request
             }
         }
@@ -94,7 +100,39 @@ pub struct Page {
     /// The position to start after.
     pub cursor: Cursor,
     /// The revision that the response must reflect.
-    pub min_revision: Sequence,
+    pub min_revision: Position,
+    /// What the previous page reflected.
+    pub seen: Option<Position>,
+}
+
+/// What a read must reflect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The revision that the caller named.
+    pub min_revision: Position,
+    /// What the previous page of the list reflected. If some of it was lost, the list must begin again.
+    pub seen: Option<Position>,
+}
+
+impl From<Position> for Expected {
+    fn from(min_revision: Position) -> Self {
+        Self { min_revision, seen: None }
+    }
+}
+
+impl Expected {
+    /// Returns the newest of the sequences, whatever their epochs are; 0 if nothing is expected.
+    pub fn sequence(&self) -> Sequence {
+        let Self { min_revision, seen } = self;
+        seen.as_ref().map_or(min_revision.sequence, |seen| seen.sequence.max(min_revision.sequence))
+    }
+}
+
+impl Page {
+    /// Returns what the page must reflect.
+    pub fn expected(&self) -> Expected {
+        Expected { min_revision: self.min_revision.clone(), seen: self.seen.clone() }
+    }
 }
 
 impl Fields {
@@ -108,39 +146,42 @@ impl Fields {
             }
             size => size.min(MAX_SIZE),
         };
-        let cursor = match request.page_token() {
-            "" => Cursor::default(),
-            token => read(request, token, key).unwrap_or_else(|| {
+        let (cursor, seen) = match request.page_token() {
+            "" => Default::default(),
+            token => read(request, token, key).map(|(cursor, seen)| (cursor, Some(seen))).unwrap_or_else(|| {
                 self.add(Kind::PageToken, "page_token", "must be the next_page_token of a page of this same list");
-                Cursor::default()
+                Default::default()
             }),
         };
-        let min_revision = self.revision("min_revision", request.min_revision());
-        Page { size: size.try_into().unwrap_or_default(), cursor, min_revision }
+        let (revision, epoch) = request.min_revision();
+        let min_revision = self.min_revision(revision, epoch);
+        Page { size: size.try_into().unwrap_or_default(), cursor, min_revision, seen }
     }
 }
 
-/// Creates the token of a position in the list of `request`.
-pub fn token<R: Paged>(request: &R, cursor: Cursor, key: &[u8]) -> String {
+/// Creates the token of a position in the list of `request`, after a page that reflects `reached`.
+pub fn token<R: Paged>(request: &R, cursor: Cursor, reached: &Position, key: &[u8]) -> String {
     let mut bytes = vec![VERSION, cursor.section];
     bytes.extend(cursor.last.unwrap_or(Sequence::new(i64::MAX)).get().to_be_bytes());
+    bytes.extend(reached.sequence.get().to_be_bytes());
+    bytes.extend(reached.epoch.as_str().as_bytes());
     let mac = sign(request, &bytes, key).finalize().into_bytes();
     bytes.extend_from_slice(&mac[..MAC_LENGTH]);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<Cursor> {
+fn read<R: Paged>(request: &R, token: &str, key: &[u8]) -> Option<(Cursor, Position)> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-    let (body, mac) = bytes.split_at_checked(BODY_LENGTH)?;
-    if mac.len() != MAC_LENGTH {
-        return None;
-    }
+    let (body, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC_LENGTH)?)?;
     // Compares in constant time, before the content is used.
     sign(request, body, key).verify_truncated_left(mac).ok()?;
-    let (head, position) = body.split_first_chunk::<2>()?;
-    let [version, section] = *head;
-    let position = i64::from_be_bytes(position.try_into().ok()?);
-    (version == VERSION).then_some(Cursor { section, last: (position != i64::MAX).then_some(Sequence::new(position)) })
+    let (head, epoch) = body.split_first_chunk::<HEAD_LENGTH>()?;
+    let ([version, section], numbers) = head.split_first_chunk::<2>()?;
+    let (last, revision) = numbers.split_first_chunk::<8>()?;
+    let (last, revision) = (i64::from_be_bytes(*last), i64::from_be_bytes(revision.try_into().ok()?));
+    let cursor = Cursor { section: *section, last: (last != i64::MAX).then_some(Sequence::new(last)) };
+    let seen = Position { epoch: std::str::from_utf8(epoch).ok()?.into(), sequence: Sequence::new(revision) };
+    (*version == VERSION).then_some((cursor, seen))
 }
 
 fn sign<R: Paged>(request: &R, body: &[u8], key: &[u8]) -> Hmac<Sha256> {
@@ -168,18 +209,21 @@ mod tests {
 
     #[test]
     fn a_token_decodes_to_its_cursor() {
-        for last in [None, Some(Sequence::new(0)), Some(Sequence::new(12_345))] {
-            let cursor = Cursor { section: 1, last };
-            let token = token(&list(1), cursor, KEY);
-            assert_eq!(read(&list(1), &token, KEY), Some(cursor));
+        for (section, last) in [(1, None), (0, Some(Sequence::new(0))), (1, Some(Sequence::new(12_345)))] {
+            let cursor = Cursor { section, last };
+            let seen =
+                Position { epoch: if section == 0 { "" } else { "an epoch" }.into(), sequence: Sequence::new(77) };
+            let token = token(&list(1), cursor, &seen, KEY);
+            let expected = Some((cursor, seen));
+            assert_eq!(read(&list(1), &token, KEY), expected);
             let other_size = pb::ListBlockedUsersRequest { page_size: 50, ..list(1) };
-            assert_eq!(read(&other_size, &token, KEY), Some(cursor), "another size is allowed");
+            assert_eq!(read(&other_size, &token, KEY), expected, "another size is allowed");
         }
     }
 
     #[test]
     fn a_token_is_refused_elsewhere() {
-        let good = token(&list(1), Cursor { section: 0, last: Some(Sequence::new(9)) }, KEY);
+        let good = token(&list(1), Cursor { section: 0, last: Some(Sequence::new(9)) }, &Position::default(), KEY);
         assert_eq!(read(&list(2), &good, KEY), None, "other filters");
         assert_eq!(read(&list(1), &good, b"other"), None, "another database");
         let same_fields = pb::ListConnectionsRequest { user_id: 1, ..Default::default() };

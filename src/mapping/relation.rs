@@ -7,6 +7,7 @@ use prost_types::Timestamp;
 
 use super::invalid::{Fields, Invalid};
 use super::timestamp;
+use crate::domain::epoch::Position;
 use crate::domain::id::Sequence;
 use crate::domain::user::Profile;
 use crate::proto::server as pb;
@@ -18,9 +19,9 @@ use crate::transfer::{
 };
 
 /// Parses an export: the minimum revision.
-pub fn export(request: &pb::ExportRelationsRequest) -> Result<Sequence, Invalid> {
+pub fn export(request: &pb::ExportRelationsRequest) -> Result<Position, Invalid> {
     let mut fields = Fields::default();
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish(min_revision)
 }
 

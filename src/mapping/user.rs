@@ -15,6 +15,7 @@ use super::page::Page;
 use crate::domain::Time;
 use crate::domain::caller::Caller;
 use crate::domain::command::Command;
+use crate::domain::epoch::Position;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::policy::Policy;
 use crate::domain::query::UserKey;
@@ -86,7 +87,7 @@ pub fn delete(request: &pb::DeleteUserRequest) -> Result<(Command, Option<Uuid>)
 }
 
 /// Parses a query for a user: its id, username or external id, the view and the minimum revision.
-pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, UserView, Sequence), Invalid> {
+pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, UserView, Position), Invalid> {
     let mut fields = Fields::default();
     let key = match &request.key {
         Some(pb::get_user_request::Key::Id(id)) => UserKey::Id(fields.user_id("id", *id)),
@@ -102,7 +103,7 @@ pub fn key(request: &pb::GetUserRequest, policy: &Policy) -> Result<(UserKey, Us
         }
     };
     let view = fields.user_view(request.user_view);
-    let min_revision = fields.revision("min_revision", request.min_revision);
+    let min_revision = fields.min_revision(request.min_revision, &request.min_revision_epoch);
     fields.finish((key, view, min_revision))
 }
 
@@ -116,14 +117,14 @@ pub struct Named {
 }
 
 /// Parses a query for many users: whom it names, each once, the view and the minimum revision.
-pub fn named(request: &pb::BatchGetUsersRequest) -> Result<(Named, UserView, Sequence), Invalid> {
+pub fn named(request: &pb::BatchGetUsersRequest) -> Result<(Named, UserView, Position), Invalid> {
     let mut fields = Fields::default();
-    let pb::BatchGetUsersRequest { ids, external_ids, min_revision, user_view } = request;
+    let pb::BatchGetUsersRequest { ids, external_ids, min_revision, min_revision_epoch, user_view } = request;
     // The error of a request that names no user is about `ids`.
     let ids = if external_ids.is_empty() || !ids.is_empty() { fields.user_ids("ids", ids) } else { Vec::new() };
     let external_ids = fields.external_ids("external_ids", external_ids, request.ids.len());
     let view = fields.user_view(*user_view);
-    let min_revision = fields.revision("min_revision", *min_revision);
+    let min_revision = fields.min_revision(*min_revision, min_revision_epoch);
     fields.finish((Named { ids, external_ids }, view, min_revision))
 }
 
@@ -315,22 +316,22 @@ mod tests {
         assert_eq!(create(&request, &Policy::default(), now()).map(|(_, id)| id), Ok(id));
         let request = pb::DeleteUserRequest { id: 7, request_id: ID.to_owned() };
         assert_eq!(delete(&request), Ok((Command::DeleteUser(ANN), id)));
-        let revision = Sequence::new(9);
+        let revision = Position::from(Sequence::new(9));
         let get =
             |user| key(&pb::GetUserRequest { key: user, min_revision: 9, ..Default::default() }, &Policy::default());
-        assert_eq!(get(Some(Key::Id(7))), Ok((UserKey::Id(ANN), UserView::Full, revision)));
+        assert_eq!(get(Some(Key::Id(7))), Ok((UserKey::Id(ANN), UserView::Full, revision.clone())));
         assert_eq!(
             get(Some(Key::Username("Ann".to_owned()))),
-            Ok((UserKey::Name("ann".to_owned()), UserView::Full, revision))
+            Ok((UserKey::Name("ann".to_owned()), UserView::Full, revision.clone()))
         );
         assert_eq!(
             get(Some(Key::ExternalId("a-1".to_owned()))),
-            Ok((UserKey::ExternalId("a-1".parse().expect("valid")), UserView::Full, revision))
+            Ok((UserKey::ExternalId("a-1".parse().expect("valid")), UserView::Full, revision.clone()))
         );
         assert_eq!(get(None).map_err(|invalid| invalid.violations[0].field.clone()), Err("key".to_owned()));
         let request = pb::BatchGetUsersRequest { ids: vec![7, 1], min_revision: 9, ..Default::default() };
         let asked = Named { ids: vec![ANN, UserId::new(1)], external_ids: vec![] };
-        assert_eq!(named(&request), Ok((asked, UserView::Full, revision)));
+        assert_eq!(named(&request), Ok((asked, UserView::Full, revision.clone())));
         let request = pb::BatchGetUsersRequest { external_ids: vec!["a-1".to_owned()], ..Default::default() };
         let asked = Named { ids: vec![], external_ids: vec!["a-1".parse().expect("valid")] };
         assert_eq!(named(&request).map(|(asked, ..)| asked), Ok(asked));

@@ -94,7 +94,7 @@ impl Health {
 
     async fn can_read(&self) -> bool {
         // A panic is logged where it happens.
-        let read = AssertUnwindSafe(self.store.revision()).catch_unwind();
+        let read = AssertUnwindSafe(self.store.position()).catch_unwind();
         matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
     }
 

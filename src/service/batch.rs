@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Core;
 use super::pager::Room;
 use crate::domain::id::UserId;
 use crate::domain::query::{Read, UserKeys};
 use crate::domain::text::ExternalId;
 use crate::mapping::user::{Named, UserView, encoded};
 use crate::proto::server as pb;
-use crate::store::{CachedUser, StoreError, Users};
+use crate::store::{CachedUser, Store, StoreError, Users};
 
 /// The users who were found.
 #[derive(Default)]
@@ -19,24 +18,25 @@ pub(super) struct Found {
 }
 
 /// Reads the named users. Those that do not exist are left out.
-pub(super) async fn read(core: &Core, named: &Named) -> Result<Read<Found>, StoreError> {
+pub(super) async fn read(store: &dyn Store, named: Named) -> Result<Read<Found>, StoreError> {
     let Named { ids, external_ids } = named;
     if external_ids.is_empty() {
-        let Read { revision, value: by_id } = core.store.users(ids.clone()).await?;
-        return Ok(Read { revision, value: Found { by_id, ..Found::default() } });
+        let Read { revision, epoch, value: by_id } = store.users(ids).await?;
+        return Ok(Read { revision, epoch, value: Found { by_id, ..Found::default() } });
     }
-    let keys = UserKeys { external_ids: external_ids.clone(), names: Vec::new() };
-    let Read { revision, value } = core.store.users_by_key(keys).await?;
+    let keys = UserKeys { external_ids, names: Vec::new() };
+    let Read { revision, epoch, value } = store.users_by_key(keys).await?;
     let by_external_id = value.into_iter().filter_map(|user| Some((user.external_id.clone()?, user))).collect();
-    let by_id = if ids.is_empty() { Users::new() } else { core.store.users(ids.clone()).await?.value };
+    let by_id = if ids.is_empty() { Users::new() } else { store.users(ids).await?.value };
     // The first one: users who were read later may only be newer.
-    Ok(Read { revision, value: Found { by_id, by_external_id } })
+    Ok(Read { revision, epoch, value: Found { by_id, by_external_id } })
 }
 
 /// Creates the response: each user once, in the order of the request.
 pub(super) fn response(named: &Named, read: &Read<Found>, view: UserView) -> pb::BatchGetUsersResponse {
-    let Read { revision, value: Found { by_id, by_external_id } } = read;
-    let mut response = pb::BatchGetUsersResponse { revision: revision.get(), ..Default::default() };
+    let Read { revision, epoch, value: Found { by_id, by_external_id } } = read;
+    let (revision, epoch) = (revision.get(), epoch.to_string());
+    let mut response = pb::BatchGetUsersResponse { revision, epoch, ..Default::default() };
     let mut page = Page { room: Room::new(), view, returned: HashSet::new(), is_full: false };
     let mut seen = HashSet::new();
     for id in named.ids.iter().filter(|id| seen.insert(**id)) {

@@ -45,7 +45,7 @@ impl BlockService for Blocks {
         let (user, view, page) = mapping::blocked(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = BlockQuery { user, range: pager.range() };
-        let listed = self.0.read(&request, page.min_revision, || self.0.store.list_blocks(query)).await?;
+        let listed = self.0.read(&request, page.expected(), |store| store.list_blocks(query)).await?;
         if !listed.users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
@@ -56,8 +56,9 @@ impl BlockService for Blocks {
         );
         Ok(Response::new(pb::ListBlockedUsersResponse {
             blocks,
-            next_page_token: pager.next_page_token(),
+            next_page_token: pager.next_page_token(&listed.position()),
             revision: listed.revision.get(),
+            epoch: listed.epoch.to_string(),
         }))
     }
 }

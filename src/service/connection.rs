@@ -6,7 +6,8 @@ use super::Core;
 use super::pager::Pager;
 use crate::domain::Time;
 use crate::domain::command::UserAction;
-use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::pair::Pair;
 use crate::domain::query::{Connection, ConnectionQuery, Mutual};
 use crate::domain::view::{self, Status as Standing};
@@ -15,7 +16,7 @@ use crate::mapping::connection as mapping;
 use crate::mapping::user::encoded;
 use crate::proto::server as pb;
 use crate::proto::server::connection_service_server::ConnectionService;
-use crate::store::Listed;
+use crate::store::{Listed, StoreError};
 
 /// Implements [`ConnectionService`].
 #[derive(Clone)]
@@ -30,12 +31,16 @@ impl ConnectionService for Connections {
         let key = self.0.store.token_key();
         let (user, sections, view, page) = mapping::list(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
-        let (mut connections, mut revision) = (Vec::new(), None);
+        let (mut connections, mut expected, mut reached) = (Vec::new(), page.expected(), Position::default());
         while let Some(mutual) = sections.get(pager.section()) {
             let query = ConnectionQuery { user, mutual: *mutual, range: pager.range() };
-            let listed = self.section(&request, page.min_revision, query).await?;
+            let listed = self.0.read(&request, expected.clone(), |store| store.list_connections(query)).await?;
+            expect_users(&query, &listed)?;
             // The page reports the revision of the first section. Later sections reflect at least that revision.
-            revision.get_or_insert(listed.revision);
+            if !reached.epoch.is_named() {
+                reached = listed.position();
+                expected.seen = Some(reached.clone());
+            }
             connections.extend(pager.add(
                 &listed.rows,
                 |row| row.position,
@@ -47,8 +52,9 @@ impl ConnectionService for Connections {
         }
         Ok(Response::new(pb::ListConnectionsResponse {
             connections,
-            next_page_token: pager.next_page_token(),
-            revision: revision.unwrap_or_default().get(),
+            next_page_token: pager.next_page_token(&reached),
+            revision: reached.sequence.get(),
+            epoch: reached.epoch.to_string(),
         }))
     }
 
@@ -67,12 +73,13 @@ impl ConnectionService for Connections {
         request: Request<pb::GetConnectionStatusRequest>,
     ) -> Result<Response<pb::GetConnectionStatusResponse>, Status> {
         let (user, other, min_revision) = mapping::status(request.get_ref())?;
-        let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, vec![other])).await?;
+        let read = self.0.read(&request, min_revision, |store| store.pairs(user, vec![other])).await?;
         let (status, id) = self.standing(user, other, |key| read.value.get(key), self.0.store.now());
         Ok(Response::new(pb::GetConnectionStatusResponse {
             status: pb::ConnectionStatus::from(status).into(),
             connection_request_id: id.map_or(0, RequestId::get),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -81,7 +88,7 @@ impl ConnectionService for Connections {
         request: Request<pb::BatchGetConnectionStatusesRequest>,
     ) -> Result<Response<pb::BatchGetConnectionStatusesResponse>, Status> {
         let (user, others, min_revision) = mapping::statuses(request.get_ref())?;
-        let read = self.0.read(&request, min_revision, || self.0.store.pairs(user, others.clone())).await?;
+        let read = self.0.read(&request, min_revision, |store| store.pairs(user, others.clone())).await?;
         let now = self.0.store.now();
         let status = |other: UserId| {
             let (status, id) = self.standing(user, other, |key| read.value.get(key), now);
@@ -94,6 +101,7 @@ impl ConnectionService for Connections {
         Ok(Response::new(pb::BatchGetConnectionStatusesResponse {
             statuses: others.into_iter().map(status).collect(),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 
@@ -103,7 +111,7 @@ impl ConnectionService for Connections {
     ) -> Result<Response<pb::GetConnectionCountsResponse>, Status> {
         let (user, min_revision) = mapping::counts(request.get_ref())?;
         let expired = self.0.policy.expired_before(self.0.store.now());
-        let read = self.0.read(&request, min_revision, || self.0.store.counts(user, expired)).await?;
+        let read = self.0.read(&request, min_revision, |store| store.counts(user, expired)).await?;
         let counts = read.value.ok_or_else(|| error::user_not_found(user))?;
         Ok(Response::new(pb::GetConnectionCountsResponse {
             requests_sent: counts.requests_sent,
@@ -111,6 +119,7 @@ impl ConnectionService for Connections {
             requests_unviewed: counts.requests_unviewed,
             connections: counts.connections,
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
             limits: Some(mapping::limits(&self.0.policy)),
         }))
     }
@@ -123,34 +132,29 @@ impl ConnectionService for Connections {
         let (user, other, view, page) = mapping::mutual(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let query = ConnectionQuery { user, mutual: Mutual::With(other), range: pager.range() };
-        let listed = self.section(&request, page.min_revision, query).await?;
-        // Read second, so that it reflects at least the list's revision.
-        let total = self.0.store.count_mutual_connections(user, other).await?;
+        let read = self.0.read(&request, page.expected(), |store| {
+            Box::pin(async move {
+                let listed = store.list_connections(query).await?;
+                // Read second, so that it reflects at least the list's revision.
+                let total = store.count_mutual_connections(user, other).await?;
+                Ok::<_, StoreError>((listed, total))
+            })
+        });
+        let (listed, total) = read.await?;
+        expect_users(&query, &listed)?;
         let users =
             pager.add(&listed.rows, |row| row.position, |row| Some(encoded(listed.users.get(&row.other)?, view)));
         Ok(Response::new(pb::ListMutualConnectionsResponse {
             users,
             total,
-            next_page_token: pager.next_page_token(),
+            next_page_token: pager.next_page_token(&listed.position()),
             revision: listed.revision.get(),
+            epoch: listed.epoch.to_string(),
         }))
     }
 }
 
 impl Connections {
-    /// Reads one section of a list of connections. Fails if the user or the viewer does not exist.
-    async fn section<M>(
-        &self,
-        request: &Request<M>,
-        min_revision: Sequence,
-        query: ConnectionQuery,
-    ) -> Result<Listed<Connection>, Status> {
-        let listed = self.0.read(request, min_revision, || self.0.store.list_connections(query)).await?;
-        let expected = [Some(query.user), query.mutual.viewer()];
-        let missing = expected.into_iter().flatten().find(|id| !listed.users.contains_key(id));
-        missing.map_or(Ok(listed), |id| Err(error::user_not_found(id)))
-    }
-
     /// Returns the status of `other` from the user's point of view, and the id of their request.
     fn standing<'a>(
         &self,
@@ -165,4 +169,11 @@ impl Connections {
             None => (Standing::None, None),
         }
     }
+}
+
+/// Returns an error if the user or the viewer of a list does not exist.
+fn expect_users(query: &ConnectionQuery, listed: &Listed<Connection>) -> Result<(), Status> {
+    let expected = [Some(query.user), query.mutual.viewer()];
+    let missing = expected.into_iter().flatten().find(|id| !listed.users.contains_key(id));
+    missing.map_or(Ok(()), |id| Err(error::user_not_found(id)))
 }

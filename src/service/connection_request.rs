@@ -16,7 +16,7 @@ use crate::mapping::connection_request as mapping;
 use crate::mapping::user::UserView;
 use crate::proto::server as pb;
 use crate::proto::server::connection_request_service_server::ConnectionRequestService;
-use crate::store::{Listed, StoreError, Users};
+use crate::store::{Listed, Store, StoreError, Users};
 
 /// Implements [`ConnectionRequestService`].
 #[derive(Clone)]
@@ -87,12 +87,13 @@ impl ConnectionRequestService for ConnectionRequests {
         request: Request<pb::GetConnectionRequestRequest>,
     ) -> Result<Response<pb::GetConnectionRequestResponse>, Status> {
         let (id, viewer, view, min_revision) = mapping::get(request.get_ref(), &caller(&request)?)?;
-        let read = || self.0.store.request(id);
-        let Listed { revision, rows, users } = self.0.read(&request, min_revision, read).await?;
+        let read = self.0.read(&request, min_revision, |store| store.request(id)).await?;
+        let Listed { revision, epoch, rows, users } = read;
         let seen = rows.first().and_then(|row| self.seen(row, viewer, &users, view, self.0.store.now()));
         Ok(Response::new(pb::GetConnectionRequestResponse {
             connection_request: Some(seen.ok_or(Rejection::RequestNotFound(id))?),
             revision: revision.get(),
+            epoch: epoch.to_string(),
         }))
     }
 
@@ -108,13 +109,13 @@ impl ConnectionRequestService for ConnectionRequests {
         // Without a lifetime, requests never expire.
         let created_after = self.0.policy.expired_before(now).unwrap_or(Time::UNIX_EPOCH);
         let range = pager.range();
-        let read = || async {
-            match filter {
-                Some(filter) => self.0.store.list_requests(RequestQuery { user, filter, created_after, range }).await,
-                None => self.empty_list(user).await,
-            }
-        };
-        let Listed { revision, rows, users } = self.0.read(&request, page.min_revision, read).await?;
+        let read = self.0.read(&request, page.expected(), |store| match filter {
+            Some(filter) => store.list_requests(RequestQuery { user, filter, created_after, range }),
+            None => Box::pin(empty_list(store, user)),
+        });
+        let listed = read.await?;
+        let reached = listed.position();
+        let Listed { revision: _, epoch: _, rows, users } = listed;
         if !users.contains_key(&user) {
             return Err(error::user_not_found(user));
         }
@@ -123,8 +124,9 @@ impl ConnectionRequestService for ConnectionRequests {
         let seen = |row: &StoredRequest| self.seen(row, Viewer::User(user), &users, view, now);
         Ok(Response::new(pb::ListConnectionRequestsResponse {
             connection_requests: pager.add(&rows, position, seen),
-            next_page_token: pager.next_page_token(),
-            revision: revision.get(),
+            next_page_token: pager.next_page_token(&reached),
+            revision: reached.sequence.get(),
+            epoch: reached.epoch.to_string(),
         }))
     }
 }
@@ -142,10 +144,10 @@ impl ConnectionRequests {
         let request = visible(row, viewer, &self.0.policy, now)?;
         Some(mapping::request(&request, users.get(&row.from)?, users.get(&row.to)?, view))
     }
+}
 
-    /// Reads only the user, for a list whose filter no request can match.
-    async fn empty_list(&self, user: UserId) -> Result<Listed<StoredRequest>, StoreError> {
-        let read = self.0.store.users(vec![user]).await?;
-        Ok(Listed { revision: read.revision, rows: Vec::new(), users: read.value })
-    }
+/// Reads only the user, for a list whose filter no request can match.
+async fn empty_list(store: &dyn Store, user: UserId) -> Result<Listed<StoredRequest>, StoreError> {
+    let read = store.users(vec![user]).await?;
+    Ok(Listed { revision: read.revision, epoch: read.epoch, rows: Vec::new(), users: read.value })
 }

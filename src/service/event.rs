@@ -7,6 +7,7 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::{Core, Leaving, caller};
+use crate::domain::epoch::Position;
 use crate::feed::{Feed, FeedError, Message, Watcher};
 use crate::mapping::event as mapping;
 use crate::mapping::page::{self, Cursor};
@@ -47,16 +48,23 @@ impl EventService for Events {
         let key = self.core.store.token_key();
         let caller = caller(&request)?;
         let (selection, cursor, page) = mapping::list(request.get_ref(), &caller, key)?;
-        let read = || self.feed.list(&caller, &selection, &cursor, page.size);
-        let listed = self.core.read(&request, page.min_revision, read).await?;
+        let listed = self
+            .core
+            .read(&request, page.min_revision, |store| {
+                let (feed, caller, selection, cursor) =
+                    (self.feed.clone(), caller.clone(), selection.clone(), cursor.clone());
+                Box::pin(async move { feed.list(store, &caller, &selection, &cursor, page.size).await })
+            })
+            .await?;
         let next = listed
             .next
-            .map(|after| page::token(request.get_ref(), Cursor { last: Some(after), ..Cursor::default() }, key));
+            .map(|sequence| Position { epoch: listed.epoch.clone(), sequence })
+            .map(|after| page::token(request.get_ref(), Cursor::default(), &after, key));
         Ok(Response::new(pb::ListEventsResponse {
             events: listed.events.iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
             revision: listed.revision.get(),
-            epoch: listed.epoch,
+            epoch: listed.epoch.to_string(),
         }))
     }
 }
@@ -91,7 +99,7 @@ impl Watch {
 async fn next(watch: Option<Watch>) -> Option<(Result<pb::WatchEventsResponse, Status>, Option<Watch>)> {
     let mut watch = watch?;
     Some(match watch.message().await {
-        Ok(message) => (Ok(mapping::message(&message, watch.watcher.epoch())), Some(watch)),
+        Ok(message) => (Ok(mapping::message(&message)), Some(watch)),
         Err(FeedError::ShuttingDown) => (Err(FeedError::ShuttingDown.into()), None),
         Err(error) => {
             let status = Status::from(error);

@@ -13,6 +13,7 @@ use super::produced::{Client, Messages, respond};
 use super::{Core, caller};
 use crate::domain::Time;
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::{Epoch, Position, Verdict};
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::RequestState;
 use crate::domain::query::{
@@ -83,16 +84,17 @@ pub(super) async fn run(
         return Err(Rejection::NotTheUser(user).into());
     }
     let permit = limits.permit().ok_or_else(|| error::overloaded(Cause::Exports))?;
-    let read = core.read(&request, min_revision, || core.store.user(UserKey::Id(user))).await?;
+    let read = core.read_primary(&request, min_revision, |store| store.user(UserKey::Id(user))).await?;
+    let reached = read.position();
     let profile = read.value.ok_or_else(|| error::user_not_found(user))?;
     let created = core.store.user_position(user).await?.ok_or_else(|| error::user_not_found(user))?;
     // For a user who calls, already theirs.
-    let visible = caller.user().map(|_| read.revision);
+    let visible = caller.user().map(|_| reached.sequence);
     let core = core.clone();
     Ok(respond(&request, permit, limits.max_silence(), move |client| async move {
         let totals = pb::ExportTotals::default();
-        let export = Export { core, user, viewer, created, visible, client, totals };
-        export.run(&profile, read.revision).await
+        let export = Export { core, user, viewer, created, visible, reached, client, totals };
+        export.run(&profile).await
     }))
 }
 
@@ -105,16 +107,18 @@ struct Export {
     /// For a user who calls, the newest event that they know of. It stands for the revisions of pages, which show every
     /// change of the service.
     visible: Option<Sequence>,
+    /// What the last item reflects.
+    reached: Position,
     client: Client<pb::ExportUserResponse>,
     totals: pb::ExportTotals,
 }
 
 impl Export {
-    async fn run(mut self, profile: &CachedUser, revision: Sequence) -> Result<(), Status> {
+    async fn run(mut self, profile: &CachedUser) -> Result<(), Status> {
         use RequestFilter::{Received, Sent, SentConnected};
 
         self.same_user().await?;
-        self.send(revision, Item::User(encoded(profile, UserView::Full))).await?;
+        self.send(self.reached.clone(), Item::User(encoded(profile, UserView::Full))).await?;
         self.counts().await?;
         self.requests(Received(RequestState::Pending)).await?;
         self.requests(Received(RequestState::Rejected)).await?;
@@ -132,19 +136,29 @@ impl Export {
             }
         }
         self.records(RecordKind::Responses).await?;
-        let revision = self.events().await?;
+        let reached = self.events().await?;
         let totals = Item::Totals(self.totals);
-        self.send(revision, totals).await
+        self.send(reached, totals).await
     }
 
     /// Hands an item to the client, and waits until there is room for it.
-    async fn send(&mut self, revision: Sequence, item: Item) -> Result<(), Status> {
+    ///
+    /// Fails if events were lost that an earlier item reflects.
+    async fn send(&mut self, at: Position, item: Item) -> Result<(), Status> {
+        if at.epoch != self.reached.epoch {
+            let Position { epoch, sequence } = &self.reached;
+            if self.core.store.history(&at.epoch).await?.judge(epoch, *sequence) != Verdict::Good {
+                return Err(error::wrong_epoch(&at.epoch, None));
+            }
+        }
+        let (epoch, revision) = (at.epoch.to_string(), at.sequence);
+        self.reached.advance(at);
         mapping::count(&mut self.totals, &item);
         if let (Some(visible), Item::Event(event)) = (&mut self.visible, &item) {
             *visible = (*visible).max(Sequence::new(event.sequence));
         }
         let revision = self.visible.unwrap_or(revision);
-        let item = pb::ExportUserResponse { revision: revision.get(), item: Some(item) };
+        let item = pb::ExportUserResponse { revision: revision.get(), epoch, item: Some(item) };
         self.client.send(item).await
     }
 
@@ -167,8 +181,9 @@ impl Export {
             }
         };
         self.same_user().await?;
+        let at = read.position();
         let counts = read.value.ok_or_else(|| error::user_not_found(self.user))?;
-        self.send(read.revision, mapping::counts(counts, sends)).await
+        self.send(at, mapping::counts(counts, sends)).await
     }
 
     async fn requests(&mut self, filter: RequestFilter) -> Result<(), Status> {
@@ -188,7 +203,7 @@ impl Export {
                 let seen = visible(row, self.viewer, &self.core.policy, now).zip(users);
                 let Some((request, (from, to))) = seen else { continue };
                 let request = connection_request::request(&request, from, to, UserView::Basic);
-                self.send(listed.revision, Item::ConnectionRequest(request)).await?;
+                self.send(listed.position(), Item::ConnectionRequest(request)).await?;
             }
             if listed.rows.len() < PAGE {
                 return Ok(());
@@ -205,7 +220,7 @@ impl Export {
                 before = Some(row.block.position);
                 let Some(blocked) = listed.users.get(&row.other) else { continue };
                 let block = connection::blocked_user(row, blocked, UserView::Basic);
-                self.send(listed.revision, Item::Block(block)).await?;
+                self.send(listed.position(), Item::Block(block)).await?;
             }
             if listed.rows.len() < PAGE {
                 return Ok(());
@@ -216,13 +231,13 @@ impl Export {
     async fn records(&mut self, kind: RecordKind) -> Result<(), Status> {
         let mut after = None;
         loop {
-            let (revision, records) = self.page(kind, after).await?;
+            let (at, records) = self.page(kind, after).await?;
             self.same_user().await?;
             let is_last = records.len() < PAGE;
             after = records.last().cloned();
             for record in records {
                 if let Some(item) = mapping::record(record, self.viewer) {
-                    self.send(revision, item).await?;
+                    self.send(at.clone(), item).await?;
                 }
             }
             if is_last {
@@ -231,29 +246,31 @@ impl Export {
         }
     }
 
-    async fn page(&self, kind: RecordKind, after: Option<Record>) -> Result<(Sequence, Vec<Record>), Status> {
+    async fn page(&self, kind: RecordKind, after: Option<Record>) -> Result<(Position, Vec<Record>), Status> {
         let query = RecordQuery { user: self.user, kind, after, limit: limit() };
         let read = self.core.store.list_records(query).await?;
-        Ok((read.revision, read.value))
+        Ok((read.position(), read.value))
     }
 
-    /// Returns the revision of the last page: all events up to it were examined.
-    async fn events(&mut self) -> Result<Sequence, Status> {
+    /// Returns the position of the last page: all events up to it were examined.
+    async fn events(&mut self) -> Result<Position, Status> {
         let filter = EventFilter::Of(self.user, None);
         let mut after = self.created.previous();
         loop {
-            let query = EventQuery { filter, after, limit: limit(), consumer: Consumer::Call };
+            let epoch = Epoch::default();
+            let query = EventQuery { filter, after, limit: limit(), consumer: Consumer::Call, epoch };
             let slice = self.core.store.events(query).await?;
             self.same_user().await?;
             let is_last = slice.events.len() < PAGE;
+            let at = Position { epoch: slice.epoch, sequence: slice.last };
             for recorded in slice.events {
                 after = recorded.event.sequence;
                 if let Some(event) = visible_event(&recorded.event, self.viewer, &self.core.policy) {
-                    self.send(slice.last, Item::Event((&event).into())).await?;
+                    self.send(at.clone(), Item::Event((&event).into())).await?;
                 }
             }
             if is_last {
-                return Ok(slice.last);
+                return Ok(at);
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::committer::{CommitError, Queued};
 use crate::domain::caller::Caller;
 use crate::domain::command::{Command, Idempotency, IdempotencyKey, Reply, Submission};
 use crate::domain::decide::Rejection;
-use crate::domain::id::Sequence;
+use crate::domain::epoch::Position;
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Imported, Outcome, RefusalReason};
 use crate::domain::user::{Profile, User};
 use crate::error;
@@ -109,8 +109,8 @@ pub(super) async fn run(
     let _permit = limits.begin()?;
     let mut rows = Rows { stream, max_silence: limits.max_silence };
     let Some(first) = rows.next().await? else {
-        let revision = core.store.revision().await?;
-        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), revision)));
+        let position = core.store.position().await?;
+        return Ok(Response::new(mapping::import_response(&ImportSummary::default(), &position)));
     };
     let request_id = request_id(&first)?;
     if let Some(id) = request_id
@@ -122,7 +122,7 @@ pub(super) async fn run(
         core,
         caller,
         summary: ImportSummary::default(),
-        revision: Sequence::default(),
+        reached: Position::default(),
         position: 0,
         waiting: BTreeMap::new(),
     };
@@ -172,7 +172,7 @@ struct Import<'a> {
     core: &'a Core,
     caller: Caller,
     summary: ImportSummary,
-    revision: Sequence,
+    reached: Position,
     position: i64,
     /// Rows whose usernames were taken, by their positions.
     waiting: BTreeMap<i64, Profile>,
@@ -232,11 +232,12 @@ impl Import<'_> {
             }
             reply => executed(reply)?,
         };
-        let Executed { revision, outcome: Outcome::UserImported(user, imported) } = stored else {
+        let at = stored.position();
+        let Outcome::UserImported(user, imported) = stored.outcome else {
             return Err(error::internal("an imported row has the outcome of another call"));
         };
         self.supersede(|waiting| is_about(waiting, &user));
-        self.count(imported, revision);
+        self.count(imported, at);
         Ok(())
     }
 
@@ -259,20 +260,22 @@ impl Import<'_> {
         }
         let (positions, rows): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().unzip();
         let queued = self.enqueue(Command::ImportTogether(rows), None).await?;
-        let Executed { revision, outcome: Outcome::UsersImported(imported) } = executed(queued.result().await)? else {
+        let executed = executed(queued.result().await)?;
+        let position = executed.position();
+        let Outcome::UsersImported(imported) = executed.outcome else {
             return Err(error::internal("imported rows have the outcome of another call"));
         };
-        for (position, imported) in positions.into_iter().zip(imported) {
+        for (row, imported) in positions.into_iter().zip(imported) {
             match imported {
-                Ok(imported) => self.count(imported, revision),
-                Err(rejection) => self.reject(position, rejection)?,
+                Ok(imported) => self.count(imported, position.clone()),
+                Err(rejection) => self.reject(row, rejection)?,
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, imported: Imported, revision: Sequence) {
-        self.revision = self.revision.max(revision);
+    fn count(&mut self, imported: Imported, at: Position) {
+        self.reached.advance(at);
         match imported {
             Imported::Created => self.summary.created += 1,
             Imported::Updated => self.summary.updated += 1,
@@ -303,10 +306,10 @@ impl Import<'_> {
     /// Returns the response. With a `request_id`, also stores it.
     async fn finish(mut self, key: Option<(Uuid, Fingerprint)>) -> Result<Response<pb::ImportUsersResponse>, Status> {
         let Some((id, fingerprint)) = key else {
-            if self.revision == Sequence::default() {
-                self.revision = self.core.store.revision().await?;
+            if self.reached == Position::default() {
+                self.reached = self.core.store.position().await?;
             }
-            return Ok(Response::new(mapping::import_response(&self.summary, self.revision)));
+            return Ok(Response::new(mapping::import_response(&self.summary, &self.reached)));
         };
         let idempotency = fingerprint.idempotency::<pb::ImportUsersRequest>(id);
         let command = Command::FinishImport(std::mem::take(&mut self.summary));

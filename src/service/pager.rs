@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use crate::domain::epoch::Position;
 use crate::domain::id::Sequence;
 use crate::domain::query::Range;
 use crate::mapping::page::{self, Cursor, Page, Paged};
@@ -54,7 +55,8 @@ pub(super) struct Pager<'a, R> {
 impl<'a, R: Paged> Pager<'a, R> {
     /// Creates an empty page of the list of `request`. The key signs its token.
     pub(super) fn new(request: &'a R, page: &Page, key: &'a [u8]) -> Self {
-        let Page { size, cursor, min_revision: _ } = *page;
+        let Page { size, cursor, min_revision: _, seen: _ } = page;
+        let (size, cursor) = (*size, *cursor);
         Self { request, key, rows: size, room: Room::new(), cursor, has_more: false }
     }
 
@@ -100,9 +102,9 @@ impl<'a, R: Paged> Pager<'a, R> {
         !self.has_more
     }
 
-    /// The token of the next page; empty at the end of the list.
-    pub(super) fn next_page_token(&self) -> String {
-        if self.has_more { page::token(self.request, self.cursor, self.key) } else { String::new() }
+    /// The token of the next page; empty at the end of the list. The rows of this one reflect `reached`.
+    pub(super) fn next_page_token(&self, reached: &Position) -> String {
+        if self.has_more { page::token(self.request, self.cursor, reached, self.key) } else { String::new() }
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
     use crate::proto::server as pb;
 
     fn page(size: usize) -> Page {
-        Page { size, cursor: Cursor::default(), min_revision: Sequence::default() }
+        Page { size, cursor: Cursor::default(), min_revision: Position::default(), seen: None }
     }
 
     /// The sizes of the rows on the page, and whether there is another one.
@@ -124,7 +126,7 @@ mod tests {
         let mut pager = Pager::new(&request, &page(size), b"key");
         assert_eq!(pager.range(), Range { before: None, limit: size as i64 + 1 });
         let messages = pager.add(rows, |_| Sequence::new(7), |bytes| Some(Bytes::from(vec![0; *bytes])));
-        (messages.iter().map(Bytes::len).collect(), !pager.next_page_token().is_empty())
+        (messages.iter().map(Bytes::len).collect(), !pager.next_page_token(&Position::default()).is_empty())
     }
 
     #[test]
@@ -144,7 +146,7 @@ mod tests {
         let mut pager = Pager::new(&request, &page(2), b"key");
         let messages = pager.add(&[3, 2, 1], |row| Sequence::new(*row), |row| (*row != 3).then(Bytes::new));
         assert_eq!((messages.len(), pager.cursor.last), (1, Some(Sequence::new(2))));
-        assert!(!pager.next_page_token().is_empty());
+        assert!(!pager.next_page_token(&Position::default()).is_empty());
     }
 
     #[test]

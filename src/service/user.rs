@@ -34,13 +34,17 @@ impl UserService for Users {
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
         let (key, view, min_revision) = mapping::key(request.get_ref(), &self.core.policy)?;
-        let read = self.core.read(&request, min_revision, || self.core.store.user(key.clone())).await?;
+        let read = self.core.read(&request, min_revision, |store| store.user(key.clone())).await?;
         let user = read.value.ok_or_else(|| match key {
             UserKey::Id(id) => error::user_not_found(id),
             UserKey::ExternalId(id) => error::external_id_not_found(&id),
             UserKey::Name(name) => error::username_not_found(&name),
         })?;
-        Ok(Response::new(pb::GetUserResponse { user: mapping::encoded(&user, view), revision: read.revision.get() }))
+        Ok(Response::new(pb::GetUserResponse {
+            user: mapping::encoded(&user, view),
+            revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
+        }))
     }
 
     async fn batch_get_users(
@@ -48,7 +52,7 @@ impl UserService for Users {
         request: Request<pb::BatchGetUsersRequest>,
     ) -> Result<Response<pb::BatchGetUsersResponse>, Status> {
         let (named, view, min_revision) = mapping::named(request.get_ref())?;
-        let read = self.core.read(&request, min_revision, || batch::read(&self.core, &named)).await?;
+        let read = self.core.read(&request, min_revision, |store| Box::pin(batch::read(store, named.clone()))).await?;
         Ok(Response::new(batch::response(&named, &read, view)))
     }
 
@@ -60,12 +64,13 @@ impl UserService for Users {
         let (view, page) = mapping::page(request.get_ref(), key)?;
         let mut pager = Pager::new(request.get_ref(), &page, key);
         let range = pager.range();
-        let read = self.core.read(&request, page.min_revision, || self.core.store.list_users(range)).await?;
+        let read = self.core.read(&request, page.expected(), |store| store.list_users(range)).await?;
         let users = pager.add(&read.value, |(_, position)| *position, |(user, _)| Some(mapping::encoded(user, view)));
         Ok(Response::new(pb::ListUsersResponse {
             users,
-            next_page_token: pager.next_page_token(),
+            next_page_token: pager.next_page_token(&read.position()),
             revision: read.revision.get(),
+            epoch: read.epoch.to_string(),
         }))
     }
 

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::domain::Time;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::ledger::{Changes, Head};
 use crate::progress::{Progress, Step};
@@ -46,7 +47,7 @@ pub(super) struct Begun {
 pub struct Bulk {
     engine: BulkEngine,
     head: Head,
-    epoch: String,
+    epoch: Epoch,
     now: Time,
 }
 
@@ -86,7 +87,7 @@ impl Bulk {
                 (BulkEngine::Postgres { bulk: Box::new(bulk), _alone: alone }, begun)
             }
         };
-        let Begun { before: FeedHead { epoch, head, batch_id: _ }, now } = begun;
+        let Begun { before: FeedHead { epoch, lineage: _, head, batch_id: _ }, now } = begun;
         Ok(Self { engine, head, epoch, now })
     }
 
@@ -97,7 +98,7 @@ impl Bulk {
 
     /// Returns the epoch of the feed.
     pub fn epoch(&self) -> &str {
-        &self.epoch
+        self.epoch.as_str()
     }
 
     /// Returns the time of the database's clock at the beginning.

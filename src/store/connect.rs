@@ -10,6 +10,7 @@ use diesel::{Connection as _, SqliteConnection};
 
 use super::migration::{self, Blocking, Migrations, Pending};
 use super::postgres::{self, PasswordFile, PostgresConfig, Role, refuse_shared_sessions};
+use super::replicas::{ReplicaOptions, Replicas};
 use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, Store, StoreError};
 use crate::clock::Clock;
@@ -43,6 +44,8 @@ pub struct Options {
     pub read_only: bool,
     /// The clock. On PostgreSQL, the system's clock stands for that of the database.
     pub clock: Clock,
+    /// The replicas of a PostgreSQL database.
+    pub replicas: ReplicaOptions,
     /// What the store counts.
     pub metrics: Metrics,
 }
@@ -56,6 +59,7 @@ impl Default for Options {
             migrate: true,
             read_only: false,
             clock: Clock::system(),
+            replicas: ReplicaOptions::default(),
             metrics: Metrics::default(),
         }
     }
@@ -160,6 +164,18 @@ pub async fn wait_for(
 ///
 /// [`ConnectError::ReadOnly`] if the database cannot be written, unless the options say that it is only read.
 pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Store>, ConnectError> {
+    Ok(connect_with_replicas(url, options).await?.0)
+}
+
+/// The same with the replicas that the options name. None of them has to be there.
+///
+/// # Errors
+///
+/// [`ConnectError::ReadOnly`] if the database cannot be written, unless the options say that it is only read.
+pub async fn connect_with_replicas(
+    url: &DatabaseUrl,
+    options: Options,
+) -> Result<(Arc<dyn Store>, Replicas), ConnectError> {
     if options.read_only {
         refuse_other_tables(url).await?;
     } else {
@@ -171,9 +187,13 @@ pub async fn connect(url: &DatabaseUrl, options: Options) -> Result<Arc<dyn Stor
     match url.0.clone() {
         Engine::Sqlite(file) => {
             let store = blocking(move || Ok(sqlite::store(&file, &options)?)).await?;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), Replicas::default()))
         }
-        Engine::Postgres { config, .. } => Ok(Arc::new(postgres::store(*config, options).await?)),
+        Engine::Postgres { config, .. } => {
+            let store = postgres::store(*config, &options).await?;
+            let replicas = Replicas::start(&store, &options)?;
+            Ok((Arc::new(store), replicas))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::clock::DatabaseClock;
 use super::export::Snapshot;
 use super::row::{
-    BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, FeedHead, IdempotentResponseRow, RequestRow,
+    BlockRow, ConnectionRow, CooldownRow, CountsRow, EndedRow, EpochRow, FeedHead, IdempotentResponseRow, RequestRow,
     ResponseRow, UserRow, positioned,
 };
 use super::schema::Stamp;
@@ -27,6 +27,7 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::{Epoch, History, Position};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::{
@@ -131,6 +132,22 @@ pub(super) struct Database<E> {
     pub(super) feed: Arc<Feed>,
 }
 
+impl<E> Database<E> {
+    /// The same database over another engine, with the same caches.
+    pub(super) fn beside<F>(&self, engine: F) -> Database<F> {
+        let Self { engine: _, users, seen, clock, token_key, committed, feed } = self;
+        Database {
+            engine,
+            users: Arc::clone(users),
+            seen: Arc::clone(seen),
+            clock: Arc::clone(clock),
+            token_key: token_key.clone(),
+            committed: committed.clone(),
+            feed: Arc::clone(feed),
+        }
+    }
+}
+
 impl<E: Engine> Database<E> {
     /// Those of the users that exist, as of this mark or later.
     async fn users_at(&self, mark: &Mark, ids: BTreeSet<UserId>) -> Result<Users, StoreError> {
@@ -169,14 +186,15 @@ impl<E: Engine> Database<E> {
     ) -> Result<Listed<T>, StoreError> {
         let Rows { mark, rows } = read;
         let ids = rows.iter().flat_map(of_row).chain(of_query).collect();
-        Ok(Listed { revision: mark.revision, users: self.users_at(&mark, ids).await?, rows })
+        let users = self.users_at(&mark, ids).await?;
+        Ok(Listed { revision: mark.revision, epoch: mark.epoch, rows, users })
     }
 }
 
 /// Converts the user that a query by a key found.
 fn found(read: Rows<UserRow>) -> Result<Read<Option<CachedUser>>, StoreError> {
     let Rows { mark, rows } = read.convert(User::try_from)?;
-    Ok(Read { revision: mark.revision, value: rows.into_iter().next().map(CachedUser::from) })
+    Ok(mark.read(rows.into_iter().next().map(CachedUser::from)))
 }
 
 #[async_trait]
@@ -191,14 +209,19 @@ impl<E: Engine> Store for Database<E> {
         self.clock.now()
     }
 
-    async fn revision(&self) -> Result<Sequence, StoreError> {
+    async fn position(&self) -> Result<Position, StoreError> {
         let head = self.engine.head().await?;
         self.seen.note(&head);
         let mark = head.mark();
         self.feed.read(mark.revision.get());
         // Health asks every two seconds, so that an idle server too drops users whom another server deleted.
         self.users_at(&mark, BTreeSet::new()).await?;
-        Ok(mark.revision)
+        Ok(Position { epoch: mark.epoch, sequence: mark.revision })
+    }
+
+    async fn history(&self, until: &Epoch) -> Result<History, StoreError> {
+        let Rows { mark: _, rows } = self.engine.rows(Reads::Few, query::history()).await?;
+        Ok(History::until(rows.into_iter().map(EpochRow::start).collect(), until))
     }
 
     fn seen(&self) -> Seen {
@@ -208,8 +231,8 @@ impl<E: Engine> Store for Database<E> {
     async fn user(&self, key: UserKey) -> Result<Read<Option<CachedUser>>, StoreError> {
         match key {
             UserKey::Id(id) => {
-                let Read { revision, mut value } = self.users(vec![id]).await?;
-                Ok(Read { revision, value: value.remove(&id) })
+                let Read { revision, epoch, mut value } = self.users(vec![id]).await?;
+                Ok(Read { revision, epoch, value: value.remove(&id) })
             }
             UserKey::ExternalId(id) => {
                 let query = query::user_by_external_id(id.as_str().to_owned());
@@ -222,7 +245,7 @@ impl<E: Engine> Store for Database<E> {
     async fn users(&self, ids: Vec<UserId>) -> Result<Read<Users>, StoreError> {
         let mark = self.engine.mark().await?;
         let value = self.users_at(&mark, ids.into_iter().collect()).await?;
-        Ok(Read { revision: mark.revision, value })
+        Ok(mark.read(value))
     }
 
     async fn users_by_key(&self, keys: UserKeys) -> Result<Read<Vec<CachedUser>>, StoreError> {
@@ -230,7 +253,7 @@ impl<E: Engine> Store for Database<E> {
         rows.sort_unstable_by_key(|row| row.id);
         rows.dedup_by_key(|row| row.id);
         let users = rows.into_iter().map(|row| User::try_from(row).map(CachedUser::from)).collect::<Result<_, _>>()?;
-        Ok(Read { revision: mark.revision, value: users })
+        Ok(mark.read(users))
     }
 
     async fn request(&self, id: RequestId) -> Result<Listed<Request>, StoreError> {
@@ -243,7 +266,7 @@ impl<E: Engine> Store for Database<E> {
     }
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<Option<Counts>>, StoreError> {
-        let Read { revision, value: StoredCounts { counts, something_expired } } =
+        let Read { revision, epoch, value: StoredCounts { counts, something_expired } } =
             self.engine.counts(user, expired).await?;
         let value = match expired.filter(|_| something_expired && counts.is_some()) {
             Some(expired) => {
@@ -252,7 +275,7 @@ impl<E: Engine> Store for Database<E> {
             }
             None => counts,
         };
-        Ok(Read { revision, value })
+        Ok(Read { revision, epoch, value })
     }
 
     async fn list_users(&self, range: Range) -> Result<Read<Vec<(CachedUser, Sequence)>>, StoreError> {
@@ -260,7 +283,7 @@ impl<E: Engine> Store for Database<E> {
         let page = query::users_page(query::first(before), limit);
         let Rows { mark, rows } = self.engine.rows(Reads::Many, page).await?.convert(positioned)?;
         let value = rows.into_iter().map(|(user, position)| (user.into(), position)).collect();
-        Ok(Read { revision: mark.revision, value })
+        Ok(mark.read(value))
     }
 
     async fn list_requests(&self, query: RequestQuery) -> Result<Listed<Request>, StoreError> {
@@ -328,7 +351,7 @@ impl<E: Engine> Store for Database<E> {
                 read!(ResponseRow: query::responses_of(id, caller, response, limit))
             }
         };
-        Ok(Read { revision: mark.revision, value: rows })
+        Ok(mark.read(rows))
     }
 
     async fn user_position(&self, user: UserId) -> Result<Option<Sequence>, StoreError> {
@@ -401,7 +424,7 @@ mod tests {
         assert!(other.users.holds(ann));
         commit(&one, Command::DeleteUser(ann)).await;
         assert!(!one.users.holds(ann) && other.users.holds(ann));
-        other.revision().await.expect("a revision");
+        other.position().await.expect("a revision");
         assert!(!other.users.holds(ann));
     }
 }

@@ -1,10 +1,11 @@
-//! A new epoch for a database that was restored from a backup.
+//! New epochs: by `kith restore-epoch` for a database that was restored from a backup, and by a commit on another timeline.
 
 use uuid::Uuid;
 
 use super::connect::{DatabaseUrl, refuse_other_tables};
 use super::session::Session;
 use super::{ConnectError, StoreError};
+use crate::domain::epoch::Epoch;
 
 /// The feed's epoch before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +25,11 @@ pub enum Servers {
     Ignored,
 }
 
-/// Gives the feed a new epoch, and page tokens a new key.
+/// Begins a new epoch of the feed, and gives page tokens a new key.
 ///
 /// A restored feed gives its next events the numbers of the lost ones. Clients that read the lost ones must not continue
-/// from there: with the new epoch and key, their cursors and page tokens are refused. Servers read the key when they
-/// start, so none may run during this.
+/// from there: their cursors are refused, because they lie at or after the first sequence of the new epoch. Cursors before
+/// it remain valid. Servers read the key when they start, so none may run during this.
 ///
 /// # Errors
 ///
@@ -39,14 +40,31 @@ pub async fn restore_epoch(url: &DatabaseUrl, servers: Servers) -> Result<Epochs
         Servers::Refused => Session::without_servers(url).await?,
         Servers::Ignored => Session::write(url).await?,
     };
+    let lineage = session.lineage().await?;
     session.lock().await?;
-    let head = "SELECT id AS number, epoch AS said, id AS total FROM feed".to_owned();
+    let head = "SELECT last_sequence AS number, epoch AS said, id AS total FROM feed".to_owned();
     let head = session.ask(head).await?.pop().ok_or_else(|| StoreError::corrupt("feed", "no row"))?;
     // Made as the migration makes them: hexadecimal, so that they need no quoting.
     let (new, key) = (random(), random() + &random());
-    session.execute(format!("UPDATE feed SET epoch = '{new}', token_key = '{key}' WHERE id = 1")).await?;
+    let number = |number: Option<i64>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
+    let system = number(lineage.and_then(|lineage| lineage.system_identifier));
+    let timeline = number(lineage.map(|lineage| lineage.timeline));
+    session
+        .execute(format!(
+            "INSERT INTO epochs (number, epoch, first_sequence, system_identifier, timeline) \
+             SELECT coalesce(max(number), 0) + 1, '{new}', {first}, {system}, {timeline} FROM epochs; \
+             UPDATE feed SET epoch = '{new}', system_identifier = {system}, timeline = {timeline}, token_key = '{key}' \
+             WHERE id = 1",
+            first = head.number + 1,
+        ))
+        .await?;
     session.commit().await?;
     Ok(Epochs { old: head.said, new })
+}
+
+/// Returns the name of a new epoch.
+pub(super) fn new_epoch() -> Epoch {
+    random().into()
 }
 
 fn random() -> String {

@@ -9,6 +9,7 @@ use super::row::{BlockRow, CooldownRow, FeedHead, FeedRow, RequestRow, UserRow, 
 use super::session::Session;
 use super::{ConnectError, StoreError};
 use crate::domain::Time;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
 use crate::domain::pair::{Request, RequestState};
 use crate::domain::query::Record;
@@ -62,7 +63,7 @@ impl Snapshot {
     }
 
     /// The epoch of the feed.
-    pub fn epoch(&self) -> &str {
+    pub fn epoch(&self) -> &Epoch {
         &self.head.epoch
     }
 
@@ -70,7 +71,7 @@ impl Snapshot {
     pub fn header(&self, created: Time) -> Header {
         Header {
             source: format!("kith {}", env!("CARGO_PKG_VERSION")),
-            epoch: self.head.epoch.clone(),
+            epoch: self.head.epoch.to_string(),
             revision: Some(self.revision()),
             created: Some(created),
         }

@@ -9,9 +9,10 @@ use diesel::sqlite::Sqlite;
 use super::StoreError;
 use uuid::Uuid;
 
-use super::row::FeedRow;
+use super::row::{EpochRow, FeedRow};
 use super::schema::{Stamp, events};
 use super::statement::{SharedStatement, Statement};
+use crate::domain::epoch::{Epoch, History};
 use crate::domain::event::{Actor, Cause, Event, EventKind, PrincipalKind};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::query::{FeedSlice, Recorded};
@@ -21,11 +22,20 @@ pub(super) type EventsSql = <events::table as AsQuery>::SqlType;
 
 /// Composes a slice of the feed.
 ///
-/// The head must be read before the events, and the oldest event after them.
-pub(super) fn slice(head: FeedRow, rows: Vec<EventRow>, oldest: Option<i64>) -> Result<FeedSlice, StoreError> {
+/// The head must be read before the events and the history, and the oldest event after them.
+pub(super) fn slice(
+    head: FeedRow,
+    history: Vec<EpochRow>,
+    rows: Vec<EventRow>,
+    oldest: Option<i64>,
+) -> Result<FeedSlice, StoreError> {
+    let epoch: Epoch = head.epoch.into();
+    let history = History::until(history.into_iter().map(EpochRow::start).collect(), &epoch);
     let last = Sequence::new(head.last_sequence);
-    let events = rows.into_iter().map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
-    Ok(FeedSlice { epoch: head.epoch, last, oldest: oldest.map_or(last.next(), Sequence::new), events })
+    // Later ones may be of a later epoch than the head.
+    let rows = rows.into_iter().filter(|row| row.sequence <= head.last_sequence);
+    let events = rows.map(Recorded::try_from).collect::<Result<Vec<_>, _>>()?;
+    Ok(FeedSlice { epoch, history, last, oldest: oldest.map_or(last.next(), Sequence::new), events })
 }
 
 #[derive(Clone, Debug, Queryable, Selectable)]

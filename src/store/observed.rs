@@ -13,6 +13,7 @@ use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
 use crate::domain::counts::Counts;
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::{Epoch, History, Position};
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::{
@@ -83,8 +84,12 @@ impl Store for Observed {
         self.store.now()
     }
 
-    async fn revision(&self) -> Result<Sequence, StoreError> {
-        self.observe("revision", self.store.revision()).await
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.observe("position", self.store.position()).await
+    }
+
+    async fn history(&self, until: &Epoch) -> Result<History, StoreError> {
+        self.observe("history", self.store.history(until)).await
     }
 
     fn seen(&self) -> Seen {

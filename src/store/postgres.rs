@@ -8,6 +8,7 @@ mod attributes;
 mod batcher;
 mod commit;
 mod config;
+mod lineage;
 mod listen;
 mod passfile;
 mod pool;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -35,11 +36,12 @@ use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
+pub(super) use self::lineage::of as lineage_of;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;
 pub(super) use self::passfile::PasswordFile;
 pub(super) use self::pooler::refuse_shared_sessions;
-use self::read::{CountsOf, PairsOf, Pools, mark};
+use self::read::{CountsOf, PairsOf, Pools};
 pub(super) use self::rights::check_writable;
 pub use self::rights::roles_script;
 pub(super) use self::role::{Role, open};
@@ -47,7 +49,8 @@ pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
-use super::row::{FeedHead, FeedRow, UserRow};
+use super::replicas::ReplicaHead;
+use super::row::{FeedHead, FeedRow, UserRow, is_earlier};
 use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
 use super::session::Session;
@@ -84,7 +87,7 @@ pub(super) struct PostgresEngine {
 }
 
 /// Connects to a database that has been migrated.
-pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Database<PostgresEngine>, StoreError> {
+pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<Database<PostgresEngine>, StoreError> {
     let config = Arc::new(config);
     let mut conn = open(&config, Role::ShortReads).await?;
     if !options.read_only {
@@ -103,34 +106,41 @@ pub(super) async fn store(config: PostgresConfig, options: Options) -> Result<Da
     tasks.spawn(persistent("notifications of commits", listen));
     let users = Arc::new(UserCache::new(options.user_cache, &metrics.caches.users));
     let seen = Arc::<LastSeen>::default();
-    let pools = Arc::new(Pools::new(&config, &options));
+    let pools = Arc::new(Pools::new(&config, options));
     pools.measure(&database);
-    let max = options.read_batch_max;
-    let of = || Arc::clone(&pools);
     if options.read_only {
-        let (pools, clock) = (of(), Arc::clone(&clock));
+        let (pools, clock) = (Arc::clone(&pools), Arc::clone(&clock));
         tasks.spawn(persistent("readings of the clock", move || read_clock(Arc::clone(&pools), Arc::clone(&clock))));
     }
-    let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
     let writer = || {
         let (users, seen) = (Arc::clone(&users), Arc::clone(&seen));
         let state = WriterState::new(options.user_cache, users, seen, &metrics.caches.writer);
         Writer::new(Arc::clone(&config), Arc::clone(&clock), state, &database)
     };
-    let engine = PostgresEngine {
-        writer: (!options.read_only).then(writer),
-        marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
-        users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
-        pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
-        counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
-        pools,
-        config,
-        _tasks: tasks,
-    };
+    let writer = (!options.read_only).then(writer);
+    let engine = PostgresEngine { writer, _tasks: tasks, ..PostgresEngine::of_reads(config, pools, options) };
     let feed = Arc::clone(&metrics.feed);
     let token_key = head.token_key.clone().into_bytes();
     seen.note(&head.head());
     Ok(Database { engine, users, seen, clock, token_key, committed, feed })
+}
+
+/// The same database, for reads that its replicas were to serve: with a quarter of the connections.
+pub(super) fn in_place_of_replicas(primary: &Database<PostgresEngine>, options: &Options) -> Database<PostgresEngine> {
+    let (config, pools) = (Arc::clone(&primary.engine.config), Arc::new(primary.engine.pools.quarter()));
+    primary.beside(PostgresEngine::of_reads(config, pools, options))
+}
+
+/// A replica of this database. It is not connected to before it is read.
+pub(super) fn replica(
+    primary: &Database<PostgresEngine>,
+    config: PostgresConfig,
+    head: Arc<ReplicaHead>,
+    options: &Options,
+) -> Database<PostgresEngine> {
+    let config = Arc::new(config);
+    let pools = Arc::new(Pools::of_replica(&config, options, head));
+    primary.beside(PostgresEngine::of_reads(config, pools, options))
 }
 
 /// Returns the version of the server, such as `15.14`, without the name of its package.
@@ -158,15 +168,50 @@ async fn read_clock(pools: Arc<Pools>, clock: Arc<DatabaseClock>) {
 }
 
 impl PostgresEngine {
+    /// An engine without a writer.
+    fn of_reads(config: Arc<PostgresConfig>, pools: Arc<Pools>, options: &Options) -> Self {
+        let max = options.read_batch_max;
+        let of = || Arc::clone(&pools);
+        let (of_marks, of_users, of_pairs, of_counts) = (of(), of(), of(), of());
+        Self {
+            writer: None,
+            marks: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_marks).marks(queries))),
+            users: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_users).users(queries))),
+            pairs: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_pairs).pairs(queries))),
+            counts: Batcher::new(max, move |queries| Box::pin(Arc::clone(&of_counts).counts(queries))),
+            pools,
+            config,
+            _tasks: JoinSet::new(),
+        }
+    }
+
+    /// Checks a replica: that it is one, and has the feed of the primary. Notes how far it is.
+    pub(super) async fn check_replica(&self) -> Result<(), StoreError> {
+        let conn = &*self.pools.feed.lease().await?;
+        let is_standby = async {
+            let recovers = PgStatement::<Bool>::new("SELECT pg_is_in_recovery()");
+            Ok::<bool, StoreError>(recovers.get_result(&mut &*conn).await?)
+        };
+        // Read first: what a primary has is not noted.
+        if !is_standby.await? {
+            return Err(StoreError::Unavailable("it is not a standby".into()));
+        }
+        self.pools.mark(conn).await.map(drop)
+    }
+
     fn pools(&self) -> Arc<Pools> {
         Arc::clone(&self.pools)
     }
 }
 
-/// Reads the mark, and then the rows of a query on the same connection.
-async fn rows<R: Send>(conn: &AsyncPgConnection, query: impl SharedQuery<R>) -> Result<Rows<R>, StoreError> {
+/// Reads the mark, and then the rows of a query on the same connection, which is of these pools.
+async fn rows<R: Send>(
+    pools: &Pools,
+    conn: &AsyncPgConnection,
+    query: impl SharedQuery<R>,
+) -> Result<Rows<R>, StoreError> {
     let rows = async { Ok(RunQueryDsl::load(query, &mut &*conn).await?) };
-    let (mark, rows) = try_join!(biased; mark(conn), rows)?;
+    let (mark, rows) = try_join!(biased; pools.mark(conn), rows)?;
     Ok(Rows { mark, rows })
 }
 
@@ -215,7 +260,7 @@ impl Engine for PostgresEngine {
             }
             Ok(users::table.filter(users::username_key.eq_any(names)).load::<UserRow>(&mut &*conn).await?)
         };
-        let (mark, mut rows, by_name) = try_join!(biased; mark(conn), by_external_id, by_name)?;
+        let (mark, mut rows, by_name) = try_join!(biased; self.pools.mark(conn), by_external_id, by_name)?;
         rows.extend(by_name);
         Ok(Rows { mark, rows })
     }
@@ -230,10 +275,10 @@ impl Engine for PostgresEngine {
 
     async fn rows<Q: SharedQuery<R>, R: Send + 'static>(&self, reads: Reads, query: Q) -> Result<Rows<R>, StoreError> {
         match reads {
-            Reads::Few => rows(&*self.pools.short.lease().await?, query).await,
+            Reads::Few => rows(&self.pools, &*self.pools.short.lease().await?, query).await,
             Reads::Many => {
                 let pools = self.pools();
-                to_completion(async move { rows(&*pools.long.lease().await?, query).await }).await
+                to_completion(async move { rows(&pools, &*pools.long.lease().await?, query).await }).await
             }
         }
     }
@@ -249,7 +294,9 @@ impl Engine for PostgresEngine {
                 Consumer::Watchers => &pools.feed,
                 Consumer::Call => &pools.long,
             };
-            events(&*pool.lease().await?, query).await
+            let slice = events(&*pool.lease().await?, query).await?;
+            pools.note(&slice.epoch, slice.last)?;
+            Ok(slice)
         })
         .await
     }
@@ -266,7 +313,7 @@ async fn to_completion<T: Send + 'static>(
 }
 
 async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice, StoreError> {
-    let EventQuery { filter, after, limit, consumer: _ } = query;
+    let EventQuery { filter, after, limit, consumer: _, epoch } = query;
     let head = async { Ok::<FeedRow, StoreError>(query::head().first(&mut &*conn).await?) };
     let (head, rows) = match filter {
         EventFilter::All => {
@@ -281,7 +328,9 @@ async fn events(conn: &AsyncPgConnection, query: EventQuery) -> Result<FeedSlice
     };
     // Read last, so that events that a sweep deletes concurrently do not look like a gap. In a separate round trip,
     // because in the same one this statement could overtake the others while they are not prepared yet.
-    feed::slice(head, rows, oldest_event(conn).await?)
+    let oldest = oldest_event(conn).await?;
+    let history = if is_earlier(&epoch, &head) { query::history().load(&mut &*conn).await? } else { Vec::new() };
+    feed::slice(head, history, rows, oldest)
 }
 
 async fn oldest_event(mut conn: &AsyncPgConnection) -> Result<Option<i64>, StoreError> {

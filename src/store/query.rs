@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use super::clock::TOLERANCE;
 use super::schema::{
     Instant, IsConnected, IsInOrder, IsOpen, IsOutOfOrder, Stamp, blocks, connection_requests, connections, cooldowns,
-    ended_requests, feed, request_ids, user_counts, users,
+    ended_requests, epochs, feed, request_ids, user_counts, users,
 };
 
 use super::bulk::KnownUser;
@@ -40,6 +40,12 @@ pub(super) fn head() -> _ {
 #[auto_type]
 pub(super) fn mark() -> _ {
     feed::table.find(1_i64).select((feed::epoch, feed::last_sequence, feed::users_changed))
+}
+
+/// The epochs, oldest first. Their number grows by one with each failover and restore.
+#[auto_type]
+pub(super) fn history() -> _ {
+    epochs::table.select((epochs::epoch, epochs::first_sequence)).order(epochs::number.asc())
 }
 
 /// The last of the oldest events that are from `until` or before, and their number.

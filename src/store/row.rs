@@ -13,6 +13,7 @@ use super::schema::{Stamp, blocks, connection_requests, connections, feed, reque
 use super::users::Mark;
 use crate::domain::Time;
 use crate::domain::command::{EncodedResponse, IdempotencyKey, IdempotentResponse};
+use crate::domain::epoch::{Epoch, EpochChange, EpochStart, Lineage};
 use crate::domain::event::Actor;
 use crate::domain::id::{RequestId, Sequence, UserId};
 use crate::domain::ledger::{ForgetStep, Head, SweepStep};
@@ -44,6 +45,13 @@ pub(super) struct FeedRow {
     total_rejected: i64,
     total_connected: i64,
     total_blocks: i64,
+    system_identifier: Option<i64>,
+    timeline: Option<i64>,
+}
+
+/// Whether a client named an epoch other than that of the head.
+pub(super) fn is_earlier(epoch: &Epoch, head: &FeedRow) -> bool {
+    epoch.is_named() && epoch.as_str() != head.epoch
 }
 
 impl FeedRow {
@@ -66,6 +74,8 @@ impl FeedRow {
             total_rejected: rejected,
             total_connected: connected,
             total_blocks: blocks,
+            system_identifier,
+            timeline,
         } = self;
         let head = Head {
             sequence: Sequence::new(last_sequence),
@@ -77,7 +87,8 @@ impl FeedRow {
             forgetting: Sequence::new(forgetting),
             totals: Totals { users, pending, silenced, rejected, connected, blocks },
         };
-        FeedHead { epoch, head, batch_id }
+        let lineage = timeline.map(|timeline| Lineage { system_identifier, timeline });
+        FeedHead { epoch: epoch.into(), lineage, head, batch_id }
     }
 }
 
@@ -86,14 +97,34 @@ impl FeedRow {
 /// No two batches write the same head, because each has a random id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FeedHead {
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
+    /// Where the epoch began. `None` if that is not known.
+    pub(super) lineage: Option<Lineage>,
     pub(super) head: Head,
     pub(super) batch_id: i64,
 }
 
 impl FeedHead {
+    /// The epoch after a commit that locked this head and makes this change.
+    pub(super) fn epoch_after<'a>(&'a self, change: Option<&'a EpochChange>) -> &'a Epoch {
+        match change {
+            Some(EpochChange::Begun { epoch, first: _, lineage: _ }) => epoch,
+            Some(EpochChange::Adopted(_)) | None => &self.epoch,
+        }
+    }
+
+    /// Applies a change of the epoch that was saved.
+    pub(super) fn change_epoch(&mut self, change: &EpochChange) {
+        match change {
+            EpochChange::Begun { epoch, first: _, lineage } => {
+                (self.epoch, self.lineage) = (epoch.clone(), Some(*lineage));
+            }
+            EpochChange::Adopted(lineage) => self.lineage = Some(*lineage),
+        }
+    }
+
     pub(super) fn mark(&self) -> Mark {
-        let Self { epoch, head, batch_id: _ } = self;
+        let Self { epoch, lineage: _, head, batch_id: _ } = self;
         let Head {
             sequence,
             users_changed,
@@ -120,7 +151,26 @@ pub(super) struct MarkRow {
 impl MarkRow {
     pub(super) fn mark(self) -> Mark {
         let Self { epoch, last_sequence, users_changed } = self;
-        Mark { epoch, revision: Sequence::new(last_sequence), users_changed: Sequence::new(users_changed) }
+        Mark {
+            epoch: epoch.into(),
+            revision: Sequence::new(last_sequence),
+            users_changed: Sequence::new(users_changed),
+        }
+    }
+}
+
+/// An epoch and its first sequence.
+#[derive(Clone, Debug, Queryable)]
+#[diesel(check_for_backend(Pg, Sqlite))]
+pub(super) struct EpochRow {
+    epoch: String,
+    first_sequence: i64,
+}
+
+impl EpochRow {
+    pub(super) fn start(self) -> EpochStart {
+        let Self { epoch, first_sequence } = self;
+        EpochStart { epoch: epoch.into(), first: Sequence::new(first_sequence) }
     }
 }
 

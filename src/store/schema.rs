@@ -69,6 +69,18 @@ diesel::table! {
         total_rejected -> BigInt,
         total_connected -> BigInt,
         total_blocks -> BigInt,
+        system_identifier -> Nullable<BigInt>,
+        timeline -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    epochs (number) {
+        number -> BigInt,
+        epoch -> Text,
+        first_sequence -> BigInt,
+        system_identifier -> Nullable<BigInt>,
+        timeline -> Nullable<BigInt>,
     }
 }
 

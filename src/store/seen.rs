@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::row::FeedHead;
+use crate::domain::epoch::{Epoch, Position};
 use crate::domain::id::Sequence;
 use crate::domain::totals::Totals;
 
@@ -17,12 +18,12 @@ pub struct Seen {
 
 /// The newest head that the writer and the reads of a store have seen.
 #[derive(Debug, Default)]
-pub(super) struct LastSeen(Mutex<(String, Seen)>);
+pub(super) struct LastSeen(Mutex<(Epoch, Seen)>);
 
 impl LastSeen {
     /// Notes a head that was read or committed, unless a newer one of the same feed is known.
     pub(super) fn note(&self, head: &FeedHead) {
-        let FeedHead { epoch, head, batch_id: _ } = head;
+        let FeedHead { epoch, lineage: _, head, batch_id: _ } = head;
         let (known_epoch, seen) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known_epoch != epoch {
             known_epoch.clone_from(epoch);
@@ -30,6 +31,12 @@ impl LastSeen {
             return;
         }
         *seen = Seen { revision: head.sequence, totals: head.totals };
+    }
+
+    /// Returns where the newest head is; without an epoch if none was seen.
+    pub(super) fn position(&self) -> Position {
+        let (epoch, seen) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Position { epoch: epoch.clone(), sequence: seen.revision }
     }
 
     pub(super) fn get(&self) -> Seen {
@@ -59,7 +66,7 @@ mod tests {
         ] {
             let totals = Totals { users, ..Totals::default() };
             let head = Head { sequence: Sequence::new(sequence), totals, ..Head::default() };
-            seen.note(&FeedHead { epoch: epoch.to_owned(), head, batch_id: 0 });
+            seen.note(&FeedHead { epoch: epoch.into(), lineage: None, head, batch_id: 0 });
             let Seen { revision, totals } = seen.get();
             assert_eq!((revision.get(), totals.users), expected, "{epoch} {sequence}");
         }

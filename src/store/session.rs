@@ -20,6 +20,7 @@ use super::postgres::{self, PostgresConfig, SERVING};
 use super::sqlite::{self, SqliteFile};
 use super::{ConnectError, StoreError};
 use crate::clock::Clock;
+use crate::domain::epoch::Lineage;
 
 /// Begins one snapshot for all queries. They read whole tables, so they have no time limit. PostgreSQL plans them freely,
 /// but without nested loops: without statistics, as after a restore, it underestimates their cost and would scan one
@@ -172,6 +173,14 @@ impl Session {
                 format!("(clock_timestamp() + interval '{} seconds')", by.num_seconds())
             }
             Self::Postgres(_) => format!("TIMESTAMPTZ '{}'", later.to_rfc3339()),
+        }
+    }
+
+    /// Returns the lineage of the database; `None` for a file, or if the role may not read it.
+    pub(super) async fn lineage(&self) -> Result<Option<Lineage>, StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(conn) => postgres::lineage_of(conn).await,
         }
     }
 

@@ -36,7 +36,7 @@ use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
 use super::feed::{self, EventRow};
 use super::pair::known_to;
-use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow};
+use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, UserRow, is_earlier};
 use super::schema::Stamp;
 use super::seen::LastSeen;
 use super::session::Session;
@@ -315,7 +315,7 @@ impl Engine for SqliteEngine {
 
     async fn pairs(&self, user: UserId, others: Vec<UserId>) -> Result<Read<Pairs>, StoreError> {
         read(&self.short, move |conn| {
-            let revision = mark(conn)?.revision;
+            let mark = mark(conn)?;
             let mut pairs = Pairs::new();
             for other in others {
                 let Some(key) = PairKey::of(user, other) else { continue };
@@ -325,14 +325,14 @@ impl Engine for SqliteEngine {
                 let block: Option<BlockRow> = query::block(user.get(), other.get()).first(conn).optional()?;
                 pairs.extend(known_to(user, other, request, block.map(|row| row.block())));
             }
-            Ok(Read { revision, value: pairs })
+            Ok(mark.read(pairs))
         })
         .await
     }
 
     async fn counts(&self, user: UserId, expired: Option<Time>) -> Result<Read<StoredCounts>, StoreError> {
         read(&self.short, move |conn| {
-            let revision = mark(conn)?.revision;
+            let mark = mark(conn)?;
             let row: Option<CountsRow> = query::counts(user.get()).first(conn).optional()?;
             let oldest: Option<Stamp> = match expired {
                 Some(_) => query::oldest_open().get_result(conn)?,
@@ -340,7 +340,7 @@ impl Engine for SqliteEngine {
             };
             let something_expired = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
             let value = StoredCounts { counts: row.map(|row| row.counts()), something_expired };
-            Ok(Read { revision, value })
+            Ok(mark.read(value))
         })
         .await
     }
@@ -362,7 +362,7 @@ impl Engine for SqliteEngine {
     }
 
     async fn events(&self, query: EventQuery) -> Result<FeedSlice, StoreError> {
-        let EventQuery { filter, after, limit, consumer } = query;
+        let EventQuery { filter, after, limit, consumer, epoch } = query;
         let threads = match consumer {
             Consumer::Watchers => &self.feed,
             Consumer::Call => &self.long,
@@ -375,7 +375,8 @@ impl Engine for SqliteEngine {
                 EventFilter::All => feed::all_after(after.get(), limit).load(conn)?,
                 EventFilter::Of(user, hidden) => events_of(conn, (user, hidden.as_ref()), within, limit)?,
             };
-            feed::slice(head, rows, oldest)
+            let history = if is_earlier(&epoch, &head) { query::history().load(conn)? } else { Vec::new() };
+            feed::slice(head, history, rows, oldest)
         })
         .await
     }

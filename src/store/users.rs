@@ -4,8 +4,12 @@
 //! first, so it needs no further query to validate the cache. If the cache is outdated, the events since its last
 //! validation name the users to remove. Commits of this server update the cache directly. A result is the same with and
 //! without the cache: a user as of the result's revision or later.
+//!
+//! The primary and its replicas share the cache. A replica that is behind may be given users that are newer than its mark.
+//! What it reads is cached unless a user changed since its mark; so the last changes are remembered. A mark of another
+//! epoch says nothing of these users, whether it is earlier or later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,28 +17,39 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 
+use crate::domain::epoch::Epoch;
 use crate::domain::id::{Sequence, UserId};
-use crate::domain::ledger::{Changes, Head};
+use crate::domain::ledger::Changes;
+use crate::domain::query::Read;
 use crate::domain::user::User;
 use crate::metrics::caches::{Cache as CacheMetrics, Counting, Size};
+use crate::store::row::FeedHead;
 
 /// The maximum number of events that are searched for changed users.
 ///
 /// After more events the cache is cleared.
 pub(super) const EVENTS_MAX: i64 = 10_000;
+/// The maximum number of changes of users that are remembered.
+const CHANGES_MAX: usize = 10_000;
 /// The approximate size of a user with short texts in the cache, in bytes.
 const TYPICAL: u64 = 1_024;
 
 /// The state of the feed at a read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     pub(super) revision: Sequence,
     /// The newest event that changed or deleted a user.
     pub(super) users_changed: Sequence,
 }
 
 impl Mark {
+    /// Returns what was read at this mark.
+    pub(super) fn read<T>(self, value: T) -> Read<T> {
+        let Self { epoch, revision, users_changed: _ } = self;
+        Read { revision, epoch, value }
+    }
+
     /// Whether no user was changed or deleted between the two.
     pub(super) fn has_users_of(&self, other: &Self) -> bool {
         self.epoch == other.epoch && self.users_changed == other.users_changed
@@ -110,7 +125,58 @@ pub(super) struct UserCache {
 type CachedUsers =
     Cache<UserId, CachedUser, Weight, DefaultHashBuilder, Counting<DefaultLifecycle<UserId, CachedUser>>>;
 
-type State = (String, Sequence);
+#[derive(Default)]
+struct State {
+    epoch: Epoch,
+    /// The newest change of a user.
+    users_changed: Sequence,
+    /// The changes before it.
+    changes: LastChanges,
+}
+
+/// The users that changed last.
+#[derive(Default)]
+struct LastChanges {
+    /// All changes after this one are remembered.
+    since: Sequence,
+    /// The newest change of each user, or a later one.
+    by_user: HashMap<UserId, Sequence>,
+    in_order: VecDeque<(UserId, Sequence)>,
+}
+
+impl LastChanges {
+    /// Forgets all changes until `since`.
+    fn restart(&mut self, since: Sequence) {
+        *self = Self { since, ..Self::default() };
+    }
+
+    /// Remembers users that changed after all those before, at `at` or earlier.
+    fn add(&mut self, users: impl IntoIterator<Item = UserId>, at: Sequence) {
+        for user in users {
+            self.by_user.insert(user, at);
+            self.in_order.push_back((user, at));
+        }
+        while self.in_order.len() > CHANGES_MAX {
+            let Some((user, at)) = self.in_order.pop_front() else { return };
+            self.since = self.since.max(at);
+            if self.by_user.get(&user) == Some(&at) {
+                self.by_user.remove(&user);
+            }
+        }
+    }
+
+    /// Whether it is known that a user did not change after `at`.
+    fn is_unchanged(&self, user: UserId, at: Sequence) -> bool {
+        at >= self.since && self.by_user.get(&user).is_none_or(|changed| *changed <= at)
+    }
+}
+
+impl State {
+    /// Whether the users are valid at this mark: those of the same feed, at the mark or later.
+    fn is_valid_at(&self, mark: &Mark) -> bool {
+        self.epoch == mark.epoch && self.users_changed >= mark.users_changed
+    }
+}
 
 #[derive(Clone)]
 struct Weight;
@@ -151,21 +217,28 @@ impl UserCache {
     /// cache is valid already.
     pub(super) fn outdated(&self, mark: &Mark) -> Option<(Sequence, Sequence)> {
         let state = self.state();
-        let outdated = self.enabled && (state.0 != mark.epoch || state.1 < mark.users_changed);
-        outdated.then_some((state.1, mark.users_changed))
+        let outdated = self.enabled && !state.is_valid_at(mark);
+        outdated.then_some((state.users_changed, mark.users_changed))
     }
 
     /// Removes the users that were changed since `after`; all users if `changed` is `None`.
     pub(super) fn invalidate(&self, mark: &Mark, after: Sequence, changed: Option<Vec<UserId>>) {
-        let mut state = self.state_mut();
+        let state = &mut *self.state_mut();
+        if state.is_valid_at(mark) {
+            // Another read was faster.
+            return;
+        }
         match changed {
-            Some(changed) if state.0 == mark.epoch && state.1 >= after => {
+            Some(changed) if state.epoch == mark.epoch && state.users_changed >= after => {
                 changed.iter().for_each(|id| _ = self.users.remove(id));
-                state.1 = state.1.max(mark.users_changed);
+                state.users_changed = mark.users_changed;
+                state.changes.add(changed, mark.users_changed);
             }
             Some(_) | None => {
                 self.users.clear();
-                *state = (mark.epoch.clone(), mark.users_changed);
+                state.epoch.clone_from(&mark.epoch);
+                state.users_changed = mark.users_changed;
+                state.changes.restart(mark.users_changed);
             }
         }
     }
@@ -173,7 +246,7 @@ impl UserCache {
     /// Returns the cached users, valid at this mark or later, and the ids of those that are not cached.
     pub(super) fn get(&self, ids: impl IntoIterator<Item = UserId>, mark: &Mark) -> (Users, Vec<UserId>) {
         let state = self.state();
-        let usable = self.enabled && state.0 == mark.epoch && state.1 == mark.users_changed;
+        let usable = self.enabled && state.is_valid_at(mark);
         let (mut found, mut missing) = (Users::new(), Vec::new());
         for id in ids {
             match self.users.get(&id).filter(|_| usable) {
@@ -188,9 +261,10 @@ impl UserCache {
     /// Inserts users that were read after this mark.
     pub(super) fn insert(&self, users: impl IntoIterator<Item = CachedUser>, mark: &Mark) {
         let state = self.state();
-        // Otherwise a commit may have changed one of them since they were read.
-        if self.enabled && state.0 == mark.epoch && state.1 == mark.users_changed {
-            users.into_iter().for_each(|user| self.users.insert(user.id, user));
+        if self.enabled && state.is_valid_at(mark) {
+            // A commit may have changed one of them since they were read.
+            let unchanged = |user: &CachedUser| state.changes.is_unchanged(user.id, mark.users_changed);
+            users.into_iter().filter(unchanged).for_each(|user| self.users.insert(user.id, user));
         }
     }
 
@@ -201,16 +275,26 @@ impl UserCache {
     }
 
     /// Applies the changes of a commit of this server. The cache stays valid if it was valid before.
-    pub(super) fn committed(&self, before: &Head, changes: &Changes) {
-        if !self.enabled || before.users_changed == changes.head.users_changed {
+    pub(super) fn committed(&self, before: &FeedHead, changes: &Changes) {
+        let epoch = before.epoch_after(changes.epoch.as_ref());
+        let (old, new) = (before.head.users_changed, changes.head.users_changed);
+        if !self.enabled || (old == new && *epoch == before.epoch) {
             return;
         }
-        let mut state = self.state_mut();
-        if state.1 == before.users_changed {
-            let updated = changes.users_updated.iter().chain(changes.users_created.iter().map(|(user, _)| user));
+        let state = &mut *self.state_mut();
+        if state.epoch == before.epoch && state.users_changed == old {
+            let updated = || changes.users_updated.iter().chain(changes.users_created.iter().map(|(user, _)| user));
             changes.users_deleted.iter().for_each(|id| _ = self.users.remove(id));
-            updated.for_each(|user| self.users.insert(user.id, Arc::clone(user).into()));
-            state.1 = changes.head.users_changed;
+            updated().for_each(|user| self.users.insert(user.id, Arc::clone(user).into()));
+            if *epoch == before.epoch {
+                let changed = changes.users_deleted.iter().copied().chain(updated().map(|user| user.id));
+                state.changes.add(changed, new);
+            } else {
+                // Marks of the epoch before say nothing of this one.
+                state.epoch = epoch.clone();
+                state.changes.restart(new);
+            }
+            state.users_changed = new;
         }
     }
 }

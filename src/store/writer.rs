@@ -112,9 +112,10 @@ impl WriterState {
         if changes.is_empty(&before.head) {
             return;
         }
-        self.profiles.committed(&before.head, changes);
+        self.profiles.committed(before, changes);
         let Changes {
             head: after,
+            epoch,
             users_deleted,
             counts,
             members,
@@ -151,6 +152,7 @@ impl WriterState {
         members.iter().for_each(|member| self.members.insert(member.user.id, member.clone()));
         self.measure();
         if let Some(head) = &mut self.head {
+            epoch.iter().for_each(|change| head.change_epoch(change));
             (head.head, head.batch_id) = (*after, batch_id);
             self.seen.note(head);
         }

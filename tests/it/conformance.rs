@@ -268,7 +268,7 @@ cases! {
         let (ann, bob) = (app.user("ann").await, app.user("bob").await);
         let id = app.connect(ann, bob).await;
         let again = store::connect(&app.database.url(), Options::default()).await.expect("a store");
-        assert_eq!(again.revision().await.expect("a revision").get(), app.revision().await);
+        assert_eq!(again.position().await.expect("a position").sequence.get(), app.revision().await);
         assert_eq!(again.token_key(), app.store.token_key());
         let listed = again.request(RequestId::new(id)).await.expect("read");
         assert_eq!(listed.rows.len(), 1);

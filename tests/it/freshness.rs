@@ -17,6 +17,8 @@ use crate::harness::{App, Engine, refused};
 pub struct Outcome {
     pub rpc: &'static str,
     pub result: Result<i64, Status>,
+    /// The whole response of a read that is no export.
+    pub said: String,
     /// The fields that were invalid besides `min_revision`.
     wrong: Vec<&'static str>,
 }
@@ -49,12 +51,12 @@ async fn export(clients: Clients, how: How) -> Outcome {
         let stream = clients.users().export_user(how.request(request(1), request(0))).await?;
         Ok(stream.into_inner().message().await?.expect("a message").revision)
     };
-    Outcome { rpc: "export_user", result: result.await, wrong: vec!["id"] }
+    Outcome { rpc: "export_user", result: result.await, said: String::new(), wrong: vec!["id"] }
 }
 
 /// The same for an export of everything.
 async fn export_all(clients: Clients, how: How) -> Outcome {
-    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision };
+    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision, ..Default::default() };
     let result = async {
         let stream = clients.imports().export_relations(how.request(request(), request())).await?;
         let mut stream = stream.into_inner();
@@ -63,13 +65,12 @@ async fn export_all(clients: Clients, how: How) -> Outcome {
         while stream.message().await?.is_some() {}
         Ok(revision)
     };
-    Outcome { rpc: "export_relations", result: result.await, wrong: vec![] }
+    Outcome { rpc: "export_relations", result: result.await, said: String::new(), wrong: vec![] }
 }
 
 macro_rules! reads {
     ($($client:ident.$method:ident($request:ident { $($right:tt)* }, { $($wrong:tt)* } => $fields:expr);)+) => {
         /// Makes every read of the API concurrently.
-        #[expect(clippy::needless_update, reason = "some requests have no more fields than are given")]
         pub async fn read_all(clients: &Clients, how: How) -> Vec<Outcome> {
             let mut outcomes = JoinSet::new();
             $(
@@ -79,8 +80,10 @@ macro_rules! reads {
                     let right = pb::$request { $($right)* min_revision, ..Default::default() };
                     let wrong = pb::$request { $($wrong)* min_revision, ..Default::default() };
                     let result = clients_of_call.$client().$method(how.request(right, wrong)).await;
-                    let result = result.map(Response::into_inner).map(|response| response.revision);
-                    Outcome { rpc: stringify!($method), result, wrong: $fields.to_vec() }
+                    let result = result.map(Response::into_inner);
+                    let said = result.as_ref().map(|response| format!("{response:?}")).unwrap_or_default();
+                    let result = result.map(|response| response.revision);
+                    Outcome { rpc: stringify!($method), result, said, wrong: $fields.to_vec() }
                 });
             )+
             outcomes.spawn(export(clients.clone(), how));
@@ -148,7 +151,7 @@ cases! {
                 assert_eq!(fields(&details), ["min_revision"], "{rpc}");
             }
             let how = How { right: false, ..How::at(min_revision) };
-            for Outcome { rpc, result, mut wrong } in read_all(&app, how).await {
+            for Outcome { rpc, result, mut wrong, .. } in read_all(&app, how).await {
                 let details = refused(result, Code::InvalidArgument, ErrorReason::InvalidFields);
                 let mut named = fields(&details);
                 named.sort_unstable();
@@ -179,7 +182,7 @@ cases! {
         refused(app.users().get_user(get(3)).await, Code::NotFound, ErrorReason::UserNotFound);
         let unknown = app.users().get_user(get(4)).await.map(|response| response.into_inner().revision);
         not_reached(unknown, 3);
-        let counts = pb::GetConnectionCountsRequest { user_id: 99, min_revision: 4 };
+        let counts = pb::GetConnectionCountsRequest { user_id: 99, min_revision: 4, ..Default::default() };
         let unknown = app.connections().get_connection_counts(counts).await.map(|response| response.into_inner().revision);
         not_reached(unknown, 3);
     }
@@ -217,7 +220,8 @@ async fn wait_for_a_commit(reads: &Clients, writes: &Clients) {
             async move { read_all(&clients, How::at(next)).await }
         });
         // A read with a short deadline gives up before the commit. The others still wait.
-        let mut impatient = Request::new(pb::GetConnectionCountsRequest { user_id: 1, min_revision: next });
+        let mut impatient =
+            Request::new(pb::GetConnectionCountsRequest { user_id: 1, min_revision: next, ..Default::default() });
         impatient.set_timeout(Duration::from_millis(50));
         reads.connections().get_connection_counts(impatient).await.expect_err("a revision that is not committed yet");
         writes.update(1, &format!("revision {next}")).await;

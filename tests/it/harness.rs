@@ -21,6 +21,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod receiver;
+pub mod replicated;
 pub mod secured;
 pub mod story;
 pub mod terminal;

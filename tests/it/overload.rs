@@ -52,8 +52,8 @@ on_each_engine! {
                 reveals_nothing(result, Code::ResourceExhausted, ErrorReason::Overloaded);
             }
             // Reads have a queue of their own.
-            let counts = pb::GetConnectionCountsRequest { user_id: ann, min_revision: 0 };
-            app.connections().get_connection_counts(counts).await.expect("counts");
+            let counts = pb::GetConnectionCountsRequest { user_id: ann, min_revision: 0, ..Default::default() };
+            app.connections().get_connection_counts(counts.clone()).await.expect("counts");
             store.commits(Fault::None);
             first.await.expect("the one that was held");
             while let Some(result) = calls.next().await {

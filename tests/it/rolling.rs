@@ -149,7 +149,8 @@ async fn connect_and_part(balancer: Balancer, user: i64, steps: Arc<AtomicI64>, 
         let accepted =
             balancer.call(accept, |to, accept| async move { to.requests().accept_connection_request(accept).await });
         let min_revision = accepted.await.into_inner().revision;
-        let read = pb::GetConnectionStatusRequest { user_id: user, other_user_id: other, min_revision };
+        let read =
+            pb::GetConnectionStatusRequest { user_id: user, other_user_id: other, min_revision, ..Default::default() };
         let read = balancer.call(read, |to, read| async move { to.connections().get_connection_status(read).await });
         assert_eq!(read.await.into_inner().status(), ConnectionStatus::Connected);
         let remove = pb::RemoveConnectionRequest { user_id: user, other_user_id: other, request_id: request_id() };

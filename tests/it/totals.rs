@@ -71,7 +71,7 @@ cases! {
         // By the health check, with no call.
         until("the other server sees them", async || other.store.seen() == expected).await;
         assert_ne!(reading.seen(), expected);
-        reading.revision().await.expect("a revision");
+        reading.position().await.expect("a position");
         assert_eq!(reading.seen(), expected);
         // At its next commit, with those that it adds.
         app.user("dan").await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::domain::Time;
 use crate::domain::command::{IdempotentResponse, Member};
 use crate::domain::counts::{Counts, SendWindow};
+use crate::domain::epoch::{Epoch, EpochChange};
 use crate::domain::event::Event;
 use crate::domain::id::{PairKey, RequestId, Sequence, UserId};
 use crate::domain::pair::{Block, Ended, Pair, Request, Side};
@@ -45,6 +46,10 @@ pub struct Snapshot {
     pub now: Time,
     /// The head of the feed before the batch.
     pub head: Head,
+    /// The epoch of the batch's events and responses.
+    pub epoch: Epoch,
+    /// How the batch changes the newest epoch.
+    pub epoch_change: Option<EpochChange>,
     /// The needed users that exist.
     pub members: Vec<Member>,
     /// Ids that no user has, in the order in which they are assigned.
@@ -175,6 +180,8 @@ pub struct CountsChange {
 pub struct Changes {
     /// The head of the feed after the batch.
     pub head: Head,
+    /// How the newest epoch changes, before all else.
+    pub epoch: Option<EpochChange>,
     /// Users to delete with their counts, the responses to their calls, and their profiles in other responses, before
     /// others are inserted.
     pub users_deleted: Vec<UserId>,
@@ -235,6 +242,7 @@ impl Changes {
     pub fn is_empty(&self, before: &Head) -> bool {
         let Self {
             head,
+            epoch,
             events,
             events_deleted,
             responses,
@@ -264,6 +272,7 @@ impl Changes {
             forgotten: _,
         } = self;
         head == before
+            && epoch.is_none()
             && events.is_empty()
             && events_deleted.is_none()
             && responses.is_empty()
@@ -278,6 +287,7 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::domain::command::{EncodedResponse, IdempotencyKey};
+    use crate::domain::epoch::Lineage;
     use crate::domain::ledger::tests::{ANN, BOB, day, key, nth, request, run, send, snapshot};
     use crate::domain::pair::RequestState;
 
@@ -337,6 +347,7 @@ mod tests {
     fn each_change_that_comes_alone_is_something_to_save() {
         let head = Head { sequence: nth(0), ..Head::default() };
         let nothing = || Changes { head, ..Changes::default() };
+        let lineage = Lineage { system_identifier: None, timeline: 1 };
         let (_, sent) = run(snapshot(&[]), [send(ANN, BOB)]);
         let response = IdempotentResponse {
             key: IdempotencyKey { caller: "operator".to_owned(), id: uuid::Uuid::nil() },
@@ -351,6 +362,7 @@ mod tests {
             Changes { head: Head { swept: RequestId::new(7), ..head }, ..nothing() },
             Changes { head: Head { forgotten: nth(0), ..head }, ..nothing() },
             Changes { head: Head { forgetting: nth(0), ..head }, ..nothing() },
+            Changes { epoch: Some(EpochChange::Adopted(lineage)), ..nothing() },
             Changes { events: sent.events, ..nothing() },
             Changes { events_deleted: Some(nth(0)), ..nothing() },
             Changes { responses: vec![response], ..nothing() },

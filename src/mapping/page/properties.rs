@@ -15,15 +15,29 @@ fn cursors() -> impl Strategy<Value = Cursor> {
     (any::<u8>(), last).prop_map(|(section, last)| Cursor { section, last })
 }
 
+fn seen() -> Position {
+    Position { epoch: "an epoch".into(), sequence: Sequence::new(7) }
+}
+
+fn positions() -> impl Strategy<Value = Position> {
+    ("\\PC{0,40}", 0..i64::MAX)
+        .prop_map(|(epoch, sequence)| Position { epoch: epoch.into(), sequence: Sequence::new(sequence) })
+}
+
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..100)
 }
 
 proptest! {
     #[test]
-    fn a_token_leads_back_to_its_cursor(cursor in cursors(), user in any::<i64>(), key in keys()) {
-        let token = token(&list(user), cursor, &key);
-        prop_assert_eq!(read(&list(user), &token, &key), Some(cursor));
+    fn a_token_leads_back_to_its_cursor(
+        cursor in cursors(),
+        seen in positions(),
+        user in any::<i64>(),
+        key in keys(),
+    ) {
+        let token = token(&list(user), cursor, &seen, &key);
+        prop_assert_eq!(read(&list(user), &token, &key), Some((cursor, seen)));
     }
 
     #[test]
@@ -35,7 +49,7 @@ proptest! {
         // An HMAC pads short keys with zeros.
         let padded = |key: &[u8]| { let mut key = key.to_vec(); key.resize(key.len().max(64), 0); key };
         prop_assume!(users.0 != users.1 && padded(&keys.0) != padded(&keys.1));
-        let token = token(&list(users.0), cursor, &keys.0);
+        let token = token(&list(users.0), cursor, &seen(), &keys.0);
         prop_assert_eq!(read(&list(users.1), &token, &keys.0), None);
         prop_assert_eq!(read(&list(users.0), &token, &keys.1), None);
     }
@@ -47,7 +61,7 @@ proptest! {
         place in any::<Index>(),
         c in any::<char>(),
     ) {
-        let good = token(&list(1), cursor, b"key");
+        let good = token(&list(1), cursor, &seen(), b"key");
         let mut bytes = URL_SAFE_NO_PAD.decode(&good).expect("a token");
         let bit = bit.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -61,7 +75,7 @@ proptest! {
 
     #[test]
     fn a_token_that_is_cut_or_longer_is_refused(cursor in cursors(), length in any::<Index>(), more in ".{1,9}") {
-        let good = token(&list(1), cursor, b"key");
+        let good = token(&list(1), cursor, &seen(), b"key");
         prop_assert_eq!(read(&list(1), &good[..length.index(good.len())], b"key"), None);
         let longer = good + &more;
         prop_assert_eq!(read(&list(1), &longer, b"key"), None);

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use prost::{DecodeError, Message};
 
 use super::UserView;
-use crate::domain::id::{Sequence, UserId};
+use crate::domain::epoch::Position;
+use crate::domain::id::UserId;
 use crate::domain::outcome::{Executed, ImportRefusal, ImportSummary, Outcome, RefusalReason};
 use crate::domain::text::ExternalId;
 use crate::domain::user::{Gender, User, UserStatus};
@@ -141,19 +142,20 @@ responses! {
 impl MutationResponse for pb::ImportUsersResponse {
     fn of(executed: &Executed) -> Option<Self> {
         let Outcome::ImportFinished(summary) = &executed.outcome else { return None };
-        Some(import_response(summary, executed.revision))
+        Some(import_response(summary, &executed.position()))
     }
 }
 
 /// Creates the response to an import.
-pub fn import_response(summary: &ImportSummary, revision: Sequence) -> pb::ImportUsersResponse {
+pub fn import_response(summary: &ImportSummary, at: &Position) -> pb::ImportUsersResponse {
     pb::ImportUsersResponse {
         created: summary.created,
         updated: summary.updated,
         unchanged: summary.unchanged,
         refused: summary.refused,
         refusals: summary.refusals.iter().map(pb::ImportRefusal::from).collect(),
-        revision: revision.get(),
+        revision: at.sequence.get(),
+        epoch: at.epoch.to_string(),
     }
 }
 
@@ -180,6 +182,7 @@ impl From<&ImportRefusal> for pb::ImportRefusal {
 mod tests {
     use super::*;
     use crate::domain::Time;
+    use crate::domain::id::Sequence;
     use crate::domain::user::Profile;
 
     #[test]
@@ -221,12 +224,13 @@ mod tests {
                 pb::ImportRefusal { position: 5, reason: exists, field_violations: vec![] },
             ],
             revision: 9,
+            epoch: "a".to_owned(),
         };
-        assert_eq!(import_response(&summary, Sequence::new(9)), expected);
+        assert_eq!(import_response(&summary, &Position { epoch: "a".into(), sequence: Sequence::new(9) }), expected);
         let outcome = Outcome::ImportFinished(summary);
         let revision = Sequence::new(9);
-        assert_eq!(pb::ImportUsersResponse::of(&Executed { revision, outcome }), Some(expected));
-        let other = Executed { revision, outcome: Outcome::UserDeleted };
+        assert_eq!(pb::ImportUsersResponse::of(&Executed { revision, epoch: "a".into(), outcome }), Some(expected));
+        let other = Executed { revision, epoch: "a".into(), outcome: Outcome::UserDeleted };
         assert_eq!(pb::ImportUsersResponse::of(&other), None);
     }
 }

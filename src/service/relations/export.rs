@@ -4,6 +4,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::domain::Time;
+use crate::domain::epoch::Epoch;
 use crate::domain::id::Sequence;
 use crate::error;
 use crate::mapping::relation as mapping;
@@ -25,6 +26,10 @@ impl Revised for Snapshot {
         Self::revision(self)
     }
 
+    fn epoch(&self) -> &Epoch {
+        Self::epoch(self)
+    }
+
     /// Only operators export, whose revisions are those of the service.
     fn with_revision(self, _revision: Sequence) -> Self {
         self
@@ -43,14 +48,15 @@ pub(super) async fn run(
 ) -> Result<Response<Exported>, Status> {
     let min_revision = mapping::export(request.get_ref())?;
     let permit = limits.permit().ok_or_else(|| error::overloaded(Cause::Exports))?;
-    let snapshot = core.read(&request, min_revision, || core.store.snapshot()).await?;
+    let snapshot = core.read_primary(&request, min_revision, |store| store.snapshot()).await?;
     let now = core.store.now();
     Ok(respond(&request, permit, limits.max_silence(), |client| send(snapshot, now, client)))
 }
 
 /// Sends the header, all rows, and the footer with their numbers.
 async fn send(mut snapshot: Snapshot, now: Time, client: Client<pb::ExportRelationsResponse>) -> Result<(), Status> {
-    let empty = pb::ExportRelationsResponse { revision: snapshot.revision().get(), ..Default::default() };
+    let (revision, epoch) = (snapshot.revision().get(), snapshot.epoch().to_string());
+    let empty = pb::ExportRelationsResponse { revision, epoch, ..Default::default() };
     let header = Some(mapping::header(snapshot.header(now)));
     client.send(pb::ExportRelationsResponse { header, ..empty.clone() }).await?;
     let (mut footer, mut message, mut bytes) = (pb::RelationFooter::default(), empty.clone(), 0);

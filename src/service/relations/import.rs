@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::trial::Trial;
 use crate::domain::caller::Caller;
-use crate::domain::id::Sequence;
+use crate::domain::epoch::Position;
 use crate::domain::import::Effect;
 use crate::error;
 use crate::mapping::import::{self as mapping, ImportOptions};
@@ -64,7 +64,7 @@ pub(super) async fn run(
         position: 0,
         totals: Totals::default(),
         refusals: Vec::new(),
-        revision: Sequence::default(),
+        reached: Position::default(),
         has_ended: false,
         call,
         _permit: permit,
@@ -145,7 +145,7 @@ struct Import {
     totals: Totals,
     /// Since the last response.
     refusals: Vec<Refused>,
-    revision: Sequence,
+    reached: Position,
     /// In a dry run, what it would have stored.
     trial: Option<Trial>,
     has_ended: bool,
@@ -160,13 +160,12 @@ impl Import {
         self.incoming.rows(&mut rows).await?;
         let goes_on = self.decide(rows).await?;
         self.has_ended = self.incoming.has_ended || !goes_on;
-        if self.revision == Sequence::default() {
-            self.revision = self.core.store.revision().await?;
+        if self.reached == Position::default() {
+            self.reached = self.core.store.position().await?;
         }
         self.refusals.sort_by_key(|refused| refused.position);
         let Totals { created, unchanged, replaced, refused } = self.totals;
         let refusals = self.refusals.drain(..).map(message).collect();
-        let revision = self.revision.get();
         Ok(pb::ImportRelationsResponse {
             position: self.position,
             created,
@@ -174,7 +173,8 @@ impl Import {
             replaced,
             refused,
             refusals,
-            revision,
+            revision: self.reached.sequence.get(),
+            epoch: self.reached.epoch.to_string(),
         })
     }
 

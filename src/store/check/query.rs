@@ -103,6 +103,29 @@ pub(super) const CHECKS: &[Check] = &[
                 UNION ALL SELECT 0, 'there is no head' WHERE NOT EXISTS (SELECT 1 FROM feed WHERE id = 1)",
     },
     Check {
+        name: "the epochs are in order, and the newest is the head's",
+        looks_at: "epochs",
+        with: "",
+        finds: "SELECT number, 'epoch ' || number || ' begins at event ' || first_sequence || ', before an earlier one' AS said \
+                FROM (SELECT number, first_sequence, lag(first_sequence) OVER (ORDER BY number) AS earlier FROM epochs) AS pairs \
+                WHERE first_sequence < earlier \
+                UNION ALL \
+                SELECT number, 'epoch ' || number || ' follows epoch ' || earlier \
+                FROM (SELECT number, coalesce(lag(number) OVER (ORDER BY number), 0) AS earlier FROM epochs) AS numbers \
+                WHERE number <> earlier + 1 \
+                UNION ALL \
+                SELECT number, 'epoch ' || number || ' begins at event ' || first_sequence || ', the feed ends at ' \
+                       || last_sequence \
+                FROM epochs CROSS JOIN feed WHERE first_sequence NOT BETWEEN 1 AND last_sequence + 1 \
+                UNION ALL \
+                SELECT 0, 'the newest epoch is ' || coalesce(newest.epoch, 'none') || ', that of the head is ' || feed.epoch \
+                FROM feed LEFT JOIN (SELECT epoch, system_identifier, timeline FROM epochs ORDER BY number DESC LIMIT 1) \
+                     AS newest ON true \
+                WHERE newest.epoch IS NULL OR newest.epoch <> feed.epoch \
+                      OR coalesce(newest.system_identifier, 0) <> coalesce(feed.system_identifier, 0) \
+                      OR coalesce(newest.timeline, 0) <> coalesce(feed.timeline, 0)",
+    },
+    Check {
         name: "each event has a kind, a cause, an actor and a principal that exist, and its stretch",
         looks_at: "events",
         with: "",

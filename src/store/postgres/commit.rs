@@ -17,6 +17,10 @@
 //! id. Otherwise they are loaded again. The update of the head fails, and the transaction with it, if the head is not the
 //! one that was locked: should the lock be lost, for whatever reason, nothing is saved.
 //!
+//! **What begins an epoch.** The head names the newest epoch and the lineage that it began with. A commit on a connection
+//! of another lineage, as after a failover, begins a new epoch: its name is saved with the batch, so of two servers that
+//! find the failover at the same time, one begins it, and the other reads it in the head.
+//!
 //! **What a call's time shows.** The number of round trips and of statements depends on the kinds of commands in the
 //! batch and on what is cached, never on what a caller must not know: a send takes the same two round trips into
 //! nothing, into a block, within a cooldown, and when it is refused. That is why nothing is guessed and saved on
@@ -46,10 +50,12 @@ use tokio::sync::Mutex;
 pub(in crate::store) use self::bulk::PostgresBulk;
 use self::save::NotSaved;
 use super::config::PostgresConfig;
+use super::lineage;
 use super::role::{Role, open};
 use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::Lineage;
 use crate::domain::ledger;
 use crate::metrics::database::{Database, Pool, PoolState};
 use crate::store::StoreError;
@@ -91,10 +97,10 @@ pub(super) struct Writer {
 }
 
 struct Session {
-    /// Taken out during a commit, and put back if it succeeds.
+    /// With its lineage, which stays the same as long as it lives. Taken out during a commit, and put back if it succeeds.
     ///
     /// An error, a panic or a dropped future therefore closes the connection, and PostgreSQL rolls back.
-    conn: Option<AsyncPgConnection>,
+    conn: Option<(AsyncPgConnection, Option<Lineage>)>,
     /// Whether there was a connection before.
     connected: bool,
     state: WriterState,
@@ -120,24 +126,25 @@ impl Writer {
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
         let Session { conn: idle, connected, state } = &mut *self.session.lock().await;
-        let conn = match idle.take() {
-            Some(conn) => conn,
+        let (conn, lineage) = match idle.take() {
+            Some(connected) => connected,
             None => {
                 let conn = self.connect().await?;
+                let lineage = lineage::of(&conn).await?;
                 if std::mem::replace(connected, true) {
                     self.reconnects.inc();
                 }
-                conn
+                (conn, lineage)
             }
         };
         let Loaded { before, snapshot } =
-            statements("load", load::lock_and_load(&conn, state, &self.clock, batch)).await?;
+            statements("load", load::lock_and_load((&conn, lineage), state, &self.clock, batch)).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match statements("save", save::save_and_commit(&conn, &before, &changes, batch_id)).await {
-            Ok(()) => *idle = Some(conn),
+            Ok(()) => *idle = Some((conn, lineage)),
             Err(NotSaved::RolledBack(error)) => {
-                *idle = Some(conn);
+                *idle = Some((conn, lineage));
                 return Err(error);
             }
             Err(NotSaved::Unknown(error)) => {

@@ -91,6 +91,16 @@ impl PostgresConfig {
         format!("postgres://{}{database}", hosts.join(","))
     }
 
+    /// Returns each host as a database of its own, with its name.
+    pub(in crate::store) fn each_host(&self) -> Vec<(String, Self)> {
+        let alone = |(host, driver): (&HostPort, &tokio_postgres::Config)| {
+            let url = PostgresUrl { hosts: vec![host.clone()], ..self.url.clone() };
+            let alone = Self { url, hosts: vec![driver.clone()], tls: self.tls.clone(), last: Arc::default() };
+            (host.to_string(), alone)
+        };
+        self.url.hosts.iter().zip(&self.hosts).map(alone).collect()
+    }
+
     /// Opens a connection.
     pub(in crate::store) async fn connect(&self) -> Result<AsyncPgConnection, Cause> {
         self.open().await

@@ -35,11 +35,61 @@ pub(super) struct Pool {
     reconnects: Counter,
 }
 
+/// A pool, or a share of its leases.
+pub(super) struct Access {
+    pool: Arc<Pool>,
+    /// `None` if all of its leases may be taken.
+    share: Option<Share>,
+}
+
+/// The limit of a share.
+struct Share {
+    /// The reads that wait, and those that have a lease.
+    places: Semaphore,
+    leases: Semaphore,
+}
+
+impl Access {
+    /// All of a pool.
+    pub(super) fn whole(pool: Pool) -> Self {
+        Self { pool: Arc::new(pool), share: None }
+    }
+
+    /// A quarter of the leases of the same pool, at least one.
+    pub(super) fn quarter(&self) -> Self {
+        let leases = (self.pool.leases_max / 4).max(1);
+        let share = Share { places: Semaphore::new(leases + WAITING_MAX / 4), leases: Semaphore::new(leases) };
+        Self { pool: Arc::clone(&self.pool), share: Some(share) }
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        self.pool.state()
+    }
+
+    /// Returns the least used connection. Reopens it if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Overloaded`] if too many reads wait for the pool, [`StoreError::Unavailable`] if too many wait for
+    /// the share, or this one has to wait for longer than [`WAIT`].
+    pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let Some(Share { places, leases }) = &self.share else { return self.pool.lease().await };
+        let taken =
+            || StoreError::Unavailable("reads that no replica can serve have their share of connections".into());
+        let place = places.try_acquire().map_err(|_| taken())?;
+        let permit = timeout(WAIT, leases.acquire()).await.map_err(|_| taken())?;
+        let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
+        Ok(Lease { _share: Some([place, permit]), ..self.pool.lease().await? })
+    }
+}
+
 /// A connection that other reads may use at the same time.
 pub(super) struct Lease<'a> {
     shared: Arc<SharedConnection>,
     _place: SemaphorePermit<'a>,
     _permit: SemaphorePermit<'a>,
+    /// Of the share, if it is not from the whole pool.
+    _share: Option<[SemaphorePermit<'a>; 2]>,
 }
 
 impl Deref for Lease<'_> {
@@ -68,7 +118,7 @@ impl Pool {
     }
 
     /// Returns what its connections do. One that is being opened is neither idle nor busy.
-    pub(super) fn state(&self) -> PoolState {
+    fn state(&self) -> PoolState {
         let leases = self.leases_max.saturating_sub(self.leases.available_permits());
         let places = (self.leases_max + WAITING_MAX).saturating_sub(self.places.available_permits());
         let mut state =
@@ -90,14 +140,14 @@ impl Pool {
     /// # Errors
     ///
     /// [`StoreError::Overloaded`] if too many reads wait for a slot, or this one has to wait for longer than [`WAIT`].
-    pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+    async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let place = self.places.try_acquire().map_err(|_| StoreError::Overloaded)?;
         let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
         let shared = timeout(WAIT, self.connection()).await;
         let shared =
             shared.map_err(|_| StoreError::Unavailable("timeout while connecting to the database".into()))??;
-        Ok(Lease { shared, _place: place, _permit: permit })
+        Ok(Lease { shared, _place: place, _permit: permit, _share: None })
     }
 
     async fn connection(&self) -> Result<Arc<SharedConnection>, StoreError> {
@@ -144,5 +194,25 @@ mod tests {
         assert!(waiting.await.iter().all(|late| matches!(late, Err(StoreError::Overloaded))));
         assert!(pool.lease().now_or_never().is_none(), "there is room again");
         drop(busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_waits_for_a_quarter_of_the_leases_whatever_is_free_in_the_pool() {
+        for (count, depth, expected) in [(2, 64, 32), (1, 1, 1), (3, 1, 1)] {
+            let config = PostgresConfig::parse("postgres://kith@192.0.2.1/kith").expect("a URL");
+            let pool = Pool::new(Arc::new(config), Role::ShortReads, count, depth, Counter::default());
+            let whole = Access::whole(pool);
+            let share = whole.quarter();
+            let limit = share.share.as_ref().expect("a limit");
+            assert_eq!(limit.leases.available_permits(), expected);
+            let _leases = limit.leases.try_acquire_many(u32::try_from(expected).expect("a few")).expect("all");
+            let begun = tokio::time::Instant::now();
+            assert!(matches!(share.lease().await, Err(StoreError::Unavailable(_))), "after the wait");
+            assert_eq!(begun.elapsed(), WAIT);
+            assert_eq!(whole.pool.leases.available_permits(), count * depth, "the pool was not asked");
+            let _places = limit.places.try_acquire_many(u32::try_from(limit.places.available_permits()).expect("some"));
+            let refused = share.lease().now_or_never().expect("no wait");
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+        }
     }
 }

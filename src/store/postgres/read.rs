@@ -7,19 +7,22 @@ use diesel::prelude::*;
 use diesel::query_builder::AsQuery;
 use diesel::sql_types::{Array, BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use prometheus_client::metrics::counter::Counter;
 use tokio::try_join;
 
 use super::config::PostgresConfig;
-use super::pool::Pool;
+use super::pool::{Access, Pool};
 use super::role::Role;
 use crate::domain::Time;
-use crate::domain::id::{PairKey, UserId};
+use crate::domain::epoch::Epoch;
+use crate::domain::id::{PairKey, Sequence, UserId};
 use crate::domain::pair::Request;
 use crate::domain::query::Read;
 use crate::domain::user::User;
 use crate::metrics::database as metrics;
 use crate::store::engine::StoredCounts;
 use crate::store::pair::known_to;
+use crate::store::replicas::ReplicaHead;
 use crate::store::row::{BlockRow, CountsRow, MarkRow, RequestRow, UserRow};
 use crate::store::schema::{Stamp, blocks, connection_requests, user_counts, users};
 use crate::store::statement::PgStatement;
@@ -38,10 +41,12 @@ const FEED_DEPTH: usize = 8;
 
 /// The pools of connections for reads.
 pub(super) struct Pools {
-    pub(super) short: Pool,
+    pub(super) short: Access,
     /// One read at a time on each connection.
-    pub(super) long: Pool,
-    pub(super) feed: Pool,
+    pub(super) long: Access,
+    pub(super) feed: Access,
+    /// What the database was seen to have, if it is a replica.
+    head: Option<Arc<ReplicaHead>>,
 }
 
 /// A query for the pairs of a user with each of the others.
@@ -63,18 +68,51 @@ impl Pools {
         let (short, long) = options.short_and_long();
         let pool = |role, name, count, depth| {
             let reconnects = options.metrics.database.reconnects(name).clone();
-            Pool::new(Arc::clone(config), role, count, depth, reconnects)
+            Access::whole(Pool::new(Arc::clone(config), role, count, depth, reconnects))
         };
         Self {
             short: pool(Role::ShortReads, metrics::Pool::Short, short, SHORT_DEPTH),
             long: pool(Role::LongReads, metrics::Pool::Long, long, 1),
             feed: pool(Role::Feed, metrics::Pool::Feed, 1, FEED_DEPTH),
+            head: None,
         }
+    }
+
+    /// The pools of a replica. Its connection for the feed checks it.
+    pub(super) fn of_replica(config: &Arc<PostgresConfig>, options: &Options, head: Arc<ReplicaHead>) -> Self {
+        let (short, long) = options.short_and_long();
+        let pool = |count, depth| {
+            Access::whole(Pool::new(Arc::clone(config), Role::ReplicaReads, count, depth, Counter::default()))
+        };
+        Self { short: pool(short, SHORT_DEPTH), long: pool(long, 1), feed: pool(1, FEED_DEPTH), head: Some(head) }
+    }
+
+    /// A quarter of these pools, for reads that no replica can serve.
+    pub(super) fn quarter(&self) -> Self {
+        let Self { short, long, feed, head } = self;
+        Self { short: short.quarter(), long: long.quarter(), feed: feed.quarter(), head: head.clone() }
+    }
+
+    /// Reads the mark.
+    ///
+    /// # Errors
+    ///
+    /// On a replica, if its feed is not that of the primary.
+    pub(super) async fn mark(&self, mut conn: &AsyncPgConnection) -> Result<Mark, StoreError> {
+        let row: MarkRow = query::mark().first(&mut conn).await?;
+        let mark = row.mark();
+        self.note(&mark.epoch, mark.revision)?;
+        Ok(mark)
+    }
+
+    /// Notes what a read saw, if the database is a replica.
+    pub(super) fn note(&self, epoch: &Epoch, revision: Sequence) -> Result<(), StoreError> {
+        self.head.as_ref().map_or(Ok(()), |head| head.note(epoch, revision))
     }
 
     /// Lets the metrics read the state of the pools.
     pub(super) fn measure(self: &Arc<Self>, database: &metrics::Database) {
-        type Of = fn(&Pools) -> &Pool;
+        type Of = fn(&Pools) -> &Access;
         let pools: [(metrics::Pool, Of); 3] = [
             (metrics::Pool::Short, |pools| &pools.short),
             (metrics::Pool::Long, |pools| &pools.long),
@@ -88,7 +126,7 @@ impl Pools {
 
     /// Reads the mark once for all queries.
     pub(super) async fn marks(self: Arc<Self>, queries: Vec<()>) -> Result<Vec<Mark>, StoreError> {
-        let mark = mark(&*self.short.lease().await?).await?;
+        let mark = self.mark(&*self.short.lease().await?).await?;
         Ok(vec![mark; queries.len()])
     }
 
@@ -110,9 +148,9 @@ impl Pools {
         let keys: BTreeSet<_> = each().filter_map(|(user, other)| PairKey::of(user, other)).collect();
         let (low, high) = keys.into_iter().map(|key| (key.low().get(), key.high().get())).unzip();
         let (user, other) = each().map(|(user, other)| (user.get(), other.get())).unzip();
-        let (Mark { revision, .. }, requests, blocks) = try_join!(
+        let (mark, requests, blocks) = try_join!(
             biased;
-            mark(conn),
+            self.mark(conn),
             requests_of_pairs(conn, low, high),
             blocks_of(conn, user, other),
         )?;
@@ -124,7 +162,7 @@ impl Pools {
                 let request = requests.get(&PairKey::of(user, other)).copied().cloned();
                 known_to(user, other, request, blocks.get(&(user.get(), other.get())).copied())
             };
-            Read { revision, value: others.into_iter().filter_map(between).collect() }
+            mark.clone().read(others.into_iter().filter_map(between).collect())
         };
         Ok(queries.into_iter().map(found).collect())
     }
@@ -144,20 +182,15 @@ impl Pools {
         };
         // Expired requests are looked up first: if a sweep deletes them before the counts are read, the counts exclude
         // them.
-        let (Mark { revision, .. }, oldest, rows) = try_join!(biased; mark(conn), oldest, counts)?;
+        let (mark, oldest, rows) = try_join!(biased; self.mark(conn), oldest, counts)?;
         let rows: HashMap<_, _> = rows.iter().map(|row| (UserId::new(row.user_id), row.counts())).collect();
         let found = |CountsOf { user, expired }: CountsOf| {
             let something_expired = oldest.zip(expired).is_some_and(|(oldest, expired)| oldest.0 <= expired);
             let value = StoredCounts { counts: rows.get(&user).copied(), something_expired };
-            Read { revision, value }
+            mark.clone().read(value)
         };
         Ok(queries.into_iter().map(found).collect())
     }
-}
-
-pub(super) async fn mark(mut conn: &AsyncPgConnection) -> Result<Mark, StoreError> {
-    let row: MarkRow = query::mark().first(&mut conn).await?;
-    Ok(row.mark())
 }
 
 /// Reads the requests of these pairs, each by a look-up by key.

@@ -10,8 +10,9 @@ use crate::store::ConnectError;
 use crate::store::statement::PgStatement;
 
 /// The tables and the view, each with the rights that a server needs on it. A right may be one on some columns.
-const NEEDED: [(&str, &[&str]); 11] = [
+const NEEDED: [(&str, &[&str]); 12] = [
     ("feed", &["SELECT", "UPDATE"]),
+    ("epochs", &["SELECT", "INSERT", "UPDATE (system_identifier, timeline)"]),
     ("users", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("user_counts", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("connection_requests", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
@@ -108,6 +109,6 @@ mod tests {
     fn the_script_has_a_row_for_each_table() {
         let script = roles_script();
         assert!(!script.contains("{needed}"), "{script}");
-        assert!(script.contains("    ('feed', 'SELECT, UPDATE'),\n    ('users', "), "{script}");
+        assert!(script.contains("    ('feed', 'SELECT, UPDATE'),\n    ('epochs', "), "{script}");
     }
 }

@@ -14,6 +14,8 @@ pub(in crate::store) enum Role {
     LongReads,
     /// Reads for the watchers of the feed.
     Feed,
+    /// Reads on a replica.
+    ReplicaReads,
     /// Commits batches.
     Writer,
     /// Waits for notifications.
@@ -42,6 +44,12 @@ const PREPARED: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seq
 /// Settings of connections that only read.
 const READ_ONLY: &str = "SET default_transaction_read_only = on;";
 
+/// Settings of reads on a replica.
+///
+/// What a migration locked on the primary, the replica locks too, for as long as it replays the migration. A read that
+/// waits for that can run on the primary instead.
+const REPLICA: &str = "SET lock_timeout = '250ms';";
+
 /// Settings of connections that write.
 ///
 /// `lock_timeout` is as long as another server may hold the head. `synchronous_commit` ensures that acknowledged
@@ -54,6 +62,7 @@ impl Role {
     fn settings(self) -> &'static [&'static str] {
         match self {
             Self::ShortReads | Self::LongReads | Self::Feed => &[EVERY, PREPARED, READ_ONLY],
+            Self::ReplicaReads => &[EVERY, PREPARED, READ_ONLY, REPLICA],
             Self::Writer => &[EVERY, PREPARED, CHANGES],
             Self::Repair => &[EVERY, CHANGES],
             Self::Listener | Self::Migration => &[EVERY],

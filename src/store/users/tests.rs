@@ -1,5 +1,7 @@
 use super::*;
 use crate::domain::Time;
+use crate::domain::epoch::{EpochChange, Lineage};
+use crate::domain::ledger::Head;
 use crate::domain::user::Profile;
 
 fn user(id: i64, bio: &str) -> Arc<User> {
@@ -11,9 +13,18 @@ fn user(id: i64, bio: &str) -> Arc<User> {
     Arc::new(profile.into_user(UserId::new(id), None, Time::UNIX_EPOCH))
 }
 
+fn head(users_changed: i64) -> Head {
+    Head { users_changed: Sequence::new(users_changed), ..Head::default() }
+}
+
+/// The head of the epoch `a` that a commit locked.
+fn before(users_changed: i64) -> FeedHead {
+    FeedHead { epoch: "a".into(), lineage: None, head: head(users_changed), batch_id: 0 }
+}
+
 fn mark(epoch: &str, users_changed: i64) -> Mark {
     let users_changed = Sequence::new(users_changed);
-    Mark { epoch: epoch.to_owned(), revision: users_changed, users_changed }
+    Mark { epoch: epoch.into(), revision: users_changed, users_changed }
 }
 
 fn of(users: impl IntoIterator<Item = Arc<User>>) -> Vec<CachedUser> {
@@ -45,7 +56,47 @@ fn cached_users_are_valid_until_one_changes_and_then_all_but_that_one() {
     assert_eq!(found(&cache, &second), Vec::<i64>::new(), "not before it is known who changed");
     cache.invalidate(&second, Sequence::new(5), Some(vec![UserId::new(2)]));
     assert_eq!(found(&cache, &second), [1]);
-    assert_eq!(found(&cache, &first), Vec::<i64>::new(), "who read the head before reads the rest too");
+    assert_eq!(found(&cache, &first), [1], "as of the mark or later");
+}
+
+#[test]
+fn what_a_replica_reads_that_is_behind_is_cached_unless_it_may_have_changed_since() {
+    let (first, second, third) = (mark("a", 5), mark("a", 9), mark("a", 12));
+    let cache = cached(&second, []);
+    cache.invalidate(&third, Sequence::new(9), Some(vec![UserId::new(2)]));
+    cache.insert(of([user(1, ""), user(2, "old")]), &second);
+    assert_eq!(found(&cache, &third), [1]);
+    assert_eq!(found(&cache, &second), [1]);
+    cache.insert(of([user(3, "old")]), &first);
+    assert_eq!(found(&cache, &third), [1], "what changed between the first and the second is not known");
+    cache.insert(of([user(2, "new"), user(3, "")]), &third);
+    assert_eq!(found(&cache, &second), [1, 2, 3]);
+    // A commit of this server, and a replica that has not replayed it.
+    let changes = Changes { head: head(20), users_deleted: vec![UserId::new(3)], ..Changes::default() };
+    cache.committed(&before(12), &changes);
+    cache.insert(of([user(3, "deleted")]), &third);
+    assert_eq!(found(&cache, &third), [1, 2]);
+    // A replica that follows an older primary.
+    let other = mark("b", 30);
+    cache.insert(of([user(1, "other")]), &other);
+    assert_eq!(found(&cache, &other), Vec::<i64>::new());
+    assert_eq!(cache.get([UserId::new(1)], &third).0[&UserId::new(1)].bio.as_str(), "");
+}
+
+#[test]
+fn as_many_changes_are_remembered_as_there_is_room_for() {
+    let mut changes = LastChanges::default();
+    let sequence = |number: usize| Sequence::new(number as i64);
+    for number in 1..=CHANGES_MAX + 10 {
+        changes.add([UserId::new(number as i64)], sequence(number));
+    }
+    changes.add([UserId::new(20)], sequence(CHANGES_MAX + 11));
+    assert_eq!((changes.in_order.len(), changes.by_user.len()), (CHANGES_MAX, CHANGES_MAX - 1));
+    assert!(!changes.is_unchanged(UserId::new(1), sequence(10)), "it is not known");
+    assert!(changes.is_unchanged(UserId::new(1), sequence(11)));
+    assert!(!changes.is_unchanged(UserId::new(12), sequence(11)));
+    assert!(changes.is_unchanged(UserId::new(12), sequence(12)));
+    assert!(!changes.is_unchanged(UserId::new(20), sequence(CHANGES_MAX + 10)));
 }
 
 #[test]
@@ -71,7 +122,6 @@ fn all_users_are_removed_if_it_is_not_known_who_changed_or_the_feed_is_another()
 
 #[test]
 fn a_commit_of_this_server_updates_the_cache() {
-    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
     let changes = Changes {
         head: head(9),
         users_deleted: vec![UserId::new(2)],
@@ -80,14 +130,34 @@ fn a_commit_of_this_server_updates_the_cache() {
     };
     let (first, second) = (mark("a", 5), mark("a", 9));
     let current = cached(&first, of([user(1, "old"), user(2, "")]));
-    current.committed(&head(5), &changes);
+    current.committed(&before(5), &changes);
     assert_eq!(found(&current, &second), [1]);
     let (users, _) = current.get([UserId::new(1)], &second);
     assert_eq!(users[&UserId::new(1)].bio.as_str(), "new");
     // Others had changed users before, which was not noticed yet: it is not up to date now either.
     let behind = cached(&mark("a", 4), of([user(3, "")]));
-    behind.committed(&head(5), &changes);
+    behind.committed(&before(5), &changes);
     assert!(behind.outdated(&second).is_some());
+}
+
+#[test]
+fn a_commit_that_begins_an_epoch_leaves_a_cache_of_that_epoch_and_no_other() {
+    let lineage = Lineage { system_identifier: None, timeline: 2 };
+    let begun = EpochChange::Begun { epoch: "b".into(), first: Sequence::new(6), lineage };
+    let changes = |epoch| Changes { head: head(9), epoch, users_updated: vec![user(1, "new")], ..Changes::default() };
+    let current = cached(&mark("a", 5), of([user(1, "old"), user(2, "")]));
+    current.committed(&before(5), &changes(Some(begun.clone())));
+    assert_eq!(found(&current, &mark("b", 9)), [1, 2]);
+    assert_eq!(found(&current, &mark("a", 9)), Vec::<i64>::new());
+    // No user was changed: the epoch is another one all the same.
+    let current = cached(&mark("a", 5), of([user(2, "")]));
+    current.committed(&before(5), &Changes { head: head(5), epoch: Some(begun), ..Changes::default() });
+    assert_eq!(found(&current, &mark("b", 5)), [2]);
+    // The cache has what was lost: the numbers are equal, and the events are not.
+    let lost = cached(&mark("lost", 5), of([user(2, "lost")]));
+    lost.committed(&before(5), &changes(None));
+    assert_eq!(found(&lost, &mark("a", 9)), Vec::<i64>::new());
+    assert!(lost.outdated(&mark("a", 9)).is_some());
 }
 
 #[test]
@@ -113,7 +183,6 @@ fn a_user_is_encoded_once_for_all_copies_and_anew_after_a_change() {
     };
     assert_eq!(encode(&cache, &at, "first"), "first");
     assert_eq!(encode(&cache, &at, "again"), "first");
-    let head = |users_changed| Head { users_changed: Sequence::new(users_changed), ..Head::default() };
-    cache.committed(&head(5), &Changes { head: head(9), users_updated: vec![user(1, "new")], ..Changes::default() });
+    cache.committed(&before(5), &Changes { head: head(9), users_updated: vec![user(1, "new")], ..Changes::default() });
     assert_eq!(encode(&cache, &mark("a", 9), "changed"), "changed");
 }

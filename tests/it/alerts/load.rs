@@ -43,7 +43,7 @@ async fn call(clients: Clients, caller: i64, pause: Duration) {
     for round in 0.. {
         let (from, to) = (1 + caller % USERS, 1 + (caller + 1 + round % (USERS - 1)) % USERS);
         let sent = clients.try_send(from, to).await;
-        let counts = pb::GetConnectionCountsRequest { user_id: from, min_revision: 0 };
+        let counts = pb::GetConnectionCountsRequest { user_id: from, min_revision: 0, ..Default::default() };
         _ = clients.connections().get_connection_counts(counts).await;
         let blocked = pb::ListBlockedUsersRequest { user_id: to, ..Default::default() };
         _ = clients.blocks().list_blocked_users(blocked).await;

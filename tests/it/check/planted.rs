@@ -25,6 +25,7 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
     let holes = "the feed has no holes and ends at its head";
     let time = "the head has the time of the newest event";
     let head = "the head is one row whose numbers do not pass its end";
+    let epochs = "the epochs are in order, and the newest is the head's";
     let events = "each event has a kind, a cause, an actor and a principal that exist, and its stretch";
     let states = "each request has a state that exists, and the times of that state";
     let swept = "the sweep for expired requests left none behind";
@@ -72,6 +73,20 @@ pub fn all() -> Vec<(&'static str, String, &'static str)> {
             "UPDATE feed SET last_time = (SELECT min(time) FROM events)".to_owned(),
             "the head has another time than",
         ),
+        (
+            epochs,
+            "INSERT INTO epochs VALUES (2, 'b', 0, NULL, NULL)".to_owned(),
+            "epoch 2 begins at event 0, before an",
+        ),
+        (
+            epochs,
+            "INSERT INTO epochs VALUES (2, 'b', 900000, NULL, NULL)".to_owned(),
+            "epoch 2 begins at event 900000, the ",
+        ),
+        (epochs, "UPDATE epochs SET number = 3".to_owned(), "epoch 3 follows epoch 0"),
+        (epochs, "UPDATE epochs SET epoch = 'b'".to_owned(), "the newest epoch is b, that of the head is "),
+        (epochs, "UPDATE epochs SET timeline = 7".to_owned(), "the newest epoch is "),
+        (epochs, "DELETE FROM epochs".to_owned(), "the newest epoch is none"),
         (head, "UPDATE feed SET id = 2".to_owned(), "there is no head"),
         (head, "UPDATE feed SET users_changed = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),
         (head, "UPDATE feed SET forgotten = last_sequence + 1".to_owned(), "the head 1 has a number below zero or"),

@@ -68,7 +68,7 @@ impl Protos {
 
     fn push(&self, bytes: &mut Vec<u8>, field: &FieldDescriptorProto) {
         // They are of one database, or of the past.
-        if ["page_token", "epoch", "min_revision", "date_joined"].contains(&field.name()) {
+        if ["page_token", "epoch", "min_revision", "min_revision_epoch", "date_joined"].contains(&field.name()) {
             return;
         }
         let number = field.number().try_into().expect("a number");

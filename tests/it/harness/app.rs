@@ -171,7 +171,7 @@ impl App {
 
     /// The newest revision.
     pub async fn revision(&self) -> i64 {
-        self.store.revision().await.expect("a revision").get()
+        self.store.position().await.expect("a position").sequence.get()
     }
 }
 
@@ -223,6 +223,17 @@ pub fn described(status: &Status) -> String {
 }
 
 /// The fields that an error reports, in its order.
+/// The text of messages or errors without epochs, which are random.
+pub fn without_epochs(text: &str) -> String {
+    let mut parts = text.split("epoch").map(str::to_owned);
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.map(|part| {
+        let end = [": \"", "\": \""].into_iter().find(|end| part.starts_with(end)).map_or(0, str::len);
+        format!("epoch{}{}", &part[..end], part[end..].trim_start_matches(|c: char| end > 0 && c.is_ascii_hexdigit()))
+    });
+    first + &rest.collect::<String>()
+}
+
 pub fn fields(details: &ErrorDetails) -> Vec<&str> {
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     violations.iter().map(|violation| violation.field.as_str()).collect()

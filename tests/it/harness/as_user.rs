@@ -23,6 +23,7 @@ use kith::service::export::Exports;
 use kith::service::guard::Guarded;
 use kith::service::import::Imports;
 use kith::service::user::Users;
+use kith::store::Replicas;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -63,7 +64,7 @@ impl App {
         let (feed_end, stopped) = watch::channel(false);
         let (committer, _) = Committer::start(Arc::clone(&self.store), Arc::clone(&policy), 100, &metrics);
         let (feed, _) = Feed::start(Arc::clone(&self.store), Arc::clone(&policy), 10, &metrics, stopped);
-        let core = Core { store: Arc::clone(&self.store), committer, policy };
+        let core = Core { store: Arc::clone(&self.store), replicas: Replicas::default(), committer, policy };
         let imports = Imports::new(1, std::time::Duration::from_secs(60));
         let exports = Exports::of_users(std::time::Duration::from_secs(60));
         let principal = Principal::User(UserId::new(user));

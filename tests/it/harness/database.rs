@@ -168,7 +168,7 @@ pub async fn execute(url: &str, sql: &str) {
     connect(url).await.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-async fn postgres_values(url: &str, sql: &str) -> Vec<Option<String>> {
+pub async fn postgres_values(url: &str, sql: &str) -> Vec<Option<String>> {
     let rows = connect(url).await.query(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     rows.iter().map(|row| row.get("value")).collect()
 }

@@ -8,6 +8,7 @@ use kith::domain::Time;
 use kith::domain::command::{Batch, Command, IdempotencyKey, IdempotentResponse, Reply};
 use kith::domain::counts::Counts;
 use kith::domain::decide::Rejection;
+use kith::domain::epoch::{Epoch, History, Position};
 use kith::domain::id::{RequestId, Sequence, UserId};
 use kith::domain::pair::Request;
 use kith::domain::query::{
@@ -157,8 +158,12 @@ impl Store for Faulty {
         self.inner.now()
     }
 
-    async fn revision(&self) -> Result<Sequence, StoreError> {
-        self.reading().await?.revision().await
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.reading().await?.position().await
+    }
+
+    async fn history(&self, until: &Epoch) -> Result<History, StoreError> {
+        self.reading().await?.history(until).await
     }
 
     fn seen(&self) -> Seen {

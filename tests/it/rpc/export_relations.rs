@@ -77,7 +77,7 @@ cases! {
     }
 
     async fn a_revision_is_no_less_than_zero(app: App) {
-        let request = pb::ExportRelationsRequest { min_revision: -1 };
+        let request = pb::ExportRelationsRequest { min_revision: -1, ..Default::default() };
         let refusal = app.imports().export_relations(request).await;
         refused(refusal.map(drop), Code::InvalidArgument, ErrorReason::InvalidFields);
     }

@@ -58,7 +58,7 @@ cases! {
         let response = app.connections().get_connection_counts(of(ann)).await.unwrap().into_inner();
         let revision = app.revision().await;
         let limits = response.limits;
-        assert_eq!(response, pb::GetConnectionCountsResponse { connections: 1, revision, limits, ..Default::default() });
+        assert_eq!(response, pb::GetConnectionCountsResponse { connections: 1, revision, epoch: response.epoch.clone(), limits, ..Default::default() });
     }
 
     #[with(|settings| {

@@ -202,6 +202,7 @@ cases! {
             page_size: -1,
             page_token: "x".to_owned(),
             min_revision: -1,
+            min_revision_epoch: "any".to_owned(),
         };
         let details = refused(list(&app, all).await, Code::InvalidArgument, ErrorReason::InvalidFields);
         let mut named = fields(&details);

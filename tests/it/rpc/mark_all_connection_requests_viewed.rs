@@ -37,7 +37,7 @@ cases! {
         assert_eq!(app.request(elsewhere, eve).await.unwrap().viewed, None);
         refused(app.request(sent, ann).await, Code::NotFound, ErrorReason::RequestNotFound);
         let again = mark_all(&app, ann).await;
-        assert_eq!(again, pb::MarkAllConnectionRequestsViewedResponse { marked: 0, revision: response.revision });
+        assert_eq!(again, pb::MarkAllConnectionRequestsViewedResponse { marked: 0, ..response.clone() });
         assert_eq!(app.revision().await, response.revision);
     }
 

@@ -11,7 +11,7 @@ use tonic::{Response, Status};
 use uuid::Builder;
 
 use super::{Cast, Principal};
-use crate::harness::app::described;
+use crate::harness::app::{described, without_epochs};
 use crate::harness::clients::Clients;
 use crate::harness::watching::{from, now};
 
@@ -109,7 +109,6 @@ impl Call {
             Self::Mutual(call) => pages!(connections, list_mutual_connections, call, |page| page),
             Self::Blocked(call) => pages!(blocks, list_blocked_users, call, |page| page),
             Self::Events(call) => pages!(app.events(), list_events, call, |page| pb::ListEventsResponse {
-                epoch: String::new(),
                 events: without_deletions(page.events),
                 ..page
             }),
@@ -124,7 +123,7 @@ impl Call {
             }
             Self::Create(call) => shown(users.create_user(call).await),
         };
-        Answer { text, created }
+        Answer { text: without_epochs(&text), created }
     }
 
     /// Whether it can change something.
@@ -148,16 +147,7 @@ fn shown<T: Debug>(response: Result<Response<T>, Status>) -> String {
             metadata.remove("date");
             format!("{metadata:?} {:?}", response.get_ref())
         }
-        Err(status) => refused(&status),
-    }
-}
-
-/// An error as text, without the epoch, which is random.
-fn refused(status: &Status) -> String {
-    let text = described(status);
-    match text.split_once("\"epoch\": \"") {
-        Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_hexdigit())),
-        None => text,
+        Err(status) => described(&status),
     }
 }
 
@@ -181,13 +171,13 @@ async fn watched(clients: &Clients, call: pb::WatchEventsRequest) -> String {
     let end = clients.connections().get_connection_counts(end).await.expect("counts").into_inner().revision;
     let (mut watching, mut messages) = match clients.try_watch(call).await {
         Ok(watching) => (watching, Vec::new()),
-        Err(status) => return refused(&status),
+        Err(status) => return described(&status),
     };
     let mut reported = -1;
     loop {
         let message = match watching.message().await {
             Ok(message) => message,
-            Err(status) => return refused(&status),
+            Err(status) => return described(&status),
         };
         let is_last = message.revision >= end;
         // How often the same is reported depends on time.
@@ -209,17 +199,17 @@ async fn exported(app: &Clients, call: pb::ExportUserRequest) -> String {
 
     let mut stream = match app.users().export_user(call).await {
         Ok(stream) => stream.into_inner(),
-        Err(status) => return refused(&status),
+        Err(status) => return described(&status),
     };
     let mut items = Vec::new();
     loop {
         match stream.message().await {
-            Ok(Some(pb::ExportUserResponse { revision, item: Some(Item::Event(event)) })) => {
+            Ok(Some(pb::ExportUserResponse { revision, epoch: _, item: Some(Item::Event(event)) })) => {
                 items.push(format!("{revision} {:?}", without_deletions(vec![event])));
             }
             Ok(Some(item)) => items.push(format!("{item:?}")),
             Ok(None) => return items.join("\n"),
-            Err(status) => return format!("{}\n{}", items.join("\n"), refused(&status)),
+            Err(status) => return format!("{}\n{}", items.join("\n"), described(&status)),
         }
     }
 }
@@ -356,7 +346,7 @@ impl Sender {
             }
             8 if self.rng.random_ratio(1, 2) => {
                 let min_revision = self.min_revision();
-                Call::Export(pb::ExportUserRequest { id: user_id, user_id, min_revision })
+                Call::Export(pb::ExportUserRequest { id: user_id, user_id, min_revision, ..Default::default() })
             }
             8 => {
                 let id = if self.rng.random_ratio(1, 4) { user_id } else { other_user_id };

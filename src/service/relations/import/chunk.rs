@@ -293,7 +293,7 @@ impl Import {
     pub(super) async fn outcome(&mut self, queued: Queued) -> Result<Result<Outcome, Rejection>, Status> {
         match queued.result().await {
             Ok(Reply::Fresh(executed)) => {
-                self.revision = self.revision.max(executed.revision);
+                self.reached.advance(executed.position());
                 Ok(Ok(executed.outcome))
             }
             Ok(Reply::Stored(_)) => Err(error::internal("an imported row has a stored response")),

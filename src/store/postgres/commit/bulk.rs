@@ -10,16 +10,18 @@ use super::save;
 use crate::clock::Clock;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
+use crate::domain::epoch::{EpochChange, Lineage};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{self, Changes, Head};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::store::bulk::{Begun, KnownUser, report_indexes};
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::epoch::new_epoch;
 use crate::store::feed::new_batch_id;
 use crate::store::postgres::config::PostgresConfig;
-use crate::store::postgres::current_time;
 use crate::store::postgres::role::{Role, open};
+use crate::store::postgres::{current_time, lineage};
 use crate::store::query::{self, KnownUserRow};
 use crate::store::row::{FeedHead, FeedRow};
 use crate::store::seen::LastSeen;
@@ -59,6 +61,7 @@ type Index = (String, String, String);
 /// The transaction.
 pub(in crate::store) struct PostgresBulk {
     conn: AsyncPgConnection,
+    lineage: Option<Lineage>,
     state: WriterState,
     clock: DatabaseClock,
     /// The head that the last save left: the next one fails if it is another.
@@ -70,9 +73,14 @@ pub(in crate::store) struct PostgresBulk {
 impl PostgresBulk {
     pub(in crate::store) async fn begin(config: &PostgresConfig, clock: Clock) -> Result<(Self, Begun), StoreError> {
         let mut conn = open(config, Role::Writer).await?;
+        let lineage = lineage::of(&conn).await?;
         conn.batch_execute(BEGIN).await?;
         conn.batch_execute(super::LOCK).await?;
-        let before = query::head().first::<FeedRow>(&mut conn).await?.head();
+        let mut before = query::head().first::<FeedRow>(&mut conn).await?.head();
+        if let Some(change) = EpochChange::of(before.lineage, lineage, before.head.sequence, new_epoch) {
+            save::save_epoch(&conn, &before, &change).await?;
+            before.change_epoch(&change);
+        }
         let time = current_time(&conn).await?;
         let clock = DatabaseClock::of_server(clock, time);
         let Now { time: now, may_sweep: _ } = clock.locked(&before.head, Some(time));
@@ -80,7 +88,7 @@ impl PostgresBulk {
         let users = Arc::new(UserCache::new(CACHE, &caches.users));
         let state = WriterState::new(CACHE, users, Arc::<LastSeen>::default(), &caches.writer);
         let begun = Begun { before: before.clone(), now };
-        Ok((Self { conn, state, clock, head: before, indexes: Vec::new() }, begun))
+        Ok((Self { conn, lineage, state, clock, head: before, indexes: Vec::new() }, begun))
     }
 
     pub(in crate::store) async fn load_empty(&mut self) -> Result<(), StoreError> {
@@ -116,7 +124,8 @@ impl PostgresBulk {
         &mut self,
         batch: &Batch,
     ) -> Result<(Vec<Result<Reply, Rejection>>, Head), StoreError> {
-        let Loaded { before, snapshot } = load::load_locked(&self.conn, &mut self.state, &self.clock, batch).await?;
+        let Loaded { before, snapshot } =
+            load::load_locked((&self.conn, self.lineage), &mut self.state, &self.clock, batch).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         if !changes.is_empty(&before.head) {
             let batch_id = new_batch_id();

@@ -12,12 +12,14 @@ use tokio::try_join;
 use super::{BEGIN, NOTHING, control};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, Needs, RESPONSE_RETENTION};
+use crate::domain::epoch::{EpochChange, Lineage};
 use crate::domain::id::{PairKey, RequestId, UserId};
 use crate::domain::ledger::{ForgetStep, Snapshot, SweepStep, candidates, free_ids};
 use crate::domain::pair::RequestState;
 use crate::domain::policy::Policy;
 use crate::domain::text::ExternalId;
 use crate::store::clock::{DatabaseClock, Now};
+use crate::store::epoch::new_epoch;
 use crate::store::feed::EventRow;
 use crate::store::forget::{NextDeletionRow, next_deletion};
 use crate::store::pair::{self, PairRow, SidePartRow};
@@ -36,6 +38,9 @@ type ResponsesSql = <request_ids::table as AsQuery>::SqlType;
 /// The head, and the time.
 type LockedSql = (<feed::table as AsQuery>::SqlType, Instant);
 
+/// A connection and its lineage.
+type Connected<'a> = (&'a AsyncPgConnection, Option<Lineage>);
+
 /// Rows that only some kinds of commands need.
 struct Rare {
     requests: Vec<RequestRow>,
@@ -46,7 +51,7 @@ struct Rare {
 
 /// Begins a transaction, locks the head and loads.
 pub(super) async fn lock_and_load(
-    conn: &AsyncPgConnection,
+    conn: Connected<'_>,
     state: &mut WriterState,
     clock: &DatabaseClock,
     batch: &Batch,
@@ -56,7 +61,7 @@ pub(super) async fn lock_and_load(
 
 /// Loads in a transaction that has locked the head.
 pub(super) async fn load_locked(
-    conn: &AsyncPgConnection,
+    conn: Connected<'_>,
     state: &mut WriterState,
     clock: &DatabaseClock,
     batch: &Batch,
@@ -65,7 +70,7 @@ pub(super) async fn load_locked(
 }
 
 async fn load(
-    conn: &AsyncPgConnection,
+    (conn, lineage): Connected<'_>,
     begin: &'static str,
     state: &mut WriterState,
     clock: &DatabaseClock,
@@ -135,8 +140,18 @@ async fn load(
     };
     let responses = responses.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     let free_ids = free_ids(before.head.last_assigned, &needs, &in_use);
-    let mut snapshot =
-        Snapshot { now, head: before.head, members: Vec::new(), free_ids, pairs: HashMap::new(), responses, sweep };
+    let epoch_change = EpochChange::of(before.lineage, lineage, before.head.sequence, new_epoch);
+    let mut snapshot = Snapshot {
+        now,
+        head: before.head,
+        epoch: before.epoch_after(epoch_change.as_ref()).clone(),
+        epoch_change,
+        members: Vec::new(),
+        free_ids,
+        pairs: HashMap::new(),
+        responses,
+        sweep,
+    };
     for row in between.into_iter().chain(by_id) {
         let Some(pair) = row.pair()? else { continue };
         wanted.extend(pair.request.iter().flat_map(|request| needs.parties(request)));

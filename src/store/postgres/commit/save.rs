@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use diesel::sql_types::{Array, BigInt};
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::join;
 
 use super::{COMMIT, NOTHING, ROLLBACK, control};
+use crate::domain::epoch::{EpochChange, Lineage};
 use crate::domain::id::UserId;
 use crate::domain::ledger::{Changes, Head};
 use crate::domain::totals::Totals;
@@ -23,6 +24,15 @@ use crate::store::schema::{Instant, Stamp};
 use crate::store::statement::PgStatement;
 
 type Write<'a> = PgStatement<'a>;
+
+const BEGIN_EPOCH: &str = "INSERT INTO epochs (number, epoch, first_sequence, system_identifier, timeline) \
+    SELECT coalesce(max(number), 0) + 1, ?, ?, ?, ? FROM epochs";
+
+const ADOPT_LINEAGE: &str = "UPDATE epochs SET (system_identifier, timeline) = (adopted.system, adopted.timeline) \
+     FROM (VALUES (?, ?, ?)) AS adopted (epoch, system, timeline) WHERE epochs.epoch = adopted.epoch";
+
+const NAME_EPOCH: &str = "UPDATE feed SET (epoch, system_identifier, timeline) = (newest.epoch, newest.system, newest.timeline) \
+     FROM (VALUES (?, ?, ?)) AS newest (epoch, system, timeline) WHERE id = 1";
 
 const DELETE_RESPONSES: &str =
     "DELETE FROM request_ids WHERE actor_user_id = ANY(?) AND (user_id = ANY(?) OR other_user_id = ANY(?))";
@@ -154,6 +164,18 @@ pub(super) async fn save_and_commit(
     }
 }
 
+/// Saves a change of the newest epoch, in the transaction that has locked this head.
+pub(super) async fn save_epoch(
+    conn: &AsyncPgConnection,
+    before: &FeedHead,
+    change: &EpochChange,
+) -> Result<(), StoreError> {
+    for write in change_epoch(before, change) {
+        run(conn, write).await?;
+    }
+    Ok(())
+}
+
 /// Saves what a batch changed in a transaction that goes on. If it fails, the transaction has failed.
 pub(super) async fn save(
     conn: &AsyncPgConnection,
@@ -180,6 +202,7 @@ async fn run(mut conn: &AsyncPgConnection, write: Write<'_>) -> Result<(), Store
 fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> (Vec<Write<'a>>, Write<'a>) {
     let Changes {
         head,
+        epoch,
         users_deleted,
         users_created,
         users_updated,
@@ -243,9 +266,27 @@ fn statements<'a>(before: &'a FeedHead, changes: &'a Changes, batch_id: i64) -> 
     ];
     // Not combined with the deletion of events: both may concern the same one.
     let erase = forgotten.iter().map(|(user, events)| erase_all(*user, events));
-    let first = first.into_iter().flatten().chain(erase).chain(delete_over(*cooled, *responses_deleted));
+    let epoch = epoch.iter().flat_map(|change| change_epoch(before, change));
+    let first = epoch.chain(first.into_iter().flatten()).chain(erase).chain(delete_over(*cooled, *responses_deleted));
     let rest = rest.into_iter().flatten().collect();
     (first.chain(begin_now(*ahead)).collect(), move_head(before, head, batch_id).followed_by(rest))
+}
+
+/// Returns the statements that save a change of the newest epoch.
+fn change_epoch<'a>(before: &'a FeedHead, change: &'a EpochChange) -> [Write<'a>; 2] {
+    let (head, epoch, lineage) = match change {
+        EpochChange::Begun { epoch, first, lineage } => {
+            let begin = Write::new(BEGIN_EPOCH).bind::<Text, _>(epoch.as_str()).bind::<BigInt, _>(first.get());
+            (begin, epoch, lineage)
+        }
+        EpochChange::Adopted(lineage) => {
+            (Write::new(ADOPT_LINEAGE).bind::<Text, _>(before.epoch.as_str()), &before.epoch, lineage)
+        }
+    };
+    let Lineage { system_identifier, timeline } = *lineage;
+    let of_lineage =
+        |write: Write<'a>| write.bind::<Nullable<BigInt>, _>(system_identifier).bind::<BigInt, _>(timeline);
+    [of_lineage(head), of_lineage(Write::new(NAME_EPOCH).bind::<Text, _>(epoch.as_str()))]
 }
 
 /// Completes a part of the save; `None` if it has no rows.

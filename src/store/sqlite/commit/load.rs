@@ -53,6 +53,8 @@ pub(super) fn load(
     let mut snapshot = Snapshot {
         now,
         head: before.head,
+        epoch: before.epoch.clone(),
+        epoch_change: None,
         members: Vec::new(),
         free_ids: free_ids(before.head.last_assigned, &needs, &in_use),
         pairs: HashMap::new(),

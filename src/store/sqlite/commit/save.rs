@@ -97,6 +97,8 @@ pub(super) fn save(conn: &mut SqliteConnection, changes: &Changes, batch_id: i64
         forgotten,
         responses,
         responses_deleted,
+        // A file has no lineage: only `kith restore-epoch` begins an epoch.
+        epoch: _,
         // The head is written in any case.
         probed: _,
         // For the writer's cache.
