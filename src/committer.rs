@@ -11,7 +11,7 @@
 mod queue;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use self::queue::{Queue, Queues, Waiting, measure};
 use crate::causes::Causes;
-use crate::domain::command::{Batch, Reply, Submission};
+use crate::domain::command::{Batch, Command, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
 use crate::domain::policy::Policy;
@@ -54,14 +54,38 @@ pub enum CommitError {
     Internal,
 }
 
+/// What became of the batches, for health.
+#[derive(Debug, Default)]
+struct Outcomes {
+    stored: AtomicU64,
+    failed: AtomicU64,
+    /// The revision after the last batch that was executed.
+    revision: AtomicI64,
+}
+
+impl Outcomes {
+    /// Counts a batch that was executed, if it moved the feed on. Others write nothing, or the little that a probe does.
+    fn executed(&self, revision: Sequence) {
+        if self.revision.swap(revision.get(), Ordering::Relaxed) < revision.get() {
+            self.stored.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a batch that failed, if it was more than a probe.
+    fn failed(&self, batch: &Batch) {
+        if batch.submissions.iter().any(|submission| submission.command != Command::Probe) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A handle to the committing task. Cheap to clone; the task ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Committer {
     calls: mpsc::Sender<Waiting>,
     rows: mpsc::Sender<Waiting>,
     closing: Arc<Notify>,
-    /// Whether the last batch was committed.
-    is_well: Arc<AtomicBool>,
+    outcomes: Arc<Outcomes>,
     is_read_only: bool,
 }
 
@@ -83,11 +107,11 @@ impl Committer {
             Queue::of_rows(queued_rows, writes.imports.wait_seconds.clone()),
         );
         let closing = Arc::new(Notify::new());
-        let is_well = Arc::new(AtomicBool::new(true));
+        let outcomes = Arc::new(Outcomes::default());
         let (writes, feed) = (Arc::clone(writes), Arc::clone(&metrics.feed));
-        let worker = Worker { store, policy, is_well: Arc::clone(&is_well), writes, feed };
+        let worker = Worker { store, policy, outcomes: Arc::clone(&outcomes), writes, feed };
         let task = tokio::spawn(run(worker, queues, Arc::clone(&closing)));
-        (Self { calls, rows, closing, is_well, is_read_only: false }, task)
+        (Self { calls, rows, closing, outcomes, is_read_only: false }, task)
     }
 
     /// Returns a committer that refuses every command, for a server that only reads. Its task ends when it is closed.
@@ -96,7 +120,7 @@ impl Committer {
         let closing = Arc::new(Notify::new());
         let closed = Arc::clone(&closing);
         let task = tokio::spawn(async move { closed.notified().await });
-        (Self { calls, rows, closing, is_well: Arc::new(AtomicBool::new(true)), is_read_only: true }, task)
+        (Self { calls, rows, closing, outcomes: Arc::default(), is_read_only: true }, task)
     }
 
     /// Returns an error if this committer refuses every command.
@@ -108,9 +132,11 @@ impl Committer {
         if self.is_read_only { Err(CommitError::ReadOnly) } else { Ok(()) }
     }
 
-    /// Whether the last batch was committed. True before the first one.
-    pub fn is_well(&self) -> bool {
-        self.is_well.load(Ordering::Relaxed)
+    /// Returns how many batches were stored, and how many failed, since the start. A probe alone counts as neither, and
+    /// so does a batch that changes nothing.
+    pub fn outcomes(&self) -> (u64, u64) {
+        let Outcomes { stored, failed, revision: _ } = &*self.outcomes;
+        (stored.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
     }
 
     /// Closes the queues. The task ends when the commands in them are committed, even if handles remain.
@@ -189,7 +215,7 @@ async fn run(worker: Worker, mut queues: Queues, closing: Arc<Notify>) {
 struct Worker {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
-    is_well: Arc<AtomicBool>,
+    outcomes: Arc<Outcomes>,
     writes: Arc<Writes>,
     feed: Arc<feed::Feed>,
 }
@@ -216,7 +242,6 @@ impl Worker {
     async fn commit(&self, submissions: Vec<Submission>, spans: &[Option<Span>]) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
         let committed = self.traced_commit(&batch, spans).await;
-        self.is_well.store(committed.is_ok(), Ordering::Relaxed);
         match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
@@ -244,6 +269,9 @@ impl Worker {
     ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let span = Span::batch(calls.iter().flatten(), batch.submissions.len());
         let committed = self.commit_with_retries(batch, span.as_ref()).await;
+        if committed.is_err() {
+            self.outcomes.failed(batch);
+        }
         if let Some(span) = span {
             span.ended(match &committed {
                 Ok(results) => Ok(results.iter().filter_map(revision).max()),
@@ -271,7 +299,10 @@ impl Worker {
             let error = match committed {
                 Ok(replies) => {
                     self.writes.ended(Committed::Committed);
-                    revision_after(&replies).into_iter().for_each(|revision| self.feed.committed(revision.get()));
+                    if let Some(revision) = revision_after(&replies) {
+                        self.feed.committed(revision.get());
+                        self.outcomes.executed(revision);
+                    }
                     return Ok(replies.into_iter().map(|reply| reply.map_err(CommitError::Rejected)).collect());
                 }
                 Err(error) => error,

@@ -53,6 +53,8 @@ pub struct PoolState {
 pub struct Database {
     /// Whether the last check could read.
     is_up: AtomicBool,
+    /// Whether commits succeeded at the last check.
+    is_writable: AtomicBool,
     /// The engine, and its version.
     info: OnceLock<(&'static str, RwLock<String>)>,
     states: [Reading<PoolState>; POOLS.len()],
@@ -67,6 +69,7 @@ impl Default for Database {
     fn default() -> Self {
         Self {
             is_up: AtomicBool::new(false),
+            is_writable: AtomicBool::new(false),
             info: OnceLock::new(),
             states: Default::default(),
             reconnects: Default::default(),
@@ -77,9 +80,10 @@ impl Default for Database {
 }
 
 impl Database {
-    /// Records whether the database responds.
-    pub fn responds(&self, is_up: bool) {
+    /// Records whether the database answers reads, and whether commits succeed.
+    pub fn checked(&self, is_up: bool, is_writable: bool) {
         self.is_up.store(is_up, Ordering::Relaxed);
+        self.is_writable.store(is_writable, Ordering::Relaxed);
     }
 
     /// Records which database it is.
@@ -101,10 +105,13 @@ impl Database {
 
 impl Area for Database {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
-        let Self { is_up, info, states, reconnects, wal_bytes, checkpoint_seconds } = self;
+        let Self { is_up, is_writable, info, states, reconnects, wal_bytes, checkpoint_seconds } = self;
         families
             .gauge("kith_database_up", "1 if the database responded to the last check, which is one every 2 s.")?
             .value(&[], u64::from(is_up.load(Ordering::Relaxed)))?;
+        families
+            .gauge("kith_database_writable", "1 if commits succeeded at the last check, or the server only reads.")?
+            .value(&[], u64::from(is_writable.load(Ordering::Relaxed)))?;
         let engine = info.get();
         if let Some((engine, version)) = engine {
             let version = version.read().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,8 @@
 //!
 //! The process itself (the empty service name) is SERVING as long as it runs.
 
+mod writes;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::writes::{Verdict, Writes};
 use super::{SERVICES, wait};
 use crate::committer::{CommitError, Committer};
 use crate::domain::caller::Caller;
@@ -71,10 +74,10 @@ impl Health {
     }
 
     async fn update(&self) {
-        let mut previous = None;
+        let (mut previous, mut committed) = (None, Writes::default());
         loop {
-            let (reads, writes) = (self.can_read().await, self.can_write().await);
-            self.database.responds(reads);
+            let (reads, writes) = (self.can_read().await, self.can_write(&mut committed).await);
+            self.database.checked(reads, writes);
             let serves = reads && writes;
             if previous != Some(serves) {
                 match (previous, serves) {
@@ -95,11 +98,22 @@ impl Health {
         matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
     }
 
-    /// Whether the last commit succeeded, or another one does now that changes nothing. True if the server only reads.
-    async fn can_write(&self) -> bool {
-        if self.committer.is_well() {
-            return true;
+    /// Whether the batches of calls are stored, or a probe is if there is too little to judge by. True if the server
+    /// only reads.
+    async fn can_write(&self, committed: &mut Writes) -> bool {
+        match committed.judge(self.committer.outcomes()) {
+            Verdict::Succeed => true,
+            Verdict::Fail => false,
+            Verdict::Unclear => {
+                let succeeds = self.probe().await;
+                committed.probed(succeeds);
+                succeeds
+            }
         }
+    }
+
+    /// Whether a commit succeeds that changes nothing.
+    async fn probe(&self) -> bool {
         let submission = Submission { caller: Caller::System, command: Command::Probe, idempotency: None };
         match timeout(TIMEOUT, self.committer.submit(submission)).await {
             // A full queue says nothing of the database.

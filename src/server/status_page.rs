@@ -154,6 +154,7 @@ fn database(metrics: &Exposition) -> Vec<Row> {
     rows.extend(info.map(|info| row("Engine", format!("{} {}", info.label("engine"), info.label("version")))));
     let (value, class) = match metrics.value("kith_database_up") {
         _ if is_starting(metrics) => ("not opened yet", "quiet"),
+        Some(up) if up > 0.0 && metrics.value("kith_database_writable") == Some(0.0) => ("up, but commits fail", "bad"),
         Some(up) if up > 0.0 => ("up", "good"),
         Some(_) | None => ("DOWN", "bad"),
     };
@@ -241,6 +242,8 @@ mod tests {
         ] {
             assert!(page.contains(expected), "no {expected} in {page}");
         }
+        let words = "kith_database_info{engine=\"sqlite\"} 1\nkith_database_up 1\nkith_database_writable 0";
+        assert!(self::page(&parsed(words), &[], 0.0).contains("<td class=\"bad\">up, but commits fail</td>"));
         // While the database is not there yet.
         let early = self::page(&Exposition::default(), &[], 0.0);
         assert!(early.contains("starting") && early.contains("not opened yet"), "{early}");

@@ -253,6 +253,37 @@ async fn health_follows_the_database_and_the_process_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_believes_the_writes_of_calls_more_than_its_own() {
+    let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
+    users(&app, 3).await;
+    let mut health = HealthClient::new(app.channel());
+    let mut serves = async || {
+        let check = HealthCheckRequest { service: SERVICES[0].to_owned() };
+        health.check(check).await.expect("a response").into_inner().status() == ServingStatus::Serving
+    };
+    until("health", &mut serves).await;
+    // As on a full disk: what calls write does not fit, and what a probe writes does.
+    store.commits(Fault::Poison("large", || StoreError::OutcomeUnknown("no room".into())));
+    let large = || pb::SendConnectionRequestRequest { message: "large".to_owned(), ..send(1, 2) };
+    until("an end of health", async || {
+        app.requests().send_connection_request(large()).await.expect_err("no room");
+        !serves().await
+    })
+    .await;
+    app.send(1, 3).await;
+    until("health", &mut serves).await;
+    // One failure is no reason to take a server out, but to probe.
+    let before = store.probes();
+    app.requests().send_connection_request(large()).await.expect_err("no room");
+    until("a probe", async || {
+        assert!(serves().await);
+        store.probes() > before
+    })
+    .await;
+    assert!(serves().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_the_feed_that_panics_begins_anew() {
     let (app, store) = Faulty::app(Engine::Sqlite, |_| {}).await;
     users(&app, 2).await;

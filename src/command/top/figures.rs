@@ -254,7 +254,9 @@ impl Reading<'_> {
             let info = self.now.samples("kith_database_info").first();
             let name =
                 info.map_or_else(String::new, |info| format!("{} {} ", info.label("engine"), info.label("version")));
+            let is_writable = self.now.value("kith_database_writable") != Some(0.0);
             let (word, mark) = match info {
+                Some(_) if up > 0.0 && !is_writable => ("up, but commits fail", Mark::Bad),
                 Some(_) if up > 0.0 => ("up", Mark::Plain),
                 Some(_) => ("DOWN", Mark::Bad),
                 None => ("not opened yet", Mark::Warning),

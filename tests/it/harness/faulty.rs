@@ -46,6 +46,7 @@ pub struct Faulty {
     sweeps_begun: watch::Sender<usize>,
     swept: watch::Sender<bool>,
     event_reads: AtomicUsize,
+    probes: AtomicUsize,
 }
 
 impl Faulty {
@@ -63,6 +64,7 @@ impl Faulty {
             sweeps_begun: watch::channel(0).0,
             swept: watch::channel(false).0,
             event_reads: AtomicUsize::new(0),
+            probes: AtomicUsize::new(0),
         });
         let app = App::over(database, Arc::<Self>::clone(&store), clock, change).await;
         store.swept.subscribe().wait_for(|swept| *swept).await.expect("a sweep");
@@ -97,6 +99,11 @@ impl Faulty {
         *self.begun.borrow()
     }
 
+    /// The number of batches with a probe of health, since the start.
+    pub fn probes(&self) -> usize {
+        self.probes.load(Ordering::Relaxed)
+    }
+
     /// The number of reads of events since the start.
     pub fn event_reads(&self) -> usize {
         self.event_reads.load(Ordering::Relaxed)
@@ -125,7 +132,9 @@ impl Store for Faulty {
             return swept;
         }
         // Health probes at moments of its own.
-        if !batch.submissions.iter().any(|submission| matches!(submission.command, Command::Probe)) {
+        if batch.submissions.iter().any(|submission| matches!(submission.command, Command::Probe)) {
+            self.probes.fetch_add(1, Ordering::Relaxed);
+        } else {
             self.batches.lock().expect("a lock").push(batch.submissions.len());
             self.begun.send_modify(|begun| *begun += 1);
         }

@@ -59,6 +59,11 @@ fn what_needs_attention_is_marked() {
         ("kith_database_up 1\nkith_database_info{engine=\"sqlite\",version=\"3\"} 1", "DATABASE", "sqlite 3 up"),
         ("kith_database_up 0\nkith_database_info{engine=\"sqlite\",version=\"3\"} 1", "DATABASE", "!!sqlite 3 DOWN"),
         ("kith_database_up 0", "DATABASE", "!not opened yet"),
+        (
+            "kith_database_up 1\nkith_database_writable 0\nkith_database_info{engine=\"sqlite\",version=\"3\"} 1",
+            "DATABASE",
+            "!!sqlite 3 up, but commits fail",
+        ),
         ("process_resident_memory_bytes 1e9\nkith_memory_limit_bytes 1e9", "PROCESS", "!!memory 954 MiB of 954 MiB"),
         ("process_resident_memory_bytes 1e9", "PROCESS", "memory 954 MiB"),
         (
