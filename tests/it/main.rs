@@ -31,6 +31,7 @@ mod devices;
 mod erasure;
 mod export;
 mod external_ids;
+mod failover;
 mod faults;
 mod feed;
 mod files;
