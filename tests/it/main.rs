@@ -15,6 +15,7 @@ mod bad_input;
 mod canaries;
 mod cancellation;
 mod check;
+mod citus;
 mod client;
 mod clocks;
 mod commits;
