@@ -10,7 +10,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 BUF := $(or $(shell command -v buf 2>/dev/null),.tools/node_modules/.bin/buf)
 
-.PHONY: run dist test examples fixtures soak replicas import-kills timing bench bench-smoke overload rolling hostile fuzz status-page check advisories alerts alerts-trial alerts-recorded \
+.PHONY: run dist test examples fixtures soak replicas import-kills timing bench bench-smoke overload rolling failover hostile fuzz status-page check advisories alerts alerts-trial alerts-recorded \
 	dashboard sbom breaking mutants mutants-diff image image-test deb-test deploy-check release-check
 .DEFAULT_GOAL := check
 
@@ -98,6 +98,12 @@ overload:
 rolling:
 	cargo build --profile dist --locked --bin kith
 	scripts/rolling --binary=target/dist/kith $(ARGS)
+
+# Kills, freezes and cuts off the primary of a PostgreSQL cluster (Patroni, etcd and HAProxy, which it installs) under load,
+# with synchronous replication. It takes half an hour. tests/it/failover.rs is the short version, without Patroni.
+failover:
+	cargo build --profile dist --locked --bin kith
+	scripts/failover --binary=target/dist/kith $(ARGS)
 
 # Tests the benchmark itself in a few minutes; its figures mean nothing.
 bench-smoke:

@@ -8,10 +8,11 @@
 //! [`enqueue`](Committer::enqueue), for the rows of imports, waits for a slot instead. The two take turns, batch by
 //! batch, and a batch of rows is short: a call waits for few rows, however many importers there are.
 
+mod cause;
 mod queue;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -19,8 +20,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+pub use self::cause::Cause;
 use self::queue::{Queue, Queues, Waiting, measure};
 use crate::causes::Causes;
+use crate::domain::caller::Caller;
 use crate::domain::command::{Batch, Command, Reply, Submission};
 use crate::domain::decide::Rejection;
 use crate::domain::id::Sequence;
@@ -45,11 +48,11 @@ pub enum CommitError {
     /// The queue is full. Nothing was changed.
     Overloaded,
     /// The database is unavailable, or the server is shutting down. Nothing was changed.
-    Unavailable,
+    Unavailable(Cause),
     /// The server only reads. Nothing was changed.
     ReadOnly,
     /// The connection was lost, or the disk failed, during the commit. The change may or may not be stored.
-    OutcomeUnknown,
+    OutcomeUnknown(Cause),
     /// An internal error, which is in the log. Nothing was changed.
     Internal,
 }
@@ -61,6 +64,10 @@ struct Outcomes {
     failed: AtomicU64,
     /// The revision after the last batch that was executed.
     revision: AtomicI64,
+    /// When the batch that is being committed began.
+    running: Mutex<Option<Instant>>,
+    /// Whether the last batch failed because it is known that no primary is there.
+    is_away: AtomicBool,
 }
 
 impl Outcomes {
@@ -69,6 +76,11 @@ impl Outcomes {
         if self.revision.swap(revision.get(), Ordering::Relaxed) < revision.get() {
             self.stored.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that a batch begins, or ends.
+    fn runs(&self, since: Option<Instant>) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Counts a batch that failed, if it was more than a probe.
@@ -135,8 +147,19 @@ impl Committer {
     /// Returns how many batches were stored, and how many failed, since the start. A probe alone counts as neither, and
     /// so does a batch that changes nothing.
     pub fn outcomes(&self) -> (u64, u64) {
-        let Outcomes { stored, failed, revision: _ } = &*self.outcomes;
+        let Outcomes { stored, failed, revision: _, running: _, is_away: _ } = &*self.outcomes;
         (stored.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
+    }
+
+    /// Whether the last batch failed because it is known that no primary of the database is there.
+    pub fn is_away(&self) -> bool {
+        self.outcomes.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether the present commit has taken longer than this.
+    pub fn takes_longer_than(&self, limit: Duration) -> bool {
+        let running = *self.outcomes.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.is_some_and(|since| since.elapsed() > limit)
     }
 
     /// Closes the queues. The task ends when the commands in them are committed, even if handles remain.
@@ -159,7 +182,7 @@ impl Committer {
         self.calls.try_send(waiting).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Overloaded,
             // The server is shutting down.
-            TrySendError::Closed(_) => CommitError::Unavailable,
+            TrySendError::Closed(_) => CommitError::Unavailable(Cause::shutting_down()),
         })?;
         Queued(result).result().await
     }
@@ -175,7 +198,8 @@ impl Committer {
         self.check_writable()?;
         let (sender, result) = oneshot::channel();
         let waiting = Waiting::new(submission, sender);
-        self.rows.send(waiting).await.map_err(|_| CommitError::Unavailable)?;
+        let added = self.rows.send(waiting).await;
+        added.map_err(|_| CommitError::Unavailable(Cause::shutting_down()))?;
         Ok(Queued(result))
     }
 }
@@ -229,10 +253,19 @@ impl Worker {
             responders.push(responder);
             spans.push(span);
         }
+        let of_calls: Vec<_> = submissions.iter().map(|submission| submission.caller != Caller::System).collect();
         let results = self.commit(submissions, &spans).await;
-        for (responder, result) in responders.into_iter().zip(results) {
+        let (mut is_logged, mut cause) = (false, None);
+        for ((responder, result), of_call) in responders.into_iter().zip(results).zip(of_calls) {
+            if let Err(CommitError::Unavailable(error) | CommitError::OutcomeUnknown(error)) = &result {
+                cause.get_or_insert_with(|| error.clone());
+            }
             // Fails if the call was cancelled.
-            let _cancelled = responder.send(result);
+            is_logged |= responder.send(result).is_ok() && of_call;
+        }
+        // Such as that of a probe or a sweep.
+        if let Some(error) = cause.filter(|_| !is_logged) {
+            tracing::error!(%error, "batch commit failed");
         }
     }
 
@@ -241,7 +274,9 @@ impl Worker {
     /// So one bad command does not fail the others.
     async fn commit(&self, submissions: Vec<Submission>, spans: &[Option<Span>]) -> Vec<Result<Reply, CommitError>> {
         let batch = self.batch(submissions);
+        self.outcomes.runs(Some(Instant::now()));
         let committed = self.traced_commit(&batch, spans).await;
+        self.outcomes.runs(None);
         match committed {
             Ok(results) => results,
             Err(CommitError::Internal) if batch.submissions.len() > 1 => {
@@ -275,7 +310,7 @@ impl Worker {
         if let Some(span) = span {
             span.ended(match &committed {
                 Ok(results) => Ok(results.iter().filter_map(revision).max()),
-                Err(CommitError::OutcomeUnknown) => Err("unknown"),
+                Err(CommitError::OutcomeUnknown(_)) => Err("unknown"),
                 Err(_) => Err("failed"),
             });
         }
@@ -284,21 +319,28 @@ impl Worker {
 
     /// Commits a batch, and retries if the database refuses it or is unavailable.
     ///
-    /// Logs the cause of each failure once for the batch.
+    /// The cause of a failure goes to the callers, whose calls log it: a failed call has one line in the log. That of an internal error is logged here, and so is a
+    /// commit that succeeded late.
     async fn commit_with_retries(
         &self,
         batch: &Arc<Batch>,
         span: Option<&traces::Batch>,
     ) -> Result<Vec<Result<Reply, CommitError>>, CommitError> {
         let mut delay = FIRST_RETRY_DELAY;
+        let mut retried = None;
         self.writes.batch(batch.submissions.len());
         for attempt in 1.. {
             let started = Instant::now();
             let committed = self.guarded_commit(batch, span).await;
             self.writes.attempt(started.elapsed());
+            self.outcomes.is_away.store(matches!(committed, Err(StoreError::Away(_))), Ordering::Relaxed);
             let error = match committed {
                 Ok(replies) => {
                     self.writes.ended(Committed::Committed);
+                    if let Some(error) = retried {
+                        let error = Causes(&error);
+                        tracing::warn!(%error, commands = replies.len(), attempt, "batch committed after a retry");
+                    }
                     if let Some(revision) = revision_after(&replies) {
                         self.feed.committed(revision.get());
                         self.outcomes.executed(revision);
@@ -311,29 +353,19 @@ impl Worker {
             let last = attempt == ATTEMPTS;
             match &error {
                 StoreError::Refused(_) | StoreError::Unavailable(_) | StoreError::Overloaded if !last => {
-                    tracing::warn!(error = %Causes(&error), commands, attempt, "batch commit failed; retrying");
+                    retried = Some(error);
                     self.writes.retry();
                     sleep(delay).await;
                     delay *= 2;
                     continue;
                 }
-                StoreError::Unavailable(_) | StoreError::Overloaded => {
-                    tracing::error!(
-                        error = %Causes(&error),
-                        commands,
-                        "batch commit failed: database unavailable"
-                    );
+                StoreError::Unavailable(_) | StoreError::Away(_) | StoreError::Overloaded => {
                     self.writes.ended(Committed::Failed);
-                    return Err(CommitError::Unavailable);
+                    return Err(CommitError::Unavailable(Cause::of(&error, attempt, commands)));
                 }
                 StoreError::OutcomeUnknown(_) => {
-                    tracing::error!(
-                        error = %Causes(&error),
-                        commands,
-                        "batch commit failed; its outcome is unknown"
-                    );
                     self.writes.ended(Committed::Unknown);
-                    return Err(CommitError::OutcomeUnknown);
+                    return Err(CommitError::OutcomeUnknown(Cause::of(&error, attempt, commands)));
                 }
                 StoreError::Refused(_) | StoreError::Corrupt { .. } | StoreError::Internal(_) => {
                     tracing::error!(error = %Causes(&error), commands, "batch commit failed");

@@ -235,19 +235,23 @@ impl From<CommitError> for Status {
         match error {
             CommitError::Rejected(rejection) => rejection.into(),
             CommitError::Overloaded => overloaded(Cause::Queue),
-            CommitError::Unavailable => unavailable(),
+            CommitError::Unavailable(cause) => {
+                let mut status = unavailable();
+                status.set_source(Arc::new(cause));
+                status
+            }
             CommitError::ReadOnly => status(
                 Code::FailedPrecondition,
                 ErrorReason::ReadOnly,
                 "this server only reads; send writes to one that was started without --read-only",
                 [],
             ),
-            CommitError::OutcomeUnknown => retryable(
-                Code::Unavailable,
-                ErrorReason::OutcomeUnknown,
-                "the change may or may not be committed; retry with the same request_id to find out",
-                [],
-            ),
+            CommitError::OutcomeUnknown(cause) => {
+                let message = "the change may or may not be committed; retry with the same request_id to find out";
+                let mut status = retryable(Code::Unavailable, ErrorReason::OutcomeUnknown, message, []);
+                status.set_source(Arc::new(cause));
+                status
+            }
             CommitError::Internal => internal_error(),
         }
     }
@@ -260,7 +264,10 @@ impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         let mut status = match &error {
             StoreError::Overloaded => return overloaded(Cause::Reads),
-            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Refused(_) => unavailable(),
+            StoreError::Unavailable(_)
+            | StoreError::Away(_)
+            | StoreError::OutcomeUnknown(_)
+            | StoreError::Refused(_) => unavailable(),
             StoreError::Corrupt { .. } | StoreError::Internal(_) => internal_error(),
         };
         status.set_source(Arc::new(error));

@@ -222,6 +222,9 @@ pub enum StoreError {
     /// The database cannot be reached, or cannot execute statements at present.
     #[error("the database is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// It is known that no primary of the database can be reached, for this reason. A retry within a second is no use.
+    #[error("the database is unavailable: {0}")]
+    Away(Arc<str>),
     /// The connection or the disk failed during a commit. The batch may or may not be stored.
     #[error("the outcome of a commit is unknown")]
     OutcomeUnknown(#[source] Box<dyn Error + Send + Sync>),
@@ -268,6 +271,7 @@ impl StoreError {
             Self::Refused(_) => Self::Refused(cause()),
             Self::Unavailable(_) => Self::Unavailable(cause()),
             Self::OutcomeUnknown(_) => Self::OutcomeUnknown(cause()),
+            Self::Away(reason) => Self::Away(Arc::clone(reason)),
             Self::Overloaded => Self::Overloaded,
             Self::Corrupt { column, detail } => Self::corrupt(column, detail),
             Self::Internal(_) => Self::Internal(cause()),

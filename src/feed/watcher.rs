@@ -247,7 +247,7 @@ impl Watcher {
             // The queue of reads is full.
             Err(FeedError::Store(StoreError::Overloaded)) => {}
             // Not logged here: the reader logs the same error.
-            Err(FeedError::Store(StoreError::Unavailable(_) | StoreError::Refused(_))) => {
+            Err(FeedError::Store(StoreError::Unavailable(_) | StoreError::Away(_) | StoreError::Refused(_))) => {
                 if self.failing_since.get_or_insert(started).elapsed() >= FAILURE_TIMEOUT {
                     return Err(FeedError::Unresponsive);
                 }

@@ -98,10 +98,14 @@ impl Health {
         matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
     }
 
-    /// Whether the batches of calls are stored, or a probe is if there is too little to judge by. True if the server
+    /// Whether the batches of calls are stored and none hangs, or a probe is if there is too little to judge by. True if the server
     /// only reads.
     async fn can_write(&self, committed: &mut Writes) -> bool {
-        match committed.judge(self.committer.outcomes()) {
+        // Such as one that waits for a synchronous standby.
+        if self.committer.takes_longer_than(TIMEOUT) {
+            return false;
+        }
+        match committed.judge(self.committer.outcomes(), self.committer.is_away()) {
             Verdict::Succeed => true,
             Verdict::Fail => false,
             Verdict::Unclear => {

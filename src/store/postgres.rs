@@ -13,6 +13,7 @@ mod listen;
 mod passfile;
 mod pool;
 mod pooler;
+mod primary;
 mod read;
 mod rights;
 mod role;
@@ -44,7 +45,7 @@ pub(super) use self::pooler::refuse_shared_sessions;
 use self::read::{CountsOf, PairsOf, Pools};
 pub(super) use self::rights::check_writable;
 pub use self::rights::roles_script;
-pub(super) use self::role::{Role, open};
+pub(super) use self::role::{GENERIC_PLANS, Role, open};
 pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
@@ -88,7 +89,19 @@ pub(super) struct PostgresEngine {
 
 /// Connects to a database that has been migrated.
 pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<Database<PostgresEngine>, StoreError> {
-    let config = Arc::new(config);
+    let config = Arc::new(if options.read_only { config } else { config.of_primary() });
+    let mut tasks = JoinSet::new();
+    if let Some(primary) = config.primary() {
+        for index in 0..config.hosts() {
+            let config = Arc::clone(&config);
+            tasks
+                .spawn(persistent("the look-out for the primary", move || primary::follow(Arc::clone(&config), index)));
+        }
+        if config.hosts() > 1 {
+            // A former primary may come first.
+            primary.looked().await;
+        }
+    }
     let mut conn = open(&config, Role::ShortReads).await?;
     if !options.read_only {
         advice::warn(&mut conn).await?;
@@ -96,7 +109,6 @@ pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<D
     let head: FeedRow = query::head().first(&mut conn).await?;
     let clock = Arc::new(DatabaseClock::of_server(options.clock.clone(), current_time(&conn).await?));
     let committed = watch::Sender::new(());
-    let mut tasks = JoinSet::new();
     let (listening, notified) = (Arc::clone(&config), committed.clone());
     let metrics = &options.metrics;
     let database = Arc::clone(&metrics.database);

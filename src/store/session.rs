@@ -31,7 +31,7 @@ const READ: &str = "SET statement_timeout = 0; SET idle_in_transaction_session_t
 
 /// For reads of a page after a key.
 const BY_INDEX: &str = "SET enable_nestloop = on; SET enable_seqscan = off; SET enable_bitmapscan = off; \
-                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET plan_cache_mode = force_generic_plan;";
+                        SET enable_hashjoin = off; SET enable_mergejoin = off;";
 
 /// Attempts to find no server, and the pause after each: one that was just stopped may still be connected.
 const ATTEMPTS: u32 = 20;
@@ -93,7 +93,10 @@ impl Session {
     pub(super) async fn use_indexes(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(_) => Ok(()),
-            Self::Postgres(conn) => Ok(conn.batch_execute(BY_INDEX).await?),
+            Self::Postgres(conn) => {
+                conn.batch_execute(BY_INDEX).await?;
+                Ok(conn.batch_execute(postgres::GENERIC_PLANS).await?)
+            }
         }
     }
 

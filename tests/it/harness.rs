@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod replicated;
 pub mod secured;
 pub mod story;
+pub mod switch;
 pub mod terminal;
 pub mod tokens;
 pub mod watching;

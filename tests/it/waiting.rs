@@ -15,10 +15,10 @@ use crate::harness::own_postgres::{OwnPostgres, PASSWORD};
 use crate::harness::process::{Kith, command, run};
 use crate::harness::{Database, Engine, refused, until};
 
-const SERVICE: &str = "kith.v1.ConnectionRequestService";
+pub const SERVICE: &str = "kith.v1.ConnectionRequestService";
 
 /// The health of a service, or of the process.
-async fn health(channel: Channel, service: &str) -> Option<ServingStatus> {
+pub async fn health(channel: Channel, service: &str) -> Option<ServingStatus> {
     let request = HealthCheckRequest { service: service.to_owned() };
     HealthClient::new(channel).check(request).await.ok().map(|answer| answer.into_inner().status())
 }

@@ -42,12 +42,18 @@ def until(what, holds):
 class Postgres:
     """A PostgreSQL server in a directory of its own, without passwords."""
 
-    def __init__(self):
+    @staticmethod
+    def binaries():
+        """Returns the directory of PostgreSQL's programs."""
         found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[4]))
         on_path = shutil.which("initdb")
-        self.bin = found[-1] if found else os.path.dirname(on_path or "")
-        if not self.bin:
+        directory = found[-1] if found else os.path.dirname(on_path or "")
+        if not directory:
             raise SystemExit("this trial needs PostgreSQL: run scripts/install-test-tools")
+        return directory
+
+    def __init__(self):
+        self.bin = self.binaries()
         self.dir = tempfile.mkdtemp(prefix="kith-rolling-")
         # PostgreSQL refuses to run as root.
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.getuid() == 0 else []

@@ -36,11 +36,13 @@ enum State {
 impl Writes {
     /// Judges by the numbers of stored and of failed batches since the start, which it is to be told at each look.
     ///
-    /// One failed batch is no reason to take a server out, but for a probe.
-    pub(super) fn judge(&mut self, (stored, failed): (u64, u64)) -> Verdict {
+    /// One failed batch is no reason to take a server out, but for a probe. With `is_away`, the last one failed because no
+    /// primary was there: a probe knows then, and a server is back as soon as a primary is.
+    pub(super) fn judge(&mut self, (stored, failed): (u64, u64), is_away: bool) -> Verdict {
         let new = (stored.saturating_sub(self.seen.0), failed.saturating_sub(self.seen.1));
         self.seen = (stored, failed);
         self.state = match (new, self.state) {
+            _ if is_away => State::InDoubt,
             ((0, 0), State::Failing { quiet }) => State::Failing { quiet: quiet + 1 },
             ((0, 0), state) => state,
             ((stored, failed), State::Failing { .. }) if failed > stored => State::Failing { quiet: 0 },
@@ -68,11 +70,11 @@ mod tests {
     use super::*;
 
     /// Judges by the numbers of new batches at each look. Probes have this result.
-    fn judge(looks: &[(u64, u64)], probes: bool) -> Vec<bool> {
+    fn judge(looks: &[(u64, u64)], probes: bool, is_away: bool) -> Vec<bool> {
         let (mut writes, mut seen) = (Writes::default(), (0, 0));
         let look = |&(stored, failed): &(u64, u64)| {
             seen = (seen.0 + stored, seen.1 + failed);
-            match writes.judge(seen) {
+            match writes.judge(seen, is_away) {
                 Verdict::Succeed => true,
                 Verdict::Fail => false,
                 Verdict::Unclear => {
@@ -105,7 +107,14 @@ mod tests {
             ),
             (&[(0, 9), nothing, nothing, nothing, nothing, nothing, nothing], false, &[false; 7]),
         ] {
-            assert_eq!(judge(looks, probes), expected, "{looks:?}, probes {probes}");
+            assert_eq!(judge(looks, probes, false), expected, "{looks:?}, probes {probes}");
         }
+    }
+
+    #[test]
+    fn a_probe_decides_while_no_primary_was_there() {
+        let looks = [(0, 9), (0, 0), (0, 0)];
+        assert_eq!(judge(&looks, true, true), [true; 3]);
+        assert_eq!(judge(&looks, false, true), [false; 3]);
     }
 }

@@ -11,8 +11,15 @@ use super::url::SessionAttributes;
 
 /// The error of a server that is not what the URL asks for. Another one may take its role at any time.
 #[derive(Debug, thiserror::Error)]
-#[error("the server {0}, which target_session_attrs does not allow")]
+#[error("the server {0}, which cannot be used")]
 pub(super) struct WrongServer(&'static str);
+
+impl WrongServer {
+    /// The error of a standby where a primary is needed.
+    pub(super) fn standby() -> Self {
+        Self("is a standby")
+    }
+}
 
 /// Returns the first value of an answer.
 pub(super) fn value(answer: &[SimpleQueryMessage]) -> Option<&str> {

@@ -49,9 +49,9 @@ use tokio::sync::Mutex;
 
 pub(in crate::store) use self::bulk::PostgresBulk;
 use self::save::NotSaved;
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, SharedConnection};
 use super::lineage;
-use super::role::{Role, open};
+use super::role::{Role, open_shared};
 use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
@@ -100,7 +100,7 @@ struct Session {
     /// With its lineage, which stays the same as long as it lives. Taken out during a commit, and put back if it succeeds.
     ///
     /// An error, a panic or a dropped future therefore closes the connection, and PostgreSQL rolls back.
-    conn: Option<(AsyncPgConnection, Option<Lineage>)>,
+    conn: Option<(SharedConnection, Option<Lineage>)>,
     /// Whether there was a connection before.
     connected: bool,
     state: WriterState,
@@ -125,12 +125,13 @@ impl Writer {
     }
 
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
+        self.config.ready().await?;
         let Session { conn: idle, connected, state } = &mut *self.session.lock().await;
-        let (conn, lineage) = match idle.take() {
+        let (conn, lineage) = match idle.take().filter(|(conn, _)| !conn.is_closed()) {
             Some(connected) => connected,
             None => {
                 let conn = self.connect().await?;
-                let lineage = lineage::of(&conn).await?;
+                let lineage = lineage::of(&conn.conn).await?;
                 if std::mem::replace(connected, true) {
                     self.reconnects.inc();
                 }
@@ -138,10 +139,10 @@ impl Writer {
             }
         };
         let Loaded { before, snapshot } =
-            statements("load", load::lock_and_load((&conn, lineage), state, &self.clock, batch)).await?;
+            statements("load", load::lock_and_load((&conn.conn, lineage), state, &self.clock, batch)).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
-        match statements("save", save::save_and_commit(&conn, &before, &changes, batch_id)).await {
+        match statements("save", save::save_and_commit(&conn.conn, &before, &changes, batch_id)).await {
             Ok(()) => *idle = Some((conn, lineage)),
             Err(NotSaved::RolledBack(error)) => {
                 *idle = Some((conn, lineage));
@@ -158,15 +159,16 @@ impl Writer {
         Ok(replies)
     }
 
-    async fn connect(&self) -> Result<AsyncPgConnection, StoreError> {
-        open(&self.config, Role::Writer).await
+    async fn connect(&self) -> Result<SharedConnection, StoreError> {
+        open_shared(&self.config, Role::Writer).await
     }
 
     /// Whether a batch was committed whose connection was lost during its commit.
     async fn is_committed(&self, before: &FeedHead, batch_id: i64, lost: &StoreError) -> Result<bool, StoreError> {
         tracing::warn!(error = %Causes(lost), "the connection was lost during a commit; looking up its outcome");
         let look_up = async {
-            let mut conn = self.connect().await?;
+            let shared = self.connect().await?;
+            let mut conn = &shared.conn;
             // Waits until the lost transaction has ended.
             conn.batch_execute(LOCK).await?;
             let head = query::head().first::<FeedRow>(&mut conn).await?.head();

@@ -9,18 +9,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::attributes::check;
 use super::passfile::PasswordFile;
+use super::primary::{self, Primary};
 use super::tls;
 use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
 use crate::causes::with_causes;
+use crate::store::StoreError;
 
 /// A PostgreSQL database and how to connect to it.
 #[derive(Clone)]
@@ -31,6 +36,8 @@ pub(in crate::store) struct PostgresConfig {
     tls: Option<Arc<ClientConfig>>,
     /// The host of the last connection. It is tried first, so that a host that is down delays only one connection.
     last: Arc<AtomicUsize>,
+    /// What is known of the primary, for a store that writes. `None` if connections may lead to any server.
+    primary: Option<Arc<Primary>>,
 }
 
 /// Time without an acknowledgement after which a connection counts as lost, unless the URL sets another. A firewall may
@@ -38,6 +45,9 @@ pub(in crate::store) struct PostgresConfig {
 const SILENCE: Duration = Duration::from_secs(30);
 /// The time that one host has for a connection, unless the URL sets another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the host that was tried last has for itself before the next one is tried too. A host that is silent thus holds
+/// up nobody, and one that answers within this time is preferred. (RFC 8305, "Connection Attempt Delay".)
+const HEAD_START: Duration = Duration::from_millis(250);
 /// The name of this program's connections in PostgreSQL, unless the URL sets another.
 const APPLICATION_NAME: &str = "kith";
 
@@ -55,7 +65,36 @@ impl PostgresConfig {
             SslMode::VerifyCa => Some(tls::verified_chain(roots)?),
             SslMode::VerifyFull => Some(tls::verified(roots)?),
         };
-        Ok(Self { url, hosts, tls: tls.map(Arc::new), last: Arc::default() })
+        Ok(Self { url, hosts, tls: tls.map(Arc::new), last: Arc::default(), primary: None })
+    }
+
+    /// Lets connections lead to the primary only, of all timelines that were seen.
+    pub(super) fn of_primary(mut self) -> Self {
+        self.primary = Some(Arc::new(Primary::new(self.hosts.len())));
+        self
+    }
+
+    /// What is known of the primary, if connections have to lead to it.
+    pub(super) fn primary(&self) -> Option<&Primary> {
+        self.primary.as_deref()
+    }
+
+    /// Returns an error while it is known that no primary can be reached.
+    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+        match self.primary() {
+            Some(primary) => primary.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The number of hosts.
+    pub(super) fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Makes a host the first one that is tried.
+    pub(super) fn prefer(&self, index: usize) {
+        self.last.store(index, Ordering::Relaxed);
     }
 
     /// Whether it has a password.
@@ -95,7 +134,8 @@ impl PostgresConfig {
     pub(in crate::store) fn each_host(&self) -> Vec<(String, Self)> {
         let alone = |(host, driver): (&HostPort, &tokio_postgres::Config)| {
             let url = PostgresUrl { hosts: vec![host.clone()], ..self.url.clone() };
-            let alone = Self { url, hosts: vec![driver.clone()], tls: self.tls.clone(), last: Arc::default() };
+            let hosts = vec![driver.clone()];
+            let alone = Self { url, hosts, tls: self.tls.clone(), last: Arc::default(), primary: None };
             (host.to_string(), alone)
         };
         self.url.hosts.iter().zip(&self.hosts).map(alone).collect()
@@ -116,8 +156,21 @@ impl PostgresConfig {
         self.open().await
     }
 
-    /// Opens a connection to the first host that is what the URL asks for.
+    /// Opens a connection to one host, whatever it is.
+    pub(super) async fn look_at(&self, index: usize) -> Result<Client, Cause> {
+        self.open_at(index, SessionAttributes::Any, None).await
+    }
+
+    /// Opens a connection to a host that is what the URL asks for.
     async fn open<O: Opened>(&self) -> Result<O, Cause> {
+        let opened = self.open_any().await;
+        if let (Some(primary), Err(cause)) = (self.primary(), &opened) {
+            primary.failed(cause);
+        }
+        opened
+    }
+
+    async fn open_any<O: Opened>(&self) -> Result<O, Cause> {
         let passes = match self.url.session {
             SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any][..],
             session @ (SessionAttributes::Any
@@ -128,14 +181,24 @@ impl PostgresConfig {
         };
         let mut failures = Vec::new();
         for session in passes {
-            for index in self.order() {
-                match self.open_at(index, *session).await {
-                    Ok(opened) => {
-                        self.last.store(index, Ordering::Relaxed);
+            let mut left = self.order();
+            let mut tried = FuturesUnordered::new();
+            let attempt = |index| async move { (index, self.open_at(index, *session, self.primary()).await) };
+            tried.extend(left.next().map(attempt));
+            while !tried.is_empty() {
+                let ended = tokio::select! {
+                    ended = tried.next() => ended,
+                    () = sleep(HEAD_START), if left.len() > 0 => None,
+                };
+                match ended {
+                    Some((index, Ok(opened))) => {
+                        self.prefer(index);
                         return Ok(opened);
                     }
-                    Err(cause) => failures.push((self.url.hosts[index].to_string(), cause)),
+                    Some((index, Err(cause))) => failures.push((self.url.hosts[index].to_string(), cause)),
+                    None => {}
                 }
+                tried.extend(left.next().map(attempt));
             }
         }
         Err(match <[_; 1]>::try_from(failures) {
@@ -145,23 +208,29 @@ impl PostgresConfig {
     }
 
     /// The indices of the hosts, in the order in which they are tried.
-    fn order(&self) -> impl Iterator<Item = usize> {
+    fn order(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
         let last = self.last.load(Ordering::Relaxed);
-        std::iter::once(last).chain((0..self.hosts.len()).filter(move |index| *index != last))
+        let others = (0..self.hosts.len()).filter(|index| *index != last);
+        std::iter::once(last).chain(others).collect::<Vec<_>>().into_iter()
     }
 
-    async fn open_at<O: Opened>(&self, index: usize, session: SessionAttributes) -> Result<O, Cause> {
+    async fn open_at<O: Opened>(
+        &self,
+        index: usize,
+        session: SessionAttributes,
+        primary: Option<&Primary>,
+    ) -> Result<O, Cause> {
         let host = &self.hosts[index];
         let opening = async {
             // PostgreSQL has no TLS on Unix sockets.
             match self.tls.as_ref().filter(|_| !self.url.hosts[index].is_socket()) {
                 Some(tls) => {
                     let (client, connection) = host.connect(MakeRustlsConnect::new(ClientConfig::clone(tls))).await?;
-                    admit(client, connection, session).await
+                    admit(client, connection, session, primary).await
                 }
                 None => {
                     let (client, connection) = host.connect(NoTls).await?;
-                    admit(client, connection, session).await
+                    admit(client, connection, session, primary).await
                 }
             }
         };
@@ -219,34 +288,73 @@ async fn admit<O: Opened, S>(
     client: Client,
     mut connection: Connection<Socket, S>,
     session: SessionAttributes,
+    primary: Option<&Primary>,
 ) -> Result<O, Cause>
 where
     S: TlsStream + Unpin + Send + 'static,
 {
     check(session, &client, Pin::new(&mut connection)).await?;
-    O::of(client, connection).await
+    let Some(primary) = primary else { return O::of(client, connection, None).await };
+    let kind = tokio::select! {
+        kind = primary::kind(&client) => kind?,
+        ended = &mut connection => {
+            ended?;
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    };
+    let left = primary.admit(kind)?;
+    O::of(client, connection, Some(left)).await
+}
+
+/// Sends and receives the messages of a connection until it ends, or until its server is no longer the primary.
+async fn drive<S>(connection: Connection<Socket, S>, left: Option<watch::Receiver<()>>)
+where
+    S: TlsStream + Unpin + Send + 'static,
+{
+    // Its error is returned to each pending query.
+    match left {
+        Some(mut left) => tokio::select! {
+            _ = connection => {}
+            Ok(()) = left.changed() => {}
+        },
+        None => _ = connection.await,
+    }
 }
 
 /// A kind of open connection.
 trait Opened: Sized {
-    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    /// With a receiver, it ends when that is marked as changed.
+    async fn of<S>(
+        client: Client,
+        connection: Connection<Socket, S>,
+        left: Option<watch::Receiver<()>>,
+    ) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static;
 }
 
 impl Opened for Client {
-    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    async fn of<S>(
+        client: Client,
+        connection: Connection<Socket, S>,
+        left: Option<watch::Receiver<()>>,
+    ) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
-        // Its error is returned to each pending query.
-        tokio::spawn(async move { _ = connection.await });
+        tokio::spawn(drive(connection, left));
         Ok(client)
     }
 }
 
+/// A connection whose messages diesel sends and receives itself. It does not end by itself when another server is the
+/// primary: its user watches for that.
 impl Opened for AsyncPgConnection {
-    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    async fn of<S>(
+        client: Client,
+        connection: Connection<Socket, S>,
+        _: Option<watch::Receiver<()>>,
+    ) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
@@ -269,12 +377,15 @@ impl SharedConnection {
 }
 
 impl Opened for SharedConnection {
-    async fn of<S>(client: Client, connection: Connection<Socket, S>) -> Result<Self, Cause>
+    async fn of<S>(
+        client: Client,
+        connection: Connection<Socket, S>,
+        left: Option<watch::Receiver<()>>,
+    ) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
-        // Its error is returned to each pending query.
-        let driver = tokio::spawn(async move { _ = connection.await });
+        let driver = tokio::spawn(drive(connection, left));
         Ok(Self { conn: AsyncPgConnection::try_from(client).await?, driver })
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::config::PostgresConfig;
+use super::primary::Primary;
 use super::role::{Role, open};
 use crate::causes::Causes;
 use crate::metrics::database::{Database, Pool, PoolState};
@@ -71,7 +72,17 @@ impl Listening {
 pub(super) async fn follow(config: Arc<PostgresConfig>, committed: watch::Sender<()>, listening: Arc<Listening>) {
     let mut warned = false;
     loop {
-        let Err(error) = listen(&config, &committed, &listening, &mut warned).await;
+        let mut left = config.primary().map(Primary::left);
+        let until_left = async {
+            match &mut left {
+                Some(left) => left.changed().await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        let error = tokio::select! {
+            Err(error) = listen(&config, &committed, &listening, &mut warned) => error,
+            Some(()) = until_left => StoreError::Unavailable("another server is the primary".into()),
+        };
         listening.closed();
         if !warned {
             tracing::warn!(

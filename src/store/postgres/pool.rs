@@ -5,6 +5,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
@@ -12,8 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::config::{PostgresConfig, SharedConnection};
-use super::role::Role;
+use super::config::{NoAnswer, PostgresConfig, SharedConnection};
+use super::role::{Role, open_shared};
 use crate::metrics::database::PoolState;
 use crate::store::StoreError;
 
@@ -31,6 +32,8 @@ pub(super) struct Pool {
     leases: Semaphore,
     /// The maximum of `leases`.
     leases_max: usize,
+    /// The number of reads that have ended.
+    ended: AtomicU64,
     /// Counts connections that replace one that was lost.
     reconnects: Counter,
 }
@@ -79,13 +82,16 @@ impl Access {
         let place = places.try_acquire().map_err(|_| taken())?;
         let permit = timeout(WAIT, leases.acquire()).await.map_err(|_| taken())?;
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
-        Ok(Lease { _share: Some([place, permit]), ..self.pool.lease().await? })
+        let mut lease = self.pool.lease().await?;
+        lease._share = Some([place, permit]);
+        Ok(lease)
     }
 }
 
 /// A connection that other reads may use at the same time.
 pub(super) struct Lease<'a> {
     shared: Arc<SharedConnection>,
+    ended: &'a AtomicU64,
     _place: SemaphorePermit<'a>,
     _permit: SemaphorePermit<'a>,
     /// Of the share, if it is not from the whole pool.
@@ -97,6 +103,12 @@ impl Deref for Lease<'_> {
 
     fn deref(&self) -> &AsyncPgConnection {
         &self.shared.conn
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +126,8 @@ impl Pool {
         let slots = (0..count).map(|_| Mutex::default()).collect();
         let leases_max = count * depth;
         let places = Semaphore::new(leases_max + WAITING_MAX);
-        Self { config, role, slots, places, leases: Semaphore::new(leases_max), leases_max, reconnects }
+        let leases = Semaphore::new(leases_max);
+        Self { config, role, slots, places, leases, leases_max, ended: AtomicU64::new(0), reconnects }
     }
 
     /// Returns what its connections do. One that is being opened is neither idle nor busy.
@@ -140,14 +153,24 @@ impl Pool {
     /// # Errors
     ///
     /// [`StoreError::Overloaded`] if too many reads wait for a slot, or this one has to wait for longer than [`WAIT`].
+    /// [`StoreError::Unavailable`] if no read has ended during that time: then the database is silent.
     async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        self.config.ready().await?;
         let place = self.places.try_acquire().map_err(|_| StoreError::Overloaded)?;
-        let permit = timeout(WAIT, self.leases.acquire()).await.map_err(|_| StoreError::Overloaded)?;
+        let ended = self.ended.load(Ordering::Relaxed);
+        let Ok(permit) = timeout(WAIT, self.leases.acquire()).await else {
+            // Reads that may take long can all take longer than that.
+            let is_silent = self.role != Role::LongReads && self.ended.load(Ordering::Relaxed) == ended;
+            let silent = || StoreError::Unavailable("the database does not respond".into());
+            return Err(if is_silent { silent() } else { StoreError::Overloaded });
+        };
         let permit = permit.map_err(|closed| StoreError::Internal(closed.into()))?;
-        let shared = timeout(WAIT, self.connection()).await;
-        let shared =
-            shared.map_err(|_| StoreError::Unavailable("timeout while connecting to the database".into()))??;
-        Ok(Lease { shared, _place: place, _permit: permit, _share: None })
+        let Ok(shared) = timeout(WAIT, self.connection()).await else {
+            let silent = NoAnswer(WAIT).into();
+            self.config.primary().into_iter().for_each(|primary| primary.failed(&silent));
+            return Err(StoreError::Unavailable(silent));
+        };
+        Ok(Lease { shared: shared?, ended: &self.ended, _place: place, _permit: permit, _share: None })
     }
 
     async fn connection(&self) -> Result<Arc<SharedConnection>, StoreError> {
@@ -155,8 +178,7 @@ impl Pool {
         if let Some(shared) = slot.as_ref().filter(|shared| !shared.is_closed()) {
             return Ok(Arc::clone(shared));
         }
-        let shared = self.config.connect_shared().await.map_err(StoreError::Unavailable)?;
-        self.role.set_up(&shared.conn).await?;
+        let shared = open_shared(&self.config, self.role).await?;
         if slot.is_some() {
             self.reconnects.inc();
         }
@@ -191,7 +213,8 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         let refused = pool.lease().now_or_never().expect("no wait");
         assert!(matches!(refused, Err(StoreError::Overloaded)));
-        assert!(waiting.await.iter().all(|late| matches!(late, Err(StoreError::Overloaded))));
+        // Nobody's read has ended meanwhile.
+        assert!(waiting.await.iter().all(|late| matches!(late, Err(StoreError::Unavailable(_)))));
         assert!(pool.lease().now_or_never().is_none(), "there is room again");
         drop(busy);
     }

@@ -2,7 +2,7 @@
 
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, SharedConnection};
 use crate::store::StoreError;
 
 /// The purpose of a connection.
@@ -37,9 +37,13 @@ const EVERY: &str = "SET jit = off; SET statement_timeout = '30s'; SET idle_in_t
 ///
 /// Each statement is planned once, because planning costs more than executing most of them. That may happen while the
 /// tables are empty, when PostgreSQL prefers scans. Every statement has an index, so only index scans are allowed.
-const PREPARED: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+const PREPARED: &str = "SET enable_seqscan = off; \
                         SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
                         SET enable_material = off;";
+
+/// Plans each statement once. Not where Citus is installed, which cannot execute such plans.
+pub(in crate::store) const GENERIC_PLANS: &str = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false) \
+     WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus');";
 
 /// Settings of connections that only read.
 const READ_ONLY: &str = "SET default_transaction_read_only = on;";
@@ -61,18 +65,25 @@ impl Role {
     /// The settings of the role, in order: later ones override earlier ones.
     fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::ShortReads | Self::LongReads | Self::Feed => &[EVERY, PREPARED, READ_ONLY],
-            Self::ReplicaReads => &[EVERY, PREPARED, READ_ONLY, REPLICA],
-            Self::Writer => &[EVERY, PREPARED, CHANGES],
+            Self::ShortReads | Self::LongReads | Self::Feed => &[EVERY, PREPARED, GENERIC_PLANS, READ_ONLY],
+            Self::ReplicaReads => &[EVERY, PREPARED, GENERIC_PLANS, READ_ONLY, REPLICA],
+            Self::Writer => &[EVERY, PREPARED, GENERIC_PLANS, CHANGES],
             Self::Repair => &[EVERY, CHANGES],
             Self::Listener | Self::Migration => &[EVERY],
         }
     }
 
     /// Applies the settings to a new connection.
-    pub(super) async fn set_up(self, mut conn: &AsyncPgConnection) -> Result<(), StoreError> {
+    async fn set_up(self, mut conn: &AsyncPgConnection) -> Result<(), StoreError> {
         Ok(conn.batch_execute(&self.settings().concat()).await?)
     }
+}
+
+/// Opens a connection for a role that ends when another server is the primary.
+pub(super) async fn open_shared(config: &PostgresConfig, role: Role) -> Result<SharedConnection, StoreError> {
+    let shared = config.connect_shared().await.map_err(StoreError::Unavailable)?;
+    role.set_up(&shared.conn).await?;
+    Ok(shared)
 }
 
 /// Opens a connection for a role.

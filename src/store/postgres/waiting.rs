@@ -42,7 +42,7 @@ pub(in crate::store) async fn reach(
 }
 
 /// Whether an error of connecting can pass while the settings stay the same.
-fn is_passing(error: &(dyn Error + 'static)) -> bool {
+pub(super) fn is_passing(error: &(dyn Error + 'static)) -> bool {
     if let Some(NoHost(failures)) = error.downcast_ref() {
         return failures.iter().any(|(_, cause)| is_passing(&**cause));
     }

@@ -305,6 +305,8 @@ fn of_users<'a>(text: &'static str, deleted: &'a [UserId]) -> Option<Write<'a>> 
 
 /// Writes the head and notifies listeners.
 ///
+/// The result of the notification is cast, since Citus refuses a column of its type, `void`.
+///
 /// If the head is not the one that was locked, the sequence becomes null. The table refuses that, and the transaction
 /// fails.
 fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<'a> {
@@ -313,7 +315,8 @@ fn move_head<'a>(before: &'a FeedHead, after: &'a Head, batch_id: i64) -> Write<
     let text = "UPDATE feed SET last_sequence = CASE last_batch_id WHEN ? THEN ? END, last_time = ?, \
                 last_assigned_user_id = ?, users_changed = ?, swept_id = ?, forgotten = ?, forgetting = ?, \
                 total_users = ?, total_pending = ?, total_silenced = ?, total_rejected = ?, total_connected = ?, \
-                total_blocks = ?, last_batch_id = ? WHERE id = 1 RETURNING pg_notify('kith_feed', '')";
+                total_blocks = ?, last_batch_id = ? WHERE id = 1 \
+                RETURNING pg_notify('kith_feed', '')::text AS notified";
     Write::new(text)
         .bind::<BigInt, _>(before.batch_id)
         .bind::<BigInt, _>(sequence.get())

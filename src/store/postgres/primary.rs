@@ -1,0 +1,446 @@
+//! Which server is the primary, as far as this process knows: no connection stays with one that no longer is.
+//!
+//! A promotion begins a timeline with a higher number. Every new connection of a store that writes says whether it leads
+//! to a standby, and which timeline its primary writes. A connection to a timeline that is lower than one that was seen
+//! before is refused: what is written there is lost. The first one to a higher timeline ends all others.
+//!
+//! If the URL has several hosts, each is looked at every [`INTERVAL`] over a connection of its own, so that a second
+//! primary is noticed while the connections to the first one live on. While no host is a primary, each is looked at every
+//! [`RETRY`], and calls fail after [`PATIENCE`] instead of trying to connect themselves.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::attributes::WrongServer;
+use super::config::{Cause, NoHost, PostgresConfig};
+use super::waiting::is_passing;
+use crate::causes::with_causes;
+use crate::store::StoreError;
+
+/// The time between two looks at a host while there is a primary.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The same while there is none. A look at a standby costs it a tenth of a millisecond.
+const RETRY: Duration = Duration::from_millis(40);
+/// How long the connection to a host is used for looks. The name of the host may lead to another server by then.
+const RENEWAL: Duration = Duration::from_secs(30);
+/// The time that a host has to answer a look.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long a call waits for a primary while there is none: for two looks.
+const PATIENCE: Duration = Duration::from_millis(80);
+
+/// The history that a primary writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lineage {
+    /// Names the cluster; `None` if the role may not read it.
+    system_identifier: Option<u64>,
+    timeline: u32,
+}
+
+/// What a server is. The lineage is `None` if the role may not read it, or the server is not PostgreSQL's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Standby,
+    Primary(Option<Lineage>),
+}
+
+/// The result of the last look at a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    NotYet,
+    Is(Kind),
+    /// It cannot be reached, or it is starting or shutting down.
+    Away(String),
+    /// It runs, and refuses the look, such as for want of connections. It may serve those that exist.
+    Refuses,
+}
+
+/// How the lineage of a primary relates to the newest one that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judgement {
+    /// The same one, or one that says nothing.
+    Same,
+    Newer,
+    /// A primary that was replaced.
+    Former,
+    /// Another cluster.
+    Foreign,
+}
+
+fn judge(newest: Option<Lineage>, found: Option<Lineage>) -> Judgement {
+    let Some(found) = found else { return Judgement::Same };
+    let Some(newest) = newest else { return Judgement::Newer };
+    let systems = newest.system_identifier.zip(found.system_identifier);
+    match found.timeline.cmp(&newest.timeline) {
+        _ if systems.is_some_and(|(newest, found)| newest != found) => Judgement::Foreign,
+        std::cmp::Ordering::Less => Judgement::Former,
+        std::cmp::Ordering::Equal => Judgement::Same,
+        std::cmp::Ordering::Greater => Judgement::Newer,
+    }
+}
+
+/// Returns the host to use, if any is a primary: of the newest timeline that is known, else of another cluster.
+fn choose(newest: Option<Lineage>, hosts: &[Seen]) -> Option<(usize, Option<Lineage>)> {
+    let primaries = hosts.iter().enumerate().filter_map(|(index, seen)| match seen {
+        Seen::Is(Kind::Primary(lineage)) => Some((index, *lineage)),
+        Seen::Is(Kind::Standby) | Seen::NotYet | Seen::Away(_) | Seen::Refuses => None,
+    });
+    let found: Vec<_> = primaries.map(|(index, lineage)| (index, lineage, judge(newest, lineage))).collect();
+    let best = |wanted: Judgement| {
+        let those = found.iter().filter(|(.., judgement)| *judgement == wanted);
+        those.max_by_key(|(_, lineage, _)| lineage.map(|lineage| lineage.timeline))
+    };
+    let best = [Judgement::Newer, Judgement::Same, Judgement::Foreign].into_iter().find_map(best);
+    best.map(|(index, lineage, _)| (*index, *lineage))
+}
+
+/// Why no primary can be reached; `None` if one can, as far as is known.
+type Gone = Option<Arc<str>>;
+
+pub(super) struct Primary {
+    state: Mutex<State>,
+    gone: watch::Sender<Gone>,
+    /// Marked as changed when all connections are to end.
+    left: watch::Sender<()>,
+}
+
+struct State {
+    /// The newest lineage that was seen.
+    newest: Option<Lineage>,
+    hosts: Vec<Seen>,
+}
+
+/// The error of a primary that was replaced by another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is a former primary: its timeline is {found}, and another one has {newest}")]
+struct FormerPrimary {
+    found: u32,
+    newest: u32,
+}
+
+impl Primary {
+    pub(super) fn new(hosts: usize) -> Self {
+        let state = Mutex::new(State { newest: None, hosts: vec![Seen::NotYet; hosts] });
+        Self { state, gone: watch::Sender::new(None), left: watch::Sender::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns an error while no primary can be reached, after a short time in which one may appear.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Away`].
+    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+        if self.gone.borrow().is_none() {
+            return Ok(());
+        }
+        let mut gone = self.gone.subscribe();
+        if timeout(PATIENCE, gone.wait_for(Option::is_none)).await.is_ok() {
+            return Ok(());
+        }
+        let gone = self.gone.borrow().clone();
+        gone.map_or(Ok(()), |cause| Err(StoreError::Away(cause)))
+    }
+
+    /// Judges a new connection. Returns the receiver that is marked as changed when it is to end.
+    pub(super) fn admit(&self, kind: Kind) -> Result<watch::Receiver<()>, Cause> {
+        let Kind::Primary(found) = kind else { return Err(WrongServer::standby().into()) };
+        let mut state = self.state();
+        match (judge(state.newest, found), state.newest, found) {
+            (Judgement::Former, Some(newest), Some(found)) => {
+                Err(FormerPrimary { found: found.timeline, newest: newest.timeline }.into())
+            }
+            (Judgement::Newer | Judgement::Foreign, ..) => {
+                self.begin(&mut state, found);
+                Ok(self.left.subscribe())
+            }
+            (Judgement::Same | Judgement::Former, ..) => Ok(self.left.subscribe()),
+        }
+    }
+
+    /// Returns a receiver that is marked as changed when all connections are to end.
+    pub(super) fn left(&self) -> watch::Receiver<()> {
+        self.left.subscribe()
+    }
+
+    /// Makes a lineage the newest one, and ends the connections to others.
+    fn begin(&self, state: &mut State, lineage: Option<Lineage>) {
+        let before = std::mem::replace(&mut state.newest, lineage);
+        if let (Some(before), Some(now)) = (before, lineage) {
+            tracing::warn!(
+                timeline = now.timeline,
+                former = before.timeline,
+                "another server is the primary now; the connections to the former one are ended"
+            );
+            self.left.send_replace(());
+        }
+    }
+
+    /// Notes that a connection could not be opened.
+    pub(super) fn failed(&self, cause: &Cause) {
+        if is_away(cause) {
+            self.is_gone(&with_causes(&**cause));
+        }
+    }
+
+    fn is_gone(&self, cause: &str) {
+        let noted = self.gone.send_if_modified(|gone| {
+            let noted = gone.is_none();
+            *gone = Some(cause.into());
+            noted
+        });
+        if noted {
+            tracing::warn!(error = cause, "no primary of the database can be reached; calls fail until one can");
+        }
+    }
+
+    fn is_there(&self) {
+        if self.gone.send_if_modified(|gone| gone.take().is_some()) {
+            tracing::info!("a primary of the database can be reached again");
+        }
+    }
+
+    /// Notes the result of a look at a host. Returns the host to use, if any is known.
+    fn saw(&self, index: usize, seen: Seen) -> Option<usize> {
+        let mut state = self.state();
+        state.hosts[index] = seen;
+        let chosen = choose(state.newest, &state.hosts);
+        if let Some((index, lineage)) = chosen {
+            if judge(state.newest, lineage) != Judgement::Same {
+                self.begin(&mut state, lineage);
+            }
+            self.is_there();
+            return Some(index);
+        }
+        let is_known = |seen: &Seen| matches!(seen, Seen::Is(_) | Seen::Away(_));
+        if state.hosts.contains(&Seen::Refuses) {
+            self.is_there();
+        } else if state.hosts.iter().all(is_known) {
+            let was_there = self.gone.borrow().is_none();
+            self.is_gone(&state.hosts.iter().map(|seen| describe(state.newest, seen)).collect::<Vec<_>>().join("; "));
+            if was_there {
+                // What they wait for may never come.
+                self.left.send_replace(());
+            }
+        }
+        None
+    }
+
+    /// Waits until it is time for another look. A single host is looked at only while it is away.
+    async fn pause(&self, is_only: bool) {
+        if self.gone.borrow().is_some() {
+            return sleep(RETRY).await;
+        }
+        let mut gone = self.gone.subscribe();
+        let until_gone = gone.wait_for(Option::is_some);
+        if is_only {
+            _ = until_gone.await;
+        } else {
+            _ = timeout(INTERVAL, until_gone).await;
+        }
+    }
+
+    /// Waits until each host was looked at.
+    pub(super) async fn looked(&self) {
+        let all = async {
+            while self.state().hosts.contains(&Seen::NotYet) {
+                sleep(RETRY / 8).await;
+            }
+        };
+        _ = timeout(ANSWER, all).await;
+    }
+}
+
+/// Describes a host that cannot be used.
+fn describe(newest: Option<Lineage>, seen: &Seen) -> String {
+    match seen {
+        Seen::Is(Kind::Standby) => "a standby".to_owned(),
+        Seen::Is(Kind::Primary(lineage)) => {
+            let timeline = |lineage: Option<Lineage>| lineage.map(|lineage| lineage.timeline).unwrap_or_default();
+            format!("a former primary (timeline {}, not {})", timeline(*lineage), timeline(newest))
+        }
+        Seen::Away(cause) => cause.clone(),
+        Seen::NotYet | Seen::Refuses => String::new(),
+    }
+}
+
+/// Looks at a host for as long as the store lives.
+pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize) {
+    let Some(primary) = config.primary() else { return };
+    let is_only = config.hosts() == 1;
+    if is_only {
+        primary.pause(is_only).await;
+    }
+    let mut open = None;
+    loop {
+        let seen = look(&config, index, &mut open).await;
+        if let Some(host) = primary.saw(index, seen) {
+            config.prefer(host);
+        }
+        if is_only {
+            // A proxy may lead to another server by now.
+            open = None;
+        }
+        primary.pause(is_only).await;
+    }
+}
+
+/// Asks a host what it is, over the connection of the last look if that is still open.
+async fn look(config: &PostgresConfig, index: usize, open: &mut Option<(Client, Instant)>) -> Seen {
+    let asked = async {
+        if let Some((client, since)) =
+            open.take().filter(|(client, since)| !client.is_closed() && since.elapsed() < RENEWAL)
+            && let Ok(kind) = kind(&client).await
+        {
+            *open = Some((client, since));
+            return Ok(kind);
+        }
+        let client = config.look_at(index).await?;
+        let kind = kind(&client).await?;
+        *open = Some((client, Instant::now()));
+        Ok::<_, Cause>(kind)
+    };
+    match timeout(ANSWER, asked).await {
+        Ok(Ok(kind)) => Seen::Is(kind),
+        Ok(Err(cause)) if is_away(&cause) => Seen::Away(with_causes(&*cause)),
+        Ok(Err(_)) => Seen::Refuses,
+        Err(_) => Seen::Away(format!("no answer within {ANSWER:?}")),
+    }
+}
+
+/// Whether an error of connecting says that no primary is there, and not only that it takes no more connections.
+fn is_away(cause: &Cause) -> bool {
+    if let Some(NoHost(failures)) = cause.downcast_ref() {
+        return failures.iter().all(|(_, cause)| is_away(cause));
+    }
+    let code = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    cause.is::<FormerPrimary>() || (is_passing(&**cause) && code != Some(&SqlState::TOO_MANY_CONNECTIONS))
+}
+
+/// The number of the timeline is in the name of the file that is written to. It is right as soon as a promotion has
+/// ended, while that of the last checkpoint is not.
+macro_rules! question {
+    ($system:literal) => {
+        concat!(
+            "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN NULL \
+             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, ",
+            $system
+        )
+    };
+}
+
+/// Asked in turn, since a role may lack the rights for the first ones, or another engine their functions.
+const QUESTIONS: [&str; 3] = [
+    question!("(SELECT system_identifier FROM pg_control_system())"),
+    question!("NULL"),
+    "SELECT pg_is_in_recovery(), NULL, NULL",
+];
+
+/// Asks a server what it is.
+pub(super) async fn kind(client: &Client) -> Result<Kind, tokio_postgres::Error> {
+    for question in QUESTIONS {
+        match client.simple_query(question).await {
+            Ok(answer) => return Ok(read(&answer)),
+            Err(error) if error.as_db_error().is_some() && !error.is_closed() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Kind::Primary(None))
+}
+
+fn read(answer: &[SimpleQueryMessage]) -> Kind {
+    let mut rows = answer.iter();
+    let row = rows.find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+    let value = |column| row.and_then(|row| row.get(column));
+    if value(0) == Some("t") {
+        return Kind::Standby;
+    }
+    let timeline = value(1).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let system_identifier = value(2).and_then(|digits| digits.parse().ok());
+    Kind::Primary(timeline.map(|timeline| Lineage { system_identifier, timeline }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(system: u64, timeline: u32) -> Option<Lineage> {
+        Some(Lineage { system_identifier: Some(system), timeline })
+    }
+
+    fn unnamed(timeline: u32) -> Option<Lineage> {
+        Some(Lineage { system_identifier: None, timeline })
+    }
+
+    #[test]
+    fn a_primary_is_judged_by_its_timeline() {
+        for (newest, found, expected) in [
+            (None, None, Judgement::Same),
+            (None, of(1, 1), Judgement::Newer),
+            (of(1, 2), None, Judgement::Same),
+            (of(1, 2), of(1, 1), Judgement::Former),
+            (of(1, 2), of(1, 2), Judgement::Same),
+            (of(1, 2), of(1, 3), Judgement::Newer),
+            (of(1, 2), of(2, 3), Judgement::Foreign),
+            (of(1, 2), of(2, 1), Judgement::Foreign),
+            (of(1, 2), unnamed(1), Judgement::Former),
+            (unnamed(2), of(1, 3), Judgement::Newer),
+        ] {
+            assert_eq!(judge(newest, found), expected, "{newest:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_primary_with_the_highest_timeline_is_used() {
+        let primary = |lineage| Seen::Is(Kind::Primary(lineage));
+        let (standby, away) = (Seen::Is(Kind::Standby), Seen::Away("refused".to_owned()));
+        for (newest, hosts, expected) in [
+            (of(1, 1), vec![standby.clone(), away.clone(), Seen::NotYet, Seen::Refuses], None),
+            (of(1, 1), vec![standby.clone(), primary(of(1, 1))], Some(1)),
+            (of(1, 1), vec![primary(of(1, 1)), primary(of(1, 3)), primary(of(1, 2))], Some(1)),
+            (of(1, 2), vec![primary(of(1, 1)), standby], None),
+            (of(1, 2), vec![primary(of(2, 9)), primary(of(1, 2))], Some(1)),
+            (of(1, 2), vec![away, primary(of(2, 1))], Some(1)),
+            (None, vec![primary(None)], Some(0)),
+        ] {
+            let chosen = choose(newest, &hosts).map(|(index, _)| index);
+            assert_eq!(chosen, expected, "{newest:?} {hosts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_to_a_former_primary_end_and_none_is_opened_again() {
+        let primary = Primary::new(2);
+        let mut one = primary.admit(Kind::Primary(of(1, 1))).expect("the first one");
+        let other = primary.admit(Kind::Primary(of(1, 1))).expect("the same");
+        assert!(!one.has_changed().expect("a sender"));
+        let newer = primary.admit(Kind::Primary(of(1, 2))).expect("a newer one");
+        assert!(one.has_changed().expect("a sender") && other.has_changed().expect("a sender"));
+        one.mark_unchanged();
+        assert!(!newer.has_changed().expect("a sender"));
+        assert!(primary.admit(Kind::Primary(of(1, 1))).is_err(), "a former one");
+        assert!(primary.admit(Kind::Standby).is_err(), "a standby");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_fail_while_there_is_no_primary() {
+        let primary = Primary::new(2);
+        primary.ready().await.expect("nothing is known");
+        assert_eq!(primary.saw(0, Seen::Away("refused".to_owned())), None);
+        primary.ready().await.expect("the other one may be");
+        let left = primary.left();
+        assert_eq!(primary.saw(1, Seen::Is(Kind::Standby)), None);
+        let Err(StoreError::Away(cause)) = primary.ready().await else { panic!("there is none") };
+        assert_eq!(&*cause, "refused; a standby");
+        assert!(left.has_changed().expect("a sender"));
+        assert_eq!(primary.saw(1, Seen::Is(Kind::Primary(of(1, 2)))), Some(1));
+        primary.ready().await.expect("it was promoted");
+    }
+}

@@ -1,0 +1,226 @@
+"""Failovers of a PostgreSQL cluster of Patroni under load, with synchronous replication.
+
+Two servers of Kith reach the cluster through HAProxy, and one by the list of its hosts. Clients repeat a call with the
+same request_id until it succeeds. Fails if a write was lost or made twice, a read at its revision was wrong, or a watcher
+missed an event, received one twice, or was told anything but UNAVAILABLE. `scripts/failover` installs what it needs and runs
+it.
+"""
+
+import argparse
+import collections
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "rolling"))
+
+import grpc  # noqa: E402
+import load  # noqa: E402
+import verify  # noqa: E402
+from cluster import Cluster, Database, send  # noqa: E402
+from servers import Kith, service_config  # noqa: E402
+
+PROCESSES = 2
+# Seconds after which a call is repeated, and for which it is.
+load.CALL_TIME = 5
+PATIENCE = 120
+PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+# Seconds between two events, and for which a former primary lives on beside the new one.
+PAUSE = 5
+
+
+class Patient(load.Load):
+    """Callers that repeat what failed for now."""
+
+    async def call(self, method, request):
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            failures, failed = len(self.failures), self.shared.failed[self.number]
+            try:
+                return await super().call(method, request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in PASSING or time.monotonic() > deadline:
+                    raise
+                del self.failures[failures:]
+                self.shared.failed[self.number] = failed
+                with self.shared.repeated.get_lock():
+                    self.shared.repeated.value += 1
+                await load.asyncio.sleep(0.2)
+
+
+def client(number, target, config, shared, results):
+    """Runs in a process of its own."""
+    load.Load = Patient
+    load.main(number, target, config, shared, results)
+
+
+class Shared:
+    """What the processes of clients share with this one, as in `tests/rolling`."""
+
+    def __init__(self, context, rate):
+        self.rate = context.Value("d", rate / PROCESSES)
+        self.calls, self.failed = context.Array("q", PROCESSES), context.Array("q", PROCESSES)
+        self.repeated = context.Value("q", 0)
+        self.stop, self.idle = context.Event(), context.Semaphore(0)
+        self.start, self.end, self.end_known = context.Value("q", 0), context.Value("q", 0), context.Event()
+
+
+class Gaps(threading.Thread):
+    """Measures the longest time in which no call succeeded."""
+
+    def __init__(self, shared):
+        super().__init__(daemon=True)
+        self.shared, self.longest = shared, 0
+
+    def run(self):
+        last, since = 0, time.monotonic()
+        while True:
+            calls, now = sum(self.shared.calls), time.monotonic()
+            if calls != last:
+                last, since = calls, now
+            self.longest = max(self.longest, now - since)
+            time.sleep(0.02)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", required=True, help="the kith to try")
+    parser.add_argument("--machines", type=int, default=10, help="kills of the primary's machine [10]")
+    parser.add_argument("--postgres", type=int, default=5, help="kills of the primary's PostgreSQL alone [5]")
+    parser.add_argument("--switchovers", type=int, default=5, help="planned changes of the primary [5]")
+    parser.add_argument("--partitions", type=int, default=3, help="primaries that live on, cut off from etcd [3]")
+    parser.add_argument("--freezes", type=int, default=0,
+                        help="primaries that are frozen, and thaw; without a watchdog Patroni may lose commits then [0]")
+    parser.add_argument("--rate", type=float, default=300, help="calls a second [300]")
+    parser.add_argument("--seed", type=int, default=1, help="of the order of events")
+    return parser.parse_args()
+
+
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def machine(cluster, leader):
+    leader.kill()
+    cluster.another_leader(leader)
+    time.sleep(PAUSE)
+    leader.start()
+
+
+def postgres(_cluster, leader):
+    send(signal.SIGKILL, leader.postgres())
+
+
+def switchover(cluster, leader):
+    candidates = [member for member in cluster.members if member.is_synchronous()]
+    answer = leader.ask("/switchover", {"leader": leader.name, "candidate": candidates[0].name})
+    if "Successfully" not in (answer or ""):
+        raise RuntimeError(f"no switchover: {answer}")
+
+
+def lives_on(processes):
+    """A primary whose processes of this kind stop until another one has been there for a while."""
+    def event(cluster, leader):
+        stopped = processes(leader)
+        send(signal.SIGSTOP, stopped)
+        cluster.another_leader(leader)
+        time.sleep(PAUSE)
+        send(signal.SIGCONT, processes(leader) + stopped)
+
+    return event
+
+
+EVENTS = {"machines": machine, "postgres": postgres, "switchovers": switchover,
+          "partitions": lives_on(lambda leader: [leader.patroni.pid]), "freezes": lives_on(lambda leader: leader.machine())}
+
+
+def fail_over(cluster, shared, options):
+    """Carries out the events in a random order."""
+    events = [name for name in EVENTS for _ in range(getattr(options, name))]
+    random.Random(options.seed).shuffle(events)
+    gaps = Gaps(shared)
+    gaps.start()
+    for number, name in enumerate(events, 1):
+        leader = cluster.settled()
+        time.sleep(PAUSE)
+        gaps.longest, repeated = 0, shared.repeated.value
+        EVENTS[name](cluster, leader)
+        now = cluster.settled()
+        time.sleep(PAUSE)
+        say(f"{number} of {len(events)}, {name}: {leader.name} → {now.name}, {gaps.longest:.1f} s without an answer, "
+            f"{shared.repeated.value - repeated} calls repeated, {sum(shared.failed)} failed")
+
+
+def trial(options, logs):
+    """Returns what is wrong, a line each."""
+    stopping, clients = [], []
+    context = multiprocessing.get_context("spawn")
+    shared, results = Shared(context, options.rate), context.Queue()
+    try:
+        cluster = Cluster(True, logs)
+        stopping.append(cluster.stop)
+        subprocess.run([options.binary, "migrate", f"--database-url={cluster.url()}"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        flags = ["--max-sends-per-hour=0", "--migrate=false", "--metrics-listen=off"]
+        servers = [Kith(options.binary, f"kith-{number}", cluster.url(hosts=number == 3), flags, logs)
+                   for number in range(1, 4)]
+        for server in servers:
+            stopping.append(server.kill)
+            server.start()
+        load.seed(f"127.0.0.1:{servers[0].port}", PROCESSES * load.USERS)
+        shared.start.value = verify.head(Database(cluster, cluster.settled()))
+        target = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        for number in range(PROCESSES):
+            process = context.Process(target=client, args=(number, target, service_config(True), shared, results),
+                                      daemon=True)
+            process.start()
+            clients.append(process)
+        fail_over(cluster, shared, options)
+        shared.stop.set()
+        for _ in clients:
+            if not shared.idle.acquire(timeout=PATIENCE + 10):
+                raise TimeoutError("the callers do not end")
+        database = Database(cluster, cluster.settled())
+        shared.end.value = verify.head(database)
+        shared.end_known.set()
+        reports = [results.get(timeout=90) for _ in clients]
+        check = subprocess.run([options.binary, "check", f"--database-url={cluster.url()}"], capture_output=True,
+                               text=True)
+        wrong = [] if check.returncode == 0 else [f"kith check: {check.stdout}{check.stderr}"]
+        changes, ends = collections.Counter(), collections.Counter()
+        for report in reports:
+            changes.update(report["changes"])
+            wrong += [f"failed: {failure}" for failure in report["failures"]]
+            for watcher in report["watchers"]:
+                ends.update(watcher["ends"])
+        say(f"writes {dict(changes)}; watchers resumed after {dict(ends)}")
+        return wrong + verify.differences(database, reports, shared.start.value)
+    finally:
+        for process in clients:
+            process.kill()
+        for stop in reversed(stopping):
+            stop()
+
+
+def main():
+    options = arguments()
+    logs = tempfile.mkdtemp(prefix="kith-failover-logs-")
+    wrong = trial(options, logs)
+    for line in wrong[:20]:
+        print(line)
+    say(f"{len(wrong)} things are wrong; the logs are in {logs}" if wrong else
+        "no write was lost or made twice, and watchers missed and doubled nothing")
+    if not wrong:
+        shutil.rmtree(logs)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
