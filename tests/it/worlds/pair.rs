@@ -28,7 +28,7 @@ pub const STEPS: usize = 160;
 const LOOKS: usize = 3;
 
 /// Part of the statement that reads the head of the feed, as a check of the service's health does.
-const HEAD: &str = r#""feed"."total_blocks" FROM "feed""#;
+const HEAD: &str = r#""feed"."timeline" FROM "feed""#;
 /// Part of the statement that reads who has changed, which may follow the one before.
 const CHANGED: &str =
     r#"FROM "events" WHERE ((("events"."sequence" > $1) AND ("events"."sequence" <= $2)) AND (("events"."kind""#;
