@@ -147,8 +147,8 @@ mod tests {
     use crate::domain::text::UsernameRule;
 
     /// The groups of `--help`, the everyday ones first.
-    const HEADINGS: [&str; 9] =
-        ["Listen", "Access", "Database", "Log", "Traces", "Limits", "Privacy", "Feed", "Tuning"];
+    const HEADINGS: [&str; 10] =
+        ["Listen", "Access", "Database", "Log", "Traces", "Replicas", "Limits", "Privacy", "Feed", "Tuning"];
 
     #[test]
     fn every_setting_of_the_server_is_in_a_group_of_the_help() {

@@ -238,6 +238,8 @@ async fn reflects<T: Revised>(store: &dyn Store, result: &Once<T>, expected: &Ex
             continue;
         }
         match store.history(newest).await?.judge(epoch, *sequence) {
+            // A user does not learn where an epoch ended: beyond their own revision both have the same answer.
+            Verdict::Good if reached < *sequence => return Err(error::wrong_epoch(newest, Some(own))),
             Verdict::Good => {}
             Verdict::Wrong { common } => return Err(error::wrong_epoch(newest, Some(common.min(own)))),
             // A replica may not have it yet.

@@ -21,7 +21,7 @@ use super::row::{
 use super::schema::Stamp;
 use super::seen::{LastSeen, Seen};
 use super::session::Session;
-use super::users::{EVENTS_MAX, Mark, UserCache};
+use super::users::{EVENTS_MAX, Mark, Source, UserCache};
 use super::{CachedUser, ConnectError, Listed, Pairs, Store, StoreError, Users, query};
 use crate::domain::Time;
 use crate::domain::command::{Batch, IdempotencyKey, IdempotentResponse, Reply};
@@ -130,12 +130,14 @@ pub(super) struct Database<E> {
     pub(super) token_key: Vec<u8>,
     pub(super) committed: watch::Sender<()>,
     pub(super) feed: Arc<Feed>,
+    /// Which of the databases the engine reads.
+    pub(super) source: Source,
 }
 
 impl<E> Database<E> {
     /// The same database over another engine, with the same caches.
-    pub(super) fn beside<F>(&self, engine: F) -> Database<F> {
-        let Self { engine: _, users, seen, clock, token_key, committed, feed } = self;
+    pub(super) fn beside<F>(&self, engine: F, source: Source) -> Database<F> {
+        let Self { engine: _, users, seen, clock, token_key, committed, feed, source: _ } = self;
         Database {
             engine,
             users: Arc::clone(users),
@@ -144,6 +146,7 @@ impl<E> Database<E> {
             token_key: token_key.clone(),
             committed: committed.clone(),
             feed: Arc::clone(feed),
+            source,
         }
     }
 }
@@ -156,7 +159,7 @@ impl<E: Engine> Database<E> {
             let changed = if few { self.engine.changed_users(after, until).await? } else { None };
             self.users.invalidate(mark, after, changed);
         }
-        let (mut users, missing) = self.users.get(ids, mark);
+        let (mut users, missing) = self.users.get(ids, mark, self.source);
         if !missing.is_empty() {
             let loaded = self.engine.users_by_id(missing).await?;
             let loaded: Vec<CachedUser> = loaded.into_iter().map(CachedUser::from).collect();

@@ -56,7 +56,7 @@ use super::schema::{Instant, Stamp, users};
 use super::seen::LastSeen;
 use super::session::Session;
 use super::statement::PgStatement;
-use super::users::{Mark, UserCache};
+use super::users::{Mark, Source, UserCache};
 use super::writer::WriterState;
 use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
@@ -134,13 +134,13 @@ pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<D
     let feed = Arc::clone(&metrics.feed);
     let token_key = head.token_key.clone().into_bytes();
     seen.note(&head.head());
-    Ok(Database { engine, users, seen, clock, token_key, committed, feed })
+    Ok(Database { engine, users, seen, clock, token_key, committed, feed, source: Source::Primary })
 }
 
 /// The same database, for reads that its replicas were to serve: with a quarter of the connections.
 pub(super) fn in_place_of_replicas(primary: &Database<PostgresEngine>, options: &Options) -> Database<PostgresEngine> {
     let (config, pools) = (Arc::clone(&primary.engine.config), Arc::new(primary.engine.pools.quarter()));
-    primary.beside(PostgresEngine::of_reads(config, pools, options))
+    primary.beside(PostgresEngine::of_reads(config, pools, options), Source::Primary)
 }
 
 /// A replica of this database. It is not connected to before it is read.
@@ -152,7 +152,7 @@ pub(super) fn replica(
 ) -> Database<PostgresEngine> {
     let config = Arc::new(config);
     let pools = Arc::new(Pools::of_replica(&config, options, head));
-    primary.beside(PostgresEngine::of_reads(config, pools, options))
+    primary.beside(PostgresEngine::of_reads(config, pools, options), Source::Replica)
 }
 
 /// Returns the version of the server, such as `15.14`, without the name of its package.

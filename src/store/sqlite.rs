@@ -40,7 +40,7 @@ use super::row::{BlockRow, CountsRow, FeedHead, FeedRow, MarkRow, RequestRow, Us
 use super::schema::Stamp;
 use super::seen::LastSeen;
 use super::session::Session;
-use super::users::{Mark, UserCache};
+use super::users::{Mark, Source, UserCache};
 use super::writer::WriterState;
 use super::{ConnectError, Options, Pairs, StoreError, query};
 use crate::domain::Time;
@@ -111,7 +111,7 @@ pub(super) fn store(file: &SqliteFile, options: &Options) -> Result<Database<Sql
     let feed = Arc::clone(&metrics.feed);
     let token_key = head.token_key.clone().into_bytes();
     seen.note(&head.head());
-    Ok(Database { engine, users, seen, clock, token_key, committed, feed })
+    Ok(Database { engine, users, seen, clock, token_key, committed, feed, source: Source::Primary })
 }
 
 /// Records which SQLite it is, and lets the metrics read the length of its log.

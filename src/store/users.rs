@@ -171,10 +171,25 @@ impl LastChanges {
     }
 }
 
+/// Where a mark is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The database that commits. A mark that is behind the cache may be all that a failover left of the feed.
+    Primary,
+    /// A replica, which is always a little behind.
+    Replica,
+}
+
 impl State {
     /// Whether the users are valid at this mark: those of the same feed, at the mark or later.
     fn is_valid_at(&self, mark: &Mark) -> bool {
         self.epoch == mark.epoch && self.users_changed >= mark.users_changed
+    }
+
+    /// Whether a read at this mark may be given the users. On the primary, exactly those of the mark: until the first commit
+    /// after a failover begins an epoch, changes that were lost seem to be newer ones.
+    fn serves(&self, mark: &Mark, source: Source) -> bool {
+        self.is_valid_at(mark) && (source == Source::Replica || self.users_changed == mark.users_changed)
     }
 }
 
@@ -243,10 +258,15 @@ impl UserCache {
         }
     }
 
-    /// Returns the cached users, valid at this mark or later, and the ids of those that are not cached.
-    pub(super) fn get(&self, ids: impl IntoIterator<Item = UserId>, mark: &Mark) -> (Users, Vec<UserId>) {
+    /// Returns the cached users, valid at this mark or later (on a replica), and the ids of those that are not cached.
+    pub(super) fn get(
+        &self,
+        ids: impl IntoIterator<Item = UserId>,
+        mark: &Mark,
+        source: Source,
+    ) -> (Users, Vec<UserId>) {
         let state = self.state();
-        let usable = self.enabled && state.is_valid_at(mark);
+        let usable = self.enabled && state.serves(mark, source);
         let (mut found, mut missing) = (Users::new(), Vec::new());
         for id in ids {
             match self.users.get(&id).filter(|_| usable) {
@@ -284,6 +304,10 @@ impl UserCache {
         let state = &mut *self.state_mut();
         if state.epoch == before.epoch && state.users_changed == old {
             let updated = || changes.users_updated.iter().chain(changes.users_created.iter().map(|(user, _)| user));
+            if *epoch != before.epoch {
+                // Some may be from a commit that was lost.
+                self.users.clear();
+            }
             changes.users_deleted.iter().for_each(|id| _ = self.users.remove(id));
             updated().for_each(|user| self.users.insert(user.id, Arc::clone(user).into()));
             if *epoch == before.epoch {

@@ -179,6 +179,29 @@ async fn a_lost_commit_whose_number_is_used_again_is_told_before_any_new_event()
     is_in_order(&world.standby).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_has_what_was_lost_makes_the_write_again() {
+    let (mut world, ann, _) = World::new().await;
+    let clients = world.servers[0].clients();
+    world.cut_off().await;
+    clients.update(ann, "lost").await;
+    assert_eq!(bio(&clients, ann, 3, "").await.expect("a user").0, "lost");
+    world.servers.iter().for_each(|server| server.signal("STOP"));
+    world.primary.kill();
+    world.standby.promote().await;
+    // No server has written there yet.
+    world.servers[0].signal("CONT");
+    let user = pb::User { id: ann, bio: "lost".to_owned(), ..Default::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["bio".to_owned()] });
+    let update = pb::UpdateUserRequest { user: Some(user), update_mask, ..Default::default() };
+    let updated = available(async || clients.users().update_user(update.clone()).await).await.expect("an update");
+    assert_eq!(updated.into_inner().revision, 3);
+    assert_eq!(world.standby.value(&format!("(SELECT bio FROM users WHERE id = {ann})")).await, "lost");
+    let events = clients.events().list_events(pb::ListEventsRequest::default()).await.expect("events").into_inner();
+    assert_eq!(sequences(&events.events), [1, 2, 3]);
+    is_in_order(&world.standby).await;
+}
+
 /// What a consumer has, that follows the feed and does what the errors say.
 struct Copy {
     events: Vec<pb::Event>,

@@ -50,12 +50,10 @@ use tokio::sync::Mutex;
 pub(in crate::store) use self::bulk::PostgresBulk;
 use self::save::NotSaved;
 use super::config::{PostgresConfig, SharedConnection};
-use super::lineage;
 use super::role::{Role, open_shared};
 use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
 use crate::domain::decide::Rejection;
-use crate::domain::epoch::Lineage;
 use crate::domain::ledger;
 use crate::metrics::database::{Database, Pool, PoolState};
 use crate::store::StoreError;
@@ -97,10 +95,10 @@ pub(super) struct Writer {
 }
 
 struct Session {
-    /// With its lineage, which stays the same as long as it lives. Taken out during a commit, and put back if it succeeds.
+    /// Taken out during a commit, and put back if it succeeds.
     ///
     /// An error, a panic or a dropped future therefore closes the connection, and PostgreSQL rolls back.
-    conn: Option<(SharedConnection, Option<Lineage>)>,
+    conn: Option<SharedConnection>,
     /// Whether there was a connection before.
     connected: bool,
     state: WriterState,
@@ -127,25 +125,29 @@ impl Writer {
     pub(super) async fn commit(&self, batch: &Batch) -> Result<Replies, StoreError> {
         self.config.ready().await?;
         let Session { conn: idle, connected, state } = &mut *self.session.lock().await;
-        let (conn, lineage) = match idle.take().filter(|(conn, _)| !conn.is_closed()) {
-            Some(connected) => connected,
+        let conn = match idle.take().filter(|conn| !conn.is_closed()) {
+            Some(conn) => conn,
             None => {
                 let conn = self.connect().await?;
-                let lineage = lineage::of(&conn.conn).await?;
+                if conn.lineage.is_none() {
+                    tracing::warn!(
+                        "cannot read the timeline of the database; a failover that loses commits is not noticed"
+                    );
+                }
                 if std::mem::replace(connected, true) {
                     self.reconnects.inc();
                 }
-                (conn, lineage)
+                conn
             }
         };
         let Loaded { before, snapshot } =
-            statements("load", load::lock_and_load((&conn.conn, lineage), state, &self.clock, batch)).await?;
+            statements("load", load::lock_and_load((&conn.conn, conn.lineage), state, &self.clock, batch)).await?;
         let (replies, changes) = ledger::run(batch, snapshot);
         let batch_id = new_batch_id();
         match statements("save", save::save_and_commit(&conn.conn, &before, &changes, batch_id)).await {
-            Ok(()) => *idle = Some((conn, lineage)),
+            Ok(()) => *idle = Some(conn),
             Err(NotSaved::RolledBack(error)) => {
-                *idle = Some((conn, lineage));
+                *idle = Some(conn);
                 return Err(error);
             }
             Err(NotSaved::Unknown(error)) => {

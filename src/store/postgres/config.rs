@@ -21,10 +21,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::attributes::check;
 use super::passfile::PasswordFile;
-use super::primary::{self, Primary};
+use super::primary::{self, Admitted, Primary};
 use super::tls;
 use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
 use crate::causes::with_causes;
+use crate::domain::epoch::Lineage;
 use crate::store::StoreError;
 
 /// A PostgreSQL database and how to connect to it.
@@ -302,8 +303,8 @@ where
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     };
-    let left = primary.admit(kind)?;
-    O::of(client, connection, Some(left)).await
+    let admitted = primary.admit(kind)?;
+    O::of(client, connection, Some(admitted)).await
 }
 
 /// Sends and receives the messages of a connection until it ends, or until its server is no longer the primary.
@@ -323,26 +324,22 @@ where
 
 /// A kind of open connection.
 trait Opened: Sized {
-    /// With a receiver, it ends when that is marked as changed.
+    /// If it has to lead to the primary, it ends when another server is that.
     async fn of<S>(
         client: Client,
         connection: Connection<Socket, S>,
-        left: Option<watch::Receiver<()>>,
+        admitted: Option<Admitted>,
     ) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static;
 }
 
 impl Opened for Client {
-    async fn of<S>(
-        client: Client,
-        connection: Connection<Socket, S>,
-        left: Option<watch::Receiver<()>>,
-    ) -> Result<Self, Cause>
+    async fn of<S>(client: Client, connection: Connection<Socket, S>, admitted: Option<Admitted>) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
-        tokio::spawn(drive(connection, left));
+        tokio::spawn(drive(connection, admitted.map(|admitted| admitted.left)));
         Ok(client)
     }
 }
@@ -350,11 +347,7 @@ impl Opened for Client {
 /// A connection whose messages diesel sends and receives itself. It does not end by itself when another server is the
 /// primary: its user watches for that.
 impl Opened for AsyncPgConnection {
-    async fn of<S>(
-        client: Client,
-        connection: Connection<Socket, S>,
-        _: Option<watch::Receiver<()>>,
-    ) -> Result<Self, Cause>
+    async fn of<S>(client: Client, connection: Connection<Socket, S>, _: Option<Admitted>) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
@@ -365,6 +358,8 @@ impl Opened for AsyncPgConnection {
 /// A connection with several users at the same time.
 pub(super) struct SharedConnection {
     pub(super) conn: AsyncPgConnection,
+    /// The cluster and timeline that it leads to, if it has to lead to the primary and the role may read them.
+    pub(super) lineage: Option<Lineage>,
     /// Sends and receives its messages. Ends with the connection.
     driver: JoinHandle<()>,
 }
@@ -377,16 +372,13 @@ impl SharedConnection {
 }
 
 impl Opened for SharedConnection {
-    async fn of<S>(
-        client: Client,
-        connection: Connection<Socket, S>,
-        left: Option<watch::Receiver<()>>,
-    ) -> Result<Self, Cause>
+    async fn of<S>(client: Client, connection: Connection<Socket, S>, admitted: Option<Admitted>) -> Result<Self, Cause>
     where
         S: TlsStream + Unpin + Send + 'static,
     {
+        let (lineage, left) = admitted.map_or((None, None), |Admitted { lineage, left }| (lineage, Some(left)));
         let driver = tokio::spawn(drive(connection, left));
-        Ok(Self { conn: AsyncPgConnection::try_from(client).await?, driver })
+        Ok(Self { conn: AsyncPgConnection::try_from(client).await?, lineage, driver })
     }
 }
 

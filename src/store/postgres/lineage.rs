@@ -1,7 +1,8 @@
 //! Reads which cluster and timeline a connection leads to: after a failover it is another one.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable};
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel::sql_types::{BigInt, Nullable};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::causes::Causes;
@@ -21,35 +22,28 @@ macro_rules! timeline {
 const LINEAGE: &str = concat!("SELECT (SELECT system_identifier FROM pg_control_system()), ", timeline!());
 const TIMELINE: &str = concat!("SELECT NULL::bigint, ", timeline!());
 
-/// Whether the role may read the identifier, and the timeline. Both functions may be missing from other engines.
-const RIGHTS: &str = "SELECT coalesce(has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE'), false), \
-    coalesce(has_function_privilege(to_regprocedure('pg_walfile_name(pg_lsn)'), 'EXECUTE') \
-             AND has_function_privilege(to_regprocedure('pg_current_wal_lsn()'), 'EXECUTE'), false)";
-
-/// Returns the lineage of a connection to a primary; `None` if the role may not read it.
+/// Returns the lineage of a connection to a primary; `None` if it cannot be read.
 ///
 /// It does not change while the connection lives: a primary that loses its timeline has to restart.
 ///
 /// # Errors
 ///
-/// [`StoreError::Unavailable`] if it is a standby.
+/// [`StoreError::Unavailable`] if it is a standby, or the connection is lost.
 pub(in crate::store) async fn of(conn: &AsyncPgConnection) -> Result<Option<Lineage>, StoreError> {
-    let refused = match read(conn, LINEAGE).await {
-        Ok(lineage) => return on_primary(lineage),
-        Err(error) => error,
-    };
-    let (mut conn_of_rights, rights) = (conn, PgStatement::<(Bool, Bool)>::new(RIGHTS));
-    match rights.get_result(&mut conn_of_rights).await? {
-        (true, true) => Err(refused.into()),
-        (false, true) => on_primary(read(conn, TIMELINE).await?),
-        (_, false) => {
-            tracing::warn!(
-                error = %Causes(&refused),
-                "cannot read the timeline of the database; a failover that loses commits is not noticed"
-            );
-            Ok(None)
+    let mut refused = None;
+    for text in [LINEAGE, TIMELINE] {
+        match read(conn, text).await {
+            Ok(lineage) => return on_primary(lineage),
+            // Functions that are missing, or that the role or this engine may not call.
+            Err(error @ Error::DatabaseError(DatabaseErrorKind::Unknown, _)) => refused = Some(error),
+            Err(error) => return Err(error.into()),
         }
     }
+    tracing::warn!(
+        error = refused.map(|error| Causes(&error).to_string()),
+        "cannot read the timeline of the database; a failover that loses commits is not noticed"
+    );
+    Ok(None)
 }
 
 async fn read(mut conn: &AsyncPgConnection, text: &'static str) -> QueryResult<(Option<i64>, Option<i64>)> {

@@ -17,9 +17,10 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::attributes::WrongServer;
-use super::config::{Cause, NoHost, PostgresConfig};
+use super::config::{Cause, NoAnswer, NoHost, PostgresConfig};
 use super::waiting::is_passing;
 use crate::causes::with_causes;
+use crate::domain::epoch::Lineage;
 use crate::store::StoreError;
 
 /// The time between two looks at a host while there is a primary.
@@ -32,14 +33,6 @@ const RENEWAL: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long a call waits for a primary while there is none: for two looks.
 const PATIENCE: Duration = Duration::from_millis(80);
-
-/// The history that a primary writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lineage {
-    /// Names the cluster; `None` if the role may not read it.
-    system_identifier: Option<u64>,
-    timeline: u32,
-}
 
 /// What a server is. The lineage is `None` if the role may not read it, or the server is not PostgreSQL's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,19 +105,28 @@ struct State {
     /// The newest lineage that was seen.
     newest: Option<Lineage>,
     hosts: Vec<Seen>,
+    /// Whether the connections were ended since a primary was last there.
+    has_ended: bool,
+}
+
+/// A connection that leads to the primary.
+pub(super) struct Admitted {
+    pub(super) lineage: Option<Lineage>,
+    /// Marked as changed when the connection is to end.
+    pub(super) left: watch::Receiver<()>,
 }
 
 /// The error of a primary that was replaced by another one.
 #[derive(Debug, thiserror::Error)]
 #[error("the server is a former primary: its timeline is {found}, and another one has {newest}")]
 struct FormerPrimary {
-    found: u32,
-    newest: u32,
+    found: i64,
+    newest: i64,
 }
 
 impl Primary {
     pub(super) fn new(hosts: usize) -> Self {
-        let state = Mutex::new(State { newest: None, hosts: vec![Seen::NotYet; hosts] });
+        let state = Mutex::new(State { newest: None, hosts: vec![Seen::NotYet; hosts], has_ended: false });
         Self { state, gone: watch::Sender::new(None), left: watch::Sender::new(()) }
     }
 
@@ -149,8 +151,8 @@ impl Primary {
         gone.map_or(Ok(()), |cause| Err(StoreError::Away(cause)))
     }
 
-    /// Judges a new connection. Returns the receiver that is marked as changed when it is to end.
-    pub(super) fn admit(&self, kind: Kind) -> Result<watch::Receiver<()>, Cause> {
+    /// Judges a new connection.
+    pub(super) fn admit(&self, kind: Kind) -> Result<Admitted, Cause> {
         let Kind::Primary(found) = kind else { return Err(WrongServer::standby().into()) };
         let mut state = self.state();
         match (judge(state.newest, found), state.newest, found) {
@@ -159,9 +161,9 @@ impl Primary {
             }
             (Judgement::Newer | Judgement::Foreign, ..) => {
                 self.begin(&mut state, found);
-                Ok(self.left.subscribe())
+                Ok(Admitted { lineage: found, left: self.left.subscribe() })
             }
-            (Judgement::Same | Judgement::Former, ..) => Ok(self.left.subscribe()),
+            (Judgement::Same | Judgement::Former, ..) => Ok(Admitted { lineage: found, left: self.left.subscribe() }),
         }
     }
 
@@ -184,8 +186,12 @@ impl Primary {
     }
 
     /// Notes that a connection could not be opened.
+    ///
+    /// That a single host did not answer says nothing: a pooler in front of it lets new sessions wait, and those that are
+    /// open work.
     pub(super) fn failed(&self, cause: &Cause) {
-        if is_away(cause) {
+        let is_only = self.state().hosts.len() == 1;
+        if is_away(cause) && !(is_only && cause.is::<NoAnswer>()) {
             self.is_gone(&with_causes(&**cause));
         }
     }
@@ -213,6 +219,7 @@ impl Primary {
         state.hosts[index] = seen;
         let chosen = choose(state.newest, &state.hosts);
         if let Some((index, lineage)) = chosen {
+            state.has_ended = false;
             if judge(state.newest, lineage) != Judgement::Same {
                 self.begin(&mut state, lineage);
             }
@@ -221,11 +228,11 @@ impl Primary {
         }
         let is_known = |seen: &Seen| matches!(seen, Seen::Is(_) | Seen::Away(_));
         if state.hosts.contains(&Seen::Refuses) {
+            state.has_ended = false;
             self.is_there();
         } else if state.hosts.iter().all(is_known) {
-            let was_there = self.gone.borrow().is_none();
             self.is_gone(&state.hosts.iter().map(|seen| describe(state.newest, seen)).collect::<Vec<_>>().join("; "));
-            if was_there {
+            if !std::mem::replace(&mut state.has_ended, true) {
                 // What they wait for may never come.
                 self.left.send_replace(());
             }
@@ -311,6 +318,8 @@ async fn look(config: &PostgresConfig, index: usize, open: &mut Option<(Client, 
         Ok(Ok(kind)) => Seen::Is(kind),
         Ok(Err(cause)) if is_away(&cause) => Seen::Away(with_causes(&*cause)),
         Ok(Err(_)) => Seen::Refuses,
+        // As for a connection that a call waits for.
+        Err(_) if config.hosts() == 1 => Seen::Refuses,
         Err(_) => Seen::Away(format!("no answer within {ANSWER:?}")),
     }
 }
@@ -343,12 +352,20 @@ const QUESTIONS: [&str; 3] = [
     "SELECT pg_is_in_recovery(), NULL, NULL",
 ];
 
+/// What a server says that has not the function, does not let the role call it, or keeps no log for it.
+const UNANSWERED: [SqlState; 4] = [
+    SqlState::INSUFFICIENT_PRIVILEGE,
+    SqlState::UNDEFINED_FUNCTION,
+    SqlState::FEATURE_NOT_SUPPORTED,
+    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+];
+
 /// Asks a server what it is.
 pub(super) async fn kind(client: &Client) -> Result<Kind, tokio_postgres::Error> {
     for question in QUESTIONS {
         match client.simple_query(question).await {
             Ok(answer) => return Ok(read(&answer)),
-            Err(error) if error.as_db_error().is_some() && !error.is_closed() => {}
+            Err(error) if error.code().is_some_and(|code| UNANSWERED.contains(code)) => {}
             Err(error) => return Err(error),
         }
     }
@@ -362,7 +379,7 @@ fn read(answer: &[SimpleQueryMessage]) -> Kind {
     if value(0) == Some("t") {
         return Kind::Standby;
     }
-    let timeline = value(1).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let timeline = value(1).and_then(|digits| i64::from_str_radix(digits, 16).ok());
     let system_identifier = value(2).and_then(|digits| digits.parse().ok());
     Kind::Primary(timeline.map(|timeline| Lineage { system_identifier, timeline }))
 }
@@ -371,11 +388,11 @@ fn read(answer: &[SimpleQueryMessage]) -> Kind {
 mod tests {
     use super::*;
 
-    fn of(system: u64, timeline: u32) -> Option<Lineage> {
+    fn of(system: i64, timeline: i64) -> Option<Lineage> {
         Some(Lineage { system_identifier: Some(system), timeline })
     }
 
-    fn unnamed(timeline: u32) -> Option<Lineage> {
+    fn unnamed(timeline: i64) -> Option<Lineage> {
         Some(Lineage { system_identifier: None, timeline })
     }
 
@@ -418,10 +435,10 @@ mod tests {
     #[tokio::test]
     async fn connections_to_a_former_primary_end_and_none_is_opened_again() {
         let primary = Primary::new(2);
-        let mut one = primary.admit(Kind::Primary(of(1, 1))).expect("the first one");
-        let other = primary.admit(Kind::Primary(of(1, 1))).expect("the same");
+        let mut one = primary.admit(Kind::Primary(of(1, 1))).expect("the first one").left;
+        let other = primary.admit(Kind::Primary(of(1, 1))).expect("the same").left;
         assert!(!one.has_changed().expect("a sender"));
-        let newer = primary.admit(Kind::Primary(of(1, 2))).expect("a newer one");
+        let newer = primary.admit(Kind::Primary(of(1, 2))).expect("a newer one").left;
         assert!(one.has_changed().expect("a sender") && other.has_changed().expect("a sender"));
         one.mark_unchanged();
         assert!(!newer.has_changed().expect("a sender"));

@@ -40,7 +40,7 @@ fn cached(at: &Mark, users: impl IntoIterator<Item = CachedUser>) -> UserCache {
 }
 
 fn found(cache: &UserCache, at: &Mark) -> Vec<i64> {
-    let (found, _) = cache.get((1..=3).map(UserId::new), at);
+    let (found, _) = cache.get((1..=3).map(UserId::new), at, Source::Replica);
     let mut ids: Vec<_> = found.keys().map(|id| id.get()).collect();
     ids.sort_unstable();
     ids
@@ -57,6 +57,8 @@ fn cached_users_are_valid_until_one_changes_and_then_all_but_that_one() {
     cache.invalidate(&second, Sequence::new(5), Some(vec![UserId::new(2)]));
     assert_eq!(found(&cache, &second), [1]);
     assert_eq!(found(&cache, &first), [1], "as of the mark or later");
+    let (lost, _) = cache.get([UserId::new(1)], &first, Source::Primary);
+    assert!(lost.is_empty(), "a primary that is behind may have lost what the cache has");
 }
 
 #[test]
@@ -80,7 +82,7 @@ fn what_a_replica_reads_that_is_behind_is_cached_unless_it_may_have_changed_sinc
     let other = mark("b", 30);
     cache.insert(of([user(1, "other")]), &other);
     assert_eq!(found(&cache, &other), Vec::<i64>::new());
-    assert_eq!(cache.get([UserId::new(1)], &third).0[&UserId::new(1)].bio.as_str(), "");
+    assert_eq!(cache.get([UserId::new(1)], &third, Source::Replica).0[&UserId::new(1)].bio.as_str(), "");
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn a_commit_of_this_server_updates_the_cache() {
     let current = cached(&first, of([user(1, "old"), user(2, "")]));
     current.committed(&before(5), &changes);
     assert_eq!(found(&current, &second), [1]);
-    let (users, _) = current.get([UserId::new(1)], &second);
+    let (users, _) = current.get([UserId::new(1)], &second, Source::Primary);
     assert_eq!(users[&UserId::new(1)].bio.as_str(), "new");
     // Others had changed users before, which was not noticed yet: it is not up to date now either.
     let behind = cached(&mark("a", 4), of([user(3, "")]));
@@ -147,12 +149,13 @@ fn a_commit_that_begins_an_epoch_leaves_a_cache_of_that_epoch_and_no_other() {
     let changes = |epoch| Changes { head: head(9), epoch, users_updated: vec![user(1, "new")], ..Changes::default() };
     let current = cached(&mark("a", 5), of([user(1, "old"), user(2, "")]));
     current.committed(&before(5), &changes(Some(begun.clone())));
-    assert_eq!(found(&current, &mark("b", 9)), [1, 2]);
+    assert_eq!(found(&current, &mark("b", 9)), [1], "what was read before may be of a commit that was lost");
     assert_eq!(found(&current, &mark("a", 9)), Vec::<i64>::new());
     // No user was changed: the epoch is another one all the same.
     let current = cached(&mark("a", 5), of([user(2, "")]));
     current.committed(&before(5), &Changes { head: head(5), epoch: Some(begun), ..Changes::default() });
-    assert_eq!(found(&current, &mark("b", 5)), [2]);
+    assert_eq!(current.outdated(&mark("b", 5)), None);
+    assert_eq!(found(&current, &mark("b", 5)), Vec::<i64>::new());
     // The cache has what was lost: the numbers are equal, and the events are not.
     let lost = cached(&mark("lost", 5), of([user(2, "lost")]));
     lost.committed(&before(5), &changes(None));
@@ -170,7 +173,7 @@ fn the_cache_is_bounded_and_can_be_switched_off() {
     let small = UserCache::new(64 << 10, &Arc::default());
     small.invalidate(&at, Sequence::default(), None);
     small.insert(of((1..=1_000).map(|id| user(id, &"x".repeat(1_000)))), &at);
-    let (found, _) = small.get((1..=1_000).map(UserId::new), &at);
+    let (found, _) = small.get((1..=1_000).map(UserId::new), &at, Source::Primary);
     assert!((1..=64).contains(&found.len()), "{} users in 64 KiB", found.len());
 }
 
@@ -179,7 +182,8 @@ fn a_user_is_encoded_once_for_all_copies_and_anew_after_a_change() {
     let at = mark("a", 5);
     let cache = cached(&at, of([user(1, "")]));
     let encode = |cache: &UserCache, at: &Mark, bytes: &'static str| {
-        cache.get([UserId::new(1)], at).0[&UserId::new(1)].encoded(|_| Bytes::from_static(bytes.as_bytes()))
+        cache.get([UserId::new(1)], at, Source::Primary).0[&UserId::new(1)]
+            .encoded(|_| Bytes::from_static(bytes.as_bytes()))
     };
     assert_eq!(encode(&cache, &at, "first"), "first");
     assert_eq!(encode(&cache, &at, "again"), "first");

@@ -30,6 +30,7 @@ use crate::store::row::{
 };
 use crate::store::schema::{Instant, Stamp, connection_requests, feed, request_ids, user_counts, users};
 use crate::store::statement::{PgStatement, statement};
+use crate::store::users::Source;
 use crate::store::writer::{Loaded, Members, WriterState};
 use crate::store::{LOOK_AHEAD, OLDEST_SENT_LIMIT, SWEEP_LIMIT, StoreError, Users, query};
 
@@ -92,7 +93,7 @@ async fn load(
     } = &needs;
     let (mut members, unknown) = state.find(users.iter().copied());
     let assumed = state.mark();
-    let (mut known, unknown) = profiles.get(unknown, &assumed);
+    let (mut known, unknown) = profiles.get(unknown, &assumed, Source::Primary);
     let (
         _,
         (before, Now { time: now, may_sweep }),
@@ -166,7 +167,7 @@ async fn load(
     let found = |id: &UserId| members.contains_key(id) || loaded.contains_key(id) || unknown.contains(id);
     let (cached, missing) = state.find(wanted.iter().copied().filter(|id| !found(id)));
     members.extend(cached);
-    let (also_known, missing) = profiles.get(missing, &mark);
+    let (also_known, missing) = profiles.get(missing, &mark, Source::Primary);
     loaded.extend(members_by_id(conn, &also_known, &missing).await?);
     known.extend(also_known);
     state.insert(&loaded);
