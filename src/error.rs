@@ -415,7 +415,8 @@ pub fn wrong_epoch(newest: &Epoch, common: Option<Sequence>) -> Status {
         None => status(
             code,
             reason,
-            "the epoch is that of another database, or was lost in a restore; list the current state again",
+            "the position or its epoch is not part of this feed: it is from another database, or was lost; \
+             list the current state again",
             [epoch],
         ),
     }

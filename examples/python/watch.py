@@ -36,16 +36,17 @@ def begin(channel):
     """Lists what is there before the first event. What changes meanwhile is an event after the first page."""
     users = UserServiceStub(channel)
     request = ListUsersRequest(page_size=1000)
-    count, revision = 0, None
+    count, revision, epoch = 0, None, ""
     while True:
         page = retry(users.ListUsers, request)
         count += len(page.users)
-        revision = page.revision if revision is None else revision
+        if revision is None:
+            revision, epoch = page.revision, page.epoch
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
     print(f"listed {count} users at revision {revision}", flush=True)
-    return {"revision": revision, "epoch": ""}
+    return {"revision": revision, "epoch": epoch}
 
 
 def handle(event):

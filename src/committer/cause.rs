@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::causes::with_causes;
 use crate::store::StoreError;
 
-/// Why a batch failed. Each of its calls logs it, and nobody else does.
+/// Why a batch failed. Each failed call logs it. The committer logs it only if no call received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause(Arc<str>);
 

@@ -16,7 +16,7 @@ pub struct ReplicaArgs {
     #[arg(long, help_heading = "Replicas", env = "KITH_REPLICA_URL", value_name = "URL", hide_env_values = true, value_parser = UrlParser)]
     pub(super) replica_url: Vec<DatabaseUrl>,
     /// Reads that replicas serve: min-revision = those with a min_revision, which see what it names; stale-ok = all, and
-    /// those without one may be as old as --replica-max-lag says
+    /// those without one may be older by --replica-max-lag and half a second, or more while the primary cannot be read
     #[arg(
         long,
         help_heading = "Replicas",

@@ -110,7 +110,8 @@ impl Area for Replicas {
         for (name, state) in &states {
             family.value(&[("host", name)], state.lag_revisions)?;
         }
-        let help = "Time since this server learned of the first event that the replica lacks.";
+        let help = "Time since this server learned of the first event that the replica lacks, \
+            less the 250 ms between two checks.";
         let mut family = families.gauge("kith_replica_lag_seconds", help)?;
         for (name, state) in &states {
             family.value(&[("host", name)], state.lag.as_secs_f64())?;

@@ -30,15 +30,16 @@ function store(cursor: Cursor): void {
 /** Lists what is there before the first event. What changes meanwhile is an event after the first page. */
 async function begin(): Promise<Cursor> {
   const users = createClient(UserService, transport);
-  let [count, revision, pageToken] = [0, "", ""];
+  let [count, revision, epoch, pageToken] = [0, "", "", ""];
   do {
     const page = await retry((options) => users.listUsers({ pageSize: 1000, pageToken }, options));
     count += page.users.length;
     revision ||= page.revision.toString();
+    epoch ||= page.epoch;
     pageToken = page.nextPageToken;
   } while (pageToken !== "");
   console.log(`listed ${count} users at revision ${revision}`);
-  return { revision, epoch: "" };
+  return { revision, epoch };
 }
 
 /** Handles an event. It comes again if the program ends before the cursor is stored. */

@@ -192,7 +192,7 @@ trials! {
         let proxy = Proxy::before(&database);
         let trial = Trial::start(&proxy.url, &[]).await;
         proxy.next(Cut::AfterCommitAndDown);
-        until("a commit that is lost", async || trial.kith.log().contains("its outcome is unknown")).await;
+        until("a commit that is lost", async || trial.kith.log().contains("the outcome of a commit is unknown")).await;
         proxy.next(Cut::Never);
         trial.raises("KithOutcomeUnknown", WARNING).await;
     }

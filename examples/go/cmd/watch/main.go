@@ -69,7 +69,7 @@ func begin(ctx context.Context, users kithv1.UserServiceClient) (*cursor, error)
 		}
 		count += len(page.GetUsers())
 		if first == nil {
-			first = &cursor{Revision: page.GetRevision()}
+			first = &cursor{Revision: page.GetRevision(), Epoch: page.GetEpoch()}
 		}
 		if page.GetNextPageToken() == "" {
 			fmt.Printf("listed %d users at revision %d\n", count, first.Revision)

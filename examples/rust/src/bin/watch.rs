@@ -48,10 +48,10 @@ async fn begin(mut users: UserServiceClient<Connection>) -> Result<Cursor, Statu
     loop {
         let page = retry(request.clone(), async |request| users.list_users(request).await).await?;
         count += page.users.len();
-        let revision = *first.get_or_insert(page.revision);
+        let (revision, epoch) = first.get_or_insert_with(|| (page.revision, page.epoch.clone()));
         if page.next_page_token.is_empty() {
             println!("listed {count} users at revision {revision}");
-            return Ok(Cursor { revision, epoch: String::new() });
+            return Ok(Cursor { revision: *revision, epoch: epoch.clone() });
         }
         request.page_token = page.next_page_token;
     }

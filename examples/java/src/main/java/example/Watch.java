@@ -51,7 +51,7 @@ final class Watch {
 
     /** Lists what is there before the first event. What changes meanwhile is an event after the first page. */
     private static Cursor begin(UserServiceBlockingStub users) throws InterruptedException {
-        long revision = -1;
+        Cursor first = null;
         int count = 0;
         String token = "";
         do {
@@ -61,11 +61,13 @@ final class Watch {
                     .build();
             ListUsersResponse page = Client.retry(() -> users.listUsers(request));
             count += page.getUsersCount();
-            revision = revision == -1 ? page.getRevision() : revision;
+            if (first == null) {
+                first = new Cursor(page.getRevision(), page.getEpoch());
+            }
             token = page.getNextPageToken();
         } while (!token.isEmpty());
-        System.out.printf("listed %d users at revision %d%n", count, revision);
-        return new Cursor(revision, "");
+        System.out.printf("listed %d users at revision %d%n", count, first.revision);
+        return first;
     }
 
     /** Handles an event. It comes again if the program ends before the cursor is stored. */
