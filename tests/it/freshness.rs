@@ -27,6 +27,7 @@ pub struct Outcome {
 #[derive(Clone, Copy)]
 pub struct How {
     min_revision: i64,
+    epoch: &'static str,
     /// Whether the other fields are valid.
     right: bool,
     timeout: Option<Duration>,
@@ -34,7 +35,7 @@ pub struct How {
 
 impl How {
     pub fn at(min_revision: i64) -> Self {
-        Self { min_revision, right: true, timeout: None }
+        Self { min_revision, epoch: "", right: true, timeout: None }
     }
 
     fn request<R>(self, right: R, wrong: R) -> Request<R> {
@@ -46,7 +47,9 @@ impl How {
 
 /// Begins an export. Its first message has the revision.
 async fn export(clients: Clients, how: How) -> Outcome {
-    let request = |id| pb::ExportUserRequest { id, min_revision: how.min_revision, ..Default::default() };
+    let How { min_revision, epoch, .. } = how;
+    let request =
+        |id| pb::ExportUserRequest { id, min_revision, min_revision_epoch: epoch.to_owned(), ..Default::default() };
     let result = async {
         let stream = clients.users().export_user(how.request(request(1), request(0))).await?;
         Ok(stream.into_inner().message().await?.expect("a message").revision)
@@ -56,7 +59,9 @@ async fn export(clients: Clients, how: How) -> Outcome {
 
 /// The same for an export of everything.
 async fn export_all(clients: Clients, how: How) -> Outcome {
-    let request = || pb::ExportRelationsRequest { min_revision: how.min_revision, ..Default::default() };
+    let How { min_revision, epoch, .. } = how;
+    let request =
+        || pb::ExportRelationsRequest { min_revision, min_revision_epoch: epoch.to_owned(), ..Default::default() };
     let result = async {
         let stream = clients.imports().export_relations(how.request(request(), request())).await?;
         let mut stream = stream.into_inner();
@@ -76,9 +81,13 @@ macro_rules! reads {
             $(
                 let clients_of_call = clients.clone();
                 outcomes.spawn(async move {
-                    let min_revision = how.min_revision;
-                    let right = pb::$request { $($right)* min_revision, ..Default::default() };
-                    let wrong = pb::$request { $($wrong)* min_revision, ..Default::default() };
+                    let (min_revision, epoch) = (how.min_revision, how.epoch.to_owned());
+                    let right = pb::$request {
+                        $($right)* min_revision, min_revision_epoch: epoch.clone(), ..Default::default()
+                    };
+                    let wrong = pb::$request {
+                        $($wrong)* min_revision, min_revision_epoch: epoch, ..Default::default()
+                    };
                     let result = clients_of_call.$client().$method(how.request(right, wrong)).await;
                     let result = result.map(Response::into_inner);
                     let said = result.as_ref().map(|response| format!("{response:?}")).unwrap_or_default();
@@ -158,6 +167,17 @@ cases! {
                 wrong.push("min_revision");
                 wrong.sort_unstable();
                 assert_eq!(named, wrong, "{rpc}");
+            }
+        }
+    }
+
+    async fn every_read_refuses_the_epoch_of_another_feed(app: App) {
+        three_revisions(&app).await;
+        for min_revision in [0, 3] {
+            for Outcome { rpc, result, .. } in read_all(&app, How { epoch: "another", ..How::at(min_revision) }).await {
+                let details = refused(result, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+                let metadata = &details.error_info().unwrap().metadata;
+                assert!(!metadata["epoch"].is_empty() && !metadata.contains_key("common_sequence"), "{rpc}: {metadata:?}");
             }
         }
     }

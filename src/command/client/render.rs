@@ -9,7 +9,9 @@ use crate::proto::json;
 
 const TIMESTAMP: &str = "google.protobuf.Timestamp";
 /// Fields of a list that are not shown below it.
-const OF_PAGES: [&str; 3] = ["revision", "next_page_token", "epoch"];
+const OF_PAGES: [&str; 2] = ["revision", "next_page_token"];
+/// What clients send back with a revision, and people do not read.
+const EPOCH: &str = "epoch";
 
 /// A column: its header, and the fields of which it has the values.
 type Column = (&'static str, &'static [&'static str]);
@@ -60,14 +62,15 @@ const REFUSALS: &[Column] = &[("POSITION", &["position"]), ("REASON", &["reason"
 ///
 /// With `full`, users are shown with all fields that the response has, and messages of requests are shown.
 pub(super) fn response(of: &MessageDescriptor, value: &Value, full: bool) -> String {
+    let shown = of.fields().filter(|field| field.name() != EPOCH);
     match list(of) {
         Some(field) => {
             let rest: Vec<FieldDescriptor> =
-                of.fields().filter(|other| *other != field && !OF_PAGES.contains(&other.name())).collect();
+                shown.filter(|other| *other != field && !OF_PAGES.contains(&other.name())).collect();
             rows(&field, value, full) + &fields(&rest, value, full)
         }
         // The one field of the response is what was asked for.
-        None => fields(&of.fields().collect::<Vec<_>>(), value, full || of.name() == "GetUserResponse"),
+        None => fields(&shown.collect::<Vec<_>>(), value, full || of.name() == "GetUserResponse"),
     }
 }
 

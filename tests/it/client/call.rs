@@ -20,7 +20,7 @@ async fn requests_and_responses_are_json() {
     let ann = r#"{"user": {"username": "ann", "status": "BLOCKED", "birthday": "2000-01-02"}}"#;
     let created = parsed(&client.prints(&["call", "CreateUser", ann]).await);
     let expected = json!({"user": {"id": 1, "username": "ann", "date_joined": created["user"]["date_joined"],
-        "birthday": "2000-01-02", "status": "USER_STATUS_BLOCKED"}, "revision": 1});
+        "birthday": "2000-01-02", "status": "USER_STATUS_BLOCKED"}, "revision": 1, "epoch": created["epoch"]});
     assert_eq!(created, expected);
     client.prints(&["call", "UserService/CreateUser", &format!("@{}", file.display())]).await;
     let (code, output, log) =
@@ -40,7 +40,8 @@ async fn streams_are_lines_of_json() {
     let client = Client::start(Engine::Sqlite, &[]).await;
     let row = |id: i64, name: &str| format!("{{\"user\": {{\"id\": {id}, \"username\": \"{name}\"}}}}\n");
     let (code, output, log) = client.piped(&["call", "ImportUsers", "-"], &(row(1, "ann") + &row(2, "bob")));
-    assert_eq!((code, parsed(&output), &*log), (Some(0), json!({"created": 2, "revision": 2}), ""));
+    let expected = json!({"created": 2, "revision": 2, "epoch": parsed(&output)["epoch"]});
+    assert_eq!((code, parsed(&output), &*log), (Some(0), expected, ""));
     // What was sent before an error of the input is carried out.
     for (number, wrong, words) in [
         (3, "{\"user\": ", "message 2 of the input: the JSON is not valid"),
