@@ -60,8 +60,7 @@ async fn export(clients: Clients, how: How) -> Outcome {
 /// The same for an export of everything.
 async fn export_all(clients: Clients, how: How) -> Outcome {
     let How { min_revision, epoch, .. } = how;
-    let request =
-        || pb::ExportRelationsRequest { min_revision, min_revision_epoch: epoch.to_owned(), ..Default::default() };
+    let request = || pb::ExportRelationsRequest { min_revision, min_revision_epoch: epoch.to_owned() };
     let result = async {
         let stream = clients.imports().export_relations(how.request(request(), request())).await?;
         let mut stream = stream.into_inner();
@@ -81,13 +80,12 @@ macro_rules! reads {
             $(
                 let clients_of_call = clients.clone();
                 outcomes.spawn(async move {
-                    let (min_revision, epoch) = (how.min_revision, how.epoch.to_owned());
-                    let right = pb::$request {
-                        $($right)* min_revision, min_revision_epoch: epoch.clone(), ..Default::default()
-                    };
-                    let wrong = pb::$request {
-                        $($wrong)* min_revision, min_revision_epoch: epoch, ..Default::default()
-                    };
+                    let mut right = pb::$request { $($right)* ..Default::default() };
+                    let mut wrong = pb::$request { $($wrong)* ..Default::default() };
+                    for request in [&mut right, &mut wrong] {
+                        request.min_revision = how.min_revision;
+                        request.min_revision_epoch = how.epoch.to_owned();
+                    }
                     let result = clients_of_call.$client().$method(how.request(right, wrong)).await;
                     let result = result.map(Response::into_inner);
                     let said = result.as_ref().map(|response| format!("{response:?}")).unwrap_or_default();
