@@ -319,8 +319,8 @@ impl Worker {
 
     /// Commits a batch, and retries if the database refuses it or is unavailable.
     ///
-    /// The cause of a failure goes to the callers, whose calls log it: a failed call has one line in the log. That of an internal error is logged here, and so is a
-    /// commit that succeeded late.
+    /// Callers receive the cause of a failure, and their calls log it, in one line each. Logged here are internal errors, and
+    /// commits that needed a retry.
     async fn commit_with_retries(
         &self,
         batch: &Arc<Batch>,

@@ -205,7 +205,7 @@ impl Watcher {
 
     /// Goes on in the epoch that was found, which ends at `last` or later. `history` leads to it from this watcher's epoch.
     ///
-    /// If the client was told of events that were lost, the watch ends. Otherwise the watcher forgets lost events that it
+    /// If the client received events that were lost, the watch ends. Otherwise the watcher forgets lost events that it
     /// only examined, and reads the others instead.
     fn enter(&mut self, epoch: Epoch, history: &History, last: Sequence) -> Result<(), FeedError> {
         let judge = |sequence| match () {

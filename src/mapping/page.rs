@@ -1,7 +1,8 @@
 //! Page sizes and page tokens of lists.
 //!
 //! A token is a version, a section, a position, and the revision and the epoch of the page that it ends, followed by an
-//! HMAC-SHA-256 (RFC 2104) over these and the rest of the request. Clients cannot alter it or use it with another list. It contains nothing secret.
+//! HMAC-SHA-256 (RFC 2104) over these and the rest of the request. Clients cannot alter it or use it with another list. It
+//! contains nothing secret.
 //!
 //! The next page reflects at least the revision of the page before it. Otherwise it could be read from a replica that is
 //! further behind, and rows that moved in between would be on both pages or on none.

@@ -98,8 +98,8 @@ impl Health {
         matches!(timeout(TIMEOUT, read).await, Ok(Ok(Ok(_))))
     }
 
-    /// Whether the batches of calls are stored and none hangs, or a probe is if there is too little to judge by. True if the server
-    /// only reads.
+    /// Whether batches of calls are stored and no commit hangs. A probe decides if there are too few batches to judge by.
+    /// True if the server only reads.
     async fn can_write(&self, committed: &mut Writes) -> bool {
         // Such as one that waits for a synchronous standby.
         if self.committer.takes_longer_than(TIMEOUT) {
