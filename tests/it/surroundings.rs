@@ -2,19 +2,18 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{PipeReader, Read, pipe};
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::harness::daemon::free_port;
 use crate::harness::process::{Kith, command, run, run_command};
 use crate::harness::{Database, Engine, until};
 
 /// Starts a program whose standard error is this file, in which nobody reads the address.
 fn start(url: &str, log: impl Into<Stdio>, args: &[&str]) -> Kith {
-    let address =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let mut serve = command(&[&["--listen", &address, "--database-url", url], args].concat());
     serve.stderr(log);
     Kith::start_unread(serve, address)

@@ -1,10 +1,12 @@
 """The programs of the trial: PostgreSQL, servers of Kith, and HAProxy. Each ends with the trial."""
 
+import contextlib
 import csv
 import glob
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -24,10 +26,12 @@ PATIENCE = 60
 
 
 def free_port():
-    """Returns a port that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Returns a port that is free, and that the kernel gives to no connection: it takes those above 32,767."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def until(what, holds):

@@ -1,7 +1,6 @@
 //! Temporary PostgreSQL servers. One is started once for the test process, and ends with it.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use tempfile::TempDir;
+
+use super::daemon::free_port;
 
 /// Names a server to use instead of a temporary one: `postgres://…` with the right to create databases.
 const URL: &str = "KITH_TEST_POSTGRES_URL";
@@ -147,7 +148,7 @@ impl Place {
     /// Starts a server on the data, on a free port, and waits until it is ready.
     fn serve(self) -> Own {
         let dir = self.dir.path();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let port = free_port();
         let (certificate, key) = (dir.join("server.crt"), dir.join("server.key"));
         let server = self.command("postgres");
         // The watchdog reads a pipe that only this process holds open. The server ends with this process, even after a
