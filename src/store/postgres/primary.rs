@@ -460,4 +460,39 @@ mod tests {
         assert_eq!(primary.saw(1, Seen::Is(Kind::Primary(of(1, 2)))), Some(1));
         primary.ready().await.expect("it was promoted");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_hang_end_once_for_each_outage_that_a_call_notices_first() {
+        let primary = Primary::new(1);
+        let mut left = primary.admit(Kind::Primary(of(1, 1))).expect("a primary").left;
+        for outage in 0..2 {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            primary.failed(&refused.into());
+            assert!(primary.ready().await.is_err(), "{outage}");
+            assert!(!left.has_changed().expect("a sender"), "no look has confirmed it");
+            assert_eq!(primary.saw(0, Seen::Away("refused".to_owned())), None);
+            assert!(left.has_changed().expect("a sender"), "{outage}");
+            left.mark_unchanged();
+            assert_eq!(primary.saw(0, Seen::Away("refused".to_owned())), None);
+            assert!(!left.has_changed().expect("a sender"), "those that were opened since do not end");
+            assert_eq!(primary.saw(0, Seen::Is(Kind::Primary(of(1, 1)))), Some(0));
+            primary.ready().await.expect("it is there again");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_host_that_lets_new_sessions_wait_is_not_away() {
+        // The kernel accepts connections, and nobody answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = silent.local_addr().expect("an address");
+        for (hosts, is_away) in [(vec![host], false), (vec![host; 2], true)] {
+            let primary = Primary::new(hosts.len());
+            primary.failed(&NoAnswer(ANSWER).into());
+            assert_eq!(primary.ready().await.is_err(), is_away, "{hosts:?}");
+            let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+            let url = format!("postgres://kith@{}/kith?sslmode=disable", hosts.join(","));
+            let seen = look(&PostgresConfig::parse(&url).expect("a URL"), 0, &mut None).await;
+            assert_eq!(matches!(seen, Seen::Away(_)), is_away, "{hosts:?}: {seen:?}");
+        }
+    }
 }
