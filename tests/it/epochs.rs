@@ -1,7 +1,9 @@
 //! When does a new epoch of the feed begin, and who finds out?
 
+use kith::clock::Clock;
+use kith::progress::Progress;
 use kith::proto::v1 as pb;
-use kith::store::Repair;
+use kith::store::{self, Bulk, Repair, Servers};
 
 use crate::check::check;
 use crate::harness::database::Database;
@@ -69,6 +71,19 @@ async fn a_commit_on_another_timeline_begins_an_epoch_once() {
     let head = "SELECT epoch AS value FROM feed";
     assert_eq!(app.database.values(head).await, [Some(begun[1].0.clone())]);
     is_in_order(&app.database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_know_the_lineage_too() {
+    let database = Database::migrated(Engine::Postgres).await;
+    let known = async || epochs(&database).await.into_iter().map(|(.., known)| known).collect::<Vec<_>>();
+    assert_eq!(known().await, [false]);
+    let bulk = Bulk::begin(&database.url(), &Clock::system()).await.expect("an import");
+    bulk.commit(&Progress::default()).await.expect("a commit");
+    assert_eq!(known().await, [true]);
+    store::restore_epoch(&database.url(), Servers::Refused).await.expect("a new epoch");
+    assert_eq!(known().await, [true, true]);
+    is_in_order(&database).await;
 }
 
 /// Lets a function of PostgreSQL fail with this code, as in an engine that does not have it.

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::attributes::WrongServer;
 use super::config::{Cause, NoAnswer, NoHost, PostgresConfig};
+use super::kind::{self, Kind};
 use super::waiting::is_passing;
 use crate::causes::with_causes;
 use crate::domain::epoch::Lineage;
@@ -33,13 +34,6 @@ const RENEWAL: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long a call waits for a primary while there is none: for two looks.
 const PATIENCE: Duration = Duration::from_millis(80);
-
-/// What a server is. The lineage is `None` if the role may not read it, or the server is not PostgreSQL's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Standby,
-    Primary(Option<Lineage>),
-}
 
 /// The result of the last look at a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,13 +298,13 @@ async fn look(config: &PostgresConfig, index: usize, open: &mut Option<(Client, 
     let asked = async {
         if let Some((client, since)) =
             open.take().filter(|(client, since)| !client.is_closed() && since.elapsed() < RENEWAL)
-            && let Ok(kind) = kind(&client).await
+            && let Ok(kind) = kind::ask(&client).await
         {
             *open = Some((client, since));
             return Ok(kind);
         }
         let client = config.look_at(index).await?;
-        let kind = kind(&client).await?;
+        let kind = kind::ask(&client).await?;
         *open = Some((client, Instant::now()));
         Ok::<_, Cause>(kind)
     };
@@ -331,57 +325,6 @@ fn is_away(cause: &Cause) -> bool {
     }
     let code = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
     cause.is::<FormerPrimary>() || (is_passing(&**cause) && code != Some(&SqlState::TOO_MANY_CONNECTIONS))
-}
-
-/// The number of the timeline is in the name of the file that is written to. It is right as soon as a promotion has
-/// ended, while that of the last checkpoint is not.
-macro_rules! question {
-    ($system:literal) => {
-        concat!(
-            "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN NULL \
-             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, ",
-            $system
-        )
-    };
-}
-
-/// Asked in turn, since a role may lack the rights for the first ones, or another engine their functions.
-const QUESTIONS: [&str; 3] = [
-    question!("(SELECT system_identifier FROM pg_control_system())"),
-    question!("NULL"),
-    "SELECT pg_is_in_recovery(), NULL, NULL",
-];
-
-/// What a server says that has not the function, does not let the role call it, or keeps no log for it.
-const UNANSWERED: [SqlState; 4] = [
-    SqlState::INSUFFICIENT_PRIVILEGE,
-    SqlState::UNDEFINED_FUNCTION,
-    SqlState::FEATURE_NOT_SUPPORTED,
-    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-];
-
-/// Asks a server what it is.
-pub(super) async fn kind(client: &Client) -> Result<Kind, tokio_postgres::Error> {
-    for question in QUESTIONS {
-        match client.simple_query(question).await {
-            Ok(answer) => return Ok(read(&answer)),
-            Err(error) if error.code().is_some_and(|code| UNANSWERED.contains(code)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Kind::Primary(None))
-}
-
-fn read(answer: &[SimpleQueryMessage]) -> Kind {
-    let mut rows = answer.iter();
-    let row = rows.find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
-    let value = |column| row.and_then(|row| row.get(column));
-    if value(0) == Some("t") {
-        return Kind::Standby;
-    }
-    let timeline = value(1).and_then(|digits| i64::from_str_radix(digits, 16).ok());
-    let system_identifier = value(2).and_then(|digits| digits.parse().ok());
-    Kind::Primary(timeline.map(|timeline| Lineage { system_identifier, timeline }))
 }
 
 #[cfg(test)]
