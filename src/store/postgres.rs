@@ -93,9 +93,9 @@ pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<D
     let mut tasks = JoinSet::new();
     if let Some(primary) = config.primary() {
         for index in 0..config.hosts() {
-            let config = Arc::clone(&config);
-            tasks
-                .spawn(persistent("the look-out for the primary", move || primary::follow(Arc::clone(&config), index)));
+            let (config, single) = (Arc::clone(&config), options.single_host_check);
+            let follow = move || primary::follow(Arc::clone(&config), index, single);
+            tasks.spawn(persistent("the look-out for the primary", follow));
         }
         if config.hosts() > 1 {
             // A former primary may come first.

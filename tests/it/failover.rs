@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith::proto::v1::{self as pb, ErrorReason};
+use kith::store::Options;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use crate::harness::app::options;
 use crate::harness::clients::Clients;
 use crate::harness::daemon::free_port;
 use crate::harness::database::execute;
@@ -15,7 +17,7 @@ use crate::harness::openmetrics::scrape;
 use crate::harness::process::{Kith, command};
 use crate::harness::replicated::{Node, urls};
 use crate::harness::switch::Switch;
-use crate::harness::{refused, until};
+use crate::harness::{App, Database, Engine, refused, until};
 use crate::waiting::{SERVICE, health};
 
 const WRITABLE: &str = "&target_session_attrs=read-write";
@@ -132,6 +134,22 @@ async fn behind_a_proxy_the_timeline_of_a_connection_shows_a_former_primary() {
     proxy.turn_to(new.port);
     until("writes", async || creates(&clients, 9).await).await;
     assert_eq!((old.value(USERS).await.as_str(), new.value(USERS).await.as_str()), ("1", "9"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_leads_to_another_primary_is_noticed_while_no_connection_is_lost() {
+    let (old, new) = pair().await;
+    let proxy = Switch::to(old.port).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/kith?sslmode=disable", proxy.port);
+    let options = Options { single_host_check: Duration::from_millis(50), ..options() };
+    let app = App::at(Database::at(&url, Engine::Postgres), &url, options, |_| {}).await;
+    app.create(1).await.expect("a user");
+    old.wait_for(&new).await;
+    new.promote().await;
+    proxy.turn_to(new.port);
+    until("the end of its sessions", async || old.value(SESSIONS).await == "0").await;
+    until("writes", async || creates(&app, 2).await).await;
+    assert_eq!((old.value(USERS).await.as_str(), new.value(USERS).await.as_str()), ("1", "2"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

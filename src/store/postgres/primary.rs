@@ -5,8 +5,10 @@
 //! before is refused: what is written there is lost. The first one to a higher timeline ends all others.
 //!
 //! If the URL has several hosts, each is looked at every [`INTERVAL`] over a connection of its own, so that a second
-//! primary is noticed while the connections to the first one live on. While no host is a primary, each is looked at every
-//! [`RETRY`], and calls fail after [`PATIENCE`] instead of trying to connect themselves.
+//! primary is noticed while the connections to the first one live on. A single host may be a proxy. It is looked at now and
+//! then ([`Options::single_host_check`](crate::store::Options)), each time over a new connection, since it may lead to
+//! another server by then. While no host is a primary, each is looked at every [`RETRY`], and calls fail after
+//! [`PATIENCE`] instead of trying to connect themselves.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::causes::with_causes;
 use crate::domain::epoch::Lineage;
 use crate::store::StoreError;
 
-/// The time between two looks at a host while there is a primary.
+/// The time between two looks at one of several hosts while there is a primary.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same while there is none. A look at a standby costs it a tenth of a millisecond.
 const RETRY: Duration = Duration::from_millis(40);
@@ -224,7 +226,7 @@ impl Primary {
         if state.hosts.contains(&Seen::Refuses) {
             state.has_ended = false;
             self.is_there();
-        } else if state.hosts.iter().all(is_known) {
+        } else if state.hosts.iter().all(is_known) && !self.is_inconclusive(&state) {
             self.is_gone(&state.hosts.iter().map(|seen| describe(state.newest, seen)).collect::<Vec<_>>().join("; "));
             if !std::mem::replace(&mut state.has_ended, true) {
                 // What they wait for may never come.
@@ -234,18 +236,19 @@ impl Primary {
         None
     }
 
-    /// Waits until it is time for another look. A single host is looked at only while it is away.
-    async fn pause(&self, is_only: bool) {
+    /// Whether a look that finds no primary says nothing: a proxy may be restarted, or lead nowhere, while the connections
+    /// through it live on. A call that needs a new one notices that.
+    fn is_inconclusive(&self, state: &State) -> bool {
+        state.hosts.len() == 1 && self.gone.borrow().is_none()
+    }
+
+    /// Waits until it is time for another look: after this interval, or sooner if no primary is there.
+    async fn pause(&self, interval: Duration) {
         if self.gone.borrow().is_some() {
             return sleep(RETRY).await;
         }
         let mut gone = self.gone.subscribe();
-        let until_gone = gone.wait_for(Option::is_some);
-        if is_only {
-            _ = until_gone.await;
-        } else {
-            _ = timeout(INTERVAL, until_gone).await;
-        }
+        _ = timeout(interval, gone.wait_for(Option::is_some)).await;
     }
 
     /// Waits until each host was looked at.
@@ -272,12 +275,13 @@ fn describe(newest: Option<Lineage>, seen: &Seen) -> String {
     }
 }
 
-/// Looks at a host for as long as the store lives.
-pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize) {
+/// Looks at a host for as long as the store lives. `single` is the interval of looks at a single host.
+pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize, single: Duration) {
     let Some(primary) = config.primary() else { return };
     let is_only = config.hosts() == 1;
+    let interval = if is_only { single } else { INTERVAL };
     if is_only {
-        primary.pause(is_only).await;
+        primary.pause(interval).await;
     }
     let mut open = None;
     loop {
@@ -289,7 +293,7 @@ pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize) {
             // A proxy may lead to another server by now.
             open = None;
         }
-        primary.pause(is_only).await;
+        primary.pause(interval).await;
     }
 }
 
@@ -421,6 +425,19 @@ mod tests {
             assert_eq!(primary.saw(0, Seen::Is(Kind::Primary(of(1, 1)))), Some(0));
             primary.ready().await.expect("it is there again");
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_at_a_single_host_that_shows_no_primary_ends_no_connection_that_works() {
+        let primary = Primary::new(1);
+        let left = primary.admit(Kind::Primary(of(1, 2))).expect("a primary").left;
+        for seen in [Seen::Away("refused".to_owned()), Seen::Is(Kind::Standby), Seen::Is(Kind::Primary(of(1, 1)))] {
+            assert_eq!(primary.saw(0, seen.clone()), None);
+            primary.ready().await.unwrap_or_else(|error| panic!("{seen:?}: {error:?}"));
+            assert!(!left.has_changed().expect("a sender"), "{seen:?}");
+        }
+        assert_eq!(primary.saw(0, Seen::Is(Kind::Primary(of(1, 3)))), Some(0));
+        assert!(left.has_changed().expect("a sender"), "another primary");
     }
 
     #[tokio::test(start_paused = true)]
