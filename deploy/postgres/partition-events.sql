@@ -62,7 +62,6 @@ DECLARE
     -- The next step, and what to say of it.
     step text;
     meaning text;
-    wait interval;
 BEGIN
     IF size < 1 OR ahead < 1 OR retention < interval '0' THEN
         RAISE 'events and ahead are at least 1, and retention is not negative';
@@ -200,14 +199,14 @@ BEGIN
         EXIT WHEN step IS NULL;
 
         FOR attempt IN 1..60 LOOP
-            -- Behind a step that waits for a lock, servers wait too. Vacuum ends when a lock waits for longer than
-            -- deadlock_timeout.
-            SELECT CASE count(*) WHEN 0 THEN interval '200 ms'
-                                 ELSE current_setting('deadlock_timeout')::interval + interval '500 ms' END INTO wait
-            FROM pg_locks WHERE mode = 'ShareUpdateExclusiveLock' AND granted AND pid <> pg_backend_pid()
-                                AND relation IN (parent.oid, tail.oid, oldest);
             BEGIN
-                PERFORM set_config('lock_timeout', ceil(extract(epoch FROM wait) * 1000)::text, true);
+                -- Autovacuum has this lock, and ends if another one waits for it for deadlock_timeout. Calls need others.
+                PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM
+                                   current_setting('deadlock_timeout')::interval + interval '500 ms'))::text, true);
+                EXECUTE format('LOCK TABLE ONLY events, ONLY %s, ONLY %s IN SHARE UPDATE EXCLUSIVE MODE',
+                               tail.oid::regclass, coalesce(oldest, tail.oid));
+                -- While a step waits, calls wait behind it.
+                PERFORM set_config('lock_timeout', '200ms', true);
                 EXECUTE step;
                 EXIT;
             EXCEPTION WHEN lock_not_available THEN
