@@ -122,11 +122,12 @@ trials! {
         let database = Database::migrated(Engine::Sqlite).await;
         let mut trial = Trial::start(&database.url, &[]).await;
         let metrics = format!("--metrics-listen={}", trial.kith.metrics_address());
+        let started = "process_start_time_seconds";
         for _ in 0..4 {
+            let before = trial.prometheus.number(started).await;
             trial.kith.signal("KILL");
             trial.kith = Kith::serve(&database.url, &[&metrics]).await;
-            let started = format!("process_start_time_seconds > time() - {}", 2);
-            until("a scrape", async || trial.prometheus.number(&started).await.is_some()).await;
+            until("a scrape", async || trial.prometheus.number(started).await > before).await;
         }
         trial.raises("KithRestarting", WARNING).await;
         trial.recovers("KithRestarting").await;
