@@ -7,14 +7,15 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::thread::available_parallelism;
+use std::time::Duration;
 
 use super::access::Access;
 use super::generator::{self, Load, Target, Window};
 use super::import::{Timed, drop_database, fresh, import, timed};
 use super::layout::Layout;
 use super::measure::{Watched, spread};
-use super::process::{Postgres, kith, own_kith};
+use super::process::{Postgres, Process, kith, own_kith};
 use super::workload::{Operation, Workload};
 use super::{Options, Result};
 
@@ -30,11 +31,12 @@ pub const HEAD: &str = "
 
 `kith export` writes the rows of the first table to a file, while a server runs. `kith load` brings users and relations of
 their own into the same server, while 500 calls a second are made: statuses of pairs, then sends. *Alone* and *beside* are
-the latencies of these calls without and with the load, whose client has the lowest priority. The aims are 10,000 rows a
-second and a p99 of at most twice the one alone.
+the latencies of these calls without and with the load, whose client has the lowest priority. *Beside others* is the p99
+beside a program for each processor that computes and has nothing to do with Kith: what it costs that the processors are
+busy. The aims are 10,000 rows a second and a p99 of at most twice the one alone.
 
-| Database | What | Rows a second | Peak memory of the process, MiB | Other calls | p50 alone, ms | beside | p99 alone, ms | beside |
-|---|---|---|---|---|---|---|---|---|
+| Database | What | Rows a second | Peak memory of the process, MiB | Other calls | p50 alone, ms | beside | p99 alone, ms | beside | beside others |
+|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// Measures one engine. Returns the rows of the table.
@@ -65,22 +67,25 @@ pub async fn measure(
     std::fs::remove_file(&exported)?;
     let speed = rows as f64 / time.as_secs_f64();
     eprintln!("{engine}, export: {speed:.0} rows/s, {peak} MiB");
-    writeln!(table, "| {engine} | `kith export` | {speed:.0} | {peak} | | | | | |")?;
+    writeln!(table, "| {engine} | `kith export` | {speed:.0} | {peak} | | | | | | |")?;
     for operation in OTHERS {
         let alone = generator::measure(&target, operation, Load::PerSecond(RATE), options.window()).await?.latency;
+        let [_, others] = beside_others(&target, operation, files).await?;
         let more = files.join("more.ndjson");
         let loaded = write_more(&more, operation)?;
         let loading = load(&target.address, &more);
         let (loading, beside) = tokio::join!(loading, beside(&target, operation));
         let (Timed { time, peak }, [p50, p99]) = (loading?, beside?);
         let speed = loaded as f64 / time.as_secs_f64();
-        eprintln!("{engine}, load beside {operation:?}: {speed:.0} rows/s, p99 {:.2} and {p99:.2} ms", alone[1]);
+        let p99_alone = alone[1];
+        eprintln!(
+            "{engine}, load beside {operation:?}: {speed:.0} rows/s, p99 {p99_alone:.2}, {p99:.2} and {others:.2} ms"
+        );
         writeln!(
             table,
-            "| {engine} | `kith load` | {speed:.0} | {peak} | {} | {:.2} | {p50:.2} | {:.2} | {p99:.2} |",
+            "| {engine} | `kith load` | {speed:.0} | {peak} | {} | {:.2} | {p50:.2} | {p99_alone:.2} | {p99:.2} | {others:.2} |",
             operation.title(),
             alone[0],
-            alone[1],
         )?;
     }
     drop(process);
@@ -95,11 +100,19 @@ async fn load(address: &str, file: &Path) -> Result<Timed> {
     timed(&mut load).await
 }
 
-/// Makes calls while the load runs. Returns the median of their p50 and p99 in each second.
+/// Makes calls while a program for each processor computes.
+async fn beside_others(target: &Rc<Target>, operation: Operation, files: &Path) -> Result<[f64; 2]> {
+    let mut computes = Command::new("sh");
+    computes.args(["-c", "while :; do :; done"]);
+    let start = |number| Process::start(&computes, &files.join(format!("computes-{number}.log")), "TERM", None);
+    let _others: Vec<Process> = (0..available_parallelism()?.get()).map(start).collect::<Result<_>>()?;
+    beside(target, operation).await
+}
+
+/// Makes calls while something else runs. Returns the median of their p50 and p99 in each second.
 async fn beside(target: &Rc<Target>, operation: Operation) -> Result<[f64; 2]> {
-    // The load takes longer: it has more rows than any Kith takes in this time.
+    // A load takes longer: it has more rows than any Kith takes in this time.
     const SECONDS: usize = 3;
-    let begun = Instant::now();
     let (mut medians, mut tails) = (Vec::new(), Vec::new());
     for _ in 0..SECONDS {
         let window = Window { start: Duration::ZERO, length: Duration::from_secs(1) };
@@ -107,7 +120,6 @@ async fn beside(target: &Rc<Target>, operation: Operation) -> Result<[f64; 2]> {
         medians.push(p50);
         tails.push(p99);
     }
-    eprintln!("calls beside the load took {:?}", begun.elapsed());
     Ok([medians, tails].map(|values| spread(values.into_iter())[0]))
 }
 

@@ -42,6 +42,8 @@ pub struct Options {
     pub migrate: bool,
     /// Whether the database is only read. Then it is neither migrated nor written, and may be one that cannot be.
     pub read_only: bool,
+    /// PostgreSQL: the time between two checks of a single host, which may be a proxy that leads to another primary by then.
+    pub single_host_check: Duration,
     /// The clock. On PostgreSQL, the system's clock stands for that of the database.
     pub clock: Clock,
     /// The replicas of a PostgreSQL database.
@@ -58,6 +60,7 @@ impl Default for Options {
             user_cache: 256 << 20,
             migrate: true,
             read_only: false,
+            single_host_check: Duration::from_secs(30),
             clock: Clock::system(),
             replicas: ReplicaOptions::default(),
             metrics: Metrics::default(),

@@ -40,7 +40,7 @@ pub async fn restore_epoch(url: &DatabaseUrl, servers: Servers) -> Result<Epochs
         Servers::Refused => Session::without_servers(url).await?,
         Servers::Ignored => Session::write(url).await?,
     };
-    let lineage = session.lineage().await?;
+    let lineage = session.lineage();
     session.lock().await?;
     let head = "SELECT last_sequence AS number, epoch AS said, id AS total FROM feed".to_owned();
     let head = session.ask(head).await?.pop().ok_or_else(|| StoreError::corrupt("feed", "no row"))?;

@@ -8,7 +8,7 @@ mod attributes;
 mod batcher;
 mod commit;
 mod config;
-mod lineage;
+mod kind;
 mod listen;
 mod passfile;
 mod pool;
@@ -37,7 +37,7 @@ use self::batcher::Batcher;
 use self::commit::Writer;
 pub(super) use self::commit::{LOCK, PostgresBulk, TOUCH};
 pub(super) use self::config::PostgresConfig;
-pub(super) use self::lineage::of as lineage_of;
+pub(super) use self::kind::warn_if_unknown;
 use self::listen::Listening;
 pub(super) use self::listen::SERVING;
 pub(super) use self::passfile::PasswordFile;
@@ -45,7 +45,7 @@ pub(super) use self::pooler::refuse_shared_sessions;
 use self::read::{CountsOf, PairsOf, Pools};
 pub(super) use self::rights::check_writable;
 pub use self::rights::roles_script;
-pub(super) use self::role::{GENERIC_PLANS, Role, open};
+pub(super) use self::role::{GENERIC_PLANS, Role, open, open_primary};
 pub(super) use self::waiting::reach;
 use super::clock::DatabaseClock;
 use super::engine::{Database, Engine, Reads, Rows, SharedQuery, StoredCounts};
@@ -93,9 +93,9 @@ pub(super) async fn store(config: PostgresConfig, options: &Options) -> Result<D
     let mut tasks = JoinSet::new();
     if let Some(primary) = config.primary() {
         for index in 0..config.hosts() {
-            let config = Arc::clone(&config);
-            tasks
-                .spawn(persistent("the look-out for the primary", move || primary::follow(Arc::clone(&config), index)));
+            let (config, single) = (Arc::clone(&config), options.single_host_check);
+            let follow = move || primary::follow(Arc::clone(&config), index, single);
+            tasks.spawn(persistent("the look-out for the primary", follow));
         }
         if config.hosts() > 1 {
             // A former primary may come first.

@@ -48,7 +48,11 @@ const SERVERS: &str = "SELECT CAST(pid AS bigint) AS number, 'process ' || pid |
 pub(super) enum Session {
     // Shared with the thread that waits for it.
     Sqlite(Arc<Mutex<SqliteConnection>>),
-    Postgres(Box<AsyncPgConnection>),
+    Postgres {
+        conn: Box<AsyncPgConnection>,
+        /// The lineage of the primary, if the session may change it and its role may read that.
+        lineage: Option<Lineage>,
+    },
 }
 
 /// A row of a query's result. The query names its columns accordingly and casts its numbers to `bigint`.
@@ -84,7 +88,8 @@ impl Session {
 
     /// Opens a read-only snapshot on a server.
     pub(super) async fn read_server(config: &PostgresConfig) -> Result<Self, ConnectError> {
-        let mut session = Self::Postgres(Box::new(config.connect().await.map_err(StoreError::Unavailable)?));
+        let conn = Box::new(config.connect().await.map_err(StoreError::Unavailable)?);
+        let mut session = Self::Postgres { conn, lineage: None };
         session.execute(READ.to_owned()).await?;
         Ok(session)
     }
@@ -93,7 +98,7 @@ impl Session {
     pub(super) async fn use_indexes(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(_) => Ok(()),
-            Self::Postgres(conn) => {
+            Self::Postgres { conn, .. } => {
                 conn.batch_execute(BY_INDEX).await?;
                 Ok(conn.batch_execute(postgres::GENERIC_PLANS).await?)
             }
@@ -115,7 +120,7 @@ impl Session {
                     spawn_blocking(load).await.unwrap_or_else(|error| Err(StoreError::Internal(error.into())))
                 })
             }
-            Self::Postgres(conn) => {
+            Self::Postgres { conn, .. } => {
                 let conn: &AsyncPgConnection = conn;
                 Box::pin(async move { Ok(diesel_async::RunQueryDsl::load(query, &mut &*conn).await?) })
             }
@@ -130,7 +135,8 @@ impl Session {
                 Ok(Self::Sqlite(Arc::new(Mutex::new(conn))))
             }
             Engine::Postgres { config, .. } => {
-                Ok(Self::Postgres(Box::new(postgres::open(&config, postgres::Role::Repair).await?)))
+                let (conn, lineage) = postgres::open_primary(&config, postgres::Role::Repair).await?;
+                Ok(Self::Postgres { conn: Box::new(conn), lineage })
             }
         }
     }
@@ -172,18 +178,21 @@ impl Session {
         let later = clock.now() + by;
         match self {
             Self::Sqlite(_) => later.timestamp_micros().to_string(),
-            Self::Postgres(_) if clock.is_system() => {
+            Self::Postgres { .. } if clock.is_system() => {
                 format!("(clock_timestamp() + interval '{} seconds')", by.num_seconds())
             }
-            Self::Postgres(_) => format!("TIMESTAMPTZ '{}'", later.to_rfc3339()),
+            Self::Postgres { .. } => format!("TIMESTAMPTZ '{}'", later.to_rfc3339()),
         }
     }
 
-    /// Returns the lineage of the database; `None` for a file, or if the role may not read it.
-    pub(super) async fn lineage(&self) -> Result<Option<Lineage>, StoreError> {
+    /// Returns the lineage of the database that this session may change; `None` for a file, or if the role may not read it.
+    pub(super) fn lineage(&self) -> Option<Lineage> {
         match self {
-            Self::Sqlite(_) => Ok(None),
-            Self::Postgres(conn) => postgres::lineage_of(conn).await,
+            Self::Sqlite(_) => None,
+            Self::Postgres { lineage, .. } => {
+                postgres::warn_if_unknown(*lineage);
+                *lineage
+            }
         }
     }
 
@@ -191,7 +200,7 @@ impl Session {
     pub(super) async fn lock(&mut self) -> Result<(), ConnectError> {
         let begin = match self {
             Self::Sqlite(_) => "BEGIN IMMEDIATE;",
-            Self::Postgres(_) => postgres::LOCK,
+            Self::Postgres { .. } => postgres::LOCK,
         };
         self.execute(begin.to_owned()).await
     }
@@ -200,7 +209,7 @@ impl Session {
     pub(super) async fn touch(&mut self) -> Result<(), ConnectError> {
         let touch = match self {
             Self::Sqlite(_) => "UPDATE feed SET last_batch_id = random();",
-            Self::Postgres(_) => postgres::TOUCH,
+            Self::Postgres { .. } => postgres::TOUCH,
         };
         self.execute(touch.to_owned()).await
     }
@@ -216,7 +225,7 @@ impl Session {
                 let conn = Arc::clone(conn);
                 blocking(move || Ok(conn.lock().unwrap_or_else(PoisonError::into_inner).batch_execute(&sql)?)).await
             }
-            Self::Postgres(conn) => Ok(conn.batch_execute(&sql).await?),
+            Self::Postgres { conn, .. } => Ok(conn.batch_execute(&sql).await?),
         }
     }
 
@@ -231,7 +240,9 @@ impl Session {
                 })
                 .await
             }
-            Self::Postgres(conn) => Ok(diesel_async::RunQueryDsl::load(diesel::sql_query(sql), conn.as_mut()).await?),
+            Self::Postgres { conn, .. } => {
+                Ok(diesel_async::RunQueryDsl::load(diesel::sql_query(sql), conn.as_mut()).await?)
+            }
         }
     }
 }

@@ -1,10 +1,18 @@
 //! When does a new epoch of the feed begin, and who finds out?
 
-use kith::store::Repair;
+use kith::clock::Clock;
+use kith::progress::Progress;
+use kith::proto::v1 as pb;
+use kith::store::{self, Bulk, Repair, Servers};
 
 use crate::check::check;
 use crate::harness::database::Database;
-use crate::harness::{App, Engine};
+use crate::harness::process::Kith;
+use crate::harness::watching::sequences;
+use crate::harness::{App, Engine, until};
+
+/// The warning of a server that cannot read the timeline.
+const BLIND: &str = "cannot read the timeline of the database; a failover that loses commits is not noticed";
 
 /// The epochs as text, in order, each with its first sequence and whether it has a lineage.
 async fn epochs(database: &Database) -> Vec<(String, i64, bool)> {
@@ -63,4 +71,59 @@ async fn a_commit_on_another_timeline_begins_an_epoch_once() {
     let head = "SELECT epoch AS value FROM feed";
     assert_eq!(app.database.values(head).await, [Some(begun[1].0.clone())]);
     is_in_order(&app.database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_know_the_lineage_too() {
+    let database = Database::migrated(Engine::Postgres).await;
+    let known = async || epochs(&database).await.into_iter().map(|(.., known)| known).collect::<Vec<_>>();
+    assert_eq!(known().await, [false]);
+    let bulk = Bulk::begin(&database.url(), &Clock::system()).await.expect("an import");
+    bulk.commit(&Progress::default()).await.expect("a commit");
+    assert_eq!(known().await, [true]);
+    store::restore_epoch(&database.url(), Servers::Refused).await.expect("a new epoch");
+    assert_eq!(known().await, [true, true]);
+    is_in_order(&database).await;
+}
+
+/// Lets a function of PostgreSQL fail with this code, as in an engine that does not have it.
+async fn refuse(database: &Database, function: &str, code: &str) {
+    let body = format!("BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END");
+    database.execute(&format!("CREATE FUNCTION public.{function} LANGUAGE plpgsql AS $$ {body} $$")).await;
+    database.execute(&format!("ALTER DATABASE {} SET search_path = public, pg_catalog", database.name())).await;
+}
+
+/// A server on this database writes, reads and watches.
+async fn works(database: &Database) -> Kith {
+    let kith = Kith::serve(&database.url, &[]).await;
+    let clients = kith.clients();
+    let mut watching = clients.watch(pb::WatchEventsRequest::default()).await;
+    let ann = clients.user("ann").await;
+    assert_eq!(sequences(&watching.next_events().await.events), [1]);
+    assert_eq!(clients.counts(ann).await, [0; 4]);
+    kith
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_does_not_tell_its_timeline_is_used_with_a_warning() {
+    // Not supported, as in Aurora; no log is written for this role; no such function; no right to call it.
+    for code in ["0A000", "55000", "42883", "42501"] {
+        let database = Database::migrated(Engine::Postgres).await;
+        refuse(&database, "pg_current_wal_lsn() RETURNS pg_lsn", code).await;
+        let kith = works(&database).await;
+        until("a warning", async || kith.log().contains(BLIND)).await;
+        let epochs = epochs(&database).await;
+        assert_eq!((epochs.len(), epochs[0].2), (1, false), "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeline_without_its_cluster_is_enough() {
+    let database = Database::migrated(Engine::Postgres).await;
+    refuse(&database, "pg_control_system(OUT system_identifier bigint)", "42501").await;
+    let kith = works(&database).await;
+    let lineage = "SELECT timeline || ' of ' || coalesce(system_identifier::text, 'any') AS value FROM feed";
+    assert_eq!(database.values(lineage).await, [Some("1 of any".to_owned())]);
+    assert!(!kith.log().contains(BLIND), "{}", kith.log());
+    is_in_order(&database).await;
 }

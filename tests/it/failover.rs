@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith::proto::v1::{self as pb, ErrorReason};
+use kith::store::Options;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use crate::harness::app::options;
 use crate::harness::clients::Clients;
 use crate::harness::daemon::free_port;
 use crate::harness::database::execute;
+use crate::harness::openmetrics::scrape;
 use crate::harness::process::{Kith, command};
 use crate::harness::replicated::{Node, urls};
 use crate::harness::switch::Switch;
-use crate::harness::{refused, until};
+use crate::harness::{App, Database, Engine, refused, until};
 use crate::waiting::{SERVICE, health};
 
 const WRITABLE: &str = "&target_session_attrs=read-write";
@@ -134,6 +137,28 @@ async fn behind_a_proxy_the_timeline_of_a_connection_shows_a_former_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_leads_to_another_primary_is_noticed_while_no_connection_is_lost() {
+    let (old, new) = pair().await;
+    let proxy = Switch::to(old.port).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/kith?sslmode=disable", proxy.port);
+    let options = Options { readers: 2, single_host_check: Duration::from_millis(50), ..options() };
+    let app = App::at(Database::at(&url, Engine::Postgres), &url, options, |_| {}).await;
+    let mut watching = app.watch(pb::WatchEventsRequest::default()).await;
+    app.create(1).await.expect("a user");
+    watching.next_events().await;
+    app.counts(1).await;
+    app.users().list_users(pb::ListUsersRequest::default()).await.expect("a list");
+    // With the listener these are all: nothing needs a new one.
+    until("all connections", async || old.value(SESSIONS).await == "5").await;
+    old.wait_for(&new).await;
+    new.promote().await;
+    proxy.turn_to(new.port);
+    until("the end of its sessions", async || old.value(SESSIONS).await == "0").await;
+    until("writes", async || creates(&app, 2).await).await;
+    assert_eq!((old.value(USERS).await.as_str(), new.value(USERS).await.as_str()), ("1", "2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_fails_has_one_line_in_the_log_and_the_first_one_after_a_promotion_works() {
     let (mut old, new) = pair().await;
     let kith = Kith::serve(&urls(&[&old, &new], WRITABLE), &[]).await;
@@ -155,6 +180,31 @@ async fn a_call_that_fails_has_one_line_in_the_log_and_the_first_one_after_a_pro
     new.promote().await;
     until("a write", async || clients.create(2).await.is_ok()).await;
     assert!(kith.log().contains("a primary of the database can be reached again"), "{}", kith.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_hangs_ends_after_a_read_found_no_primary() {
+    let primary = Node::primary().await;
+    let proxy = Switch::to(primary.port).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/kith?sslmode=disable", proxy.port);
+    let kith = Kith::serve(&url, &["--metrics-listen=127.0.0.1:0"]).await;
+    let clients = kith.clients();
+    clients.create(1).await.expect("a user");
+    primary.freeze();
+    let waiting = tokio::spawn({
+        let clients = kith.clients();
+        async move { clients.create(2).await }
+    });
+    let writes = "kith_database_connections{pool=\"writer\",state=\"busy\"}";
+    until("a write", async || scrape(&kith.metrics_address()).await.value(writes) == 1.0).await;
+    // The first long read needs a connection.
+    proxy.turn_to(free_port());
+    let list = clients.users().list_users(pb::ListUsersRequest::default()).await;
+    refused(list, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+    refused(waiting.await.expect("an end"), Code::Unavailable, ErrorReason::DatabaseUnavailable);
+    proxy.turn_to(primary.port);
+    primary.thaw();
+    until("writes", async || creates(&clients, 3).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

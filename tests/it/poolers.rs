@@ -1,10 +1,12 @@
 //! Does Kith work behind a pooler of sessions, and refuse one that shares them?
 
-use kith::proto::v1 as pb;
+use kith::proto::v1::{self as pb, ErrorReason};
+use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::harness::pgbouncer::PgBouncer;
 use crate::harness::process::{Kith, run};
-use crate::harness::{Database, Engine, database, invariants, postgres};
+use crate::harness::{Database, Engine, database, invariants, postgres, refused, until};
 
 /// The port of the tests' server; `None` if it is one that was given, which may have passwords.
 fn server_port() -> Option<u16> {
@@ -90,6 +92,43 @@ async fn a_pool_that_is_too_small_is_refused() {
     let ended = run(&["serve", "--listen=127.0.0.1:0", &url]).await;
     assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
     assert!(ended.log.contains("too small") && ended.log.contains("pool_size"), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_others_have_filled_costs_only_the_reads_that_need_a_new_session() {
+    const SESSIONS: usize = 16;
+    let Some(port) = server_port() else { return };
+    let pooler = PgBouncer::start(port, &format!("pool_mode = session\ndefault_pool_size = {SESSIONS}"));
+    let database = Database::migrated(Engine::Postgres).await;
+    let url = pooler.url(database.name());
+    let kith = Kith::serve(&url, &[]).await;
+    let clients = kith.clients();
+    let mut watch = clients.watch(pb::WatchEventsRequest::default()).await;
+    let ann = clients.user("ann").await;
+    assert_eq!(watch.next_events().await.events[0].user_id, ann);
+    let mut others = JoinSet::new();
+    for _ in 0..SESSIONS {
+        let url = url.clone();
+        others.spawn(async move {
+            let client = database::connect(&url).await;
+            client.simple_query("SELECT 1").await.expect("a session");
+            std::future::pending::<()>().await;
+        });
+    }
+    let sessions = format!(
+        "SELECT count(*) AS value FROM pg_stat_activity WHERE datname = '{}' AND pid <> pg_backend_pid()",
+        database.name()
+    );
+    until("a full pool", async || database.number(&sessions).await == SESSIONS as i64).await;
+
+    // The first long read needs a session. What is open goes on.
+    let list = async || clients.users().list_users(pb::ListUsersRequest::default()).await;
+    refused(list().await, Code::Unavailable, ErrorReason::DatabaseUnavailable);
+    let bob = clients.user("bob").await;
+    assert_eq!(watch.next_events().await.events[0].user_id, bob);
+    assert!(!kith.log().contains("no primary of the database"), "{}", kith.log());
+    drop(others);
+    until("a list", async || list().await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -76,6 +76,16 @@ impl Setup {
     }
 }
 
+/// A primary with a replica that has a user with the id 1 and the bio "bio". Returns the revision of the bio too.
+async fn with_a_bio() -> (Setup, Clients, i64) {
+    let setup = Setup::start(1, &[]).await;
+    let clients = setup.clients();
+    clients.create(1).await.expect("a user");
+    let revision = update(&clients, 1, "bio").await;
+    setup.primary.wait_for(&setup.replicas[0]).await;
+    (setup, clients, revision)
+}
+
 /// A server for a primary with these replicas.
 async fn serve(primary: &Node, replicas: &[&Node], args: &[&str]) -> Kith {
     let replicas = format!("--replica-url={}", urls(replicas, ""));
@@ -267,11 +277,7 @@ async fn pages_from_replicas_that_lag_differently_have_every_row_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_dies_costs_no_read_and_is_used_again() {
-    let mut setup = Setup::start(1, &[]).await;
-    let clients = setup.clients();
-    clients.create(1).await.expect("a user");
-    let revision = update(&clients, 1, "bio").await;
-    setup.primary.wait_for(&setup.replicas[0]).await;
+    let (mut setup, clients, revision) = with_a_bio().await;
     let ended = Arc::new(AtomicBool::new(false));
     let mut callers = JoinSet::new();
     for caller in 0..8 {
@@ -315,11 +321,7 @@ async fn a_replica_that_dies_costs_no_read_and_is_used_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hangs_costs_no_read() {
-    let setup = Setup::start(1, &[]).await;
-    let clients = setup.clients();
-    clients.create(1).await.expect("a user");
-    let revision = update(&clients, 1, "bio").await;
-    setup.primary.wait_for(&setup.replicas[0]).await;
+    let (setup, clients, revision) = with_a_bio().await;
     let read = async || {
         let mut reads = JoinSet::new();
         for _ in 0..8 {
@@ -348,11 +350,7 @@ async fn a_replica_that_hangs_costs_no_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_that_waits_on_a_replica_for_a_migration_runs_on_the_primary() {
-    let setup = Setup::start(1, &[]).await;
-    let clients = setup.clients();
-    clients.create(1).await.expect("a user");
-    let revision = update(&clients, 1, "bio").await;
-    setup.primary.wait_for(&setup.replicas[0]).await;
+    let (setup, clients, revision) = with_a_bio().await;
     // The replica has replayed the lock, and not yet its end.
     let migration = connect(&setup.primary.url()).await;
     migration.batch_execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await.expect("a lock");

@@ -1,14 +1,18 @@
 //! What the revisions of a user are who calls with a credential of their own: they say nothing of what the user may not
 //! see, and do what revisions are for.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use kith::domain::policy::Policy;
 use kith::proto::v1 as pb;
 use kith::proto::v1::ErrorReason;
+use kith::store::{self, Servers};
 use tonic::Code;
 
 use crate::cases;
 use crate::freshness::{How, Outcome, read_all};
+use crate::harness::app::described;
 use crate::harness::clients::Clients;
 use crate::harness::watching::{from, now, sequences};
 use crate::harness::{App, refused};
@@ -93,6 +97,38 @@ cases! {
             let details = refused(counts_revision(&ann, later).await, Code::Unavailable, ErrorReason::RevisionNotReached);
             assert_eq!(details.error_info().unwrap().metadata["revision"], request.to_string());
         }
+    }
+
+    async fn a_user_cannot_ask_where_an_epoch_ended(app: App) {
+        let request = sent(&app).await;
+        let ann = app.as_user(ANN, Policy::default()).await;
+        let counts = |min_revision, min_revision_epoch| {
+            pb::GetConnectionCountsRequest { min_revision, min_revision_epoch, ..Default::default() }
+        };
+        let epoch = ann.connections().get_connection_counts(counts(0, String::new())).await.unwrap().into_inner().epoch;
+        much_in_secret(&app, request).await;
+        let end = app.revision().await;
+        store::restore_epoch(&app.database.url(), Servers::Ignored).await.expect("a new epoch");
+        more_in_secret(&app).await;
+        let read = ann.connections().get_connection_counts(counts(request, epoch.clone())).await.unwrap().into_inner();
+        assert_eq!(read.revision, request);
+        assert_ne!(read.epoch, epoch);
+        let list = pb::ListEventsRequest { after_sequence: request, epoch: epoch.clone(), ..Default::default() };
+        assert_eq!(ann.list_events(list).await, []);
+        let mut told = BTreeSet::new();
+        for later in [request + 1, end - 1, end, end + 1, app.revision().await, app.revision().await + 1] {
+            let read = ann.connections().get_connection_counts(counts(later, epoch.clone())).await.map(drop);
+            let list = pb::ListEventsRequest { after_sequence: later, epoch: epoch.clone(), ..Default::default() };
+            let list = ann.events().list_events(list).await.map(drop);
+            let watch = pb::WatchEventsRequest { epoch: epoch.clone(), ..from(later, 100) };
+            let watch = ann.try_watch(watch).await.map(drop);
+            for (call, result) in [("read", read), ("list", list), ("watch", watch)] {
+                told.insert((call, described(result.as_ref().expect_err("a refusal"))));
+                let details = refused(result, Code::FailedPrecondition, ErrorReason::WrongEpoch);
+                assert_eq!(details.error_info().unwrap().metadata["common_sequence"], request.to_string(), "{call} {later}");
+            }
+        }
+        assert_eq!(told.len(), 3, "{told:#?}");
     }
 
     async fn a_repeated_call_of_a_user_has_the_first_response(app: App) {

@@ -50,6 +50,7 @@ use tokio::sync::Mutex;
 pub(in crate::store) use self::bulk::PostgresBulk;
 use self::save::NotSaved;
 use super::config::{PostgresConfig, SharedConnection};
+use super::kind::warn_if_unknown;
 use super::role::{Role, open_shared};
 use crate::causes::Causes;
 use crate::domain::command::{Batch, Reply};
@@ -129,11 +130,7 @@ impl Writer {
             Some(conn) => conn,
             None => {
                 let conn = self.connect().await?;
-                if conn.lineage.is_none() {
-                    tracing::warn!(
-                        "cannot read the timeline of the database; a failover that loses commits is not noticed"
-                    );
-                }
+                warn_if_unknown(conn.lineage);
                 if std::mem::replace(connected, true) {
                     self.reconnects.inc();
                 }

@@ -20,8 +20,9 @@ use tokio_postgres::{Client, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::attributes::check;
+use super::kind;
 use super::passfile::PasswordFile;
-use super::primary::{self, Admitted, Primary};
+use super::primary::{Admitted, Primary};
 use super::tls;
 use super::url::{ChannelBinding, HostPort, PostgresUrl, SessionAttributes, SslMode};
 use crate::causes::with_causes;
@@ -150,6 +151,11 @@ impl PostgresConfig {
     /// Opens a connection for several users at the same time, each of whom can see whether it is closed.
     pub(super) async fn connect_shared(&self) -> Result<SharedConnection, Cause> {
         self.open().await
+    }
+
+    /// Opens a connection to the primary, and reads its lineage. For a command, which follows no primary.
+    pub(super) async fn connect_primary(&self) -> Result<SharedConnection, Cause> {
+        self.clone().of_primary().open_any().await
     }
 
     /// Opens a connection of the driver itself. It ends when the client is dropped.
@@ -297,7 +303,7 @@ where
     check(session, &client, Pin::new(&mut connection)).await?;
     let Some(primary) = primary else { return O::of(client, connection, None).await };
     let kind = tokio::select! {
-        kind = primary::kind(&client) => kind?,
+        kind = kind::ask(&client) => kind?,
         ended = &mut connection => {
             ended?;
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());

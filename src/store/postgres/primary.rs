@@ -5,25 +5,28 @@
 //! before is refused: what is written there is lost. The first one to a higher timeline ends all others.
 //!
 //! If the URL has several hosts, each is looked at every [`INTERVAL`] over a connection of its own, so that a second
-//! primary is noticed while the connections to the first one live on. While no host is a primary, each is looked at every
-//! [`RETRY`], and calls fail after [`PATIENCE`] instead of trying to connect themselves.
+//! primary is noticed while the connections to the first one live on. A single host may be a proxy. It is looked at now and
+//! then ([`Options::single_host_check`](crate::store::Options)), each time over a new connection, since it may lead to
+//! another server by then. While no host is a primary, each is looked at every [`RETRY`], and calls fail after
+//! [`PATIENCE`] instead of trying to connect themselves.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::attributes::WrongServer;
 use super::config::{Cause, NoAnswer, NoHost, PostgresConfig};
+use super::kind::{self, Kind};
 use super::waiting::is_passing;
 use crate::causes::with_causes;
 use crate::domain::epoch::Lineage;
 use crate::store::StoreError;
 
-/// The time between two looks at a host while there is a primary.
+/// The time between two looks at one of several hosts while there is a primary.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same while there is none. A look at a standby costs it a tenth of a millisecond.
 const RETRY: Duration = Duration::from_millis(40);
@@ -33,13 +36,6 @@ const RENEWAL: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long a call waits for a primary while there is none: for two looks.
 const PATIENCE: Duration = Duration::from_millis(80);
-
-/// What a server is. The lineage is `None` if the role may not read it, or the server is not PostgreSQL's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Standby,
-    Primary(Option<Lineage>),
-}
 
 /// The result of the last look at a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +226,7 @@ impl Primary {
         if state.hosts.contains(&Seen::Refuses) {
             state.has_ended = false;
             self.is_there();
-        } else if state.hosts.iter().all(is_known) {
+        } else if state.hosts.iter().all(is_known) && !self.is_inconclusive(&state) {
             self.is_gone(&state.hosts.iter().map(|seen| describe(state.newest, seen)).collect::<Vec<_>>().join("; "));
             if !std::mem::replace(&mut state.has_ended, true) {
                 // What they wait for may never come.
@@ -240,18 +236,19 @@ impl Primary {
         None
     }
 
-    /// Waits until it is time for another look. A single host is looked at only while it is away.
-    async fn pause(&self, is_only: bool) {
+    /// Whether a look that finds no primary says nothing: a proxy may be restarted, or lead nowhere, while the connections
+    /// through it live on. A call that needs a new one notices that.
+    fn is_inconclusive(&self, state: &State) -> bool {
+        state.hosts.len() == 1 && self.gone.borrow().is_none()
+    }
+
+    /// Waits until it is time for another look: after this interval, or sooner if no primary is there.
+    async fn pause(&self, interval: Duration) {
         if self.gone.borrow().is_some() {
             return sleep(RETRY).await;
         }
         let mut gone = self.gone.subscribe();
-        let until_gone = gone.wait_for(Option::is_some);
-        if is_only {
-            _ = until_gone.await;
-        } else {
-            _ = timeout(INTERVAL, until_gone).await;
-        }
+        _ = timeout(interval, gone.wait_for(Option::is_some)).await;
     }
 
     /// Waits until each host was looked at.
@@ -278,12 +275,13 @@ fn describe(newest: Option<Lineage>, seen: &Seen) -> String {
     }
 }
 
-/// Looks at a host for as long as the store lives.
-pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize) {
+/// Looks at a host for as long as the store lives. `single` is the interval of looks at a single host.
+pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize, single: Duration) {
     let Some(primary) = config.primary() else { return };
     let is_only = config.hosts() == 1;
+    let interval = if is_only { single } else { INTERVAL };
     if is_only {
-        primary.pause(is_only).await;
+        primary.pause(interval).await;
     }
     let mut open = None;
     loop {
@@ -295,7 +293,7 @@ pub(super) async fn follow(config: Arc<PostgresConfig>, index: usize) {
             // A proxy may lead to another server by now.
             open = None;
         }
-        primary.pause(is_only).await;
+        primary.pause(interval).await;
     }
 }
 
@@ -304,13 +302,13 @@ async fn look(config: &PostgresConfig, index: usize, open: &mut Option<(Client, 
     let asked = async {
         if let Some((client, since)) =
             open.take().filter(|(client, since)| !client.is_closed() && since.elapsed() < RENEWAL)
-            && let Ok(kind) = kind(&client).await
+            && let Ok(kind) = kind::ask(&client).await
         {
             *open = Some((client, since));
             return Ok(kind);
         }
         let client = config.look_at(index).await?;
-        let kind = kind(&client).await?;
+        let kind = kind::ask(&client).await?;
         *open = Some((client, Instant::now()));
         Ok::<_, Cause>(kind)
     };
@@ -331,57 +329,6 @@ fn is_away(cause: &Cause) -> bool {
     }
     let code = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
     cause.is::<FormerPrimary>() || (is_passing(&**cause) && code != Some(&SqlState::TOO_MANY_CONNECTIONS))
-}
-
-/// The number of the timeline is in the name of the file that is written to. It is right as soon as a promotion has
-/// ended, while that of the last checkpoint is not.
-macro_rules! question {
-    ($system:literal) => {
-        concat!(
-            "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN NULL \
-             ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, ",
-            $system
-        )
-    };
-}
-
-/// Asked in turn, since a role may lack the rights for the first ones, or another engine their functions.
-const QUESTIONS: [&str; 3] = [
-    question!("(SELECT system_identifier FROM pg_control_system())"),
-    question!("NULL"),
-    "SELECT pg_is_in_recovery(), NULL, NULL",
-];
-
-/// What a server says that has not the function, does not let the role call it, or keeps no log for it.
-const UNANSWERED: [SqlState; 4] = [
-    SqlState::INSUFFICIENT_PRIVILEGE,
-    SqlState::UNDEFINED_FUNCTION,
-    SqlState::FEATURE_NOT_SUPPORTED,
-    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-];
-
-/// Asks a server what it is.
-pub(super) async fn kind(client: &Client) -> Result<Kind, tokio_postgres::Error> {
-    for question in QUESTIONS {
-        match client.simple_query(question).await {
-            Ok(answer) => return Ok(read(&answer)),
-            Err(error) if error.code().is_some_and(|code| UNANSWERED.contains(code)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Kind::Primary(None))
-}
-
-fn read(answer: &[SimpleQueryMessage]) -> Kind {
-    let mut rows = answer.iter();
-    let row = rows.find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
-    let value = |column| row.and_then(|row| row.get(column));
-    if value(0) == Some("t") {
-        return Kind::Standby;
-    }
-    let timeline = value(1).and_then(|digits| i64::from_str_radix(digits, 16).ok());
-    let system_identifier = value(2).and_then(|digits| digits.parse().ok());
-    Kind::Primary(timeline.map(|timeline| Lineage { system_identifier, timeline }))
 }
 
 #[cfg(test)]
@@ -459,5 +406,53 @@ mod tests {
         assert!(left.has_changed().expect("a sender"));
         assert_eq!(primary.saw(1, Seen::Is(Kind::Primary(of(1, 2)))), Some(1));
         primary.ready().await.expect("it was promoted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_hang_end_once_for_each_outage_that_a_call_notices_first() {
+        let primary = Primary::new(1);
+        let mut left = primary.admit(Kind::Primary(of(1, 1))).expect("a primary").left;
+        for outage in 0..2 {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            primary.failed(&refused.into());
+            assert!(primary.ready().await.is_err(), "{outage}");
+            assert!(!left.has_changed().expect("a sender"), "no look has confirmed it");
+            assert_eq!(primary.saw(0, Seen::Away("refused".to_owned())), None);
+            assert!(left.has_changed().expect("a sender"), "{outage}");
+            left.mark_unchanged();
+            assert_eq!(primary.saw(0, Seen::Away("refused".to_owned())), None);
+            assert!(!left.has_changed().expect("a sender"), "those that were opened since do not end");
+            assert_eq!(primary.saw(0, Seen::Is(Kind::Primary(of(1, 1)))), Some(0));
+            primary.ready().await.expect("it is there again");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_at_a_single_host_that_shows_no_primary_ends_no_connection_that_works() {
+        let primary = Primary::new(1);
+        let left = primary.admit(Kind::Primary(of(1, 2))).expect("a primary").left;
+        for seen in [Seen::Away("refused".to_owned()), Seen::Is(Kind::Standby), Seen::Is(Kind::Primary(of(1, 1)))] {
+            assert_eq!(primary.saw(0, seen.clone()), None);
+            primary.ready().await.unwrap_or_else(|error| panic!("{seen:?}: {error:?}"));
+            assert!(!left.has_changed().expect("a sender"), "{seen:?}");
+        }
+        assert_eq!(primary.saw(0, Seen::Is(Kind::Primary(of(1, 3)))), Some(0));
+        assert!(left.has_changed().expect("a sender"), "another primary");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_host_that_lets_new_sessions_wait_is_not_away() {
+        // The kernel accepts connections, and nobody answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = silent.local_addr().expect("an address");
+        for (hosts, is_away) in [(vec![host], false), (vec![host; 2], true)] {
+            let primary = Primary::new(hosts.len());
+            primary.failed(&NoAnswer(ANSWER).into());
+            assert_eq!(primary.ready().await.is_err(), is_away, "{hosts:?}");
+            let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+            let url = format!("postgres://kith@{}/kith?sslmode=disable", hosts.join(","));
+            let seen = look(&PostgresConfig::parse(&url).expect("a URL"), 0, &mut None).await;
+            assert_eq!(matches!(seen, Seen::Away(_)), is_away, "{hosts:?}: {seen:?}");
+        }
     }
 }

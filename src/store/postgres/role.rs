@@ -3,6 +3,7 @@
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 
 use super::config::{PostgresConfig, SharedConnection};
+use crate::domain::epoch::Lineage;
 use crate::store::StoreError;
 
 /// The purpose of a connection.
@@ -84,6 +85,17 @@ pub(super) async fn open_shared(config: &PostgresConfig, role: Role) -> Result<S
     let shared = config.connect_shared().await.map_err(StoreError::Unavailable)?;
     role.set_up(&shared.conn).await?;
     Ok(shared)
+}
+
+/// Opens a connection to the primary for a role of a command. Returns its lineage too, if the role may read it.
+pub(in crate::store) async fn open_primary(
+    config: &PostgresConfig,
+    role: Role,
+) -> Result<(AsyncPgConnection, Option<Lineage>), StoreError> {
+    // The connection drives itself until it is dropped.
+    let SharedConnection { conn, lineage, .. } = config.connect_primary().await.map_err(StoreError::Unavailable)?;
+    role.set_up(&conn).await?;
+    Ok((conn, lineage))
 }
 
 /// Opens a connection for a role.

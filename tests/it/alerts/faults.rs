@@ -20,6 +20,7 @@ use crate::harness::disk::Disk;
 use crate::harness::own_postgres::{OwnPostgres, PASSWORD};
 use crate::harness::process::Kith;
 use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::replicated::Node;
 use crate::harness::{Database, Engine, database, postgres, until};
 
 /// Declares trials: tests that run only when they are asked for.
@@ -266,6 +267,17 @@ trials! {
         trial.raises("KithFeedStalled", CRITICAL).await;
         database::execute(&standby.server.url("postgres"), "SELECT pg_wal_replay_resume()").await;
         trial.recovers("KithFeedStalled").await;
+    }
+
+    /// A standby ends, and nobody starts it again. A server reads from it.
+    async fn replica_killed() {
+        let primary = Node::primary().await;
+        let mut replica = primary.standby().await;
+        let trial = Trial::start(&primary.url(), &[&format!("--replica-url={}", replica.url())]).await;
+        replica.kill();
+        trial.raises("KithReplicaLeftOut", WARNING).await;
+        replica.start();
+        trial.recovers("KithReplicaLeftOut").await;
     }
 
     /// A consumer of the feed hangs.

@@ -20,8 +20,9 @@ use crate::store::clock::{DatabaseClock, Now};
 use crate::store::epoch::new_epoch;
 use crate::store::feed::new_batch_id;
 use crate::store::postgres::config::PostgresConfig;
-use crate::store::postgres::role::{Role, open};
-use crate::store::postgres::{current_time, lineage};
+use crate::store::postgres::current_time;
+use crate::store::postgres::kind::warn_if_unknown;
+use crate::store::postgres::role::{Role, open_primary};
 use crate::store::query::{self, KnownUserRow};
 use crate::store::row::{FeedHead, FeedRow};
 use crate::store::seen::LastSeen;
@@ -74,8 +75,8 @@ pub(in crate::store) struct PostgresBulk {
 
 impl PostgresBulk {
     pub(in crate::store) async fn begin(config: &PostgresConfig, clock: Clock) -> Result<(Self, Begun), StoreError> {
-        let mut conn = open(config, Role::Writer).await?;
-        let lineage = lineage::of(&conn).await?;
+        let (mut conn, lineage) = open_primary(config, Role::Writer).await?;
+        warn_if_unknown(lineage);
         conn.batch_execute(BEGIN).await?;
         conn.batch_execute(super::LOCK).await?;
         let mut before = query::head().first::<FeedRow>(&mut conn).await?.head();
