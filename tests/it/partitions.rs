@@ -25,7 +25,7 @@ use crate::rights::{apply, kith, may_not, script, server, set_up, succeeds, url}
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/partition-events.sql");
 
 /// The writers, each with a pair of users, and how often each changes it at most while the table is partitioned.
-const WRITERS: i64 = 6;
+const WRITERS: i64 = 4;
 const CHANGES: i64 = 150;
 /// The events of a partition: at first more than the writers make, so that the first one ends where the test wants it.
 const EVENTS: i64 = 2_000;
