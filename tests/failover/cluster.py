@@ -138,6 +138,15 @@ class Member:
             return []
         return [parent, *children(parent)]
 
+    def senders(self):
+        """Returns the processes that send the log to the standbys."""
+        found = []
+        for process in self.postgres()[1:]:
+            with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as command:
+                if "walsender" in command.read():
+                    found.append(process)
+        return found
+
     def machine(self):
         return [self.patroni.pid, *self.postgres()]
 
@@ -180,14 +189,18 @@ class Cluster:
         return leaders[0] if len(leaders) == 1 else None
 
     def settled(self):
-        """Waits until there are a leader and its standbys, one of them synchronous. Returns the leader."""
+        """Waits until there are a leader and its standbys: one is synchronous, or all stream. Returns the leader."""
         def holds():
             leader = self.leader()
             others = [member for member in self.members if member is not leader]
-            is_ready = leader and all(member.is_replica() for member in others)
-            if is_ready and (not self.synchronous or any(member.is_synchronous() for member in others)):
-                return leader
-            return None
+            if not leader or not all(member.is_replica() for member in others):
+                return None
+            if self.synchronous:
+                is_ready = any(member.is_synchronous() for member in others)
+            else:
+                streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+                is_ready = Database(self, leader).run(streams, check=False).stdout.strip() == str(len(others))
+            return leader if is_ready else None
 
         return until("a settled cluster", holds, 180)
 
