@@ -160,7 +160,7 @@ class Member:
 
 class Cluster:
     def __init__(self, synchronous, logs):
-        self.synchronous, self.logs = synchronous, logs
+        self.synchronous, self.logs, self.role = synchronous, logs, "postgres"
         self.bin = Postgres.binaries()
         self.dir = tempfile.mkdtemp(prefix="kith-failover-")
         os.chmod(self.dir, 0o755)
@@ -211,10 +211,16 @@ class Cluster:
 
         return until(f"another leader than {than.name}", holds)
 
+    def hide_timelines(self):
+        """Gives Kith a role that may not read the timeline, on which the check of lost commits rests."""
+        Database(self, self.settled()).run("CREATE ROLE kith LOGIN; GRANT ALL ON SCHEMA public TO kith; "
+                                           "REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC")
+        self.role = "kith"
+
     def url(self, hosts=True):
         ports = [member.port for member in self.members] if hosts else [self.proxy_port]
         parameters = "?sslmode=disable&target_session_attrs=read-write"
-        return "postgres://postgres@" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/postgres" + parameters
+        return f"postgres://{self.role}@" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/postgres" + parameters
 
     def stop(self):
         for member in self.members:

@@ -1,4 +1,4 @@
-"""Clients of a cluster whose failovers lose commits: they send the epoch with each position, and do what the errors say."""
+"""Clients of a cluster whose failovers lose commits: they send epochs with positions, and do what the errors say."""
 
 import collections
 import random

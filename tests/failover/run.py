@@ -6,8 +6,8 @@ missed an event, received one twice, or was told anything but UNAVAILABLE.
 
 With `--asynchronous` primaries that die or are cut off have commits that their standbys have not. Fails if these are not
 lost for all in the same way: if a watcher, an answer or a list differs from the tables, a lost position is accepted or a
-valid one refused, or WRONG_EPOCH names another sequence than the last common one. `scripts/failover` installs what it needs
-and runs it.
+valid one refused, or WRONG_EPOCH names another sequence than the last common one. With `--hide-timelines` it must fail.
+`scripts/failover` installs what it needs and runs it.
 """
 
 import argparse
@@ -79,6 +79,8 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="the kith to try")
     parser.add_argument("--asynchronous", action="store_true", help="replicate asynchronously, so that commits are lost")
+    parser.add_argument("--hide-timelines", action="store_true",
+                        help="with --asynchronous: a role that may not read the timeline, so that the trial must fail")
     parser.add_argument("--machines", type=int, default=10, help="kills of the primary's machine [10]")
     parser.add_argument("--postgres", type=int, default=5, help="kills of the primary's PostgreSQL alone [5]")
     parser.add_argument("--switchovers", type=int, default=5, help="planned changes of the primary [5]")
@@ -165,6 +167,8 @@ def trial(options, logs):
     try:
         cluster = Cluster(not options.asynchronous, logs)
         stopping.append(cluster.stop)
+        if options.hide_timelines:
+            cluster.hide_timelines()
         subprocess.run([options.binary, "migrate", f"--database-url={cluster.url()}"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         flags = ["--max-sends-per-hour=0", "--migrate=false", "--metrics-listen=off"]
