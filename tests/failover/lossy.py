@@ -22,7 +22,7 @@ STALE = 30
 
 
 class Lost(Exception):
-    """What the call needs was lost in a failover."""
+    """What the call needs was lost in a failover, or the server is at a former primary, which knows no later epoch."""
 
 
 class Missing(Exception):
@@ -63,10 +63,7 @@ class Lossy(Patient):
             common, newest = refused
             epoch, revision = request.min_revision_epoch, request.min_revision
             self.refusals.append((epoch, revision, common, newest))
-            if common is not None:
-                raise Lost
-            # A former primary does not know the epochs after it.
-            return True
+            raise Lost
         if info(error)[0] in MISSING:
             raise Missing
         return super().is_passing(request, error)

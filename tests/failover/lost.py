@@ -43,15 +43,14 @@ def differences(database, reports, start, servers):
     lost = [write for write in acknowledged if history.is_lost(write[2], write[3])]
     told = [refusal for report in reports for watcher in report["watchers"] for refusal in watcher["told"]]
     refusals = [refusal for report in reports for refusal in report["refusals"]]
-    wrong = [line for report in reports for line in report["wrong"]]
-    wrong += [line for report in reports for watcher in report["watchers"] for line in watcher["wrong"]]
-    wrong += writes(history, acknowledged)
-    wrong += reads(history, [read for report in reports for read in report["reads"]])
-    wrong += commons(history, [refusal[:4] for refusal in told] + refusals)
-    wrong += consumers(history, reports)
+    wrong = consumers(history, reports) + commons(history, [refusal[:4] for refusal in told] + refusals)
     pairs = {write[1] for write in acknowledged if write[0] != "USER_UPDATED"}
     for each in servers:
         wrong += server(each, database, history, pairs, [write[2:4] for write in lost])
+    wrong += writes(history, acknowledged)
+    wrong += reads(history, [read for report in reports for read in report["reads"]])
+    wrong += [line for report in reports for line in report["wrong"]]
+    wrong += [line for report in reports for watcher in report["watchers"] for line in watcher["wrong"]]
     if not lost:
         wrong.append("no acknowledged write was lost: the trial shows nothing")
     return wrong, summary(history, acknowledged, lost, told, refusals)

@@ -126,20 +126,27 @@ def switchover(cluster, leader):
         raise RuntimeError(f"no switchover: {answer}")
 
 
-def lives_on(processes):
-    """A primary whose processes of this kind stop until another one has been there for a while."""
-    def event(cluster, leader):
-        stopped = processes(leader) + cut_off(cluster, leader)
-        send(signal.SIGSTOP, stopped)
-        cluster.another_leader(leader)
-        time.sleep(PAUSE)
-        send(signal.SIGCONT, processes(leader) + stopped)
+def partition(cluster, leader):
+    """The primary lives on without Patroni until another one has been there for a while."""
+    cut_off(cluster, leader)
+    # Stopped and let go on, Patroni 3.0.2 may take the leadership back, and with it what the new primary has.
+    leader.patroni.kill()
+    leader.patroni.wait()
+    cluster.another_leader(leader)
+    time.sleep(PAUSE)
+    leader.start()
 
-    return event
+
+def freeze(cluster, leader):
+    stopped = leader.machine()
+    send(signal.SIGSTOP, stopped)
+    cluster.another_leader(leader)
+    time.sleep(PAUSE)
+    send(signal.SIGCONT, leader.machine() + stopped)
 
 
-EVENTS = {"machines": machine, "postgres": postgres, "switchovers": switchover,
-          "partitions": lives_on(lambda leader: [leader.patroni.pid]), "freezes": lives_on(lambda leader: leader.machine())}
+EVENTS = {"machines": machine, "postgres": postgres, "switchovers": switchover, "partitions": partition,
+          "freezes": freeze}
 
 
 def fail_over(cluster, shared, options):
@@ -208,7 +215,7 @@ def trial(options, logs):
         if options.asynchronous:
             differences, summary = lost.differences(database, reports, shared.start.value, servers)
             say(summary)
-            return wrong + differences
+            return differences + wrong
         return wrong + verify.differences(database, reports, shared.start.value)
     finally:
         for process in clients:
