@@ -84,7 +84,7 @@ def arguments():
     parser.add_argument("--machines", type=int, default=10, help="kills of the primary's machine [10]")
     parser.add_argument("--postgres", type=int, default=5, help="kills of the primary's PostgreSQL alone [5]")
     parser.add_argument("--switchovers", type=int, default=5, help="planned changes of the primary [5]")
-    parser.add_argument("--partitions", type=int, default=3, help="primaries that live on, cut off from etcd [3]")
+    parser.add_argument("--partitions", type=int, default=3, help="primaries that live on without Patroni [3]")
     parser.add_argument("--freezes", type=int, default=0,
                         help="primaries that are frozen, and thaw; without a watchdog Patroni may lose commits then [0]")
     parser.add_argument("--rate", type=float, default=300, help="calls a second [300]")
