@@ -134,7 +134,7 @@ pub(super) fn oldest() -> _ {
 
 /// The number of consecutive events in a stretch, the unit in which the indexes find a user's events.
 ///
-/// `migrations/` has the reason.
+/// `migrations/` has the reason. The number is in [`events_of_user`] too.
 pub(super) const STRETCH: i64 = 4_096;
 /// The number of stretches in the first query for a user's events, and the maximum in later ones.
 const STRETCHES: (i64, i64) = (16, 4_096);
@@ -163,6 +163,9 @@ pub(super) fn stretches(after: i64, until: i64, oldest: Option<i64>) -> impl Ite
 ///
 /// An event names a user in one of two columns. Each column has its own index, and no event has the same user in both.
 /// (`CROSS JOIN` makes SQLite iterate over its left side first.) The conditions are on the two columns' events.
+///
+/// The sequences of a stretch follow from its number. They are given so that PostgreSQL looks only into the partition that
+/// has them, if the table has partitions.
 macro_rules! events_of_user {
     ($if_first:literal, $if_other:literal) => {
         concat!(
@@ -172,10 +175,12 @@ macro_rules! events_of_user {
                  request_id, silenced, principal \
              FROM ( \
                  SELECT sequence FROM stretches CROSS JOIN events AS first \
-                     WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? ",
+                     WHERE first.stretch = number AND first.user_id = ? AND first.sequence > ? \
+                         AND first.sequence BETWEEN number * 4096 AND number * 4096 + 4095 ",
             $if_first,
             " UNION ALL SELECT sequence FROM stretches CROSS JOIN events AS second \
-                     WHERE second.stretch = number AND second.other_user_id = ? AND second.sequence > ? ",
+                     WHERE second.stretch = number AND second.other_user_id = ? AND second.sequence > ? \
+                         AND second.sequence BETWEEN number * 4096 AND number * 4096 + 4095 ",
             $if_other,
             " ORDER BY sequence LIMIT ? \
              ) AS found CROSS JOIN events WHERE events.sequence = found.sequence ORDER BY found.sequence"

@@ -141,9 +141,15 @@ async fn a_proxy_that_leads_to_another_primary_is_noticed_while_no_connection_is
     let (old, new) = pair().await;
     let proxy = Switch::to(old.port).await;
     let url = format!("postgres://postgres@127.0.0.1:{}/kith?sslmode=disable", proxy.port);
-    let options = Options { single_host_check: Duration::from_millis(50), ..options() };
+    let options = Options { readers: 2, single_host_check: Duration::from_millis(50), ..options() };
     let app = App::at(Database::at(&url, Engine::Postgres), &url, options, |_| {}).await;
+    let mut watching = app.watch(pb::WatchEventsRequest::default()).await;
     app.create(1).await.expect("a user");
+    watching.next_events().await;
+    app.counts(1).await;
+    app.users().list_users(pb::ListUsersRequest::default()).await.expect("a list");
+    // With the listener these are all: nothing needs a new one.
+    until("all connections", async || old.value(SESSIONS).await == "5").await;
     old.wait_for(&new).await;
     new.promote().await;
     proxy.turn_to(new.port);

@@ -60,6 +60,7 @@ mod moving_in;
 mod overload;
 mod packets;
 mod paging;
+mod partitions;
 mod plans;
 mod poolers;
 mod postgres_urls;

@@ -14,26 +14,26 @@ use crate::harness::{App, Database, Engine, database, invariants};
 use crate::read_only::{prepare, refuses_writes, serves_reads, write_all};
 
 /// A server of its own for these tests: roles belong to all databases of a server.
-fn server() -> &'static Own {
+pub fn server() -> &'static Own {
     static SERVER: OnceLock<Own> = OnceLock::new();
     SERVER.get_or_init(Own::start)
 }
 
-async fn script() -> String {
+pub async fn script() -> String {
     let printed = run(&["migrate", "--print-roles"]).await;
     assert!(printed.status.success(), "{printed:#?}");
     printed.output
 }
 
 /// Runs the script in a database. Not concurrently: each run may create the roles.
-fn apply(script: &str, user: &str, database: &str) {
+pub fn apply(script: &str, user: &str, database: &str) {
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     server().psql(user, database, script).expect("roles");
 }
 
 /// A database with the roles and the tables, made as the documents say.
-async fn set_up(name: &str) {
+pub async fn set_up(name: &str) {
     database::execute(&server().server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
     let script = script().await;
     apply(&script, "postgres", name);
@@ -42,17 +42,17 @@ async fn set_up(name: &str) {
     apply(&script, "postgres", name);
 }
 
-fn url(user: &str, database: &str) -> String {
+pub fn url(user: &str, database: &str) -> String {
     server().server.url_of(user, database)
 }
 
 /// Runs a `kith` as this user.
-async fn kith(args: &[&str], user: &str, database: &str) -> Ended {
+pub async fn kith(args: &[&str], user: &str, database: &str) -> Ended {
     run(&[args, &[&format!("--database-url={}", url(user, database))]].concat()).await
 }
 
 #[track_caller]
-fn succeeds(ended: &Ended) {
+pub fn succeeds(ended: &Ended) {
     assert!(ended.status.success(), "{ended:#?}");
 }
 
@@ -110,7 +110,7 @@ async fn the_role_that_serves_may_sweep() {
 }
 
 /// Asserts that the role lacks the right for each of these statements.
-async fn may_not(user: &str, name: &str, statements: &[&str]) {
+pub async fn may_not(user: &str, name: &str, statements: &[&str]) {
     let client = database::connect(&url(user, name)).await;
     // Even if it wants to write.
     client.batch_execute("SET default_transaction_read_only = off").await.expect("a setting");

@@ -46,15 +46,20 @@ CREATE OR REPLACE FUNCTION pg_temp.needed() RETURNS TABLE (name text, rights tex
     {needed}
 $$;
 
-SELECT format('ALTER TABLE %I.%I OWNER TO kith_migrate', :'schema', relname)
-FROM pg_class JOIN pg_temp.needed() ON name = relname
-WHERE relnamespace = to_regnamespace(:'schema') AND relkind IN ('r', 'v') AND relowner <> to_regrole('kith_migrate')
+-- Partitions get the owner of their table. The rights on the table are enough for the other roles.
+SELECT format('ALTER TABLE %s OWNER TO kith_migrate', made.oid::regclass)
+FROM pg_class JOIN pg_temp.needed() ON name = pg_class.relname
+LEFT JOIN pg_inherits ON inhparent = pg_class.oid
+JOIN pg_class AS made ON made.oid IN (pg_class.oid, inhrelid)
+WHERE pg_class.relnamespace = to_regnamespace(:'schema') AND made.relkind IN ('r', 'p', 'v')
+      AND made.relowner <> to_regrole('kith_migrate')
+GROUP BY made.oid
 \gexec
 SELECT format('REVOKE ALL ON %I.%I FROM PUBLIC, kith_serve, kith_read', :'schema', relname),
        format('GRANT %s ON %I.%I TO kith_serve', rights, :'schema', relname),
        format('GRANT SELECT ON %I.%I TO kith_read', :'schema', relname)
 FROM pg_class JOIN pg_temp.needed() ON name = relname
-WHERE relnamespace = to_regnamespace(:'schema') AND relkind IN ('r', 'v')
+WHERE relnamespace = to_regnamespace(:'schema') AND relkind IN ('r', 'p', 'v')
 \gexec
 
 -- Tables of later migrations. Kith has no sequences.

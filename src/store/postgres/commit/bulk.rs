@@ -38,7 +38,8 @@ const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; SET statement_
 /// drop and make it.
 ///
 /// Of requests and events, which are many, also those of their keys: finding the place of each value in an index that is
-/// larger than memory takes longer than all else. Other keys find rows during the load.
+/// larger than memory takes longer than all else. Other keys find rows during the load. A table with partitions keeps its
+/// indexes: a key of it cannot be made from an index.
 const INDEXES: &str = "SELECT quote_ident(made.relname), \
     CASE WHEN rule.oid IS NULL THEN format('DROP INDEX %s', indexrelid::regclass) \
          ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', indrelid::regclass, conname) END, \
@@ -48,6 +49,7 @@ const INDEXES: &str = "SELECT quote_ident(made.relname), \
     FROM pg_index JOIN pg_class AS made ON made.oid = indexrelid JOIN pg_class AS indexed ON indexed.oid = indrelid \
     LEFT JOIN pg_constraint AS rule ON rule.conindid = indexrelid AND rule.contype IN ('p', 'u') \
     WHERE pg_table_is_visible(indrelid) AND pg_has_role(indexed.relowner, 'USAGE') \
+          AND indexed.relkind = 'r' \
           AND (indexed.relname IN ('connection_requests', 'events') \
                OR NOT indisunique AND indexed.relname IN ('users', 'user_counts', 'blocks', 'cooldowns', \
                                                           'ended_requests', 'request_ids')) \
