@@ -99,10 +99,11 @@ rolling:
 	cargo build --profile dist --locked --bin kith
 	scripts/rolling --binary=target/dist/kith $(ARGS)
 
-# Kills the primary's machine and its PostgreSQL, changes the primary as planned, and cuts it off from etcd: 23 failovers
+# Kills the primary's machine and its PostgreSQL, changes the primary as planned, and kills its Patroni: 23 failovers
 # of a PostgreSQL cluster with synchronous replication (Patroni, etcd and HAProxy, which it installs), under 300 calls a
-# second. It takes half an hour. ARGS=--freezes=3 also freezes primaries, and ARGS=--help says what else can be chosen.
-# tests/it/failover.rs is the short version, without Patroni.
+# second. It takes half an hour. With ARGS=--asynchronous commits are lost, and it shows that they are lost for all in the
+# same way, and that all are told. ARGS=--freezes=3 also freezes primaries, and ARGS=--help says what else can be chosen.
+# tests/it/failover.rs and tests/it/lost_commits.rs are the short versions, without Patroni.
 failover:
 	cargo build --profile dist --locked --bin kith
 	scripts/failover --binary=target/dist/kith $(ARGS)

@@ -138,6 +138,15 @@ class Member:
             return []
         return [parent, *children(parent)]
 
+    def senders(self):
+        """Returns the processes that send the log to the standbys."""
+        found = []
+        for process in self.postgres()[1:]:
+            with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as command:
+                if "walsender" in command.read():
+                    found.append(process)
+        return found
+
     def machine(self):
         return [self.patroni.pid, *self.postgres()]
 
@@ -151,7 +160,7 @@ class Member:
 
 class Cluster:
     def __init__(self, synchronous, logs):
-        self.synchronous, self.logs = synchronous, logs
+        self.synchronous, self.logs, self.role = synchronous, logs, "postgres"
         self.bin = Postgres.binaries()
         self.dir = tempfile.mkdtemp(prefix="kith-failover-")
         os.chmod(self.dir, 0o755)
@@ -180,14 +189,18 @@ class Cluster:
         return leaders[0] if len(leaders) == 1 else None
 
     def settled(self):
-        """Waits until there are a leader and its standbys, one of them synchronous. Returns the leader."""
+        """Waits until there are a leader and its standbys: one is synchronous, or all stream. Returns the leader."""
         def holds():
             leader = self.leader()
             others = [member for member in self.members if member is not leader]
-            is_ready = leader and all(member.is_replica() for member in others)
-            if is_ready and (not self.synchronous or any(member.is_synchronous() for member in others)):
-                return leader
-            return None
+            if not leader or not all(member.is_replica() for member in others):
+                return None
+            if self.synchronous:
+                is_ready = any(member.is_synchronous() for member in others)
+            else:
+                streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+                is_ready = Database(self, leader).run(streams, check=False).stdout.strip() == str(len(others))
+            return leader if is_ready else None
 
         return until("a settled cluster", holds, 180)
 
@@ -198,10 +211,16 @@ class Cluster:
 
         return until(f"another leader than {than.name}", holds)
 
+    def hide_timelines(self):
+        """Gives Kith a role that may not read the timeline, on which the check of lost commits rests."""
+        Database(self, self.settled()).run("CREATE ROLE kith LOGIN; GRANT ALL ON SCHEMA public TO kith; "
+                                           "REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC")
+        self.role = "kith"
+
     def url(self, hosts=True):
         ports = [member.port for member in self.members] if hosts else [self.proxy_port]
         parameters = "?sslmode=disable&target_session_attrs=read-write"
-        return "postgres://postgres@" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/postgres" + parameters
+        return f"postgres://{self.role}@" + ",".join(f"127.0.0.1:{port}" for port in ports) + "/postgres" + parameters
 
     def stop(self):
         for member in self.members:

@@ -1,9 +1,13 @@
-"""Failovers of a PostgreSQL cluster of Patroni under load, with synchronous replication.
+"""Failovers of a PostgreSQL cluster of Patroni under load, with synchronous or asynchronous replication.
 
 Two servers of Kith reach the cluster through HAProxy, and one by the list of its hosts. Clients repeat a call with the
 same request_id until it succeeds. Fails if a write was lost or made twice, a read at its revision was wrong, or a watcher
-missed an event, received one twice, or was told anything but UNAVAILABLE. `scripts/failover` installs what it needs and runs
-it.
+missed an event, received one twice, or was told anything but UNAVAILABLE.
+
+With `--asynchronous` primaries that die or are cut off have commits that their standbys have not. Fails if these are not
+lost for all in the same way: if a watcher, an answer or a list differs from the tables, a lost position is accepted or a
+valid one refused, or WRONG_EPOCH names another sequence than the last common one. With `--hide-timelines` it must fail.
+`scripts/failover` installs what it needs and runs it.
 """
 
 import argparse
@@ -21,42 +25,23 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "rolling"))
 
-import grpc  # noqa: E402
 import load  # noqa: E402
+import lossy  # noqa: E402
+import lost  # noqa: E402
 import verify  # noqa: E402
 from cluster import Cluster, Database, send  # noqa: E402
+from patient import PATIENCE, Patient  # noqa: E402
 from servers import Kith, service_config  # noqa: E402
 
 PROCESSES = 2
-# Seconds after which a call is repeated, and for which it is.
-load.CALL_TIME = 5
-PATIENCE = 120
-PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 # Seconds between two events, and for which a former primary lives on beside the new one.
 PAUSE = 5
-
-
-class Patient(load.Load):
-    """Callers that repeat what failed for now."""
-
-    async def call(self, method, request):
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            failures, failed = len(self.failures), self.shared.failed[self.number]
-            try:
-                return await super().call(method, request)
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in PASSING or time.monotonic() > deadline:
-                    raise
-                del self.failures[failures:]
-                self.shared.failed[self.number] = failed
-                with self.shared.repeated.get_lock():
-                    self.shared.repeated.value += 1
-                await load.asyncio.sleep(0.2)
+# Seconds for which standbys receive nothing before a primary dies, with asynchronous replication.
+LAG = 2
 
 
 def client(number, target, config, shared, results):
-    """Runs in a process of its own."""
+    """Runs in a process of its own, as `lossy.main` does."""
     load.Load = Patient
     load.main(number, target, config, shared, results)
 
@@ -70,6 +55,7 @@ class Shared:
         self.repeated = context.Value("q", 0)
         self.stop, self.idle = context.Event(), context.Semaphore(0)
         self.start, self.end, self.end_known = context.Value("q", 0), context.Value("q", 0), context.Event()
+        self.end_epoch = context.Array("c", 100)
 
 
 class Gaps(threading.Thread):
@@ -92,10 +78,13 @@ class Gaps(threading.Thread):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="the kith to try")
+    parser.add_argument("--asynchronous", action="store_true", help="replicate asynchronously, so that commits are lost")
+    parser.add_argument("--hide-timelines", action="store_true",
+                        help="with --asynchronous: a role that may not read the timeline, so that the trial must fail")
     parser.add_argument("--machines", type=int, default=10, help="kills of the primary's machine [10]")
     parser.add_argument("--postgres", type=int, default=5, help="kills of the primary's PostgreSQL alone [5]")
     parser.add_argument("--switchovers", type=int, default=5, help="planned changes of the primary [5]")
-    parser.add_argument("--partitions", type=int, default=3, help="primaries that live on, cut off from etcd [3]")
+    parser.add_argument("--partitions", type=int, default=3, help="primaries that live on without Patroni [3]")
     parser.add_argument("--freezes", type=int, default=0,
                         help="primaries that are frozen, and thaw; without a watchdog Patroni may lose commits then [0]")
     parser.add_argument("--rate", type=float, default=300, help="calls a second [300]")
@@ -107,38 +96,57 @@ def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+def cut_off(cluster, leader):
+    """With asynchronous replication, lets the standbys receive nothing more. Returns the processes that it stops."""
+    senders = [] if cluster.synchronous else leader.senders()
+    send(signal.SIGSTOP, senders)
+    return senders
+
+
 def machine(cluster, leader):
+    if cut_off(cluster, leader):
+        time.sleep(LAG)
     leader.kill()
     cluster.another_leader(leader)
     time.sleep(PAUSE)
     leader.start()
 
 
-def postgres(_cluster, leader):
+def postgres(cluster, leader):
+    # It is started again, with everything that it acknowledged.
+    cut_off(cluster, leader)
     send(signal.SIGKILL, leader.postgres())
 
 
 def switchover(cluster, leader):
-    candidates = [member for member in cluster.members if member.is_synchronous()]
+    candidates = [member for member in cluster.members if member is not leader and
+                  (member.is_synchronous() or not cluster.synchronous)]
     answer = leader.ask("/switchover", {"leader": leader.name, "candidate": candidates[0].name})
     if "Successfully" not in (answer or ""):
         raise RuntimeError(f"no switchover: {answer}")
 
 
-def lives_on(processes):
-    """A primary whose processes of this kind stop until another one has been there for a while."""
-    def event(cluster, leader):
-        stopped = processes(leader)
-        send(signal.SIGSTOP, stopped)
-        cluster.another_leader(leader)
-        time.sleep(PAUSE)
-        send(signal.SIGCONT, processes(leader) + stopped)
+def partition(cluster, leader):
+    """The primary lives on without Patroni until another one has been there for a while."""
+    cut_off(cluster, leader)
+    # Stopped and let go on, Patroni 3.0.2 may take the leadership back, and with it what the new primary has.
+    leader.patroni.kill()
+    leader.patroni.wait()
+    cluster.another_leader(leader)
+    time.sleep(PAUSE)
+    leader.start()
 
-    return event
+
+def freeze(cluster, leader):
+    stopped = leader.machine()
+    send(signal.SIGSTOP, stopped)
+    cluster.another_leader(leader)
+    time.sleep(PAUSE)
+    send(signal.SIGCONT, leader.machine() + stopped)
 
 
-EVENTS = {"machines": machine, "postgres": postgres, "switchovers": switchover,
-          "partitions": lives_on(lambda leader: [leader.patroni.pid]), "freezes": lives_on(lambda leader: leader.machine())}
+EVENTS = {"machines": machine, "postgres": postgres, "switchovers": switchover, "partitions": partition,
+          "freezes": freeze}
 
 
 def fail_over(cluster, shared, options):
@@ -164,8 +172,10 @@ def trial(options, logs):
     context = multiprocessing.get_context("spawn")
     shared, results = Shared(context, options.rate), context.Queue()
     try:
-        cluster = Cluster(True, logs)
+        cluster = Cluster(not options.asynchronous, logs)
         stopping.append(cluster.stop)
+        if options.hide_timelines:
+            cluster.hide_timelines()
         subprocess.run([options.binary, "migrate", f"--database-url={cluster.url()}"], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         flags = ["--max-sends-per-hour=0", "--migrate=false", "--metrics-listen=off"]
@@ -178,8 +188,8 @@ def trial(options, logs):
         shared.start.value = verify.head(Database(cluster, cluster.settled()))
         target = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
         for number in range(PROCESSES):
-            process = context.Process(target=client, args=(number, target, service_config(True), shared, results),
-                                      daemon=True)
+            process = context.Process(target=lossy.main if options.asynchronous else client, daemon=True,
+                                      args=(number, target, service_config(True), shared, results))
             process.start()
             clients.append(process)
         fail_over(cluster, shared, options)
@@ -188,7 +198,8 @@ def trial(options, logs):
             if not shared.idle.acquire(timeout=PATIENCE + 10):
                 raise TimeoutError("the callers do not end")
         database = Database(cluster, cluster.settled())
-        shared.end.value = verify.head(database)
+        [[shared.end.value, shared.end_epoch.value]] = [
+            (int(head), epoch.encode()) for head, epoch in database.rows("SELECT last_sequence, epoch FROM feed")]
         shared.end_known.set()
         reports = [results.get(timeout=90) for _ in clients]
         check = subprocess.run([options.binary, "check", f"--database-url={cluster.url()}"], capture_output=True,
@@ -201,6 +212,10 @@ def trial(options, logs):
             for watcher in report["watchers"]:
                 ends.update(watcher["ends"])
         say(f"writes {dict(changes)}; watchers resumed after {dict(ends)}")
+        if options.asynchronous:
+            differences, summary = lost.differences(database, reports, shared.start.value, servers)
+            say(summary)
+            return differences + wrong
         return wrong + verify.differences(database, reports, shared.start.value)
     finally:
         for process in clients:
@@ -215,8 +230,9 @@ def main():
     wrong = trial(options, logs)
     for line in wrong[:20]:
         print(line)
-    say(f"{len(wrong)} things are wrong; the logs are in {logs}" if wrong else
-        "no write was lost or made twice, and watchers missed and doubled nothing")
+    good = ("what was lost is lost for all, and all were told" if options.asynchronous else
+            "no write was lost or made twice, and watchers missed and doubled nothing")
+    say(f"{len(wrong)} things are wrong; the logs are in {logs}" if wrong else good)
     if not wrong:
         shutil.rmtree(logs)
     sys.exit(bool(wrong))

@@ -62,22 +62,29 @@ class Load:
         self.failures = []
         self.watchers = []
 
-    async def call(self, method, request):
+    async def attempt(self, method, request):
         """Makes a call when it is due at the rate."""
         rate = self.shared.rate.value
         if rate > 0:
             now = time.monotonic()
             self.next_call = max(self.next_call + 1 / rate, now)
             await asyncio.sleep(self.next_call - now)
-        try:
-            response = await method(request, timeout=CALL_TIME)
-        except grpc.aio.AioRpcError as error:
-            self.failures.append({"time": time.time(), "call": type(request).__name__, "code": error.code().name,
-                                  "details": error.details(), "debug": error.debug_error_string()})
-            self.shared.failed[self.number] += 1
-            raise
+        response = await method(request, timeout=CALL_TIME)
         self.shared.calls[self.number] += 1
         return response
+
+    async def call(self, method, request):
+        """Makes a call, an error of which is a failure."""
+        try:
+            return await self.attempt(method, request)
+        except grpc.aio.AioRpcError as error:
+            self.fail(type(request).__name__, error)
+            raise
+
+    def fail(self, call, error):
+        self.failures.append({"time": time.time(), "call": call, "code": error.code().name,
+                              "details": error.details(), "debug": error.debug_error_string()})
+        self.shared.failed[self.number] += 1
 
     async def expect_status(self, user, other, status, revision):
         """Reads a status, from any server, at or after a revision."""
@@ -156,25 +163,33 @@ class Watcher:
         self.attempts = 0
 
     async def follow(self):
-        shared = self.load.shared
-        while not (shared.end_known.is_set() and self.revision >= shared.end.value):
+        while not self.is_at_the_end():
             try:
                 request = events_pb2.WatchEventsRequest(after_sequence=self.revision, epoch=self.epoch, kinds=self.kinds)
                 # Short, so that the end of the trial is noticed.
                 request.heartbeat_interval.FromMilliseconds(1_000)
                 self.attempts += 1
                 async for message in self.load.events.WatchEvents(request):
-                    self.sequences.extend(event.sequence for event in message.events)
+                    self.receive(message.events)
                     self.revision, self.epoch = message.revision, message.epoch
-                    if shared.end_known.is_set() and self.revision >= shared.end.value:
+                    if self.is_at_the_end():
                         return
             except grpc.aio.AioRpcError as error:
                 words = f"{error.code().name}: {error.details()}"
                 self.ends[words] = self.ends.get(words, 0) + 1
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    self.load.failures.append({"time": time.time(), "call": "WatchEvents", "code": error.code().name,
-                                               "details": error.details(), "debug": error.debug_error_string()})
+                self.ended(error)
                 await asyncio.sleep(0.05)
+
+    def is_at_the_end(self):
+        shared = self.load.shared
+        return shared.end_known.is_set() and self.revision >= shared.end.value
+
+    def receive(self, events):
+        self.sequences.extend(event.sequence for event in events)
+
+    def ended(self, error):
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            self.load.fail("WatchEvents", error)
 
     def report(self):
         return {"kinds": list(self.kinds), "sequences": self.sequences, "attempts": self.attempts, "ends": self.ends}
