@@ -5,7 +5,6 @@ import random
 import time
 import uuid
 
-import grpc
 import load
 from google.protobuf import field_mask_pb2
 from google.rpc import error_details_pb2
@@ -80,10 +79,10 @@ class Lossy(Patient):
                 await self.read_status(*pair, after)
                 if time.monotonic() > deadline:
                     raise load.Wrong(f"{kind} of {pair} is refused, and nothing was lost") from None
-        value = {"USER_UPDATED": lambda: response.user.bio, "CONNECTION_REMOVED": lambda: None}.get(
-            kind, lambda: response.connection_request.id)()
+        has_id = "connection_request" in response.DESCRIPTOR.fields_by_name
+        request_id = response.connection_request.id if has_id else None
         self.changes[kind] += 1
-        self.acknowledged.append((kind, pair, response.epoch, response.revision, value))
+        self.acknowledged.append((kind, pair, response.epoch, response.revision, request_id))
         return response
 
     async def read(self, method, request, after):

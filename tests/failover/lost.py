@@ -73,9 +73,9 @@ def writes(history, acknowledged):
         key = (kind, min(user, other), max(user, other))
         if kind in KINDS:
             found[key].append((sequence, request))
-    for kind, pair, epoch, revision, value in acknowledged:
+    for kind, pair, epoch, revision, request_id in acknowledged:
         is_lost = history.is_lost(epoch, revision)
-        made[(kind, min(pair), max(pair))].append((is_lost, epoch, revision, value))
+        made[(kind, min(pair), max(pair))].append((is_lost, epoch, revision, request_id))
         if epoch in history.epochs and revision < history.firsts[history.epochs[epoch]]:
             wrong.append(f"{kind} of {pair} has {epoch} at {revision}, before its beginning")
     for key in found.keys() | made.keys():
@@ -85,8 +85,8 @@ def writes(history, acknowledged):
             wrong.append(f"{key} is {len(found[key])} times in the feed, was acknowledged {len(made[key])} times, and "
                          f"{len(kept)} of these were not lost: {made[key]}")
         ids = {request for _, request in found[key]}
-        wrong += [f"{key} has the requests {ids}, and its caller has {value}" for _, _, _, value in kept
-                  if isinstance(value, int) and value not in ids]
+        wrong += [f"{key} has the requests {ids}, and its caller has {request_id}" for *_, request_id in kept
+                  if request_id is not None and request_id not in ids]
     return wrong
 
 
