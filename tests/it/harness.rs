@@ -34,12 +34,27 @@ pub use self::database::{Database, Engine};
 
 use std::time::{Duration, Instant};
 
+use tonic::{Code, Status};
+
 /// Polls until the condition holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds().await {
         assert!(Instant::now() < deadline, "{what} does not come about");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Repeats a call while the database is unavailable to it.
+pub async fn available<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match call().await {
+            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result,
+        }
     }
 }
 

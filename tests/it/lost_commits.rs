@@ -20,7 +20,7 @@ use crate::harness::database::Database;
 use crate::harness::process::Kith;
 use crate::harness::replicated::{Node, urls};
 use crate::harness::watching::{from, sequences};
-use crate::harness::{Engine, refused, until};
+use crate::harness::{Engine, available, refused, until};
 
 const READ_WRITE: &str = "&target_session_attrs=read-write";
 
@@ -61,16 +61,6 @@ impl World {
         write(&new.clients()).await;
         self.servers.iter().for_each(|server| server.signal("CONT"));
         new
-    }
-}
-
-/// Repeats a call until the database can be reached again.
-async fn available<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
-    loop {
-        match call().await {
-            Err(status) if status.code() == Code::Unavailable => sleep(Duration::from_millis(20)).await,
-            result => return result,
-        }
     }
 }
 

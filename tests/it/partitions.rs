@@ -3,23 +3,23 @@
 //! `deploy/postgres/partition-events.sql` does it, which operators run with psql.
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use kith::domain::Time;
 use kith::domain::policy::Policy;
 use kith::proto::v1::{self as pb, ErrorReason};
 use kith::store;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
 use tonic::Code;
+use uuid::Uuid;
 
 use crate::harness::app::{TestClock, options};
 use crate::harness::clients::Clients;
 use crate::harness::database::{connect, execute, postgres_values};
 use crate::harness::watching::{Watching, fill, from, sequences};
-use crate::harness::{App, Database, Engine, refused, until};
+use crate::harness::{App, Database, Engine, available, refused, until};
 use crate::rights::{apply, kith, may_not, script, server, set_up, succeeds, url};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/partition-events.sql");
@@ -64,35 +64,53 @@ async fn service(name: &str) -> App {
     App::over(database, store, clock, |settings| settings.policy.event_retention = None).await
 }
 
-/// Blocks and unblocks the next user until told to stop. No call may fail.
-async fn write(clients: Clients, user: i64, stop: Arc<AtomicBool>) {
+/// Blocks and unblocks a user. The script lets a call wait for moments, which are longer than it may on a busy machine.
+async fn change(clients: &Clients, user_id: i64, other_user_id: i64) {
+    let [block, unblock] = [(); 2].map(|()| Uuid::new_v4().to_string());
+    let block = pb::BlockUserRequest { user_id, other_user_id, request_id: block };
+    available(async || clients.blocks().block_user(block.clone()).await).await.expect("a block");
+    let unblock = pb::UnblockUserRequest { user_id, other_user_id, request_id: unblock };
+    available(async || clients.blocks().unblock_user(unblock.clone()).await).await.expect("no block");
+}
+
+/// Blocks and unblocks the next user until told to stop.
+async fn write(clients: &Clients, user: i64, stop: &AtomicBool) {
     for _ in 0..CHANGES {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        clients.block(user, user + 1).await;
-        clients.unblock(user, user + 1).await;
+        change(clients, user, user + 1).await;
     }
 }
 
-/// Lists the events of a user until told to stop. None may be missing that was there before.
-async fn read(clients: Clients, user: i64, stop: Arc<AtomicBool>) {
+/// Lists the events of a user, fewer than a page, until told to stop. None may be missing that was there before.
+async fn read(clients: &Clients, user: i64, stop: &AtomicBool) {
+    let request = pb::ListEventsRequest { user_ids: vec![user], page_size: 1_000, ..Default::default() };
     let mut before = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let events = of_user(&clients, user).await;
+        let listed = available(async || clients.events().list_events(request.clone()).await).await;
+        let events = sequences(&listed.expect("a page").into_inner().events);
         assert!(events.starts_with(&before), "{before:?}, then {events:?}");
         before = events;
     }
 }
 
 /// All events up to `last`, which may become known while they are read.
-async fn follow(mut watching: Watching, last: Arc<AtomicI64>) -> Vec<pb::Event> {
-    let mut events = Vec::new();
+async fn follow(clients: &Clients, mut watching: Watching, last: &AtomicI64) -> Vec<pb::Event> {
+    let mut events: Vec<pb::Event> = Vec::new();
     loop {
-        let message = watching.next().await;
-        events.extend(message.events);
-        if message.revision >= last.load(Ordering::Relaxed) {
-            return events;
+        match watching.message().await {
+            Ok(message) => {
+                events.extend(message.events);
+                if message.revision >= last.load(Ordering::Relaxed) {
+                    return events;
+                }
+            }
+            Err(ended) => {
+                assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+                let after = events.last().map_or(0, |event| event.sequence);
+                watching = available(async || clients.try_watch(from(after, 100)).await).await.expect("a watch");
+            }
         }
     }
 }
@@ -140,30 +158,28 @@ async fn partitioned_under_load(app: &App, name: &'static str) -> Vec<pb::Event>
     for id in 1..=2 * WRITERS {
         app.create(id).await.expect("a user");
     }
-    let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(i64::MAX)));
-    let watcher = tokio::spawn(follow(app.watch(from(0, 100)).await, Arc::clone(&last)));
+    let (stop, last) = (AtomicBool::new(false), AtomicI64::new(i64::MAX));
+    let watching = app.watch(from(0, 100)).await;
     let reader = connect(&app.database.url).await;
     reader.batch_execute("BEGIN; SELECT count(*) FROM events").await.expect("a count");
-    let mut callers = JoinSet::new();
-    for user in (3..2 * WRITERS).step_by(2) {
-        callers.spawn(write(Clients(app.channel()), user, Arc::clone(&stop)));
-    }
-    callers.spawn(read(Clients(app.channel()), 3, Arc::clone(&stop)));
-    let script = tokio::spawn(run_script(name, &format!("events={EVENTS}")));
-    let waits = "SELECT count(*) AS value FROM pg_locks \
-                 WHERE mode = 'AccessExclusiveLock' AND NOT granted AND relation = to_regclass('events')";
-    until("the script waits for the table", async || app.database.number(waits).await > 0).await;
-    // Behind it, but it does not wait for longer than a call may.
-    app.block(1, 2).await;
-    app.unblock(1, 2).await;
-    reader.batch_execute("COMMIT").await.expect("the end");
-    script.await.expect("no panic").expect("partitions");
-    stop.store(true, Ordering::Relaxed);
-    while let Some(written) = callers.join_next().await {
-        written.expect("all as before");
-    }
-    last.store(app.revision().await, Ordering::Relaxed);
-    watcher.await.expect("no panic")
+    let partition = async {
+        let script = tokio::spawn(run_script(name, &format!("events={EVENTS}")));
+        let waits = "SELECT count(*) AS value FROM pg_locks \
+                     WHERE mode = 'AccessExclusiveLock' AND NOT granted AND relation = to_regclass('events')";
+        until("the script waits for the table", async || app.database.number(waits).await > 0).await;
+        // Behind it, but it does not wait for longer than a call may.
+        change(app, 1, 2).await;
+        reader.batch_execute("COMMIT").await.expect("the end");
+        script.await.expect("no panic").expect("partitions");
+        stop.store(true, Ordering::Relaxed);
+    };
+    let writes = join_all((3..2 * WRITERS).step_by(2).map(|user| write(app, user, &stop)));
+    let calls = async {
+        tokio::join!(partition, writes, read(app, 3, &stop));
+        last.store(app.revision().await, Ordering::Relaxed);
+    };
+    let (events, ()) = tokio::join!(follow(app, watching, &last), calls);
+    events
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
