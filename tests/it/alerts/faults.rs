@@ -212,8 +212,8 @@ trials! {
     /// Writes fail for a reason that no other alert names: they may not take as long as they do.
     async fn errors_without_a_name() {
         let database = Database::migrated(Engine::Postgres).await;
-        let trial = Trial::start(&database.url, &["--max-call-time=300ms"]).await;
-        let holder = held_head(&database.url, Duration::from_millis(400)).await;
+        let trial = Trial::start(&database.url, &["--max-call-time=200ms"]).await;
+        let holder = held_head(&database.url, Duration::from_millis(300)).await;
         trial.raises("KithErrorBudgetBurn", CRITICAL).await;
         drop(holder);
         trial.recovers("KithErrorBudgetBurn").await;
