@@ -7,14 +7,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 
-from servers import Postgres, free_port
+from servers import Postgres, free_port, until
 
 MEMBERS = 3
 PATIENCE = 90
+# Seconds between two questions to the members, each of which costs them a connection.
+PAUSE = 0.1
 
 PATRONI = """
 scope: kith
@@ -58,16 +59,6 @@ listen postgres
     http-check expect status 200
     default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
 """
-
-
-def until(what, holds, patience=PATIENCE):
-    """Polls until the condition holds, and returns what it returned."""
-    deadline = time.monotonic() + patience
-    while not (held := holds()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} does not come about")
-        time.sleep(0.1)
-    return held
 
 
 def children(parent):
@@ -202,14 +193,22 @@ class Cluster:
                 is_ready = Database(self, leader).run(streams, check=False).stdout.strip() == str(len(others))
             return leader if is_ready else None
 
-        return until("a settled cluster", holds, 180)
+        return until("a settled cluster", holds, 180, PAUSE)
 
     def another_leader(self, than):
         def holds():
             leader = self.leader()
             return leader if leader is not than else None
 
-        return until(f"another leader than {than.name}", holds)
+        return until(f"another leader than {than.name}", holds, PATIENCE, PAUSE)
+
+    def candidate(self, leader):
+        """Waits for a member that may replace the leader. None is synchronous for a moment after a failover."""
+        def holds():
+            return [member for member in self.members if member is not leader and
+                    (member.is_synchronous() or not self.synchronous)]
+
+        return until("a candidate", holds, PATIENCE, PAUSE)[0]
 
     def hide_timelines(self):
         """Gives Kith a role that may not read the timeline, on which the check of lost commits rests."""

@@ -29,7 +29,7 @@ import load  # noqa: E402
 import lossy  # noqa: E402
 import lost  # noqa: E402
 import verify  # noqa: E402
-from cluster import Cluster, Database, send, until  # noqa: E402
+from cluster import Cluster, Database, send  # noqa: E402
 from patient import PATIENCE, Patient  # noqa: E402
 from servers import Kith, service_config  # noqa: E402
 
@@ -119,13 +119,7 @@ def postgres(cluster, leader):
 
 
 def switchover(cluster, leader):
-    def found():
-        # None is synchronous for a moment after a failover.
-        return [member for member in cluster.members if member is not leader and
-                (member.is_synchronous() or not cluster.synchronous)]
-
-    candidates = until("a candidate", found)
-    answer = leader.ask("/switchover", {"leader": leader.name, "candidate": candidates[0].name})
+    answer = leader.ask("/switchover", {"leader": leader.name, "candidate": cluster.candidate(leader).name})
     if "Successfully" not in (answer or ""):
         raise RuntimeError(f"no switchover: {answer}")
 

@@ -34,13 +34,14 @@ def free_port():
             return port
 
 
-def until(what, holds):
-    """Polls until the condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
+def until(what, holds, patience=PATIENCE, pause=0.02):
+    """Polls until the condition holds, and returns what it returned."""
+    deadline = time.monotonic() + patience
+    while not (held := holds()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} does not come about")
-        time.sleep(0.02)
+        time.sleep(pause)
+    return held
 
 
 class Postgres:
